@@ -1,0 +1,5 @@
+"""``python -m flask_ctl_cli``."""
+
+from .main import main
+
+main()

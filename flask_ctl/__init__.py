@@ -1,0 +1,85 @@
+"""Stop, inspect and reload a Flask app from another process, over a control socket.
+
+The names here are loaded when they are used, so that a client loads neither Flask nor a server.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .adapters import servers
+    from .background import BackgroundServer
+    from .client import ControlClient
+    from .discovery import find_instance, live_instances
+    from .errors import (
+        AccessDenied,
+        AmbiguousTarget,
+        CommandError,
+        ConfigurationError,
+        ControlError,
+        LocalProtocolError,
+        NotRunning,
+        ProtocolError,
+        RemoteProtocolError,
+        ServerDied,
+        TimedOut,
+    )
+    from .extension import Control
+    from .render import render_result
+
+_MODULES = {
+    "AccessDenied": "errors",
+    "AmbiguousTarget": "errors",
+    "BackgroundServer": "background",
+    "CommandError": "errors",
+    "ConfigurationError": "errors",
+    "Control": "extension",
+    "ControlClient": "client",
+    "ControlError": "errors",
+    "LocalProtocolError": "errors",
+    "NotRunning": "errors",
+    "ProtocolError": "errors",
+    "RemoteProtocolError": "errors",
+    "ServerDied": "errors",
+    "TimedOut": "errors",
+    "find_instance": "discovery",
+    "live_instances": "discovery",
+    "render_result": "render",
+    "servers": "adapters",
+}
+
+__all__ = [
+    "AccessDenied",
+    "AmbiguousTarget",
+    "BackgroundServer",
+    "CommandError",
+    "ConfigurationError",
+    "Control",
+    "ControlClient",
+    "ControlError",
+    "LocalProtocolError",
+    "NotRunning",
+    "ProtocolError",
+    "RemoteProtocolError",
+    "ServerDied",
+    "TimedOut",
+    "find_instance",
+    "live_instances",
+    "render_result",
+    "servers",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Load a public name (PEP 562)."""
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"{__name__}.{_MODULES[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

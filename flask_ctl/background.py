@@ -1,0 +1,106 @@
+"""A server in a thread, for tests, notebooks and desktop programs."""
+
+from __future__ import annotations
+
+import threading
+from types import TracebackType
+from typing import Any
+
+from flask import Flask
+
+from .access import this_process
+from .adapters.werkzeug import make_background_server, run
+from .addresses import Sockets, as_list
+from .errors import TimedOut
+from .extension import Control
+from .instance import Instance
+
+JOIN_TIMEOUT = 5.0
+"""Seconds, beyond the grace, for the server's thread to end."""
+
+
+class BackgroundServer:
+    """Serves a Flask app from a thread of this process, and drains it at the end of the ``with``.
+
+    `port` 0 takes a free one. It listens for control only if `socket` is given. `options` go to Werkzeug's
+    `make_server`. It can be started again after a stop; all methods may be called by any thread.
+    """
+
+    def __init__(
+        self,
+        app: Flask,
+        host: str = "127.0.0.1",
+        port: int = 0,
+        *,
+        socket: Sockets | None = None,
+        threaded: bool = True,
+        **options: Any,
+    ) -> None:
+        if "ctl" not in app.extensions:
+            Control(app, socket="off")
+        self._app = app
+        self._host = host
+        self._wanted_port = port
+        self._sockets = as_list(socket)
+        self._options = {"threaded": threaded, **options}
+        self._lock = threading.Lock()
+        self._instance: Instance | None = None
+        self._thread: threading.Thread | None = None
+        self.port = port
+
+    @property
+    def url(self) -> str:
+        """The server's address, as ``http://127.0.0.1:54321``."""
+        scheme = "https" if self._options.get("ssl_context") else "http"
+        host = f"[{self._host}]" if ":" in self._host else self._host
+        return f"{scheme}://{host}:{self.port}"
+
+    def start(self) -> None:
+        """Serve; connections are accepted when this returns.
+
+        Raises OSError for a busy port or another address that can't be used, ConfigurationError for such a control
+        socket, RuntimeError if it runs already.
+        """
+        with self._lock:
+            if self._thread is not None and self._thread.is_alive():
+                raise RuntimeError("this server runs already; stop it first")
+            state = self._app.extensions["ctl"]
+            server, self.port = make_background_server(self._host, self._wanted_port, self._app, **self._options)
+            instance = Instance(server, [state.served_app(self._sockets, required=True)], handle_signals=False)
+            try:
+                instance.open()
+            except BaseException:
+                server.discard()
+                raise
+            state.attach(instance)
+            self._instance = instance
+            self._thread = threading.Thread(
+                target=run, args=(server, instance), name=f"flask-ctl-server-{self.port}", daemon=True
+            )
+            self._thread.start()
+
+    def stop(self, grace: float | None = None) -> None:
+        """Answer what has been asked, for `grace` seconds at most (the app's CTL_GRACE), and end the server.
+
+        Called by one of its own requests it does not wait for the end. More than once, or without a start, is fine.
+        Raises TimedOut if the thread could not end, because without threads a request has it.
+        """
+        with self._lock:
+            instance, thread = self._instance, self._thread
+        if instance is None or thread is None:
+            return
+        grace = self._app.config["CTL_GRACE"] if grace is None else grace
+        instance.request_stop("graceful", this_process().describe(), grace)
+        if not instance.server.is_serving_thread():
+            thread.join(grace + JOIN_TIMEOUT)
+            if thread.is_alive():
+                raise TimedOut(f"the server at {self.url} has not ended: a request still runs in its only thread")
+
+    def __enter__(self) -> BackgroundServer:
+        self.start()
+        return self
+
+    def __exit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.stop()

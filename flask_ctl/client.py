@@ -1,0 +1,180 @@
+"""`ControlClient`: what sibling processes use."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Mapping
+from types import TracebackType
+from typing import Any
+
+from .addresses import from_environment
+from .conversation import Conversation, Target
+from .discovery import find_instance
+from .errors import LocalProtocolError, RemoteProtocolError, ServerDied, TimedOut, error_from_object
+from .protocol import FROZEN_METHODS, VERSION
+from .protocol.jsonrpc import Response
+from .stopcall import StopCall
+
+QUESTION_TIMEOUT = 5.0
+"""Seconds for an answer that needs no waiting."""
+
+Progress = Callable[[Mapping[str, Any]], Any]
+
+
+class _Default:
+    """Stands for: as long as this command may take."""
+
+
+DEFAULT = _Default()
+Timeout = "float | None | _Default"
+
+
+class ControlClient:
+    """Controls the instance that listens at `socket`.
+
+    Without `socket` the address in FLASK_CTL_SOCKET is used, else the one live instance of the current directory. It
+    connects with the first command, and again after `close`. `timeout` is in seconds, None for no limit; by default 5
+    for a question, none for `call`, and for `stop` as long as the server may drain. Not to be shared by threads.
+
+    Every method raises NotRunning, AccessDenied, TimedOut, ServerDied or ProtocolError as the case may be, and
+    CommandError for the server's own refusal.
+    """
+
+    def __init__(self, socket: Target | None = None, *, timeout: float | _Default | None = DEFAULT) -> None:
+        self._target = socket
+        self._timeout = timeout
+        self._conversation: Conversation | None = None
+        self._protocol: int | None = None
+
+    @property
+    def endpoint(self) -> str:
+        """The address that is, or will be, connected to. Raises NotRunning or AmbiguousTarget where none was given."""
+        return self._connected(QUESTION_TIMEOUT).endpoint
+
+    def ping(self, *, timeout: float | _Default | None = DEFAULT) -> dict[str, Any]:
+        """``{"pong": true, "protocol", "pid", "version"}``."""
+        answer = self._ask("ping", {}, self._limit(timeout, QUESTION_TIMEOUT))
+        if not isinstance(answer, dict) or not isinstance(answer.get("protocol"), int):
+            raise RemoteProtocolError("the answer to ping holds no protocol version")
+        self._protocol = answer["protocol"]
+        return answer
+
+    def status(self, *, timeout: float | _Default | None = DEFAULT) -> dict[str, Any]:
+        """State, requests, process figures and versions of the instance; times in seconds, sizes in bytes."""
+        return self._ask_for_object("status", self._limit(timeout, QUESTION_TIMEOUT))
+
+    def commands(self, *, timeout: float | _Default | None = DEFAULT) -> dict[str, Any]:
+        """By name every command's summary, role, scope and the JSON Schema of its parameters."""
+        self._require_protocol(timeout)
+        return self._ask_for_object("commands", self._limit(timeout, QUESTION_TIMEOUT))
+
+    def call(self, name: str, /, *, timeout: float | _Default | None = DEFAULT, **params: Any) -> Any:
+        """The result of any command of the server, the app's own included; `stop` as by the method of that name."""
+        if name == "stop":
+            return self.stop(**params, timeout=timeout)
+        if name not in FROZEN_METHODS:
+            self._require_protocol(timeout)
+        return self._ask(name, params, self._limit(timeout, None))
+
+    def stop(
+        self,
+        mode: str = "graceful",
+        *,
+        grace: float | None = None,
+        delay: float = 0.0,
+        wait: bool = True,
+        kill_after: float | None = None,
+        timeout: float | _Default | None = DEFAULT,
+        on_progress: Progress | None = None,
+    ) -> dict[str, Any]:
+        """End the server; returns when its process is gone.
+
+        The result has ``outcome`` (``drained``, ``forced``, ``killed`` or ``died``), ``drained`` and ``cut`` (numbers
+        of requests, None where a killed server could not tell), ``elapsed`` (seconds) and ``pid``. `grace` and
+        `delay` are seconds; `kill_after` seconds after the request the process is killed. Without `wait` it returns,
+        with the first progress, once the stop is accepted. `on_progress` gets ``phase``, ``in_flight``,
+        ``remaining``, ``waiting_for``.
+        """
+        limit = self._limit(timeout, -1.0)
+        conversation = self._connected(QUESTION_TIMEOUT if limit == -1.0 else limit)
+        params = {"mode": mode, "delay": delay, "_progress": True}
+        if grace is not None:
+            params["grace"] = grace
+        call = StopCall(conversation, params, None if limit == -1.0 else (limit,), kill_after, on_progress)
+        try:
+            return call.until_gone() if wait else call.until_accepted()
+        finally:
+            call.close()
+            self.close()
+
+    def close(self) -> None:
+        """Close the connection; more than once is fine."""
+        if self._conversation is not None:
+            self._conversation.close()
+        self._conversation = None
+        self._protocol = None
+
+    def __enter__(self) -> ControlClient:
+        return self
+
+    def __exit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _limit(self, timeout: float | _Default | None, default: float | None) -> float | None:
+        for choice in (timeout, self._timeout):
+            if not isinstance(choice, _Default):
+                return choice
+        return default
+
+    def _connected(self, timeout: float | None) -> Conversation:
+        if self._conversation is None or self._conversation.ended:
+            self.close()
+            if self._target is None:
+                self._target = next(iter(from_environment()), None) or find_instance(os.getcwd(), timeout)
+            self._conversation = Conversation(self._target, timeout)
+        return self._conversation
+
+    def _require_protocol(self, timeout: float | _Default | None) -> None:
+        if self._protocol is None or self._conversation is None:
+            self.ping(timeout=timeout)
+        if self._protocol is not None and self._protocol > VERSION:
+            raise RemoteProtocolError(
+                f"the server speaks protocol {self._protocol}, this client {VERSION}: only ping, status and stop are"
+                " safe; update flask-ctl here"
+            )
+
+    def _ask_for_object(self, method: str, timeout: float | None) -> dict[str, Any]:
+        answer = self._ask(method, {}, timeout)
+        if not isinstance(answer, dict):
+            raise RemoteProtocolError(f"the answer to {method} is not an object")
+        return answer
+
+    def _ask(self, method: str, params: Mapping[str, Any], timeout: float | None) -> Any:
+        if timeout is not None and timeout < 0:
+            raise LocalProtocolError("a timeout is 0 or more seconds, or None")
+        deadline = None if timeout is None else time.monotonic() + timeout
+        conversation = self._connected(timeout)
+        id = conversation.send(method, params, deadline)
+        while True:
+            message = conversation.receive(deadline)
+            if message is None:
+                raise self._no_answer(conversation, method, timeout)
+            if isinstance(message, Response) and message.id in (id, None):
+                return _result(message)
+
+    def _no_answer(self, conversation: Conversation, method: str, timeout: float | None) -> Exception:
+        if not conversation.ended:
+            return TimedOut(f"{conversation.endpoint} did not answer {method} within {timeout:g} s; it is still there")
+        peer = conversation.peer()
+        if peer is None or peer.ended():
+            return ServerDied(f"the server at {conversation.endpoint} ended before it answered {method}")
+        return RemoteProtocolError(f"{conversation.endpoint} closed the connection without an answer to {method}")
+
+
+def _result(response: Response) -> Any:
+    if response.error is not None:
+        raise error_from_object(*response.error)
+    return response.result

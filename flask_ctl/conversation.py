@@ -1,0 +1,146 @@
+"""A client's end of one control connection: requests out, replies in, each within its time."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import socket
+import struct
+import time
+from collections import deque
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol, Union
+
+from .addresses import OFF, parse_address
+from .errors import AccessDenied, ConfigurationError, LocalProtocolError, NotRunning, TimedOut
+from .protocol.framing import MAX_FRAME, LineBuffer
+from .protocol.jsonrpc import Request, Response, encode, parse_reply, request_object
+from .system import HAS_UNIX_SOCKETS, MAX_SOCKET_PATH, ProcessHandle, open_peer, wait_readable
+
+_CHUNK = 65536
+
+
+class Connectable(Protocol):
+    """What gives a connected socket, as `MemoryListener` does."""
+
+    @property
+    def endpoint(self) -> str: ...
+
+    def connect(self) -> socket.socket: ...
+
+
+Target = Union[str, "os.PathLike[str]", Connectable]
+
+
+class Conversation:
+    """A connected socket with numbered requests.
+
+    `ended` tells whether the other side has closed; what it sent before can still be received.
+    """
+
+    def __init__(self, target: Target, timeout: float | None) -> None:
+        """Raises NotRunning, AccessDenied, TimedOut or ConfigurationError."""
+        self.endpoint, self._sock = _connect(target, timeout)
+        self.ended = False
+        self._buffer = LineBuffer()
+        self._messages: deque[Response | Request] = deque()
+        self._last_id = 0
+
+    def peer(self) -> ProcessHandle | None:
+        """A handle on the server's process; None if it is this process, or the kernel can't name it."""
+        handle = open_peer(self._sock)
+        if handle is not None and handle.pid == os.getpid():
+            handle.close()
+            return None
+        return handle
+
+    def send(self, method: str, params: Mapping[str, Any] | None, deadline: float | None) -> int:
+        """The id of the request, which is on its way. Raises LocalProtocolError or TimedOut if it can't be sent."""
+        self._last_id += 1
+        try:
+            data = encode(request_object(method, params, self._last_id)) + b"\n"
+        except (TypeError, ValueError) as error:
+            raise LocalProtocolError(f"the parameters of {method} are not JSON: {error}") from None
+        if len(data) > MAX_FRAME:
+            raise LocalProtocolError(f"the parameters of {method} are longer than {MAX_FRAME} bytes")
+        try:
+            self._sock.settimeout(None if deadline is None else max(0.001, deadline - time.monotonic()))
+            self._sock.sendall(data)
+        except TimeoutError:
+            raise TimedOut(f"{self.endpoint} does not read what it is sent") from None
+        except OSError:
+            # A broken pipe: what was sent before it, and the end of the stream, can still be received and say more.
+            return self._last_id
+        return self._last_id
+
+    def receive(self, deadline: float | None, watched: Sequence[ProcessHandle] = ()) -> Response | Request | None:
+        """The next message; None at the end of the stream, at the deadline, or when a watched process has ended.
+
+        Raises RemoteProtocolError for what is no message.
+        """
+        while not self._messages:
+            descriptors = [handle.fileno() for handle in watched]
+            if not self.ended:
+                descriptors.append(self._sock.fileno())
+            timeout = None if deadline is None else deadline - time.monotonic()
+            if not descriptors or self._sock.fileno() not in wait_readable(descriptors, timeout):
+                return None
+            self._fill()
+            if self.ended and not self._messages:
+                return None
+        return self._messages.popleft()
+
+    def close(self) -> None:
+        self._sock.close()
+
+    def _fill(self) -> None:
+        try:
+            data = self._sock.recv(_CHUNK)
+        except OSError:
+            data = b""
+        self.ended = not data
+        lines = self._buffer.feed(data) if data else [self._buffer.rest()]
+        self._messages += [parse_reply(line) for line in lines if line]
+
+
+def _connect(target: Target, timeout: float | None) -> tuple[str, socket.socket]:
+    if not isinstance(target, (str, os.PathLike)):
+        return target.endpoint, target.connect()
+    if os.fspath(target) == OFF:
+        raise ConfigurationError("the address is off: this app has no control socket; give one by --socket")
+    if not HAS_UNIX_SOCKETS:
+        raise ConfigurationError("this system has no Unix sockets")
+    path = parse_address(target)
+    if len(os.fsencode(path)) > MAX_SOCKET_PATH:
+        raise ConfigurationError(f"{path} is longer than {MAX_SOCKET_PATH} bytes, the most for a Unix socket")
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        _wait_for_connect(sock, timeout)
+        sock.connect(path)
+    except OSError as error:
+        sock.close()
+        raise _connect_error(path, error) from None
+    return path, sock
+
+
+def _wait_for_connect(sock: socket.socket, timeout: float | None) -> None:
+    # With settimeout() a connect to a full backlog fails at once; the kernel's own limit waits (unix(7), EAGAIN).
+    if timeout is not None:
+        timeout = max(0.001, min(timeout, 10**8))
+        with contextlib.suppress(OSError):
+            sock.setsockopt(
+                socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("ll", int(timeout), int(timeout % 1 * 10**6))
+            )
+
+
+def _connect_error(path: str, error: OSError) -> Exception:
+    if error.errno in (errno.EACCES, errno.EPERM):
+        return AccessDenied(f"{path}: permission denied; run as the user of the app, or as root")
+    if error.errno == errno.EAGAIN:
+        return TimedOut(f"{path}: the server does not accept connections")
+    if error.errno in (errno.ENOENT, errno.ENOTDIR):
+        return NotRunning(f"nothing is running at {path}: no such socket", {"tried": [path]})
+    if error.errno in (errno.ECONNREFUSED, errno.ENOTSOCK):
+        return NotRunning(f"nothing is running at {path}: nobody listens", {"tried": [path]})
+    return ConfigurationError(f"{path}: {error.strerror or error}")

@@ -1,0 +1,206 @@
+"""Bytes in, bytes out: decode, authorise, look up, bind, call, encode.
+
+No socket, thread or clock is used here. An answer is bytes, None (a notification has none), or a Future of either for a
+command that takes its time.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import Any, Union
+
+from .access import Peer
+from .commands import Command, CommandRegistry
+from .errors import INTERNAL_ERROR, INVALID_REQUEST, CommandError
+from .protocol.framing import MAX_FRAME
+from .protocol.jsonrpc import (
+    Request,
+    decode,
+    encode,
+    error_object,
+    is_id,
+    parse_request,
+    request_object,
+    result_object,
+)
+from .protocol.plain import parse_plain
+from .render import render_error, render_result
+
+Answer = Union[bytes, None, "Future[bytes | None]"]
+Notify = Callable[[bytes], None]
+Submit = Callable[[Command, dict[str, Any]], "Future[Any]"]
+Authorise = Callable[[Peer], None]
+
+MAX_BATCH = 128
+"""Requests in one batch: each costs an answer, and a frame could hold half a million empty ones."""
+
+logger = logging.getLogger("flask_ctl")
+
+
+@dataclass(frozen=True)
+class Call:
+    """What a built-in command may know of its call: who asked, and how to tell them how it goes."""
+
+    peer: Peer
+    progress: Callable[[Mapping[str, Any]], None] | None = None
+
+
+class Dispatcher:
+    """Answers messages with the commands of one registry.
+
+    Built-in commands run where `handle` is called and may return a Future; the others are given to `submit`.
+    `authorise` raises AccessDenied for a peer that may not ask at all.
+    """
+
+    def __init__(self, registry: CommandRegistry, submit: Submit, authorise: Authorise) -> None:
+        self.registry = registry
+        self._submit = submit
+        self._authorise = authorise
+
+    def handle(self, message: bytes, peer: Peer, notify: Notify) -> Answer:
+        """The answer to a JSON-RPC message; progress notifications go to `notify`. Never raises."""
+        try:
+            value = decode(message)
+        except CommandError as error:
+            return encode(error_object(None, error))
+        response = self._batch(value, peer, notify) if isinstance(value, list) else self._single(value, peer, notify)
+        answer: Answer = _then(response, lambda response: None if response is None else _encode_bounded(response))
+        return answer
+
+    def handle_plain(self, line: bytes, peer: Peer) -> Answer:
+        """The answer to a plain-text command, as text for a person. Never raises."""
+        try:
+            name, texts = parse_plain(line)
+            self._authorise(peer)
+            command = self.registry.get(name)
+            outcome = self._call(command, command.bind_text(texts), Call(peer))
+        except CommandError as error:
+            return render_error(error).encode(errors="replace")
+        answer: Answer = _then(outcome, lambda result: _as_text(name, result).encode(errors="replace"))
+        return answer
+
+    def _batch(self, values: list[Any], peer: Peer, notify: Notify) -> Any:
+        if not values or len(values) > MAX_BATCH:
+            error = CommandError(f"a batch holds 1 to {MAX_BATCH} requests, not {len(values)}", code=INVALID_REQUEST)
+            return error_object(None, error)
+        return _gather([self._single(value, peer, notify) for value in values])
+
+    def _single(self, value: Any, peer: Peer, notify: Notify) -> Any:
+        """A response object, None for a notification, or a Future of either."""
+        try:
+            request = parse_request(value)
+        except CommandError as error:
+            id = value.get("id") if isinstance(value, dict) and is_id(value.get("id")) else None
+            return error_object(id, error)
+        try:
+            outcome = self._execute(request, peer, notify)
+        except CommandError as error:
+            outcome = error
+        return _then(outcome, lambda result: _response(request, result))
+
+    def _execute(self, request: Request, peer: Peer, notify: Notify) -> Any:
+        self._authorise(peer)
+        params, wants_progress = _without_meta(request.params)
+        command = self.registry.get(request.method)
+        arguments = command.bind(params)
+        progress = _progress_sender(request.id, notify) if wants_progress and not request.is_notification else None
+        return self._call(command, arguments, Call(peer, progress))
+
+    def _call(self, command: Command, arguments: dict[str, Any], call: Call) -> Any:
+        try:
+            outcome = command.function(call, **arguments) if command.builtin else self._submit(command, arguments)
+        except Exception as error:
+            raise _failure(command.name, error) from None
+        return _settled(command.name, outcome) if isinstance(outcome, Future) else outcome
+
+
+def _failure(name: str, error: BaseException) -> CommandError:
+    """The error object for an exception in a command; its traceback goes to the log, never over the wire."""
+    if isinstance(error, CommandError):
+        return error
+    logger.error("the command %s failed", name, exc_info=error)
+    kind = type(error).__name__
+    return CommandError(f"{kind}: {error}" if str(error) else kind, {"type": kind}, code=INTERNAL_ERROR)
+
+
+def _without_meta(params: Any) -> tuple[Any, bool]:
+    """The parameters without those that begin with an underscore, and whether progress is wanted."""
+    if isinstance(params, list) or not any(name.startswith("_") for name in params):
+        return params, False
+    return {name: params[name] for name in params if not name.startswith("_")}, params.get("_progress") is True
+
+
+def _progress_sender(id: Any, notify: Notify) -> Callable[[Mapping[str, Any]], None]:
+    def send(fields: Mapping[str, Any]) -> None:
+        notify(encode(request_object("progress", {"id": id, **fields})))
+
+    return send
+
+
+def _response(request: Request, result: Any) -> dict[str, Any] | None:
+    if request.is_notification:
+        return None
+    if isinstance(result, CommandError):
+        return error_object(request.id, result)
+    return result_object(request.id, result)
+
+
+def _as_text(name: str, result: Any) -> str:
+    return render_error(result) if isinstance(result, CommandError) else render_result(name, result)
+
+
+def _encode_bounded(response: Any) -> bytes:
+    """Like `encode`; what can't be sent, because it is no JSON or too long, becomes an error."""
+    id = response.get("id") if isinstance(response, dict) else None
+    try:
+        data = encode(response)
+    except (TypeError, ValueError, RecursionError) as error:
+        return encode(error_object(id, CommandError(f"the result is not JSON: {error}")))
+    if len(data) > MAX_FRAME:
+        return encode(error_object(id, CommandError(f"the result takes {len(data)} bytes; {MAX_FRAME} can be sent")))
+    return data
+
+
+def _settled(name: str, outcome: Future[Any]) -> Future[Any]:
+    """A Future that always has a result: where the other failed, a CommandError."""
+    settled: Future[Any] = Future()
+
+    def done(future: Future[Any]) -> None:
+        error = future.exception()
+        settled.set_result(future.result() if error is None else _failure(name, error))
+
+    outcome.add_done_callback(done)
+    return settled
+
+
+def _then(value: Any, *steps: Callable[[Any], Any]) -> Any:
+    """`steps` applied to a value now, or to a Future's result once it is there."""
+    if not isinstance(value, Future):
+        for step in steps:
+            value = step(value)
+        return value
+    following: Future[Any] = Future()
+    value.add_done_callback(lambda future: following.set_result(_then(future.result(), *steps)))
+    return following
+
+
+def _gather(answers: list[Any]) -> Any:
+    """The responses of a batch, None if there are none; a Future if one of them is."""
+    futures = [answer for answer in answers if isinstance(answer, Future)]
+    if not futures:
+        return [answer for answer in answers if answer is not None] or None
+    gathered: Future[Any] = Future()
+    waiting = set(futures)
+
+    def done(future: Future[Any]) -> None:
+        waiting.discard(future)
+        if not waiting:
+            values = [answer.result() if isinstance(answer, Future) else answer for answer in answers]
+            gathered.set_result([value for value in values if value is not None] or None)
+
+    for future in futures:
+        future.add_done_callback(done)
+    return gathered

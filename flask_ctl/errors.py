@@ -1,0 +1,116 @@
+"""What can go wrong, as one tree.
+
+::
+
+    ControlError
+    ├── ConfigurationError      an address, a file or an option that can't be used
+    ├── NotRunning              nothing listens there: no socket, refused, stale
+    ├── AmbiguousTarget         it isn't clear which instance is meant
+    ├── ServerDied              the server ended without an answer
+    ├── ProtocolError
+    │   ├── LocalProtocolError  our side would have sent something illegal
+    │   └── RemoteProtocolError the other side does not speak this protocol
+    └── CommandError            an error object of JSON-RPC: code, message, data
+        ├── AccessDenied        -32003
+        └── TimedOut            -32005
+
+Every class has a ``code``: the JSON-RPC error code, or None where only this side knows of the fault.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+PARSE_ERROR = -32700
+INVALID_REQUEST = -32600
+METHOD_NOT_FOUND = -32601
+INVALID_PARAMS = -32602
+INTERNAL_ERROR = -32603
+NOT_SUPPORTED = -32001
+CONFLICT = -32002
+PERMISSION_DENIED = -32003
+TIMED_OUT = -32005
+
+__all__ = [
+    "AccessDenied",
+    "AmbiguousTarget",
+    "CommandError",
+    "ConfigurationError",
+    "ControlError",
+    "LocalProtocolError",
+    "NotRunning",
+    "ProtocolError",
+    "RemoteProtocolError",
+    "ServerDied",
+    "TimedOut",
+    "error_from_object",
+]
+
+
+class ControlError(Exception):
+    """Base of all errors of this package; ``data`` holds what a program may want to know."""
+
+    code: int | None = None
+
+    def __init__(self, message: str, data: Any = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.data = data
+
+
+class ConfigurationError(ControlError):
+    """An address, a file or an option that can't be used; the message names the remedy."""
+
+
+class NotRunning(ControlError):
+    """Nothing listens there; the message lists the paths that were tried."""
+
+
+class AmbiguousTarget(ControlError):
+    """More than one instance could be meant, or none that belongs to this directory."""
+
+
+class ServerDied(ControlError):
+    """The server ended, or closed the connection, before it answered."""
+
+
+class ProtocolError(ControlError):
+    """Somebody broke the protocol; the subclass says who."""
+
+
+class LocalProtocolError(ProtocolError):
+    """This side would have sent something illegal; nothing was sent."""
+
+
+class RemoteProtocolError(ProtocolError):
+    """What answered does not speak this protocol, or a newer one than this client."""
+
+
+class CommandError(ControlError):
+    """The server's answer was an error object (JSON-RPC 2.0, section 5.1)."""
+
+    def __init__(self, message: str, data: Any = None, *, code: int = INTERNAL_ERROR) -> None:
+        super().__init__(message, data)
+        self.code: int = code
+
+
+class AccessDenied(CommandError):
+    """The file mode, the peer's credentials or its role do not allow this."""
+
+    def __init__(self, message: str, data: Any = None, *, code: int = PERMISSION_DENIED) -> None:
+        super().__init__(message, data, code=code)
+
+
+class TimedOut(CommandError):
+    """No answer within the time allowed; the server is still there."""
+
+    def __init__(self, message: str, data: Any = None, *, code: int = TIMED_OUT) -> None:
+        super().__init__(message, data, code=code)
+
+
+_CLASS_OF_CODE: dict[int, type[CommandError]] = {PERMISSION_DENIED: AccessDenied, TIMED_OUT: TimedOut}
+
+
+def error_from_object(code: int, message: str, data: Any = None) -> CommandError:
+    """The exception for an error object: a subclass of :class:`CommandError` where the code has one."""
+    return _CLASS_OF_CODE.get(code, CommandError)(message, data, code=code)

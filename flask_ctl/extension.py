@@ -1,0 +1,346 @@
+"""The Flask extension: `Control`."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import threading
+import weakref
+from collections.abc import Callable, Iterable
+from importlib.metadata import version
+from typing import Any, TypeVar, overload
+
+from flask import Flask, current_app, has_app_context
+
+from .adapters import HttpServer, WSGIApp, arm_all
+from .adapters.unknown import UnknownServer
+from .addresses import OFF, Sockets, as_list, default_path, from_environment, parse_address
+from .commands import Command, Role, Scope, command_from
+from .errors import ConfigurationError, NotRunning
+from .instance import Instance, ServedApp
+from .middleware import Environ, RequestCounter
+from .system import HAS_UNIX_SOCKETS
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+logger = logging.getLogger("flask_ctl")
+
+
+class Control:
+    """Puts Flask apps under the control of other processes.
+
+    ``Control(app)``, or ``control = Control()`` and later ``control.init_app(app)``, is all that an app needs, whatever
+    serves it. Configuration, all optional:
+
+    ``CTL_SOCKET``
+        Address or list of addresses; ``"off"`` for none. Before it come the environment variable FLASK_CTL_SOCKET and
+        the argument `socket`; after it, a default in the user's runtime directory.
+    ``CTL_GRACE``
+        Seconds that a stop waits for requests, if it is not told otherwise (30).
+    ``CTL_SIGNALS``
+        Whether TERM and INT begin a stop (True).
+    ``CTL_REQUIRED``
+        Whether an address that can't be used is an error, and not only a warning (False).
+    ``CTL_LEGACY_SHUTDOWN``
+        Whether requests find a function in ``environ["werkzeug.server.shutdown"]``, as before Werkzeug 2.1 (False).
+    """
+
+    def __init__(self, app: Flask | None = None, *, socket: Sockets | None = None) -> None:
+        self._commands: dict[str, Command] = {}
+        self._stop_hooks: list[Callable[[], Any]] = []
+        self._apps: weakref.WeakSet[Flask] = weakref.WeakSet()
+        if app is not None:
+            self.init_app(app, socket=socket)
+        elif socket is not None:
+            raise TypeError("socket= goes to init_app, with the app")
+
+    def init_app(self, app: Flask, *, socket: Sockets | None = None) -> None:
+        """Put `app` under control once a server serves it. Raises RuntimeError if it is under control already."""
+        if "ctl" in app.extensions:
+            raise RuntimeError("this app has a Control already; use that one, or remove the second Control(app)")
+        for name, value in _DEFAULTS.items():
+            app.config.setdefault(name, value)
+        state = _AppState(self, app, socket)
+        app.extensions["ctl"] = state
+        self._apps.add(app)
+        state.requests = RequestCounter(app.wsgi_app)
+        app.wsgi_app = state.requests  # type: ignore[method-assign]
+        if state.is_off():
+            return
+        if not HAS_UNIX_SOCKETS:
+            _warn_unsupported()
+            return
+        state.requests.on_first = state.first_request
+        _host.add(app)
+
+    @overload
+    def command(self, function: F) -> F: ...
+    @overload
+    def command(
+        self, *, name: str | None = None, role: Role = "operate", scope: Scope = "each"
+    ) -> Callable[[F], F]: ...
+    def command(
+        self,
+        function: Callable[..., Any] | None = None,
+        *,
+        name: str | None = None,
+        role: Role = "operate",
+        scope: Scope = "each",
+    ) -> Any:
+        """Decorate a function to make it a command of the apps, by its own name or another.
+
+        Its parameters are checked by their annotations: str, int, float, bool, Literal, Enum, list[…], X | None. It
+        runs in an app context; what it returns is encoded by ``app.json``. Raises TypeError for another annotation
+        and ValueError for a reserved name.
+        """
+
+        def register(function: F) -> F:
+            command = command_from(function, name=name, role=role, scope=scope)
+            if command.name in self._commands:
+                raise ValueError(f"there is a command {command.name!r} already")
+            self._commands[command.name] = command
+            return function
+
+        return register if function is None else register(function)
+
+    def on_stop(self, function: F) -> F:
+        """Decorate a function to be called at a stop, in an app context, once the last request has been answered."""
+        self._stop_hooks.append(function)
+        return function
+
+    def run(
+        self, app: Flask | None = None, *, socket: Sockets | None = None, threads: int | None = None, **options: Any
+    ) -> None:
+        """Serve the app by ``app.run(**options)``, with at most `threads` requests at once.
+
+        `socket` comes before every other setting, but for ``off`` in the environment, and must be usable. Raises
+        ConfigurationError if it is not, or if there is no app or several and `app` does not say which.
+        """
+        app = app or self._only_app()
+        state: _AppState = app.extensions["ctl"]
+        state.threads = threads
+        if socket is not None:
+            state.override, state.required = as_list(socket), True
+        app.run(**options)
+
+    def stop(self) -> None:
+        """Begin a graceful stop of the current app, or of all apps that are served; never blocks.
+
+        For views, threads and signal handlers. Raises NotRunning if nothing is served.
+        """
+        apps = list(self._apps)
+        if has_app_context() and current_app._get_current_object() in self._apps:  # type: ignore[attr-defined]
+            apps = [current_app._get_current_object()]  # type: ignore[attr-defined]
+        instances = {instance for app in apps for instance in app.extensions["ctl"].instances()}
+        if not instances:
+            raise NotRunning("no server serves an app of this Control in this process")
+        here = {instance for instance in instances if instance.server.is_serving_thread()}
+        for instance in here or instances:
+            instance.request_stop()
+
+    def sockets(self, app: Flask | None = None) -> list[str]:
+        """The addresses at which the app listens, or would. Raises ConfigurationError like `run`."""
+        state: _AppState = (app or self._only_app()).extensions["ctl"]
+        served = [endpoint for instance in state.instances() for endpoint in instance.endpoints]
+        return served or [parse_address(address) for address in state.endpoints()]
+
+    def _only_app(self) -> Flask:
+        apps = list(self._apps)
+        if len(apps) != 1:
+            raise ConfigurationError(f"this Control has {len(apps)} apps; say which one")
+        return apps[0]
+
+
+_DEFAULTS: dict[str, Any] = {
+    "CTL_SOCKET": None,
+    "CTL_GRACE": 30.0,
+    "CTL_SIGNALS": True,
+    "CTL_REQUIRED": False,
+    "CTL_LEGACY_SHUTDOWN": False,
+}
+
+
+class _AppState:
+    """What ``app.extensions["ctl"]`` holds: an app's share of a Control, with weak references only."""
+
+    requests: RequestCounter
+
+    def __init__(self, control: Control, app: Flask, socket: Sockets | None) -> None:
+        self.control = control
+        self.threads: int | None = None
+        self.override: list[str] | None = None
+        """Addresses that come before all others, as `run --socket` gives them."""
+        self.required = False
+        self._app = weakref.ref(app)
+        self._argument = as_list(socket)
+        self._instances: list[Instance] = []
+        self._lock = threading.Lock()
+
+    @property
+    def app(self) -> Flask:
+        app = self._app()
+        assert app is not None, "only the app's own server asks"
+        return app
+
+    def is_off(self) -> bool:
+        """Whether the app is not to be controlled."""
+        return OFF in from_environment() or OFF in self._configured()
+
+    def instances(self) -> list[Instance]:
+        """The servers that serve the app now."""
+        return [instance for instance in self._instances if not instance.ended]
+
+    def close_ended(self) -> None:
+        """Let servers that have ended, but still listen for control, give up their sockets."""
+        for instance in self._instances:
+            if instance.ended:
+                instance.close()
+
+    def attach(self, instance: Instance) -> None:
+        """Note that a server serves the app."""
+        self._instances = [*self.instances(), instance]
+        self.requests.on_first = None
+        if self.app.config["CTL_LEGACY_SHUTDOWN"]:
+            self.requests.shutdown = instance.request_stop
+
+    def endpoints(self) -> list[str]:
+        """The addresses to listen at."""
+        if OFF in from_environment():
+            return []
+        if self.override is not None:
+            configured = self.override
+        else:
+            configured = self._configured() or [default_path(self.app.name, self.app.root_path)]
+        return [] if OFF in configured else configured
+
+    def first_request(self, environ: Environ) -> None:
+        """Called before every request until a server is known: one that no adapter noticed shows itself here."""
+        if "werkzeug.request" in environ:
+            return
+        with self._lock:
+            if self.requests.on_first is None:
+                return
+            self.requests.on_first = None
+            instance = _host.begin_apps(UnknownServer(environ, self.requests), [self.app])
+        if instance is not None:
+            instance.serving()
+
+    def served_app(self, endpoints: list[str], *, required: bool = False) -> ServedApp:
+        """What the rest of the package has to know of the app, which is to listen at `endpoints`."""
+        app, config = self.app, self.app.config
+        return ServedApp(
+            name=app.name,
+            root_path=app.root_path,
+            requests=self.requests,
+            commands=list(self.control._commands.values()),
+            stop_hooks=self.control._stop_hooks,
+            run_command=self._run_command,
+            run_hook=self._run_hook,
+            endpoints=endpoints,
+            required=required or self.required or config["CTL_REQUIRED"],
+            grace=float(config["CTL_GRACE"]),
+            versions=_versions(),
+        )
+
+    def _configured(self) -> list[str]:
+        environment = from_environment() if _host.is_first(self.app) else []
+        return environment or self._argument or as_list(self.app.config["CTL_SOCKET"])
+
+    def _run_command(self, function: Callable[..., Any], arguments: dict[str, Any]) -> Any:
+        with self.app.app_context():
+            result = self.app.ensure_sync(function)(**arguments)
+            return json.loads(self.app.json.dumps(result))
+
+    def _run_hook(self, function: Callable[[], Any]) -> None:
+        with self.app.app_context():
+            self.app.ensure_sync(function)()
+
+
+class _Host:
+    """The controlled apps of this process, as the adapters meet them."""
+
+    def __init__(self) -> None:
+        self._apps: weakref.WeakSet[Flask] = weakref.WeakSet()
+        self._first: weakref.ref[Flask] | None = None
+
+    def add(self, app: Flask) -> None:
+        self._apps.add(app)
+        arm_all(self)
+
+    def is_first(self, app: Flask) -> bool:
+        """Whether the environment's address is this app's: the first one of the process has it."""
+        if self._first is None or self._first() is None:
+            self._first = weakref.ref(app)
+        return self._first() is app
+
+    def wants_signals(self) -> bool:
+        return any(app.config["CTL_SIGNALS"] for app in self._apps)
+
+    def begin(self, server: HttpServer, wsgi_app: WSGIApp) -> Instance | None:
+        return self.begin_apps(server, [app for app in _reachable(wsgi_app) if app in self._apps])
+
+    def begin_apps(self, server: HttpServer, apps: list[Flask]) -> Instance | None:
+        """An open Instance for those of the apps that are not served yet; None if there is none."""
+        states: list[_AppState] = [app.extensions["ctl"] for app in apps]
+        states = [state for state in states if not state.instances() and not state.is_off()]
+        if not states:
+            return None
+        for state in states:
+            state.close_ended()
+        instance = Instance(
+            server,
+            [state.served_app(state.endpoints()) for state in states],
+            handle_signals=all(app.config["CTL_SIGNALS"] for app in apps),
+            threads=next((state.threads for state in states if state.threads), None),
+        )
+        instance.open()
+        for state in states:
+            state.attach(instance)
+        return instance
+
+
+_host = _Host()
+
+
+def _reachable(wsgi_app: Any) -> Iterable[Flask]:
+    """The Flask apps that a WSGI app leads to: itself, or what middleware holds in its attributes and closures."""
+    queue: list[Any] = [wsgi_app]
+    seen: set[int] = set()
+    while queue and len(seen) < 200:
+        item = queue.pop(0)
+        if id(item) in seen:
+            continue
+        seen.add(id(item))
+        if isinstance(item, Flask):
+            yield item
+        elif isinstance(item, dict):
+            queue += item.values()
+        elif callable(item):
+            queue += _held_by(item)
+
+
+def _held_by(item: Any) -> list[Any]:
+    held = [getattr(item, "__self__", None), getattr(item, "func", None)]
+    held += getattr(item, "__dict__", {}).values()
+    for cell in getattr(item, "__closure__", None) or ():
+        with contextlib.suppress(ValueError):
+            held.append(cell.cell_contents)
+    return [value for value in held if callable(value) or isinstance(value, dict)]
+
+
+def _versions() -> dict[str, str]:
+    import platform
+
+    packages = {name: version(name.replace("_", "-")) for name in ("flask", "werkzeug", "flask_ctl")}
+    return {"python": platform.python_version(), **packages}
+
+
+_warned = False
+
+
+def _warn_unsupported() -> None:
+    global _warned
+    if not _warned:
+        _warned = True
+        logger.warning("this system has no Unix sockets: the app serves without a control socket")

@@ -1,0 +1,52 @@
+"""The states of a served app, and the only ways from one to another."""
+
+from __future__ import annotations
+
+import enum
+
+
+class State(enum.Enum):
+    """What `status` shows as `state`; STOPPED is never seen there, because nobody is left to answer."""
+
+    STARTING = "starting"
+    RUNNING = "running"
+    STOPPING = "stopping"
+    STOPPED = "stopped"
+
+
+class Event(enum.Enum):
+    """What moves a served app from state to state."""
+
+    SERVE = "the HTTP server begins to serve"
+    STOP = "a stop is accepted"
+    END = "the HTTP server has ended"
+
+
+TRANSITIONS: dict[tuple[State, Event], State] = {
+    (State.STARTING, Event.SERVE): State.RUNNING,
+    (State.STARTING, Event.STOP): State.STOPPING,
+    (State.STARTING, Event.END): State.STOPPED,
+    (State.RUNNING, Event.STOP): State.STOPPING,
+    (State.RUNNING, Event.END): State.STOPPED,
+    (State.STOPPING, Event.SERVE): State.STOPPING,
+    (State.STOPPING, Event.END): State.STOPPED,
+}
+
+
+class IllegalTransition(RuntimeError):
+    """The event can't happen in that state."""
+
+
+class Lifecycle:
+    """One walk through TRANSITIONS."""
+
+    def __init__(self) -> None:
+        self.state = State.STARTING
+
+    def advance(self, event: Event) -> State:
+        """The state after `event`. Raises IllegalTransition, and stays, if the table has no way."""
+        try:
+            self.state = TRANSITIONS[self.state, event]
+        except KeyError:
+            raise IllegalTransition(f"{event.value}: not possible while {self.state.value}") from None
+        return self.state

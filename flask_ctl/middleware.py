@@ -1,0 +1,171 @@
+"""Requests in flight, counted where every WSGI server passes (PEP 3333).
+
+A request is in flight from the call of the app until the response's `close()`. There is no lock on the way: entries
+of a dict come and go atomically under the GIL, and `next` of an `itertools.count` is atomic too.
+"""
+
+from __future__ import annotations
+
+import itertools
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+Environ = dict[str, Any]
+StartResponse = Callable[..., Any]
+WSGIApp = Callable[[Environ, StartResponse], Iterable[bytes]]
+
+
+class _Counter:
+    """Counts up without a lock; reading, which is rare, takes one and takes a number, which it makes up for."""
+
+    __slots__ = ("_lock", "_reads", "up")
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._reads = 0
+        self.up = itertools.count().__next__
+
+    def read(self) -> int:
+        with self._lock:
+            self._reads += 1
+            return self.up() - self._reads + 1
+
+
+class RequestCounter:
+    """WSGI middleware that knows how many requests are in flight, how old the oldest is, and how many there were.
+
+    `on_first` is called with the environ of the first request, `on_done` after every request, if they are set.
+    `shutdown`, if set, is offered to the app as ``environ["werkzeug.server.shutdown"]``.
+    """
+
+    def __init__(self, app: WSGIApp, on_first: Callable[[Environ], Any] | None = None) -> None:
+        self._app = app
+        self._in_flight: dict[_Exchange, float] = {}
+        self._begun = _Counter()
+        self._failed = _Counter()
+        self.on_first = on_first
+        self.on_done: Callable[[], Any] | None = None
+        self.shutdown: Callable[[], Any] | None = None
+
+    def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+        if self.on_first is not None:
+            self.on_first(environ)
+        if self.shutdown is not None:
+            environ["werkzeug.server.shutdown"] = self.shutdown
+        exchange = _Exchange(self, start_response)
+        self._in_flight[exchange] = time.monotonic()
+        self._begun.up()
+        try:
+            body = self._app(environ, exchange)
+        except BaseException:
+            exchange.fail()
+            exchange.end()
+            raise
+        if _is_file(body, environ):
+            return _end_with_file(body, exchange)
+        exchange.body = body
+        return _SizedBody(exchange) if hasattr(body, "__len__") else exchange
+
+    @property
+    def in_flight(self) -> int:
+        """Requests whose response has not been closed."""
+        return len(self._in_flight)
+
+    def oldest(self) -> float | None:
+        """Age in seconds of the oldest request in flight, None without one."""
+        # list() of a dict's values is one step under the GIL; iterating over the dict itself is not.
+        began = list(self._in_flight.values())
+        return time.monotonic() - min(began) if began else None
+
+    def totals(self) -> tuple[int, int]:
+        """Requests begun, and those of them that ended with a status of 500 or more, or with an exception."""
+        return self._begun.read(), self._failed.read()
+
+
+class _Exchange:
+    """One request and its response: the app's `start_response`, and the server's iterable."""
+
+    __slots__ = ("_counter", "_failed", "_start_response", "body")
+    body: Iterable[bytes]
+
+    def __init__(self, counter: RequestCounter, start_response: StartResponse) -> None:
+        self._counter = counter
+        self._start_response = start_response
+        self._failed = False
+
+    def __call__(self, status: str, headers: Any, exc_info: Any = None) -> Any:
+        if status >= "5":
+            self.fail()
+        if exc_info is None:
+            return self._start_response(status, headers)
+        return self._start_response(status, headers, exc_info)
+
+    def __iter__(self) -> Iterator[bytes]:
+        try:
+            yield from self.body
+        except Exception:
+            self.fail()
+            raise
+
+    def close(self) -> None:
+        try:
+            if hasattr(self.body, "close"):
+                self.body.close()
+        except BaseException:
+            self.fail()
+            raise
+        finally:
+            self.end()
+
+    def fail(self) -> None:
+        if not self._failed:
+            self._failed = True
+            self._counter._failed.up()
+
+    def end(self) -> None:
+        counter = self._counter
+        counter._in_flight.pop(self, None)
+        if counter.on_done is not None:
+            counter.on_done()
+
+
+class _SizedBody:
+    """A body whose length the server may ask, to find out whether it is all there (PEP 3333, Content-Length)."""
+
+    __slots__ = ("_exchange", "close")
+
+    def __init__(self, exchange: _Exchange) -> None:
+        self._exchange = exchange
+        self.close = exchange.close
+
+    def __iter__(self) -> Iterator[bytes]:
+        return iter(self._exchange)
+
+    def __len__(self) -> int:
+        return len(self._exchange.body)  # type: ignore[arg-type]
+
+
+def _is_file(body: Iterable[bytes], environ: Environ) -> bool:
+    wrapper = environ.get("wsgi.file_wrapper")
+    return isinstance(wrapper, type) and isinstance(body, wrapper)
+
+
+def _end_with_file(body: Any, exchange: _Exchange) -> Iterable[bytes]:
+    """The server's own file object, which it sends in its own way only if it gets that very object."""
+    exchange.body = body
+    close = getattr(body, "close", None)
+
+    def close_and_end() -> None:
+        try:
+            if close is not None:
+                close()
+        finally:
+            exchange.end()
+
+    try:
+        body.close = close_and_end
+    except AttributeError:
+        return exchange
+    return body  # type: ignore[no-any-return]

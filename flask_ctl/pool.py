@@ -1,0 +1,81 @@
+"""A few daemon threads for custom commands.
+
+One that hangs keeps neither the other commands nor the end of the process waiting.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
+from typing import Any
+
+from .errors import CONFLICT, CommandError
+
+SIZE = 4
+"""Commands that run at once; they are questions to a server, not its work."""
+
+MAX_WAITING = 64
+"""Commands that wait for a thread."""
+
+_Work = tuple[Callable[[], Any], "Future[Any]"]
+
+
+class Pool:
+    """Runs functions on at most SIZE threads, which start when they are needed."""
+
+    def __init__(self, on_idle: Callable[[], Any]) -> None:
+        self._on_idle = on_idle
+        self._queue: queue.SimpleQueue[_Work | None] = queue.SimpleQueue()
+        self._lock = threading.Lock()
+        self._threads: list[threading.Thread] = []
+        self._unfinished = 0
+
+    @property
+    def unfinished(self) -> int:
+        """Functions that run or wait."""
+        return self._unfinished
+
+    def submit(self, function: Callable[[], Any]) -> Future[Any]:
+        """The function's result, in time. Raises CommandError -32002 if too many wait already."""
+        future: Future[Any] = Future()
+        with self._lock:
+            if self._unfinished >= SIZE + MAX_WAITING:
+                raise CommandError(f"{MAX_WAITING} commands are waiting already; try again later", code=CONFLICT)
+            self._unfinished += 1
+            if len(self._threads) < min(SIZE, self._unfinished):
+                self._start_thread()
+        self._queue.put((function, future))
+        return future
+
+    def close(self) -> None:
+        """End the threads; those that are busy end later, and are not waited for. More than once is fine."""
+        with self._lock:
+            threads, self._threads = self._threads, []
+        for _ in threads:
+            self._queue.put(None)
+        if not self._unfinished:
+            for thread in threads:
+                thread.join()
+
+    def _start_thread(self) -> None:
+        thread = threading.Thread(target=self._work, name=f"flask-ctl-command-{len(self._threads)}", daemon=True)
+        thread.start()
+        self._threads.append(thread)
+
+    def _work(self) -> None:
+        while work := self._queue.get():
+            function, future = work
+            try:
+                result = function()
+            except BaseException as error:
+                # SystemExit and the like are a command's own fault too; they must not end the thread.
+                future.set_exception(error)
+            else:
+                future.set_result(result)
+            finally:
+                with self._lock:
+                    self._unfinished -= 1
+                self._on_idle()
+            del work, function, future

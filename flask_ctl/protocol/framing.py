@@ -1,0 +1,53 @@
+"""Messages in a byte stream: one a line."""
+
+from __future__ import annotations
+
+from ..errors import RemoteProtocolError
+
+MAX_FRAME = 1024 * 1024
+"""Bytes in one message. The biggest honest one is a custom command's result; a peer must not fill the memory."""
+
+
+class LineBuffer:
+    """Cuts a stream of bytes into lines, wherever the pieces were torn.
+
+    Never holds more than `limit` bytes of a line that has not ended.
+    """
+
+    def __init__(self, limit: int = MAX_FRAME) -> None:
+        self._limit = limit
+        self._tail = bytearray()
+
+    @property
+    def partial(self) -> bool:
+        """Whether a line has begun that has not ended."""
+        return bool(self._tail)
+
+    def feed(self, data: bytes) -> list[bytes]:
+        """The lines that `data` completes, without their ends; empty ones are left out.
+
+        Raises RemoteProtocolError for a line over the limit; after that the buffer can't be used.
+        """
+        if b"\n" not in data:
+            self._tail += data
+            self._check(len(self._tail))
+            return []
+        first, *rest = data.split(b"\n")
+        rest.insert(0, bytes(self._tail) + first)
+        self._tail = bytearray(rest.pop())
+        for line in (*rest, self._tail):
+            self._check(len(line))
+        return [line for line in map(_strip, rest) if line]
+
+    def rest(self) -> bytes:
+        """The line that the end of the stream completes, empty if none has begun."""
+        line, self._tail = _strip(bytes(self._tail)), bytearray()
+        return line
+
+    def _check(self, length: int) -> None:
+        if length > self._limit:
+            raise RemoteProtocolError(f"a message is longer than {self._limit} bytes")
+
+
+def _strip(line: bytes) -> bytes:
+    return line.strip(b" \t\r")

@@ -1,0 +1,119 @@
+"""The event loop of the control thread: descriptors, calls from other threads, one periodic tick.
+
+One thread runs it and owns everything that is registered; the others only `call_soon`.
+"""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import selectors
+import time
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from .system import Waker, eager_switching
+
+READ, WRITE = selectors.EVENT_READ, selectors.EVENT_WRITE
+
+
+class Descriptor(Protocol):
+    def fileno(self) -> int: ...
+
+
+class Reactor:
+    """Waits for descriptors and calls back; between events it sleeps until the next tick, if there is one."""
+
+    def __init__(self) -> None:
+        self._selector = selectors.DefaultSelector()
+        self._waker = Waker()
+        self._calls: collections.deque[tuple[Callable[..., Any], tuple[Any, ...]]] = collections.deque()
+        self._ticks: list[Callable[[], Any]] = []
+        self._interval: float | None = None
+        self._next_tick = 0.0
+        self._running = True
+        self._selector.register(self._waker, READ, self._waker.clear)
+
+    def register(self, descriptor: Descriptor, events: int, callback: Callable[..., Any]) -> None:
+        """Call `callback(events)` whenever the descriptor is ready; without events, never."""
+        self.unregister(descriptor)
+        if events:
+            self._selector.register(descriptor.fileno(), events, callback)
+
+    def unregister(self, descriptor: Descriptor) -> None:
+        with contextlib.suppress(KeyError, ValueError):
+            self._selector.unregister(descriptor.fileno())
+
+    def every(self, seconds: float, callback: Callable[[], Any]) -> None:
+        """Call `callback` every so many seconds; all ticks share the last interval given."""
+        self._ticks.append(callback)
+        self._interval = seconds
+        self._next_tick = time.monotonic() + seconds
+
+    def call_soon(self, function: Callable[..., Any], *arguments: Any) -> None:
+        """Call on the reactor's thread, in order. Any thread and any signal handler may ask."""
+        self._calls.append((function, arguments))
+        # A reactor that is closed has nobody left to wake.
+        with contextlib.suppress(OSError):
+            self._waker.wake()
+
+    def run(self) -> None:
+        """Until `stop`; what callbacks raise ends it too, and `run` may be called again."""
+        while self._running:
+            events = self._selector.select(self._timeout())
+            if events:
+                with eager_switching():
+                    self._call_back(events)
+            self._call_pending()
+            self._tick()
+
+    def stop(self) -> None:
+        """End `run` once the calls before this one are done."""
+        self.call_soon(self._end)
+
+    def close(self) -> None:
+        """Release the reactor's own descriptors; what is registered belongs to its owner."""
+        self._running = False
+        self._selector.close()
+        self._waker.close()
+
+    def hand_over(self, successor: Reactor) -> None:
+        """Close after a failure; what was to be called soon is called by `successor`."""
+        successor._calls.extend(self._calls)
+        self._calls = successor._calls
+        self._waker, waker = successor._waker, self._waker
+        self._selector.close()
+        waker.close()
+
+    def _call_back(self, events: list[tuple[selectors.SelectorKey, int]]) -> None:
+        for key, mask in events:
+            if key.fileobj is self._waker:
+                self._waker.clear()
+            elif self._is_registered(key):
+                key.data(mask)
+        self._call_pending()
+
+    def _is_registered(self, key: selectors.SelectorKey) -> bool:
+        # An earlier callback of the same round may have closed it.
+        current = self._selector.get_map().get(key.fileobj)
+        return current is not None and current.data == key.data
+
+    def _call_pending(self) -> None:
+        while self._calls:
+            function, arguments = self._calls.popleft()
+            function(*arguments)
+
+    def _timeout(self) -> float | None:
+        if self._calls:
+            return 0
+        return None if self._interval is None else max(0.0, self._next_tick - time.monotonic())
+
+    def _tick(self) -> None:
+        if self._interval is None or time.monotonic() < self._next_tick:
+            return
+        self._next_tick = time.monotonic() + self._interval
+        for callback in self._ticks:
+            callback()
+
+    def _end(self) -> None:
+        self._running = False

@@ -1,0 +1,141 @@
+"""The side thread: it owns the control sockets, and answers what arrives there."""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import weakref
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from .errors import ConfigurationError
+from .reactor import Reactor
+from .transports import Handler, Listener
+
+TICK = 2.0
+"""Seconds between two looks at what is overdue; a removed socket file is back within that time."""
+
+FLUSH_TIMEOUT = 1.0
+"""Seconds that the end of the server waits for clients to read their last answer."""
+
+MAX_BACKOFF = 5.0
+"""Seconds before another try, at the most, if the control thread fails again and again."""
+
+logger = logging.getLogger("flask_ctl")
+_servers: weakref.WeakSet[ControlServer] = weakref.WeakSet()
+
+
+class ControlServer:
+    """Serves some listeners from one daemon thread, from `start` to `close`.
+
+    If the thread's loop fails it is logged and counted in `restarts`; the connections are lost, the addresses are not.
+    """
+
+    def __init__(self, name: str = "flask-ctl") -> None:
+        self.restarts = 0
+        self._name = name
+        self._listeners: list[tuple[Listener, Handler]] = []
+        self._reactor = Reactor()
+        self._thread: threading.Thread | None = None
+        self._closing = threading.Event()
+        self._close_lock = threading.Lock()
+        self._released = False
+
+    @property
+    def endpoints(self) -> list[str]:
+        return [listener.endpoint for listener, _ in self._listeners]
+
+    def start(self, listeners: Sequence[tuple[Listener, Handler]]) -> None:
+        """Open every listener, then serve. Raises ConfigurationError, with nothing left open, if one can't be."""
+        try:
+            for listener, handler in listeners:
+                self.open(listener, handler)
+        except ConfigurationError:
+            self.close()
+            raise
+        self.serve()
+
+    def open(self, listener: Listener, handler: Handler) -> None:
+        """Open one more listener, before `serve`. Raises ConfigurationError, and leaves the others open."""
+        listener.open()
+        self._listeners.append((listener, handler))
+
+    def serve(self) -> None:
+        """Start the thread."""
+        self._thread = threading.Thread(target=self._run, name=self._name, daemon=True)
+        self._thread.start()
+        _servers.add(self)
+
+    def call_soon(self, function: Callable[..., Any], *arguments: Any) -> None:
+        """Call on the control thread, in order. Any thread and any signal handler may ask."""
+        self._reactor.call_soon(function, *arguments)
+
+    def finish(self, exit_process: Callable[[], Any]) -> None:
+        """On the control thread: hand over the last answers, remove the socket files, end the process."""
+        self._flush_and_close()
+        exit_process()
+
+    def close(self) -> None:
+        """Hand over the last answers, give up the addresses, end the thread; more than once is fine."""
+        self._closing.set()
+        self._reactor.stop()
+        if self._thread is not None and self._thread is not threading.current_thread():
+            self._thread.join()
+        self._release()
+
+    def abandon(self) -> None:
+        """In a forked child, which has no such thread: close its copies of our descriptors."""
+        for listener, _ in self._listeners:
+            listener.abandon()
+        self._listeners = []
+        self._thread = None
+        self._released = True
+        self._reactor.close()
+
+    def _run(self) -> None:
+        backoff = 0.05
+        while not self._closing.is_set():
+            try:
+                self._attach()
+                self._reactor.run()
+                return
+            except Exception:
+                self.restarts += 1
+                logger.exception("the control thread failed; it is being restarted")
+            self._closing.wait(backoff)
+            backoff = min(2 * backoff, MAX_BACKOFF)
+            self._renew()
+
+    def _attach(self) -> None:
+        for listener, handler in self._listeners:
+            listener.attach(self._reactor, handler)
+            self._reactor.every(TICK, listener.tick)
+
+    def _renew(self) -> None:
+        for listener, _ in self._listeners:
+            listener.detach()
+        failed, self._reactor = self._reactor, Reactor()
+        failed.hand_over(self._reactor)
+
+    def _flush_and_close(self) -> None:
+        for listener, _ in self._listeners:
+            listener.flush(FLUSH_TIMEOUT)
+            listener.close()
+
+    def _release(self) -> None:
+        with self._close_lock:
+            if not self._released:
+                self._released = True
+                self._flush_and_close()
+                self._reactor.close()
+
+
+def _abandon_all() -> None:
+    for server in tuple(_servers):
+        server.abandon()
+    _servers.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_abandon_all)

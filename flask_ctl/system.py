@@ -1,0 +1,241 @@
+"""What differs from system to system: peers, proofs of death, wake-ups, files. Linux first, then macOS.
+
+Everything here imports everywhere; what a system lacks is said by None, False or ConfigurationError.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import select
+import signal
+import socket
+import stat
+import struct
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+HAS_UNIX_SOCKETS = hasattr(socket, "AF_UNIX") and hasattr(os, "fork")
+LINUX = sys.platform.startswith("linux")
+
+_SO_ATTACH_FILTER = 26
+_SO_PEERPIDFD = 77  # Linux 6.5; not in the socket module yet
+_LOCAL_PEERCRED, _LOCAL_PEERPID = 1, 2  # macOS, sys/un.h
+
+MAX_SOCKET_PATH = 107 if LINUX else 103
+"""Bytes in the path of a Unix socket, without the final NUL: unix(7)."""
+
+
+def peer_credentials(sock: socket.socket) -> tuple[int | None, int | None, int | None]:
+    """pid, uid and gid of the other end, None for what can't be known.
+
+    For a client they are those of the process that last called listen(): unix(7), SO_PEERCRED.
+    """
+    if LINUX:
+        pid, uid, gid = struct.unpack("3i", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
+        return (pid if pid > 0 else None), uid, gid
+    if sys.platform == "darwin":
+        _, uid, _, gid = struct.unpack("IIhxxI", sock.getsockopt(0, _LOCAL_PEERCRED, 76)[:16])
+        return struct.unpack("i", sock.getsockopt(0, _LOCAL_PEERPID, 4))[0], uid, gid
+    return None, None, None
+
+
+class ProcessHandle:
+    """A running process that can't be mistaken for a later one with its pid.
+
+    `fileno()` becomes readable when the process has ended: pidfd_open(2), kqueue(2).
+    """
+
+    def __init__(self, pid: int, descriptor: Any) -> None:
+        self.pid = pid
+        self._descriptor = descriptor
+
+    def fileno(self) -> int:
+        return self._descriptor if isinstance(self._descriptor, int) else int(self._descriptor.fileno())
+
+    def ended(self) -> bool:
+        """Whether the process is gone (a zombie is gone)."""
+        return bool(wait_readable([self.fileno()], 0))
+
+    def kill(self) -> None:
+        """SIGKILL, if it still runs. Raises PermissionError."""
+        with contextlib.suppress(ProcessLookupError):
+            if isinstance(self._descriptor, int):
+                signal.pidfd_send_signal(self._descriptor, signal.SIGKILL)
+            elif not self.ended():
+                os.kill(self.pid, signal.SIGKILL)
+
+    def close(self) -> None:
+        if isinstance(self._descriptor, int):
+            os.close(self._descriptor)
+        else:
+            self._descriptor.close()
+
+
+def open_process(pid: int | None) -> ProcessHandle | None:
+    """A handle on the running process `pid`; None if it is gone, can't be watched, or belongs to another namespace."""
+    if pid is None or pid <= 1:
+        return None
+    if hasattr(os, "pidfd_open"):
+        with contextlib.suppress(OSError):
+            return ProcessHandle(pid, os.pidfd_open(pid))
+    elif hasattr(select, "kqueue"):
+        return _kqueue_handle(pid)
+    return None
+
+
+def open_peer(sock: socket.socket) -> ProcessHandle | None:
+    """A handle on the process at the other end of a connected Unix socket; None if the kernel can't name it."""
+    pid = peer_credentials(sock)[0]
+    if pid is None or pid <= 1:
+        return None
+    if LINUX:
+        with contextlib.suppress(OSError):
+            descriptor = sock.getsockopt(socket.SOL_SOCKET, _SO_PEERPIDFD)
+            if _is_pidfd_of(descriptor, pid):
+                return ProcessHandle(pid, descriptor)
+    return open_process(pid)
+
+
+def _is_pidfd_of(descriptor: int, pid: int) -> bool:
+    # The option's number is another one on some architectures, where it yields anything but this.
+    try:
+        with open(f"/proc/self/fdinfo/{descriptor}") as info:
+            return any(line.split() == ["Pid:", str(pid)] for line in info)
+    except OSError:
+        return False
+
+
+def _kqueue_handle(pid: int) -> ProcessHandle | None:
+    module: Any = select
+    queue = module.kqueue()
+    event = module.kevent(pid, module.KQ_FILTER_PROC, module.KQ_EV_ADD, module.KQ_NOTE_EXIT)
+    try:
+        queue.control([event], 0)
+    except OSError:
+        queue.close()
+        return None
+    return ProcessHandle(pid, queue)
+
+
+def wait_readable(descriptors: list[int], timeout: float | None) -> list[int]:
+    """Those of `descriptors` that are readable or at their end, after at most `timeout` seconds (None: for ever)."""
+    poll = select.poll()
+    for descriptor in descriptors:
+        poll.register(descriptor, select.POLLIN)
+    # One second at the least for the kernel's int of milliseconds is 24 days at the most.
+    milliseconds = None if timeout is None else min(max(0.0, timeout) * 1000, 2**31 - 1)
+    if milliseconds and milliseconds < 1:
+        milliseconds = 1
+    return [descriptor for descriptor, _ in poll.poll(milliseconds)]
+
+
+class Waker:
+    """A descriptor that other threads and signal handlers make readable: eventfd(2), or a pipe."""
+
+    def __init__(self) -> None:
+        if hasattr(os, "eventfd"):
+            self._read = self._write = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        else:
+            self._read, self._write = os.pipe()
+            os.set_blocking(self._read, False)
+            os.set_blocking(self._write, False)
+
+    def fileno(self) -> int:
+        return self._read
+
+    def wake(self) -> None:
+        # Full means that it is readable already.
+        with contextlib.suppress(BlockingIOError):
+            os.write(self._write, (1).to_bytes(8, sys.byteorder))
+
+    def clear(self) -> None:
+        with contextlib.suppress(BlockingIOError):
+            os.read(self._read, 4096)
+
+    def close(self) -> None:
+        if self._read >= 0:
+            for descriptor in {self._read, self._write}:
+                os.close(descriptor)
+        self._read = self._write = -1
+
+
+def refuse_new_connections(listener: socket.socket) -> None:
+    """Make the kernel drop whoever knocks at a listening TCP socket, so that what it has accepted can be answered.
+
+    Closing a listener resets the connections that were completed since the last accept(). With a filter that drops
+    every segment to the listener (socket(7), SO_ATTACH_FILTER) none are: late callers are refused once it is closed.
+    """
+    if not LINUX or listener.family not in (socket.AF_INET, socket.AF_INET6):
+        return
+    import ctypes
+
+    drop_all = ctypes.create_string_buffer(struct.pack("HBBI", 0x06, 0, 0, 0))
+    program = struct.pack("HP", 1, ctypes.addressof(drop_all))
+    with contextlib.suppress(OSError):
+        listener.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, program)
+
+
+def bind_private(sock: socket.socket, path: str) -> None:
+    """Bind a Unix socket whose file has mode 0600 from its first instant."""
+    if LINUX:
+        # The mode of the socket's inode is the file's, less the umask.
+        os.fchmod(sock.fileno(), 0o600)
+        sock.bind(path)
+        return
+    before = os.umask(0o177)
+    try:
+        sock.bind(path)
+    finally:
+        os.umask(before)
+
+
+def try_lock(descriptor: int) -> bool:
+    """Whether the exclusive flock(2) on the open file is ours now; never waits."""
+    import fcntl
+
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
+            return False
+        raise
+    return True
+
+
+def lock_holder(descriptor: int) -> int | None:
+    """The pid that took the flock(2) on the open file, None if the kernel does not tell: proc_locks(5)."""
+    if not LINUX:
+        return None
+    info = os.fstat(descriptor)
+    target = f"{os.major(info.st_dev):02x}:{os.minor(info.st_dev):02x}:{info.st_ino}"
+    try:
+        with open("/proc/locks") as locks:
+            fields = [line.split() for line in locks]
+    except OSError:
+        return None
+    holders = [int(line[4]) for line in fields if line[1] == "FLOCK" and line[5] == target]
+    return next((pid for pid in holders if pid > 0), None)
+
+
+def is_owned_directory(path: str) -> bool:
+    """Whether `path` is a directory, no symlink, of our own with nothing allowed to others."""
+    info = os.lstat(path)
+    return stat.S_ISDIR(info.st_mode) and info.st_uid == os.geteuid() and not info.st_mode & 0o077
+
+
+@contextlib.contextmanager
+def eager_switching() -> Iterator[None]:
+    """Less waiting for the GIL inside: five milliseconds a system call otherwise, while other threads compute."""
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(EAGER_SWITCH_INTERVAL)
+    try:
+        yield
+    finally:
+        sys.setswitchinterval(before)
+
+
+EAGER_SWITCH_INTERVAL = 0.0001
+"""Seconds after which a thread that waits for the GIL gets it, while a command is answered."""

@@ -1,0 +1,50 @@
+"""How messages reach the control thread.
+
+A transport is a Listener: it is opened before the thread starts, so that a path that can't be used is an exception in
+the caller, and from then on belongs to the reactor's thread. It hands every message to a Handler.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from ..access import Peer
+from ..dispatcher import Answer, Notify
+from ..reactor import Reactor
+
+
+class Handler(Protocol):
+    """What answers messages: the dispatcher."""
+
+    def handle(self, message: bytes, peer: Peer, notify: Notify) -> Answer: ...
+
+    def handle_plain(self, line: bytes, peer: Peer) -> Answer: ...
+
+
+class Listener(Protocol):
+    """One address at which messages arrive."""
+
+    @property
+    def endpoint(self) -> str:
+        """The address, as `status` shows it."""
+
+    def open(self) -> None:
+        """Bind. Raises ConfigurationError, with the remedy, where that is not possible."""
+
+    def attach(self, reactor: Reactor, handler: Handler) -> None:
+        """Serve from the reactor's thread; after a failure of that thread, again."""
+
+    def tick(self) -> None:
+        """Called every other second: close what is overdue, put back what was removed."""
+
+    def detach(self) -> None:
+        """Drop every connection; the address stays ours."""
+
+    def flush(self, timeout: float) -> None:
+        """Wait, for so many seconds at most, until the peers have what was written for them."""
+
+    def close(self) -> None:
+        """Detach and give up the address; more than once is fine."""
+
+    def abandon(self) -> None:
+        """In a forked child: close its copies of the descriptors, and touch nothing else."""

@@ -1,0 +1,67 @@
+"""A transport without files, for tests: `connect` gives the client's end."""
+
+from __future__ import annotations
+
+import collections
+import socket
+
+from ..access import this_process
+from ..reactor import READ, Reactor
+from ..system import Waker
+from . import Handler
+from .stream import StreamServer
+
+
+class MemoryListener:
+    """Listens inside this process; every peer is the process itself."""
+
+    endpoint = "memory"
+
+    def __init__(self) -> None:
+        self._waker = Waker()
+        self._accepted: collections.deque[socket.socket] = collections.deque()
+        self._server: StreamServer | None = None
+
+    def connect(self) -> socket.socket:
+        """The client's end of a new connection; the caller closes it."""
+        client, server = socket.socketpair()
+        self._accepted.append(server)
+        self._waker.wake()
+        return client
+
+    def open(self) -> None:
+        """Nothing has to be bound."""
+
+    def attach(self, reactor: Reactor, handler: Handler) -> None:
+        self._server = StreamServer(reactor, handler)
+        reactor.register(self._waker, READ, self._accept)
+        self._accept()
+
+    def tick(self) -> None:
+        if self._server is not None:
+            self._server.tick()
+
+    def detach(self) -> None:
+        if self._server is not None:
+            self._server.close()
+        self._server = None
+
+    def flush(self, timeout: float) -> None:
+        if self._server is not None:
+            self._server.flush(timeout)
+
+    def close(self) -> None:
+        self.detach()
+        self._waker.close()
+        while self._accepted:
+            self._accepted.pop().close()
+
+    def abandon(self) -> None:
+        if self._server is not None:
+            self._server.abandon()
+        self._waker.close()
+
+    def _accept(self, _events: int = READ) -> None:
+        self._waker.clear()
+        while self._accepted and self._server is not None:
+            self._server.add(self._accepted.popleft(), this_process())

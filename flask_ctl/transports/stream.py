@@ -1,0 +1,265 @@
+"""Conversations over stream sockets, shared by the transports that have them."""
+
+from __future__ import annotations
+
+import collections
+import errno
+import logging
+import socket
+import time
+from collections.abc import Callable
+from concurrent.futures import Future
+from typing import Any
+
+from ..access import Peer
+from ..errors import INVALID_REQUEST, CommandError, RemoteProtocolError
+from ..protocol.framing import LineBuffer
+from ..protocol.jsonrpc import encode, error_object
+from ..protocol.plain import is_plain
+from ..reactor import READ, WRITE, Reactor
+from . import Handler
+
+MAX_CONNECTIONS = 256
+"""At one address. Over that the one that has been idle longest makes room, so that nobody can lock the others out."""
+
+MAX_PENDING = 64
+"""Commands of one connection that have not been answered; the next is read when one is."""
+
+HIGH_WATER = 1024 * 1024
+"""Bytes that wait for a slow reader before we stop reading what it asks."""
+
+LINE_TIMEOUT = 10.0
+"""Seconds for a message to end that has begun."""
+
+STALL_TIMEOUT = 30.0
+"""Seconds for a client to read something of what waits for it."""
+
+_CHUNK = 65536
+_NO_SIGNAL = getattr(socket, "MSG_NOSIGNAL", 0)
+_OUT_OF_RESOURCES = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
+
+logger = logging.getLogger("flask_ctl")
+
+
+class Connection:
+    """One client. Lives on the reactor's thread; answers of commands that take their time are handed over to it."""
+
+    def __init__(
+        self, sock: socket.socket, peer: Peer, reactor: Reactor, handler: Handler, forget: Callable[[Connection], Any]
+    ) -> None:
+        sock.setblocking(False)
+        self._sock = sock
+        self._peer = peer
+        self._reactor = reactor
+        self._handler = handler
+        self._forget = forget
+        self._buffer = LineBuffer()
+        self._lines: collections.deque[bytes] = collections.deque()
+        self._out = bytearray()
+        self._pending = 0
+        self._last_line_seen = False
+        self._closed = False
+        self._interest = 0
+        self._heard = self._moved = time.monotonic()
+        self._update()
+
+    @property
+    def idle_since(self) -> float | None:
+        """The time of its last message, None while it waits for an answer."""
+        return None if self._pending or self._out else self._heard
+
+    def fileno(self) -> int:
+        return self._sock.fileno()
+
+    def close(self) -> None:
+        if not self._closed:
+            self._closed = True
+            self._reactor.unregister(self)
+            self._sock.close()
+            self._forget(self)
+
+    def abandon(self) -> None:
+        """Close this process's copy of the descriptor, without a word to the peer."""
+        self._closed = True
+        self._sock.close()
+
+    def expire(self, now: float) -> None:
+        """Close if the peer has let us wait for too long."""
+        if self._out and now - self._moved > STALL_TIMEOUT:
+            self.close()
+        elif self._buffer.partial and not self._last_line_seen and now - self._heard > LINE_TIMEOUT:
+            self._refuse(f"a message has to end within {LINE_TIMEOUT:g} seconds")
+
+    def flush(self, deadline: float) -> None:
+        """Send what waits, until `deadline` (on the monotonic clock) at most."""
+        self._sock.settimeout(max(0.001, deadline - time.monotonic()))
+        try:
+            self._sock.sendall(self._out, _NO_SIGNAL)
+        except OSError as error:
+            logger.debug("an answer was not read: %s", error)
+        self._out.clear()
+
+    def _on_ready(self, events: int) -> None:
+        if events & WRITE:
+            self._send()
+        if events & READ and not self._closed:
+            self._receive()
+        self._proceed()
+
+    def _receive(self) -> None:
+        try:
+            data = self._sock.recv(_CHUNK)
+        except BlockingIOError:
+            return
+        except OSError:
+            self.close()
+            return
+        self._heard = time.monotonic()
+        try:
+            self._lines += self._buffer.feed(data) if data else self._rest()
+        except RemoteProtocolError as error:
+            self._refuse(error.message)
+
+    def _rest(self) -> list[bytes]:
+        self._last_line_seen = True
+        rest = self._buffer.rest()
+        return [rest] if rest else []
+
+    def _refuse(self, message: str) -> None:
+        self._last_line_seen = True
+        self._lines.clear()
+        self._write(encode(error_object(None, CommandError(message, code=INVALID_REQUEST))) + b"\n")
+        self._update()
+
+    def _proceed(self) -> None:
+        while self._lines and not self._saturated():
+            self._handle(self._lines.popleft())
+        self._update()
+
+    def _handle(self, line: bytes) -> None:
+        if is_plain(line):
+            # One plain command a connection: nc and shell scripts wait for the end of the stream.
+            self._last_line_seen = True
+            self._lines.clear()
+            answer, end = self._handler.handle_plain(line, self._peer), b""
+        else:
+            answer, end = self._handler.handle(line, self._peer, self._notify), b"\n"
+        if isinstance(answer, Future):
+            self._pending += 1
+            answer.add_done_callback(lambda future: self._reactor.call_soon(self._answered, future.result(), end))
+        elif answer is not None:
+            self._write(answer + end)
+
+    def _answered(self, answer: bytes | None, end: bytes) -> None:
+        self._pending -= 1
+        if answer is not None:
+            self._write(answer + end)
+        self._proceed()
+
+    def _notify(self, message: bytes) -> None:
+        self._reactor.call_soon(self._write_if_read, message + b"\n")
+
+    def _write_if_read(self, data: bytes) -> None:
+        # Progress is no answer: who does not read it gets the next.
+        if not self._out:
+            self._write(data)
+            self._update()
+
+    def _write(self, data: bytes) -> None:
+        if self._closed:
+            return
+        if not self._out:
+            self._moved = time.monotonic()
+        self._out += data
+        self._send()
+
+    def _send(self) -> None:
+        try:
+            sent = self._sock.send(self._out, _NO_SIGNAL)
+        except BlockingIOError:
+            return
+        except OSError:
+            self.close()
+            return
+        self._moved = time.monotonic()
+        del self._out[:sent]
+
+    def _saturated(self) -> bool:
+        return self._closed or self._pending >= MAX_PENDING or len(self._out) >= HIGH_WATER
+
+    def _update(self) -> None:
+        if self._closed:
+            return
+        if self._last_line_seen and not (self._pending or self._out or self._lines):
+            self.close()
+            return
+        listening = not (self._last_line_seen or self._lines or self._saturated())
+        interest = (READ if listening else 0) | (WRITE if self._out else 0)
+        if interest != self._interest:
+            self._interest = interest
+            self._reactor.register(self, interest, self._on_ready)
+
+
+class StreamServer:
+    """Accepts connections at a listening socket, a bounded number of them."""
+
+    def __init__(self, reactor: Reactor, handler: Handler) -> None:
+        self._reactor = reactor
+        self._handler = handler
+        self._connections: set[Connection] = set()
+        self._paused: list[tuple[socket.socket, Callable[[int], None]]] = []
+
+    def listen(self, listener: socket.socket, identify: Callable[[socket.socket], Peer]) -> None:
+        """Accept whoever connects to `listener`; `identify` names the peer."""
+
+        def on_ready(_events: int) -> None:
+            try:
+                sock = listener.accept()[0]
+            except (BlockingIOError, ConnectionError):
+                return
+            except OSError as error:
+                if error.errno not in _OUT_OF_RESOURCES:
+                    raise
+                self._make_room()
+                # The listener stays ready for as long as there are no descriptors: look again at the next tick.
+                self._reactor.unregister(listener)
+                self._paused.append((listener, on_ready))
+                return
+            self.add(sock, identify(sock))
+
+        self._reactor.register(listener, READ, on_ready)
+
+    def add(self, sock: socket.socket, peer: Peer) -> None:
+        """Serve a connected socket."""
+        if len(self._connections) >= MAX_CONNECTIONS:
+            self._make_room()
+        if len(self._connections) >= MAX_CONNECTIONS:
+            sock.close()
+            return
+        self._connections.add(Connection(sock, peer, self._reactor, self._handler, self._connections.discard))
+
+    def tick(self) -> None:
+        now = time.monotonic()
+        for connection in tuple(self._connections):
+            connection.expire(now)
+        while self._paused:
+            listener, on_ready = self._paused.pop()
+            self._reactor.register(listener, READ, on_ready)
+
+    def flush(self, timeout: float) -> None:
+        deadline = time.monotonic() + timeout
+        for connection in tuple(self._connections):
+            connection.flush(deadline)
+
+    def close(self) -> None:
+        for connection in tuple(self._connections):
+            connection.close()
+
+    def abandon(self) -> None:
+        for connection in self._connections:
+            connection.abandon()
+
+    def _make_room(self) -> None:
+        idle = [connection for connection in self._connections if connection.idle_since is not None]
+        if idle:
+            min(idle, key=lambda connection: connection.idle_since or 0.0).close()

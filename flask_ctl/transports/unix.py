@@ -1,0 +1,105 @@
+"""The Unix-domain stream socket."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import socket
+
+from ..access import Peer
+from ..addresses import prepare_directory
+from ..errors import ConfigurationError
+from ..reactor import Reactor
+from ..system import peer_credentials
+from . import Handler
+from .socketfile import SocketFile
+from .stream import StreamServer
+
+logger = logging.getLogger("flask_ctl")
+
+
+class UnixListener:
+    """Listens at a path; puts the socket back if a cleaner of temporary files removes it."""
+
+    def __init__(self, path: str) -> None:
+        self._file = SocketFile(path)
+        self._socket: socket.socket | None = None
+        self._server: StreamServer | None = None
+        self._complained = False
+
+    @property
+    def endpoint(self) -> str:
+        return self._file.path
+
+    def open(self) -> None:
+        prepare_directory(self._file.path)
+        self._socket = self._file.acquire()
+
+    def attach(self, reactor: Reactor, handler: Handler) -> None:
+        self._reactor = reactor
+        self._server = StreamServer(reactor, handler)
+        if self._socket is None or self._socket.fileno() < 0:
+            self._restore()
+        else:
+            self._server.listen(self._socket, _identify)
+
+    def tick(self) -> None:
+        if self._server is not None:
+            self._server.tick()
+        if not self._file.in_place():
+            self._restore()
+
+    def detach(self) -> None:
+        if self._server is not None:
+            self._server.close()
+        self._server = None
+
+    def flush(self, timeout: float) -> None:
+        if self._server is not None:
+            self._server.flush(timeout)
+
+    def close(self) -> None:
+        self.detach()
+        self._close_socket()
+        self._file.release()
+
+    def abandon(self) -> None:
+        if self._server is not None:
+            self._server.abandon()
+        if self._socket is not None:
+            self._socket.close()
+        self._file.abandon()
+
+    def _restore(self) -> None:
+        """Listen anew at our path, unless somebody else has taken it."""
+        if not self._file.vacant() and not self._file.in_place():
+            self._complain("something else is there now")
+            return
+        self._close_socket()
+        self._file.release()
+        try:
+            self.open()
+        except ConfigurationError as error:
+            self._complain(error.message)
+            return
+        logger.warning("the control socket %s had been removed; it is back", self.endpoint)
+        self._complained = False
+        if self._server is not None and self._socket is not None:
+            self._server.listen(self._socket, _identify)
+
+    def _close_socket(self) -> None:
+        if self._socket is not None:
+            with contextlib.suppress(AttributeError):
+                self._reactor.unregister(self._socket)
+            with contextlib.suppress(OSError):
+                self._socket.close()
+        self._socket = None
+
+    def _complain(self, reason: str) -> None:
+        if not self._complained:
+            self._complained = True
+            logger.warning("the control socket %s was removed and can't be put back: %s", self.endpoint, reason)
+
+
+def _identify(sock: socket.socket) -> Peer:
+    return Peer(*peer_credentials(sock))

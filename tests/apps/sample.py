@@ -1,0 +1,128 @@
+"""The app that the tests serve. What takes its time waits for the command `release`, never for a clock."""
+
+import atexit
+import os
+import sys
+import threading
+from collections import defaultdict
+
+from flask import Flask, request
+
+from flask_ctl import Control
+
+app = Flask("sample")
+control = Control(app)
+gates = defaultdict(threading.Event)
+
+
+def say(text):
+    """Print one line at once, whole."""
+    os.write(1, f"{text}\n".encode())
+
+
+@app.get("/")
+def index():
+    return "hello"
+
+
+@app.get("/hold/<name>")
+def hold(name):
+    gates[name].wait()
+    return f"held {name}"
+
+
+@app.get("/stream/<name>")
+def stream(name):
+    def pieces():
+        yield "first "
+        gates[name].wait()
+        yield "last"
+
+    return pieces()
+
+
+@app.post("/echo")
+def echo():
+    return request.get_data()
+
+
+@app.get("/boom")
+def boom():
+    raise RuntimeError("boom")
+
+
+@app.get("/stop")
+def stop_from_view():
+    control.stop()
+    return "stopping"
+
+
+@app.get("/fork")
+def fork():
+    """A child that inherits every descriptor, and outlives the server until its standard input ends."""
+    pid = os.fork()
+    if pid == 0:
+        os.read(0, 1)
+        os._exit(0)
+    return str(pid)
+
+
+@control.command
+def release(name: str) -> str:
+    """Let what waits at /hold/<name> or /stream/<name> go on."""
+    gates[name].set()
+    return name
+
+
+@control.command
+def greet(name: str, times: int = 1) -> dict:
+    """Greet somebody."""
+    return {"greeting": f"hello {name}" * times}
+
+
+@control.command
+def fail(message: str = "no") -> None:
+    """Raise an exception."""
+    raise ValueError(message)
+
+
+@control.command
+def wait_for(name: str) -> str:
+    """Hang until `release`."""
+    gates[name].wait()
+    return name
+
+
+@control.on_stop
+def on_stop():
+    say("on_stop")
+
+
+atexit.register(say, "atexit")
+
+if __name__ == "__main__":
+    how = sys.argv[1:]
+    options = {"port": 0}
+    if "unthreaded" in how:
+        options["threaded"] = False
+    if "debug" in how:
+        options["debug"] = True
+    if "forking" in how:
+        options |= {"threaded": False, "processes": 4}
+    if "keeper" in how:
+        threading.Thread(target=gates["keeper"].wait, name="keeper").start()
+    if "control" in how:
+        control.run(**options)
+    elif "make_server" in how:
+        from werkzeug.serving import make_server
+
+        make_server("127.0.0.1", 0, app, threaded=True).serve_forever()
+    elif "wsgiref" in how:
+        from wsgiref.simple_server import make_server
+
+        server = make_server("127.0.0.1", int(os.environ["PORT"]), app)
+        say("listening")
+        server.serve_forever()
+    else:
+        app.run(**options)
+    say("after run")

@@ -1,0 +1,78 @@
+"""Fixtures, and the rule that nothing outlives its test: no thread, descriptor, process or socket file."""
+
+from __future__ import annotations
+
+import gc
+import os
+import pathlib
+import tempfile
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import psutil
+import pytest
+from harness import MODES, Server, until
+
+
+def _descriptors() -> set[str]:
+    return {
+        f"{name} -> {target}"
+        for name in os.listdir("/proc/self/fd")
+        if (target := _target(name)) is not None and not target.startswith("/proc")
+    }
+
+
+def _target(name: str) -> str | None:
+    try:
+        return os.readlink(f"/proc/self/fd/{name}")
+    except OSError:
+        return None
+
+
+@pytest.fixture(autouse=True)
+def _nothing_left_behind() -> Iterator[None]:
+    """Fail a test that leaves a thread, a descriptor or a process."""
+    threads, descriptors = set(threading.enumerate()), _descriptors()
+    yield
+    gc.collect()
+    until(lambda: not set(threading.enumerate()) - threads, f"ends: {set(threading.enumerate()) - threads}")
+    until(lambda: not _descriptors() - descriptors, f"closes: {_descriptors() - descriptors}")
+    until(lambda: not psutil.Process().children(), f"ends: {psutil.Process().children()}")
+
+
+@pytest.fixture
+def short_path() -> Iterator[pathlib.Path]:
+    """A directory whose path leaves room for a Unix socket's 107 bytes."""
+    with tempfile.TemporaryDirectory(prefix="ctl-") as name:
+        yield pathlib.Path(name)
+
+
+@pytest.fixture(autouse=True)
+def _no_stray_settings(monkeypatch: pytest.MonkeyPatch, short_path: pathlib.Path) -> None:
+    """No default socket of the machine is found, none is left there."""
+    for name in ("FLASK_CTL_SOCKET", "FLASK_APP", "FLASK_DEBUG", "WERKZEUG_RUN_MAIN"):
+        monkeypatch.delenv(name, raising=False)
+    runtime = short_path / "run"
+    runtime.mkdir(mode=0o700)
+    temporary = short_path / "tmp"
+    temporary.mkdir()
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(runtime))
+    monkeypatch.setenv("TMPDIR", str(temporary))
+
+
+@pytest.fixture
+def serve(short_path: pathlib.Path) -> Iterator[Callable[..., Server]]:
+    """Start servers: `serve("app.run")` by a mode of MODES, `serve(command=[…])` by a command line."""
+    servers: list[Server] = []
+
+    def start(mode: str = "app.run", *, command: list[str] | None = None, ready: bool = True, **options: Any) -> Server:
+        path = options.pop("socket", short_path / f"{len(servers)}.sock")
+        server = Server(command or MODES[mode], path, **options)
+        servers.append(server)
+        return server.ready() if ready else server
+
+    yield start
+    for server in servers:
+        if server.process.poll() is None:
+            server.kill()

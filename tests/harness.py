@@ -1,0 +1,200 @@
+"""Real servers in real processes, for the tests."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pathlib
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from http.client import HTTPConnection
+from typing import Any
+from urllib.parse import urlsplit
+
+from flask_ctl import ControlClient, ControlError
+
+APPS = pathlib.Path(__file__).parent / "apps"
+TIMEOUT = 30.0
+"""Seconds after which a test has failed; never a time that it waits for."""
+
+PYTHON = [sys.executable]
+FLASK = [sys.executable, "-m", "flask", "--app", "sample", "run", "--port", "0"]
+
+MODES: dict[str, list[str]] = {
+    "app.run": [*PYTHON, "sample.py"],
+    "app.run unthreaded": [*PYTHON, "sample.py", "unthreaded"],
+    "app.run debug": [*PYTHON, "sample.py", "debug"],
+    "control.run": [*PYTHON, "sample.py", "control"],
+    "make_server": [*PYTHON, "sample.py", "make_server"],
+    "flask run": FLASK,
+    "flask run --debug": [*FLASK, "--debug"],
+    "flask-ctl run": [*PYTHON, "-m", "flask_ctl_cli", "run", "--app", "sample", "--port", "0"],
+}
+"""Every way to serve by Werkzeug that comes under control from `Control(app)` alone."""
+
+RELOADING = [mode for mode in MODES if "debug" in mode]
+SINGLE = [mode for mode in MODES if "debug" not in mode]
+THREADED = [mode for mode in MODES if "unthreaded" not in mode]
+
+
+def until(condition: Callable[[], Any], what: str) -> Any:
+    """The first true value of `condition`; AssertionError if there is none in time."""
+    deadline = time.monotonic() + TIMEOUT
+    while not (value := condition()):
+        assert time.monotonic() < deadline, f"not in time: {what}"
+        time.sleep(0.005)
+    return value
+
+
+class Server:
+    """A program that serves `sample`, with its control socket, output and end."""
+
+    def __init__(
+        self, command: list[str], socket_path: pathlib.Path | str, *, env: dict[str, str] | None = None, **popen: Any
+    ):
+        self.socket = str(socket_path)
+        self.output_path = pathlib.Path(f"{socket_path}.out")
+        environ = {**os.environ, "FLASK_CTL_SOCKET": self.socket, "PYTHONUNBUFFERED": "1", **(env or {})}
+        with self.output_path.open("wb") as output:
+            self.process = subprocess.Popen(
+                command, cwd=popen.pop("cwd", APPS), env=environ, stdout=output, stderr=output,
+                stdin=popen.pop("stdin", subprocess.DEVNULL), **popen,
+            )  # fmt: skip
+        self.pid = self.process.pid
+
+    @property
+    def output(self) -> str:
+        return self.output_path.read_text()
+
+    @property
+    def lines(self) -> list[str]:
+        return self.output.splitlines()
+
+    def client(self, **options: Any) -> ControlClient:
+        return ControlClient(self.socket, **options)
+
+    def ready(self) -> Server:
+        """Wait until the control socket answers; `status` then tells the HTTP address."""
+        until(self._answers, f"an answer at {self.socket}; the output was: {self.output}")
+        return self
+
+    def status(self) -> dict[str, Any]:
+        with self.client() as client:
+            return client.status()
+
+    @property
+    def address(self) -> tuple[str, int]:
+        url = urlsplit(self.status()["server"]["listeners"][0])
+        assert url.hostname is not None
+        assert url.port is not None
+        return url.hostname, url.port
+
+    def get(self, path: str, address: tuple[str, int] | None = None) -> tuple[int, bytes]:
+        return get(address or self.address, path)
+
+    def begin(self, path: str) -> Pending:
+        """A request that is in flight when this returns."""
+        before = self.status()["requests"]["in_flight"]
+        pending = Pending(self.address, path)
+        until(lambda: self.status()["requests"]["in_flight"] > before, f"{path} in flight")
+        return pending
+
+    def release(self, name: str) -> None:
+        with self.client() as client:
+            client.call("release", name=name)
+
+    def wait(self) -> int:
+        """The exit code, once the process has ended."""
+        return self.process.wait(TIMEOUT)
+
+    def kill(self) -> None:
+        """End it, and what it started in its session, whatever its state."""
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(self.pid, signal.SIGCONT)
+        self.process.kill()
+        self.process.wait(TIMEOUT)
+
+    def _answers(self) -> bool:
+        assert self.process.poll() is None, f"it ended with {self.process.returncode}: {self.output}"
+        try:
+            with self.client() as client:
+                client.ping(timeout=1.0)
+        except ControlError:
+            return False
+        return True
+
+
+def get(address: tuple[str, int], path: str) -> tuple[int, bytes]:
+    """Status and body of one request."""
+    connection = HTTPConnection(*address, timeout=TIMEOUT)
+    try:
+        connection.request("GET", path)
+        response = connection.getresponse()
+        return response.status, response.read()
+    finally:
+        connection.close()
+
+
+class Pending:
+    """Something that goes on in a thread; `result` waits for it, and raises what it raised."""
+
+    def __init__(self, address: tuple[str, int], path: str) -> None:
+        self._outcome: list[Any] = []
+        self._thread = threading.Thread(target=self._run, args=(lambda: get(address, path),), name=f"GET {path}")
+        self._thread.start()
+
+    @classmethod
+    def call(cls, function: Callable[[], Any]) -> Pending:
+        pending = cls.__new__(cls)
+        pending._outcome = []
+        pending._thread = threading.Thread(target=pending._run, args=(function,), name="pending call")
+        pending._thread.start()
+        return pending
+
+    @property
+    def done(self) -> bool:
+        return not self._thread.is_alive()
+
+    def result(self) -> Any:
+        self._thread.join(TIMEOUT)
+        assert self._outcome, "not in time"
+        kind, value = self._outcome[0]
+        if kind == "error":
+            raise value
+        return value
+
+    def _run(self, function: Callable[[], Any]) -> None:
+        try:
+            self._outcome.append(("result", function()))
+        except BaseException as error:
+            self._outcome.append(("error", error))
+
+
+def run_cli(*arguments: str, env: dict[str, str] | None = None, cwd: str | pathlib.Path | None = None, **options: Any):
+    """`flask-ctl` with these arguments, as a process; its exit code, stdout and stderr."""
+    return subprocess.run(
+        [sys.executable, "-m", "flask_ctl_cli", *arguments],
+        capture_output=True, text=True, timeout=TIMEOUT, env={**os.environ, **(env or {})}, cwd=cwd, **options,
+    )  # fmt: skip
+
+
+@contextlib.contextmanager
+def raw(path: str) -> Iterator[socket.socket]:
+    """A connected Unix socket, for what no client would send."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
+        sock.settimeout(TIMEOUT)
+        sock.connect(path)
+        yield sock
+
+
+def read_all(sock: socket.socket) -> bytes:
+    """What comes until the end of the stream."""
+    pieces = []
+    while data := sock.recv(65536):
+        pieces.append(data)
+    return b"".join(pieces)
