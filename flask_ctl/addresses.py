@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import re
 from collections.abc import Sequence
 from typing import Union
 
@@ -16,16 +15,14 @@ OFF = "off"
 ENVIRONMENT = "FLASK_CTL_SOCKET"
 Sockets = Union[str, "os.PathLike[str]", Sequence[Union[str, "os.PathLike[str]"]]]
 
-_SCHEME = re.compile(r"([a-z][a-z0-9+.-]*):")
-
 
 def parse_address(text: str | os.PathLike[str]) -> str:
     """The path of a Unix socket, from ``/path`` or ``unix:/path``. Raises ConfigurationError for anything else."""
     address = os.fspath(text)
     path = address.removeprefix("unix:")
-    scheme = _SCHEME.match(path)
-    if scheme and "/" not in path[: scheme.end()]:
-        raise ConfigurationError(f"{address}: {scheme[1]} is no transport; write /path/to.sock or unix:/path/to.sock")
+    scheme, colon, _ = path.partition(":")
+    if colon and "/" not in scheme:
+        raise ConfigurationError(f"{address}: {scheme} is no transport; write /path/to.sock or unix:/path/to.sock")
     if not path or "\0" in path:
         raise ConfigurationError(f"{address!r} is no address; write /path/to.sock or unix:/path/to.sock")
     return os.path.abspath(path)
@@ -73,6 +70,7 @@ def _belongs_to(directory: str, uid: int) -> bool:
 def default_path(name: str, root_path: str) -> str:
     """The socket of an app that was given no address; the same for the same name and root path."""
     import hashlib
+    import re
 
     digest = hashlib.sha256(os.fsencode(root_path)).hexdigest()[:8]
     safe = re.sub(r"[^A-Za-z0-9._-]", "_", name)

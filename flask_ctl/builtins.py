@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any
 
@@ -15,20 +14,12 @@ if TYPE_CHECKING:
     from .instance import Instance, ServedApp
 
 
-@functools.cache
-def package_version() -> str:
-    """This package's version."""
-    from importlib.metadata import version
-
-    return version("flask-ctl")
-
-
 def builtin_commands(instance: Instance, app: ServedApp, registry: CommandRegistry) -> list[Command]:
     """ping, status, stop and commands for one app of an instance."""
 
     def ping(call: Call) -> dict[str, Any]:
         """Answer at once: the server's pid and version."""
-        return {"pong": True, "protocol": VERSION, "pid": instance.pid, "version": package_version()}
+        return {"pong": True, "protocol": VERSION, "pid": instance.pid, "version": app.versions["flask_ctl"]}
 
     def status(call: Call) -> dict[str, Any]:
         """What the server is, does and has done."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable, Mapping
 from types import TracebackType
@@ -10,7 +9,6 @@ from typing import Any
 
 from .addresses import from_environment
 from .conversation import Conversation, Target
-from .discovery import find_instance
 from .errors import LocalProtocolError, RemoteProtocolError, ServerDied, TimedOut, error_from_object
 from .protocol import FROZEN_METHODS, VERSION
 from .protocol.jsonrpc import Response
@@ -27,7 +25,6 @@ class _Default:
 
 
 DEFAULT = _Default()
-Timeout = "float | None | _Default"
 
 
 class ControlClient:
@@ -133,7 +130,7 @@ class ControlClient:
         if self._conversation is None or self._conversation.ended:
             self.close()
             if self._target is None:
-                self._target = next(iter(from_environment()), None) or find_instance(os.getcwd(), timeout)
+                self._target = next(iter(from_environment()), None) or _find_instance(timeout)
             self._conversation = Conversation(self._target, timeout)
         return self._conversation
 
@@ -168,10 +165,15 @@ class ControlClient:
     def _no_answer(self, conversation: Conversation, method: str, timeout: float | None) -> Exception:
         if not conversation.ended:
             return TimedOut(f"{conversation.endpoint} did not answer {method} within {timeout:g} s; it is still there")
-        peer = conversation.peer()
-        if peer is None or peer.ended():
+        if conversation.peer_has_ended():
             return ServerDied(f"the server at {conversation.endpoint} ended before it answered {method}")
         return RemoteProtocolError(f"{conversation.endpoint} closed the connection without an answer to {method}")
+
+
+def _find_instance(timeout: float | None) -> str:
+    from .discovery import find_instance
+
+    return find_instance(timeout=timeout)
 
 
 def _result(response: Response) -> Any:

@@ -106,7 +106,7 @@ class Command:
                 raise invalid_parameter(parameter.name, "is missing")
         if unknown:
             known = ", ".join(parameter.name for parameter in self.parameters) or "none"
-            raise invalid_parameter(min(unknown), f"{self.name} has no such parameter; it has: {known}")
+            raise invalid_parameter(min(unknown)[:80], f"{self.name} has no such parameter; it has: {known}")
         return arguments
 
 
@@ -152,7 +152,7 @@ def _refuse_reserved(name: str, parameters: Iterable[Parameter]) -> None:
 def _parameters(function: Callable[..., Any], skip: int) -> Iterator[Parameter]:
     try:
         hints = typing.get_type_hints(function)
-    except NameError as error:
+    except (NameError, AttributeError, SyntaxError) as error:
         raise TypeError(f"{function.__name__}: an annotation can't be resolved: {error}") from None
     for parameter in list(inspect.signature(function).parameters.values())[skip:]:
         if parameter.kind not in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import select
 import socket
 import struct
 import time
@@ -13,12 +14,15 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Protocol, Union
 
 from .addresses import OFF, parse_address
-from .errors import AccessDenied, ConfigurationError, LocalProtocolError, NotRunning, TimedOut
+from .errors import AccessDenied, ConfigurationError, LocalProtocolError, NotRunning, RemoteProtocolError, TimedOut
 from .protocol.framing import MAX_FRAME, LineBuffer
 from .protocol.jsonrpc import Request, Response, encode, parse_reply, request_object
-from .system import HAS_UNIX_SOCKETS, MAX_SOCKET_PATH, ProcessHandle, open_peer, wait_readable
+from .system import HAS_UNIX_SOCKETS, MAX_SOCKET_PATH, ProcessHandle, open_peer, peer_credentials, wait_readable
 
 _CHUNK = 65536
+
+END_DELAY = 1.0
+"""Seconds for a process whose connection has ended to end itself: the kernel closes its descriptors first."""
 
 
 class Connectable(Protocol):
@@ -43,6 +47,7 @@ class Conversation:
         """Raises NotRunning, AccessDenied, TimedOut or ConfigurationError."""
         self.endpoint, self._sock = _connect(target, timeout)
         self.ended = False
+        self._sock.setblocking(False)
         self._buffer = LineBuffer()
         self._messages: deque[Response | Request] = deque()
         self._last_id = 0
@@ -55,6 +60,19 @@ class Conversation:
             return None
         return handle
 
+    def peer_has_ended(self) -> bool:
+        """Whether the server's process is gone for certain, or goes within END_DELAY."""
+        pid = peer_credentials(self._sock)[0]
+        if pid is None or pid in (1, os.getpid()):
+            return False
+        handle = open_peer(self._sock)
+        if handle is None:
+            return True
+        try:
+            return bool(wait_readable([handle.fileno()], END_DELAY))
+        finally:
+            handle.close()
+
     def send(self, method: str, params: Mapping[str, Any] | None, deadline: float | None) -> int:
         """The id of the request, which is on its way. Raises LocalProtocolError or TimedOut if it can't be sent."""
         self._last_id += 1
@@ -64,14 +82,9 @@ class Conversation:
             raise LocalProtocolError(f"the parameters of {method} are not JSON: {error}") from None
         if len(data) > MAX_FRAME:
             raise LocalProtocolError(f"the parameters of {method} are longer than {MAX_FRAME} bytes")
-        try:
-            self._sock.settimeout(None if deadline is None else max(0.001, deadline - time.monotonic()))
-            self._sock.sendall(data)
-        except TimeoutError:
-            raise TimedOut(f"{self.endpoint} does not read what it is sent") from None
-        except OSError:
-            # A broken pipe: what was sent before it, and the end of the stream, can still be received and say more.
-            return self._last_id
+        # After a broken pipe, what was sent before it and the end of the stream can still be received, and say more.
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+            self._send_all(data, deadline)
         return self._last_id
 
     def receive(self, deadline: float | None, watched: Sequence[ProcessHandle] = ()) -> Response | Request | None:
@@ -80,11 +93,7 @@ class Conversation:
         Raises RemoteProtocolError for what is no message.
         """
         while not self._messages:
-            descriptors = [handle.fileno() for handle in watched]
-            if not self.ended:
-                descriptors.append(self._sock.fileno())
-            timeout = None if deadline is None else deadline - time.monotonic()
-            if not descriptors or self._sock.fileno() not in wait_readable(descriptors, timeout):
+            if not self._wait(deadline, watched):
                 return None
             self._fill()
             if self.ended and not self._messages:
@@ -94,14 +103,37 @@ class Conversation:
     def close(self) -> None:
         self._sock.close()
 
+    def _send_all(self, data: bytes, deadline: float | None) -> None:
+        while True:
+            try:
+                data = data[self._sock.send(data) :]
+            except BlockingIOError:
+                timeout = None if deadline is None else max(0.0, deadline - time.monotonic())
+                if not select.select([], [self._sock], [], timeout)[1]:
+                    raise TimedOut(f"{self.endpoint} does not read what it is sent") from None
+            if not data:
+                return
+
+    def _wait(self, deadline: float | None, watched: Sequence[ProcessHandle]) -> bool:
+        """Whether there is something to receive; False at the deadline, or when a watched process has ended first."""
+        timeout = None if deadline is None else deadline - time.monotonic()
+        if self.ended:
+            wait_readable([handle.fileno() for handle in watched], timeout)
+            return False
+        descriptor = self._sock.fileno()
+        return descriptor in wait_readable([descriptor, *(handle.fileno() for handle in watched)], timeout)
+
     def _fill(self) -> None:
         try:
             data = self._sock.recv(_CHUNK)
         except OSError:
             data = b""
         self.ended = not data
-        lines = self._buffer.feed(data) if data else [self._buffer.rest()]
-        self._messages += [parse_reply(line) for line in lines if line]
+        try:
+            lines = self._buffer.feed(data) if data else [self._buffer.rest()]
+            self._messages += [parse_reply(line) for line in lines if line]
+        except RemoteProtocolError as error:
+            raise RemoteProtocolError(f"{self.endpoint} does not speak this protocol: {error.message}") from None
 
 
 def _connect(target: Target, timeout: float | None) -> tuple[str, socket.socket]:

@@ -41,11 +41,12 @@ def live_instances(timeout: float | None = None) -> list[Found]:
     return [instance for instance in found if instance is not None]
 
 
-def find_instance(directory: str, timeout: float | None = None) -> str:
-    """The socket of the one live instance that belongs to `directory`.
+def find_instance(directory: str | None = None, timeout: float | None = None) -> str:
+    """The socket of the one live instance that belongs to `directory`, by default the current one.
 
     Raises NotRunning if nothing is alive at all; AmbiguousTarget, with the list, if it isn't clear which one is meant.
     """
+    directory = directory or _current_directory()
     live = live_instances(timeout)
     if not live:
         tried = default_sockets() or [os.path.join(place, "*.sock") for place in default_directories()]
@@ -81,6 +82,13 @@ def _probe(socket: str, timeout: float) -> Found | None:
         return None
     status = answer.result if isinstance(answer, Response) else None
     return Found(socket, status if isinstance(status, dict) else None)
+
+
+def _current_directory() -> str:
+    try:
+        return os.getcwd()
+    except FileNotFoundError:
+        raise AmbiguousTarget("the current directory is gone; say which instance is meant by --socket") from None
 
 
 def _is_below(place: str, directory: str) -> bool:

@@ -6,11 +6,11 @@ command that takes its time.
 
 from __future__ import annotations
 
+import itertools
 import logging
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
-from dataclasses import dataclass
-from typing import Any, Union
+from typing import Any, NamedTuple, Union
 
 from .access import Peer
 from .commands import Command, CommandRegistry
@@ -40,8 +40,7 @@ MAX_BATCH = 128
 logger = logging.getLogger("flask_ctl")
 
 
-@dataclass(frozen=True)
-class Call:
+class Call(NamedTuple):
     """What a built-in command may know of its call: who asked, and how to tell them how it goes."""
 
     peer: Peer
@@ -66,9 +65,7 @@ class Dispatcher:
             value = decode(message)
         except CommandError as error:
             return encode(error_object(None, error))
-        response = self._batch(value, peer, notify) if isinstance(value, list) else self._single(value, peer, notify)
-        answer: Answer = _then(response, lambda response: None if response is None else _encode_bounded(response))
-        return answer
+        return self._batch(value, peer, notify) if isinstance(value, list) else self._single(value, peer, notify)
 
     def handle_plain(self, line: bytes, peer: Peer) -> Answer:
         """The answer to a plain-text command, as text for a person. Never raises."""
@@ -82,24 +79,24 @@ class Dispatcher:
         answer: Answer = _then(outcome, lambda result: _as_text(name, result).encode(errors="replace"))
         return answer
 
-    def _batch(self, values: list[Any], peer: Peer, notify: Notify) -> Any:
+    def _batch(self, values: list[Any], peer: Peer, notify: Notify) -> Answer:
         if not values or len(values) > MAX_BATCH:
             error = CommandError(f"a batch holds 1 to {MAX_BATCH} requests, not {len(values)}", code=INVALID_REQUEST)
-            return error_object(None, error)
+            return encode(error_object(None, error))
         return _gather([self._single(value, peer, notify) for value in values])
 
-    def _single(self, value: Any, peer: Peer, notify: Notify) -> Any:
-        """A response object, None for a notification, or a Future of either."""
+    def _single(self, value: Any, peer: Peer, notify: Notify) -> Answer:
         try:
             request = parse_request(value)
         except CommandError as error:
             id = value.get("id") if isinstance(value, dict) and is_id(value.get("id")) else None
-            return error_object(id, error)
+            return encode(error_object(id, error))
         try:
             outcome = self._execute(request, peer, notify)
         except CommandError as error:
             outcome = error
-        return _then(outcome, lambda result: _response(request, result))
+        answer: Answer = _then(outcome, lambda result: _response(request, result))
+        return answer
 
     def _execute(self, request: Request, peer: Peer, notify: Notify) -> Any:
         self._authorise(peer)
@@ -122,8 +119,15 @@ def _failure(name: str, error: BaseException) -> CommandError:
     if isinstance(error, CommandError):
         return error
     logger.error("the command %s failed", name, exc_info=error)
-    kind = type(error).__name__
-    return CommandError(f"{kind}: {error}" if str(error) else kind, {"type": kind}, code=INTERNAL_ERROR)
+    kind, text = type(error).__name__, _text_of(error)
+    return CommandError(f"{kind}: {text}" if text else kind, {"type": kind}, code=INTERNAL_ERROR)
+
+
+def _text_of(error: BaseException) -> str:
+    try:
+        return str(error)
+    except Exception:
+        return "its text can't be had"
 
 
 def _without_meta(params: Any) -> tuple[Any, bool]:
@@ -140,28 +144,34 @@ def _progress_sender(id: Any, notify: Notify) -> Callable[[Mapping[str, Any]], N
     return send
 
 
-def _response(request: Request, result: Any) -> dict[str, Any] | None:
+def _response(request: Request, result: Any) -> bytes | None:
+    """The response; for what can't be sent, because it is no JSON or too long, an error. None for a notification."""
     if request.is_notification:
         return None
-    if isinstance(result, CommandError):
-        return error_object(request.id, result)
-    return result_object(request.id, result)
+    make = error_object if isinstance(result, CommandError) else result_object
+    try:
+        return _bounded(encode(make(request.id, result)), request.id)
+    except (TypeError, ValueError) as error:
+        return encode(error_object(request.id, _no_json(error)))
 
 
 def _as_text(name: str, result: Any) -> str:
-    return render_error(result) if isinstance(result, CommandError) else render_result(name, result)
-
-
-def _encode_bounded(response: Any) -> bytes:
-    """Like `encode`; what can't be sent, because it is no JSON or too long, becomes an error."""
-    id = response.get("id") if isinstance(response, dict) else None
+    if isinstance(result, CommandError):
+        return render_error(result)
     try:
-        data = encode(response)
+        return render_result(name, result)
     except (TypeError, ValueError, RecursionError) as error:
-        return encode(error_object(id, CommandError(f"the result is not JSON: {error}")))
-    if len(data) > MAX_FRAME:
-        return encode(error_object(id, CommandError(f"the result takes {len(data)} bytes; {MAX_FRAME} can be sent")))
-    return data
+        return render_error(_no_json(error))
+
+
+def _no_json(error: Exception) -> CommandError:
+    return CommandError(f"the result is not JSON: {error}")
+
+
+def _bounded(data: bytes, id: Any = None) -> bytes:
+    if len(data) <= MAX_FRAME:
+        return data
+    return encode(error_object(id, CommandError(f"the result takes {len(data)} bytes; {MAX_FRAME} can be sent")))
 
 
 def _settled(name: str, outcome: Future[Any]) -> Future[Any]:
@@ -169,8 +179,11 @@ def _settled(name: str, outcome: Future[Any]) -> Future[Any]:
     settled: Future[Any] = Future()
 
     def done(future: Future[Any]) -> None:
-        error = future.exception()
-        settled.set_result(future.result() if error is None else _failure(name, error))
+        try:
+            result = future.result()
+        except BaseException as error:
+            result = _failure(name, error)
+        settled.set_result(result)
 
     outcome.add_done_callback(done)
     return settled
@@ -187,20 +200,26 @@ def _then(value: Any, *steps: Callable[[Any], Any]) -> Any:
     return following
 
 
-def _gather(answers: list[Any]) -> Any:
-    """The responses of a batch, None if there are none; a Future if one of them is."""
+def _gather(answers: list[Answer]) -> Answer:
+    """The answer to a batch; a Future if one of its `answers` is."""
     futures = [answer for answer in answers if isinstance(answer, Future)]
     if not futures:
-        return [answer for answer in answers if answer is not None] or None
-    gathered: Future[Any] = Future()
-    waiting = set(futures)
+        return _joined(answers)
+    gathered: Future[bytes | None] = Future()
+    # Futures are done in several threads; `next` of a count is one step, so that only one of them is the last.
+    left = itertools.count(len(futures) - 1, -1)
 
-    def done(future: Future[Any]) -> None:
-        waiting.discard(future)
-        if not waiting:
-            values = [answer.result() if isinstance(answer, Future) else answer for answer in answers]
-            gathered.set_result([value for value in values if value is not None] or None)
+    def done(_future: Future[bytes | None]) -> None:
+        if next(left) == 0:
+            gathered.set_result(_joined(answers))
 
     for future in futures:
         future.add_done_callback(done)
     return gathered
+
+
+def _joined(answers: list[Answer]) -> bytes | None:
+    """The responses of a batch as one array; None if there are none, one error if they are too long together."""
+    values = [answer.result() if isinstance(answer, Future) else answer for answer in answers]
+    responses = [value for value in values if value is not None]
+    return _bounded(b"[" + b",".join(responses) + b"]") if responses else None

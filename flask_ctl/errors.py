@@ -6,7 +6,7 @@
     ├── ConfigurationError      an address, a file or an option that can't be used
     ├── NotRunning              nothing listens there: no socket, refused, stale
     ├── AmbiguousTarget         it isn't clear which instance is meant
-    ├── ServerDied              the server ended without an answer
+    ├── ServerDied              the server's process ended without an answer
     ├── ProtocolError
     │   ├── LocalProtocolError  our side would have sent something illegal
     │   └── RemoteProtocolError the other side does not speak this protocol
@@ -71,7 +71,7 @@ class AmbiguousTarget(ControlError):
 
 
 class ServerDied(ControlError):
-    """The server ended, or closed the connection, before it answered."""
+    """The server's process ended before it answered."""
 
 
 class ProtocolError(ControlError):

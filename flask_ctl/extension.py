@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import logging
 import threading
 import weakref
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from importlib.metadata import version
 from typing import Any, TypeVar, overload
 
 from flask import Flask, current_app, has_app_context
 
-from .adapters import HttpServer, WSGIApp, arm_all
 from .adapters.unknown import UnknownServer
 from .addresses import OFF, Sockets, as_list, default_path, from_environment, parse_address
 from .commands import Command, Role, Scope, command_from
 from .errors import ConfigurationError, NotRunning
+from .host import ProcessHost, begin
 from .instance import Instance, ServedApp
 from .middleware import Environ, RequestCounter
 from .system import HAS_UNIX_SOCKETS
@@ -72,7 +71,7 @@ class Control:
             _warn_unsupported()
             return
         state.requests.on_first = state.first_request
-        _host.add(app)
+        _host.add(app, state)
 
     @overload
     def command(self, function: F) -> F: ...
@@ -183,16 +182,20 @@ class _AppState:
         assert app is not None, "only the app's own server asks"
         return app
 
+    @property
+    def wants_signals(self) -> bool:
+        return bool(self.app.config["CTL_SIGNALS"])
+
     def is_off(self) -> bool:
         """Whether the app is not to be controlled."""
-        return OFF in from_environment() or OFF in self._configured()
+        return OFF in from_environment() or OFF in (self.override or self._configured())
 
     def instances(self) -> list[Instance]:
         """The servers that serve the app now."""
         return [instance for instance in self._instances if not instance.ended]
 
     def close_ended(self) -> None:
-        """Let servers that have ended, but still listen for control, give up their sockets."""
+        """Have those that have ended, but listen for control until the end of the process, give up their sockets."""
         for instance in self._instances:
             if instance.ended:
                 instance.close()
@@ -222,12 +225,12 @@ class _AppState:
             if self.requests.on_first is None:
                 return
             self.requests.on_first = None
-            instance = _host.begin_apps(UnknownServer(environ, self.requests), [self.app])
+            instance = begin(UnknownServer(environ, self.requests), [self])
         if instance is not None:
             instance.serving()
 
-    def served_app(self, endpoints: list[str], *, required: bool = False) -> ServedApp:
-        """What the rest of the package has to know of the app, which is to listen at `endpoints`."""
+    def served_app(self, endpoints: list[str] | None = None, *, required: bool = False) -> ServedApp:
+        """What an instance has to know of the app, which is to listen at `endpoints`, or where its settings say."""
         app, config = self.app, self.app.config
         return ServedApp(
             name=app.name,
@@ -237,7 +240,7 @@ class _AppState:
             stop_hooks=self.control._stop_hooks,
             run_command=self._run_command,
             run_hook=self._run_hook,
-            endpoints=endpoints,
+            endpoints=self.endpoints() if endpoints is None else endpoints,
             required=required or self.required or config["CTL_REQUIRED"],
             grace=float(config["CTL_GRACE"]),
             versions=_versions(),
@@ -257,76 +260,7 @@ class _AppState:
             self.app.ensure_sync(function)()
 
 
-class _Host:
-    """The controlled apps of this process, as the adapters meet them."""
-
-    def __init__(self) -> None:
-        self._apps: weakref.WeakSet[Flask] = weakref.WeakSet()
-        self._first: weakref.ref[Flask] | None = None
-
-    def add(self, app: Flask) -> None:
-        self._apps.add(app)
-        arm_all(self)
-
-    def is_first(self, app: Flask) -> bool:
-        """Whether the environment's address is this app's: the first one of the process has it."""
-        if self._first is None or self._first() is None:
-            self._first = weakref.ref(app)
-        return self._first() is app
-
-    def wants_signals(self) -> bool:
-        return any(app.config["CTL_SIGNALS"] for app in self._apps)
-
-    def begin(self, server: HttpServer, wsgi_app: WSGIApp) -> Instance | None:
-        return self.begin_apps(server, [app for app in _reachable(wsgi_app) if app in self._apps])
-
-    def begin_apps(self, server: HttpServer, apps: list[Flask]) -> Instance | None:
-        """An open Instance for those of the apps that are not served yet; None if there is none."""
-        states: list[_AppState] = [app.extensions["ctl"] for app in apps]
-        states = [state for state in states if not state.instances() and not state.is_off()]
-        if not states:
-            return None
-        for state in states:
-            state.close_ended()
-        instance = Instance(
-            server,
-            [state.served_app(state.endpoints()) for state in states],
-            handle_signals=all(app.config["CTL_SIGNALS"] for app in apps),
-            threads=next((state.threads for state in states if state.threads), None),
-        )
-        instance.open()
-        for state in states:
-            state.attach(instance)
-        return instance
-
-
-_host = _Host()
-
-
-def _reachable(wsgi_app: Any) -> Iterable[Flask]:
-    """The Flask apps that a WSGI app leads to: itself, or what middleware holds in its attributes and closures."""
-    queue: list[Any] = [wsgi_app]
-    seen: set[int] = set()
-    while queue and len(seen) < 200:
-        item = queue.pop(0)
-        if id(item) in seen:
-            continue
-        seen.add(id(item))
-        if isinstance(item, Flask):
-            yield item
-        elif isinstance(item, dict):
-            queue += item.values()
-        elif callable(item):
-            queue += _held_by(item)
-
-
-def _held_by(item: Any) -> list[Any]:
-    held = [getattr(item, "__self__", None), getattr(item, "func", None)]
-    held += getattr(item, "__dict__", {}).values()
-    for cell in getattr(item, "__closure__", None) or ():
-        with contextlib.suppress(ValueError):
-            held.append(cell.cell_contents)
-    return [value for value in held if callable(value) or isinstance(value, dict)]
+_host = ProcessHost()
 
 
 def _versions() -> dict[str, str]:

@@ -146,7 +146,8 @@ class Instance:
             stop = self._stop
         if mode == "immediate":
             stop.give_up()
-            self._control.call_soon(self._control.finish, lambda: os._exit(0))
+            # In two steps: the answer to this very call is queued only when it has returned.
+            self._control.call_soon(self._control.call_soon, self._control.finish, lambda: os._exit(0))
             return stop.result
         if beginning:
             logger.info("stopping (%s), asked by %s", mode, by)
@@ -205,7 +206,8 @@ class Instance:
             for hook in app.stop_hooks:
                 try:
                     app.run_hook(hook)
-                except Exception:
+                except BaseException:
+                    # A hook that calls sys.exit is no reason to leave out the others.
                     logger.exception("the on_stop hook %r failed", hook)
 
     def _open_sockets(self, app: ServedApp) -> None:

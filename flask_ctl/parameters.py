@@ -47,28 +47,28 @@ class _Scalar:
 
 
 class _Choice:
-    """One of some constants: a Literal's, or an Enum's values."""
+    """One of some constants: a Literal's, or an Enum's values; pairs of JSON value and Python value."""
 
-    def __init__(self, choices: dict[Any, Any]) -> None:
+    def __init__(self, choices: list[tuple[Any, Any]]) -> None:
         self._choices = choices
 
     def check(self, value: Any) -> Any:
-        for choice, python in self._choices.items():
+        for choice, python in self._choices:
             if type(choice) is type(value) and choice == value:
                 return python
         raise ValueError(f"must be one of {self._listed()}")
 
     def parse(self, text: str) -> Any:
-        for choice, python in self._choices.items():
+        for choice, python in self._choices:
             if str(choice) == text:
                 return python
         raise ValueError(f"must be one of {self._listed()}")
 
     def schema(self) -> JSONSchema:
-        return {"enum": list(self._choices)}
+        return {"enum": [choice for choice, _ in self._choices]}
 
     def _listed(self) -> str:
-        return ", ".join(map(str, self._choices))
+        return ", ".join(str(choice) for choice, _ in self._choices)
 
 
 class _List:
@@ -146,9 +146,9 @@ def parameter_type(annotation: Any) -> ParameterType:
         return _SCALARS[annotation]
     origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
     if origin is Literal:
-        return _choice({value: value for value in arguments})
+        return _choice([(value, value) for value in arguments])
     if isinstance(annotation, enum.EnumMeta):
-        return _choice({member.value: member for member in annotation})  # type: ignore[var-annotated]
+        return _choice([(member.value, member) for member in annotation])  # type: ignore[var-annotated]
     if origin is list and arguments:
         return _List(parameter_type(arguments[0]))
     if origin in (Union, types.UnionType) and len(arguments) == 2 and type(None) in arguments:
@@ -158,8 +158,10 @@ def parameter_type(annotation: Any) -> ParameterType:
     )
 
 
-def _choice(choices: dict[Any, Any]) -> _Choice:
-    odd = [value for value in choices if type(value) not in (str, int, bool)]
+def _choice(choices: list[tuple[Any, Any]]) -> _Choice:
+    if not choices:
+        raise TypeError("an Enum without members can't be a parameter")
+    odd = [value for value, _ in choices if type(value) not in (str, int, bool)]
     if odd:
         raise TypeError(f"{odd[0]!r} can't be a choice: use strings, integers or booleans")
     return _Choice(choices)

@@ -89,7 +89,7 @@ class Reactor:
         for key, mask in events:
             if key.fileobj is self._waker:
                 self._waker.clear()
-            elif self._is_registered(key):
+            elif len(events) == 1 or self._is_registered(key):
                 key.data(mask)
         self._call_pending()
 

@@ -23,9 +23,9 @@ def render_error(error: CommandError) -> str:
 
 def seconds(value: float) -> str:
     """A duration as people write it: 0.8 s, 5 min 3 s, 2 h 5 min, 3 d 4 h."""
-    if value < 60:
+    if value < 59.95:
         return f"{value:.1f} s"
-    whole = int(value)
+    whole = round(value)
     if whole < 3600:
         return f"{whole // 60} min {whole % 60} s"
     if whole < 86400:
@@ -36,7 +36,7 @@ def seconds(value: float) -> str:
 def size(value: float) -> str:
     """Bytes as people write them: 29.3 MiB."""
     for unit in ("B", "KiB", "MiB", "GiB"):
-        if value < 1024 or unit == "GiB":
+        if round(value, 1) < 1024 or unit == "GiB":
             break
         value /= 1024
     return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
@@ -72,7 +72,8 @@ def _headline(status: dict[str, Any]) -> str:
 
 
 def _server(server: dict[str, Any]) -> str:
-    return f"{server['name']} {server['version']} on {', '.join(server['listeners']) or 'an unknown address'}"
+    name = f"{server['name']} {server['version']}".rstrip()
+    return f"{name} on {', '.join(server['listeners']) or 'an unknown address'}"
 
 
 def _requests(requests: dict[str, Any]) -> str:

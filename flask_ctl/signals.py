@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import sys
 import threading
 from collections.abc import Callable
 from types import FrameType
@@ -31,7 +32,7 @@ class Signals:
         self.exit_code: Any = 0
         self._previous: dict[int, Any] = {}
         self._called: set[int] = set()
-        self._raise: BaseException | None = None
+        self._interruption: Callable[[], Any] | None = None
 
     @property
     def installed(self) -> bool:
@@ -60,17 +61,22 @@ class Signals:
                 signal.signal(signum, handler)
         self._previous.clear()
         self._called.clear()
-        self._raise = None
+        self._interruption = None
 
-    def interrupt_main(self, exception: BaseException) -> None:
-        """Raise `exception` in the main thread, or without our handlers send it SIGTERM."""
-        self._raise = exception
+    def interrupt_main(self, interruption: Callable[[], Any]) -> None:
+        """Call `interruption`, which may raise, in the main thread; without our handlers that gets a plain SIGTERM."""
+        self._interruption = interruption
         signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGTERM)
 
+    def exit_main(self) -> None:
+        """Raise SystemExit in the main thread, with the exit code that a handler asked for."""
+        self.interrupt_main(lambda: sys.exit(self.exit_code))
+
     def _handle(self, signum: int, frame: FrameType | None) -> None:
-        exception, self._raise = self._raise, None
-        if exception is not None:
-            raise exception
+        interruption, self._interruption = self._interruption, None
+        if interruption is not None:
+            interruption()
+            return
         if self.on_signal is None:
             self._act_as_before(signum, frame)
             return

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from .conversation import Conversation
-from .errors import RemoteProtocolError, TimedOut, error_from_object
+from .errors import AccessDenied, RemoteProtocolError, TimedOut, error_from_object
 from .protocol.jsonrpc import Request, Response
 from .system import ProcessHandle, open_process, wait_readable
 
@@ -128,8 +128,11 @@ class StopCall:
             raise TimedOut(
                 f"{self._conversation.endpoint}: the kernel does not name the process, so it can't be killed"
             )
-        for process in reversed(self._processes):
-            process.kill()
+        try:
+            for process in reversed(self._processes):
+                process.kill()
+        except PermissionError:
+            raise AccessDenied(f"pid {self._pid} belongs to another user, so it can't be killed") from None
         if not _wait_for_end(self._processes, time.monotonic() + MARGIN):
             raise TimedOut(f"pid {self._pid} was killed, but is still there")
         return self._outcome("killed")

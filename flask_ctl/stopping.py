@@ -80,8 +80,13 @@ class Stop:
         """Go through it in a thread; `on_done` is called there once the result is set."""
 
         def run() -> None:
-            self._run()
-            on_done()
+            try:
+                self._run()
+            except BaseException:
+                logger.exception("the stop failed on its way; the server ends all the same")
+                self.give_up()
+            finally:
+                on_done()
 
         self._thread = threading.Thread(target=run, name="flask-ctl-stop", daemon=True)
         self._thread.start()

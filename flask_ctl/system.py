@@ -14,7 +14,6 @@ import socket
 import stat
 import struct
 import sys
-from collections.abc import Iterator
 from typing import Any
 
 HAS_UNIX_SOCKETS = hasattr(socket, "AF_UNIX") and hasattr(os, "fork")
@@ -60,7 +59,7 @@ class ProcessHandle:
         return bool(wait_readable([self.fileno()], 0))
 
     def kill(self) -> None:
-        """SIGKILL, if it still runs. Raises PermissionError."""
+        """SIGKILL, if it still runs. Raises PermissionError for another user's."""
         with contextlib.suppress(ProcessLookupError):
             if isinstance(self._descriptor, int):
                 signal.pidfd_send_signal(self._descriptor, signal.SIGKILL)
@@ -156,26 +155,38 @@ class Waker:
             os.read(self._read, 4096)
 
     def close(self) -> None:
-        if self._read >= 0:
-            for descriptor in {self._read, self._write}:
-                os.close(descriptor)
+        descriptors = {self._read, self._write} - {-1}
+        # Whoever wakes from now on must not find numbers that the next open() gives away.
         self._read = self._write = -1
+        for descriptor in descriptors:
+            os.close(descriptor)
 
 
-def refuse_new_connections(listener: socket.socket) -> None:
-    """Make the kernel drop whoever knocks at a listening TCP socket, so that what it has accepted can be answered.
+def refuse_new_connections(listener: socket.socket) -> bool:
+    """Whether the kernel now ignores new callers of a listening TCP socket; who has called already is still let in.
 
-    Closing a listener resets the connections that were completed since the last accept(). With a filter that drops
-    every segment to the listener (socket(7), SO_ATTACH_FILTER) none are: late callers are refused once it is closed.
+    Closing a listener resets the connections that were made since the last accept(). With a filter that drops every SYN
+    (socket(7), SO_ATTACH_FILTER) there are none of those in the end, and late callers are refused once it is closed.
     """
     if not LINUX or listener.family not in (socket.AF_INET, socket.AF_INET6):
-        return
+        return False
     import ctypes
 
-    drop_all = ctypes.create_string_buffer(struct.pack("HBBI", 0x06, 0, 0, 0))
-    program = struct.pack("HP", 1, ctypes.addressof(drop_all))
-    with contextlib.suppress(OSError):
-        listener.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, program)
+    instructions = (
+        (0x30, 0, 0, 13),  # load the byte of TCP flags
+        (0x54, 0, 0, 0x12),  # of these SYN and ACK
+        (0x15, 0, 1, 0x02),  # if it is SYN alone
+        (0x06, 0, 0, 0),  # drop
+        (0x06, 0, 0, 0xFFFFFFFF),  # else let pass
+    )
+    code = ctypes.create_string_buffer(b"".join(struct.pack("HBBI", *instruction) for instruction in instructions))
+    try:
+        listener.setsockopt(
+            socket.SOL_SOCKET, _SO_ATTACH_FILTER, struct.pack("HP", len(instructions), ctypes.addressof(code))
+        )
+    except OSError:
+        return False
+    return True
 
 
 def bind_private(sock: socket.socket, path: str) -> None:
@@ -226,15 +237,15 @@ def is_owned_directory(path: str) -> bool:
     return stat.S_ISDIR(info.st_mode) and info.st_uid == os.geteuid() and not info.st_mode & 0o077
 
 
-@contextlib.contextmanager
-def eager_switching() -> Iterator[None]:
+class eager_switching:
     """Less waiting for the GIL inside: five milliseconds a system call otherwise, while other threads compute."""
-    before = sys.getswitchinterval()
-    sys.setswitchinterval(EAGER_SWITCH_INTERVAL)
-    try:
-        yield
-    finally:
-        sys.setswitchinterval(before)
+
+    def __enter__(self) -> None:
+        self._before = sys.getswitchinterval()
+        sys.setswitchinterval(EAGER_SWITCH_INTERVAL)
+
+    def __exit__(self, *exc_info: object) -> None:
+        sys.setswitchinterval(self._before)
 
 
 EAGER_SWITCH_INTERVAL = 0.0001

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import os
 import pathlib
+import socket
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
@@ -50,7 +51,8 @@ def short_path() -> Iterator[pathlib.Path]:
 
 @pytest.fixture(autouse=True)
 def _no_stray_settings(monkeypatch: pytest.MonkeyPatch, short_path: pathlib.Path) -> None:
-    """No default socket of the machine is found, none is left there."""
+    """No default socket of the machine is found, none is left there; every test's first app is the first of all."""
+    monkeypatch.setattr("flask_ctl.extension._host._first", None)
     for name in ("FLASK_CTL_SOCKET", "FLASK_APP", "FLASK_DEBUG", "WERKZEUG_RUN_MAIN"):
         monkeypatch.delenv(name, raising=False)
     runtime = short_path / "run"
@@ -76,3 +78,10 @@ def serve(short_path: pathlib.Path) -> Iterator[Callable[..., Server]]:
     for server in servers:
         if server.process.poll() is None:
             server.kill()
+
+
+@pytest.fixture
+def free_port() -> int:
+    """A TCP port that was free a moment ago, for servers that can't tell which one they took."""
+    with socket.create_server(("127.0.0.1", 0)) as sock:
+        return int(sock.getsockname()[1])

@@ -79,7 +79,7 @@ class Server:
         return ControlClient(self.socket, **options)
 
     def ready(self) -> Server:
-        """Wait until the control socket answers; `status` then tells the HTTP address."""
+        """Wait until it serves; `status` then tells the HTTP address."""
         until(self._answers, f"an answer at {self.socket}; the output was: {self.output}")
         return self
 
@@ -99,14 +99,23 @@ class Server:
 
     def begin(self, path: str) -> Pending:
         """A request that is in flight when this returns."""
-        before = self.status()["requests"]["in_flight"]
+        before = self.status()["requests"]["total"]
         pending = Pending(self.address, path)
-        until(lambda: self.status()["requests"]["in_flight"] > before, f"{path} in flight")
+        until(lambda: self.status()["requests"]["total"] > before, f"{path} in flight")
         return pending
 
-    def release(self, name: str) -> None:
+    def call(self, name: str, /, **params: Any) -> Any:
         with self.client() as client:
-            client.call("release", name=name)
+            return client.call(name, **params)
+
+    def release(self, name: str) -> None:
+        self.call("release", name=name)
+
+    def suspend(self) -> Server:
+        """SIGSTOP it; every thread of it has stopped when this returns."""
+        os.kill(self.pid, signal.SIGSTOP)
+        os.waitid(os.P_PID, self.pid, os.WSTOPPED)
+        return self
 
     def wait(self) -> int:
         """The exit code, once the process has ended."""
@@ -123,10 +132,9 @@ class Server:
         assert self.process.poll() is None, f"it ended with {self.process.returncode}: {self.output}"
         try:
             with self.client() as client:
-                client.ping(timeout=1.0)
+                return client.status(timeout=1.0)["state"] != "starting"
         except ControlError:
             return False
-        return True
 
 
 def get(address: tuple[str, int], path: str) -> tuple[int, bytes]:

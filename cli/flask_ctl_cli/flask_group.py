@@ -5,23 +5,21 @@ from __future__ import annotations
 import click
 from flask.cli import ScriptInfo
 
-from .commands import BUILTIN
-from .group import ControlGroup, settings_of
+from .group import ControlGroup
 
 
-def _use_app(ctx: click.Context) -> None:
-    def socket_of_app() -> str | None:
+class AppControlGroup(ControlGroup):
+    """The commands for the app of ``flask --app``, which is loaded if no address is given otherwise."""
+
+    def default_socket(self, ctx: click.Context) -> str | None:
         app = ctx.ensure_object(ScriptInfo).load_app()
         if "ctl" not in app.extensions:
             raise click.UsageError("this app has no Control; add Control(app), or give an address by --socket")
         return next(iter(app.extensions["ctl"].control.sockets(app)), "off")
 
-    settings_of(ctx).default_socket = socket_of_app
 
-
-ctl = ControlGroup(
+ctl = AppControlGroup(
     "ctl",
-    commands=BUILTIN,
-    callback=click.pass_context(_use_app),
+    own=("call", "ping", "status", "stop"),
     help="Stop, inspect and call this app where it runs in another process.",
 )

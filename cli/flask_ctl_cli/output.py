@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+from collections.abc import Iterator
 from typing import Any
 
 import click
@@ -17,43 +19,74 @@ from flask_ctl import (
     RemoteProtocolError,
     ServerDied,
     TimedOut,
-    render_result,
 )
 
-EXIT_CODES: list[tuple[type[ControlError], int]] = [
-    (ConfigurationError, 2),
-    (LocalProtocolError, 2),
-    (AmbiguousTarget, 2),
-    (NotRunning, 3),
-    (TimedOut, 4),
-    (AccessDenied, 5),
-    (ServerDied, 6),
-    (RemoteProtocolError, 8),
-    (ControlError, 1),
+
+class _Interrupted(ControlError):
+    """Ctrl-C; its exit code is 128 and SIGINT, as a shell has it."""
+
+
+_EXITS: list[tuple[type[ControlError], int, str]] = [
+    (_Interrupted, 130, ""),
+    (ConfigurationError, 2, ""),
+    (LocalProtocolError, 2, ""),
+    (AmbiguousTarget, 2, ""),
+    (NotRunning, 3, "Start the app, or give the address that its log names by --socket."),
+    (TimedOut, 4, "Wait longer by --timeout, or end it by: flask-ctl stop --kill-after SECONDS"),
+    (AccessDenied, 5, ""),
+    (ServerDied, 6, "The app's log may tell why."),
+    (RemoteProtocolError, 8, "Compare the address with the one in the app's log, and the versions of flask-ctl."),
+    (ControlError, 1, ""),
 ]
-"""The first class that fits gives the code; 1 is the server's refusal."""
-
-OUTCOME_CODES = {"drained": 0, "forced": 6, "killed": 6, "died": 6}
-"""By the outcome of a stop."""
+"""Exit code and advice by the first class that fits; no advice where the message gives it. 1: the server refused."""
 
 
-def exit_code(error: ControlError) -> int:
-    """The exit code for an error."""
-    return next(code for kind, code in EXIT_CODES if isinstance(error, kind))
+@contextlib.contextmanager
+def reported(*, as_json: bool) -> Iterator[None]:
+    """Turn errors inside into a message and an exit code; click shows its own where text will do."""
+    try:
+        yield
+    except ControlError as error:
+        _report(error, as_json)
+    except click.ClickException as error:
+        if not as_json:
+            raise
+        _print_document(error.exit_code, None, error.format_message(), None)
+        raise click.exceptions.Exit(error.exit_code) from None
+    except KeyboardInterrupt:
+        _report(_Interrupted("interrupted; what the server was asked for goes on"), as_json)
+
+
+def _report(error: ControlError, as_json: bool) -> None:
+    code, advice = next((code, advice) for kind, code, advice in _EXITS if isinstance(error, kind))
+    if as_json:
+        _print_document(code, error.code, error.message, error.data)
+    else:
+        click.echo("\n".join(filter(None, [f"Error: {error.message}", advice])), err=True)
+    raise click.exceptions.Exit(code)
+
+
+def _print_document(exit: int, code: int | None, message: str, data: Any) -> None:
+    print_json({"error": {"code": code, "message": message, "data": data}, "exit": exit})
+
+
+def print_json(value: Any) -> None:
+    """One JSON document."""
+    click.echo(json.dumps(value, indent=2))
 
 
 def print_result(method: str, result: Any, *, as_json: bool) -> None:
     """A command's result, for a program or for a person."""
     if as_json:
-        click.echo(json.dumps(result, indent=2))
+        print_json(result)
     else:
-        click.echo(render_result(method, result), nl=False)
+        click.echo(_text(method, result), nl=False)
 
 
-def print_error(message: str, *, exit_code: int, as_json: bool, code: int | None = None, data: Any = None) -> None:
-    """An error, as one JSON document on stdout or as text on stderr."""
-    if as_json:
-        document = {"error": {"code": code, "message": message, "data": data}, "exit": exit_code}
-        click.echo(json.dumps(document, indent=2, default=str))
-    else:
-        click.echo(f"Error: {message}", err=True)
+def _text(method: str, result: Any) -> str:
+    from flask_ctl import render_result
+
+    try:
+        return render_result(method, result)
+    except (KeyError, TypeError, ValueError) as error:
+        raise RemoteProtocolError(f"the answer to {method} lacks what every server tells: {error}") from None

@@ -58,16 +58,17 @@ class _Parent:
         self.asked = False
         self._child: subprocess.Popen[bytes] | None = None
         self._before: dict[int, Any] = {}
+        self._module: Any = _reloader
 
     def __enter__(self) -> _Parent:
         for signum in (signal.SIGTERM, signal.SIGINT):
             if signal.getsignal(signum) != signal.SIG_IGN:
                 self._before[signum] = signal.signal(signum, self._pass_on)
-        _reloader.subprocess = types.SimpleNamespace(call=self._call)  # type: ignore[assignment]
+        self._module.subprocess = types.SimpleNamespace(call=self._call)
         return self
 
     def __exit__(self, *_: object) -> None:
-        _reloader.subprocess = subprocess
+        self._module.subprocess = subprocess
         for signum, handler in self._before.items():
             signal.signal(signum, handler)
 

@@ -44,7 +44,7 @@ class UnknownServer:
         return self._requests.in_flight
 
     def end(self) -> None:
-        signals.interrupt_main(SystemExit(signals.exit_code))
+        signals.exit_main()
 
     def is_serving_thread(self) -> bool:
         return False

@@ -21,7 +21,7 @@ from typing import Any
 from werkzeug.serving import LISTEN_QUEUE, BaseWSGIServer, make_server, select_address_family
 
 from ..signals import signals
-from ..system import Waker, refuse_new_connections, wait_readable
+from ..system import Waker, refuse_new_connections
 from . import Controlled, Host, WSGIApp, reloader
 
 _serve_forever = BaseWSGIServer.serve_forever
@@ -33,7 +33,10 @@ class Drained(KeyboardInterrupt):
 
 
 class WerkzeugServer:
-    """A Werkzeug server that can be drained."""
+    """A Werkzeug server that can be drained.
+
+    A connection is parked in the loop's selector until its first byte; then it is busy until it is closed.
+    """
 
     name = "werkzeug"
     keeps_signal_handlers = False
@@ -43,16 +46,19 @@ class WerkzeugServer:
         self.listeners = [_url(server)]
         self.embedded = embedded
         self.parent = os.getppid() if in_reloader else None
-        self._server = server
+        self._server: Any = server
+        self._pid = os.getpid()
         self._in_reloader = in_reloader
-        self._forks = hasattr(server, "active_children")
         self._lock = threading.Lock()
-        self._connections: dict[socket.socket, int | None] = {}
+        self._busy: dict[socket.socket, int | None] = {}
         self._slots: threading.Semaphore | None = None
         self._wake = Waker()
-        self._idle_over = Waker()
         self._selector = selectors.DefaultSelector()
+        self._parked: dict[int, tuple[socket.socket, Any]] = {}
         self._draining = False
+        self._refusing = False
+        self._idle_over = False
+        self._in_loop = True
         self._on_change: Callable[[], Any] = lambda: None
         self._loop_ended = False
         self._released = threading.Event()
@@ -66,7 +72,12 @@ class WerkzeugServer:
         self._attach()
         try:
             _serve_forever(self._server, poll_interval)
+            self._in_loop = False
+        except Drained:
+            # Raised by `_leave_request` at the last moment, when the request had just ended.
+            self._in_loop = False
         finally:
+            self._close_parked()
             with self._lock:
                 self._loop_ended = True
             self._on_change()
@@ -75,12 +86,11 @@ class WerkzeugServer:
 
     def in_flight(self) -> int:
         with self._lock:
-            busy = sum(thread is not None for thread in self._connections.values())
-        return busy + len(getattr(self._server, "active_children", None) or ())
+            return len(self._busy) + len(self._children())
 
     def quiet(self) -> bool:
         with self._lock:
-            return self._loop_ended and not self._connections
+            return self._loop_ended and not self._busy
 
     def drain(self, on_change: Callable[[], Any]) -> None:
         self._on_change = on_change
@@ -88,53 +98,31 @@ class WerkzeugServer:
         self._wake.wake()
 
     def close_idle(self) -> None:
-        self._idle_over.wake()
+        self._idle_over = True
+        self._wake.wake()
 
     def cut(self) -> int:
-        cut = self.in_flight()
         with self._lock:
-            connections = list(self._connections)
+            connections, children = list(self._busy), self._children()
         for connection in connections:
             # Not the method of an SSLSocket, which would pull the TLS object from under its thread.
             with contextlib.suppress(OSError):
                 socket.socket.shutdown(connection, socket.SHUT_RDWR)
-        for pid in tuple(getattr(self._server, "active_children", None) or ()):
+        for pid in children:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         if signals.installed:
             self._interrupt_loop()
-        return cut
+        return len(connections) + len(children)
 
     def end(self) -> None:
         self._released.set()
         self._interrupt_loop()
         if self._in_reloader:
-            signals.interrupt_main(SystemExit(signals.exit_code))
+            signals.exit_main()
 
     def is_serving_thread(self) -> bool:
-        with self._lock:
-            return threading.get_ident() in self._connections.values()
-
-    def _interrupt_loop(self) -> None:
-        """Without threads the loop itself answers requests: take it out of one that does not end."""
-        with self._lock:
-            stuck = not self._loop_ended
-        if stuck and not self.embedded and not self._in_reloader:
-            signals.interrupt_main(Drained())
-
-    def _attach(self) -> None:
-        server: Any = self._server
-        server.socket.setblocking(False)
-        if server.ssl_context is not None:
-            # Left to accept(), a client that does not answer would hold up everybody else.
-            server.socket.do_handshake_on_connect = False
-        self._selector.register(server.socket, selectors.EVENT_READ)
-        self._selector.register(self._wake, selectors.EVENT_READ)
-        server.fileno = self._selector.fileno
-        server.service_actions = self._service_actions
-        server.process_request = self._process_request
-        server.finish_request = self._finish_request
-        server.close_request = self._close_request
+        return self._is_answering(threading.current_thread())
 
     def discard(self) -> None:
         """Give up the address without having served."""
@@ -145,36 +133,108 @@ class WerkzeugServer:
         """Release its own descriptors."""
         self._selector.close()
         self._wake.close()
-        self._idle_over.close()
+
+    def _children(self) -> list[int]:
+        """Processes that answer a request each, where the server forks."""
+        return list(getattr(self._server, "active_children", None) or ())
+
+    def _interrupt_loop(self) -> None:
+        """Without threads the main thread answers requests itself: take it out of one that does not end."""
+        if not self.embedded and self._is_answering(threading.main_thread()):
+            signals.interrupt_main(self._leave_request)
+
+    def _leave_request(self) -> None:
+        if self._in_loop and self._is_answering(threading.main_thread()):
+            raise Drained
+
+    def _is_answering(self, thread: threading.Thread) -> bool:
+        # Without the lock, which the main thread may hold when a signal handler asks.
+        return thread.ident in list(self._busy.values())
+
+    def _attach(self) -> None:
+        server = self._server
+        server.socket.setblocking(False)
+        if server.ssl_context is not None:
+            # Left to accept(), a client that does not answer would hold up everybody else.
+            server.socket.do_handshake_on_connect = False
+        self._selector.register(server.socket, selectors.EVENT_READ)
+        self._selector.register(self._wake, selectors.EVENT_READ)
+        server.fileno = self._selector.fileno
+        server.get_request = self._get_request
+        server.service_actions = self._service_actions
+        server.process_request = self._process_request
+        server.finish_request = self._finish_request
+        server.close_request = self._close_request
+
+    def _get_request(self) -> tuple[socket.socket, Any]:
+        """Called by the loop when something is ready: a connection that has begun a request. Raises BlockingIOError."""
+        for key, _ in self._selector.select(0):
+            if key.fileobj is self._wake:
+                self._wake.clear()
+            elif key.fd in self._parked:
+                return self._unpark(key.fd)
+            else:
+                self._park(*type(self._server).get_request(self._server))
+        raise BlockingIOError
+
+    def _park(self, connection: socket.socket, address: Any) -> None:
+        self._parked[connection.fileno()] = connection, address
+        self._selector.register(connection.fileno(), selectors.EVENT_READ)
+
+    def _unpark(self, descriptor: int) -> tuple[socket.socket, Any]:
+        self._selector.unregister(descriptor)
+        return self._parked.pop(descriptor)
+
+    def _close_parked(self) -> None:
+        for descriptor in tuple(self._parked):
+            self._unpark(descriptor)[0].close()
 
     def _service_actions(self) -> None:
         """Called by the loop after each round of waiting."""
-        server: Any = self._server
-        type(server).service_actions(server)
-        if self._draining:
-            refuse_new_connections(server.socket)
-            while wait_readable([server.socket.fileno()], 0):
-                server._handle_request_noblock()
+        type(self._server).service_actions(self._server)
+        if not self._draining:
+            return
+        self._accept_the_last()
+        somebody_asks = any(key.fileobj is not self._wake for key, _ in self._selector.select(0))
+        if not somebody_asks and (self._idle_over or not self._parked):
             raise Drained
+
+    def _accept_the_last(self) -> None:
+        """Let in who has connected already, and nobody else."""
+        listener = self._server.socket
+        if self._refusing:
+            return
+        self._refusing = True
+        if not refuse_new_connections(listener):
+            with contextlib.suppress(BlockingIOError):
+                while True:
+                    self._park(*type(self._server).get_request(self._server))
+            self._selector.unregister(listener)
 
     def _process_request(self, request: socket.socket, client_address: Any) -> None:
         with self._lock:
-            self._connections[request] = None
+            self._busy[request] = None
         type(self._server).process_request(self._server, request, client_address)
 
     def _finish_request(self, request: socket.socket, client_address: Any) -> None:
-        if request.fileno() not in wait_readable([request.fileno(), self._idle_over.fileno()], None):
-            return
         with self._lock:
-            self._connections[request] = threading.get_ident()
+            self._busy[request] = threading.get_ident()
+        if os.getpid() != self._pid:
+            _leave_signals_to_parent()
         with self._slots or contextlib.nullcontext():
             type(self._server).finish_request(self._server, request, client_address)
 
     def _close_request(self, request: socket.socket) -> None:
         type(self._server).close_request(self._server, request)
         with self._lock:
-            self._connections.pop(request, None)
+            self._busy.pop(request, None)
         self._on_change()
+
+
+def _leave_signals_to_parent() -> None:
+    """In a child that answers one request: the server waits for it, so a signal to the group must not cut it."""
+    for signum in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(signum, signal.SIG_IGN)
 
 
 def run(server: WerkzeugServer, controlled: Controlled, poll_interval: float = 0.5) -> None:
@@ -212,7 +272,11 @@ def arm(host: Host) -> None:
         in_main = threading.current_thread() is threading.main_thread()
         in_reloader = not in_main and reloader.is_serving_child()
         server = WerkzeugServer(self, embedded=not in_main and not in_reloader, in_reloader=in_reloader)
-        controlled = host.begin(server, self.app)
+        try:
+            controlled = host.begin(server, self.app)
+        except BaseException:
+            server.discard()
+            raise
         if controlled is None:
             server.close()
             _serve_forever(self, poll_interval)

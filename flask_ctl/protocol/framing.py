@@ -28,6 +28,11 @@ class LineBuffer:
 
         Raises RemoteProtocolError for a line over the limit; after that the buffer can't be used.
         """
+        if not self._tail and data.find(b"\n") == len(data) - 1:
+            # One message and no more, as it nearly always comes.
+            self._check(len(data) - 1)
+            message = _strip(data[:-1])
+            return [message] if message else []
         if b"\n" not in data:
             self._tail += data
             self._check(len(self._tail))

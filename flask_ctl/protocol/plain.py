@@ -6,6 +6,9 @@ import shlex
 
 from ..errors import INVALID_REQUEST, PARSE_ERROR, CommandError
 
+MAX_PLAIN = 16 * 1024
+"""Bytes in one command: people type less, and the time that `shlex` takes grows with the square."""
+
 
 def is_plain(line: bytes) -> bool:
     """Whether a line is a plain-text command: no JSON object or array begins it."""
@@ -15,8 +18,11 @@ def is_plain(line: bytes) -> bool:
 def parse_plain(line: bytes) -> tuple[str, dict[str, str]]:
     """The command's name and its parameters, still as text; quotes work as in a POSIX shell.
 
-    Raises CommandError: -32700 for bytes that are not UTF-8 or an open quote, -32600 for a word without ``=``.
+    Raises CommandError: -32700 for bytes that are not UTF-8 or an open quote, -32600 for a word without ``=`` and for
+    more than MAX_PLAIN bytes.
     """
+    if len(line) > MAX_PLAIN:
+        raise CommandError(f"a command is longer than {MAX_PLAIN} bytes; use JSON-RPC", code=INVALID_REQUEST)
     try:
         words = shlex.split(line.decode())
     except ValueError as error:

@@ -11,6 +11,7 @@ from flask import Flask, request
 from flask_ctl import Control
 
 app = Flask("sample")
+app.config.from_prefixed_env("FLASK")  # FLASK_CTL_SIGNALS and the like
 control = Control(app)
 gates = defaultdict(threading.Event)
 

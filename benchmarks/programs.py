@@ -1,0 +1,75 @@
+"""The processes that are measured: ``python programs.py NAME [SOCKET]`` runs the function NAME below.
+
+Each serves until it is told to end, on the loopback interface or a Unix socket, and says ``ready`` on stdout first
+where nothing else shows that it is.
+"""
+
+from __future__ import annotations
+
+import socket
+import sys
+import threading
+from collections.abc import Callable, Iterable
+from typing import Any
+
+HELLO = b"hello\n"
+
+
+def wsgi(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+    """The smallest honest WSGI app."""
+    start_response("200 OK", [("Content-Type", "text/plain"), ("Content-Length", str(len(HELLO)))])
+    return [HELLO]
+
+
+def flask_app() -> Any:
+    """The smallest Flask app; Flask is imported only where it is served."""
+    from flask import Flask
+
+    app = Flask("bench")
+    app.add_url_rule("/", view_func=lambda: HELLO)
+    return app
+
+
+def echo(path: str) -> None:
+    """Send back what arrives: the floor under every control socket written in Python."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
+        listener.bind(path)
+        listener.listen()
+        _ready()
+        connection = listener.accept()[0]
+        with connection:
+            while data := connection.recv(65536):
+                connection.sendall(data)
+
+
+def controlled(path: str) -> None:
+    """A Flask app under control, served by `app.run`."""
+    from flask_ctl import Control
+
+    app = flask_app()
+    Control(app, socket=path)
+    app.run(port=0)
+
+
+def plain() -> None:
+    """A Flask app on Werkzeug's own server, whose `shutdown` a helper thread calls for the first line on stdin."""
+    from werkzeug.serving import make_server
+
+    server = make_server("127.0.0.1", 0, flask_app(), threaded=True)
+
+    def end_when_asked() -> None:
+        sys.stdin.readline()
+        server.shutdown()
+
+    threading.Thread(target=end_when_asked, daemon=True).start()
+    _ready()
+    server.serve_forever()
+
+
+def _ready() -> None:
+    print("ready", flush=True)
+
+
+if __name__ == "__main__":
+    programs: dict[str, Callable[..., None]] = {"echo": echo, "controlled": controlled, "plain": plain}
+    programs[sys.argv[1]](*sys.argv[2:])

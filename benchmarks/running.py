@@ -1,0 +1,113 @@
+"""Starting processes for a measurement, and ending them whatever happens to it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from types import TracebackType
+
+START_TIMEOUT = 30.0
+"""Seconds for a process to be ready, and for one that was asked to end to be gone."""
+
+HERE = pathlib.Path(__file__).parent
+PROGRAMS = str(HERE / "programs.py")
+
+
+def clean_environment() -> dict[str, str]:
+    """The environment without what would change how Flask, Werkzeug, gunicorn or flask-ctl run."""
+    unwanted = ("FLASK_", "WERKZEUG_", "GUNICORN_")
+    return {name: value for name, value in os.environ.items() if not name.startswith(unwanted)}
+
+
+@contextlib.contextmanager
+def scratch_directory() -> Iterator[pathlib.Path]:
+    """A directory for sockets and logs, with a short path, that is gone afterwards."""
+    with tempfile.TemporaryDirectory(prefix="bench-", ignore_cleanup_errors=True) as directory:
+        yield pathlib.Path(directory)
+
+
+class Program:
+    """A process in a group of its own, all of which is gone when the `with` block ends."""
+
+    def __init__(self, *arguments: str, log: pathlib.Path) -> None:
+        self._log = log
+        with log.open("wb") as stderr:
+            self._process = subprocess.Popen(
+                [sys.executable, *arguments],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=stderr,
+                cwd=log.parent,
+                env=clean_environment(),
+                start_new_session=True,
+            )
+        self.pid = self._process.pid
+
+    def __enter__(self) -> Program:
+        return self
+
+    def __exit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if self._process.poll() is None:
+            self._process.terminate()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._process.wait(5)
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(self.pid, signal.SIGKILL)
+        self._process.wait()
+        for pipe in (self._process.stdin, self._process.stdout):
+            if pipe is not None:
+                pipe.close()
+
+    def wait_until_ready(self) -> None:
+        """Wait for its word on stdout."""
+        assert self._process.stdout is not None
+        with self._limited():
+            line = self._process.stdout.readline()
+        if line != b"ready\n":
+            raise RuntimeError(self._failure())
+
+    def wait_until(self, answers: Callable[[], object]) -> None:
+        """Call `answers` until it raises nothing."""
+        deadline = time.monotonic() + START_TIMEOUT
+        while True:
+            try:
+                answers()
+                return
+            except Exception:
+                if time.monotonic() > deadline or self._process.poll() is not None:
+                    raise RuntimeError(self._failure()) from None
+            time.sleep(0.02)
+
+    def tell(self, line: bytes) -> None:
+        """Write to its stdin."""
+        assert self._process.stdin is not None
+        self._process.stdin.write(line)
+        self._process.stdin.flush()
+
+    def wait(self) -> None:
+        """Wait in the kernel until it has ended, so that its end is seen at once."""
+        with self._limited():
+            self._process.wait()
+
+    @contextlib.contextmanager
+    def _limited(self) -> Iterator[None]:
+        timer = threading.Timer(START_TIMEOUT, self._process.kill)
+        timer.start()
+        try:
+            yield
+        finally:
+            timer.cancel()
+            timer.join()
+
+    def _failure(self) -> str:
+        return f"{self._process.args!r} is not ready; it wrote:\n{self._log.read_text(errors='replace')}"

@@ -1,0 +1,1 @@
+"""Our own commands: a module each, loaded when the command is used."""

@@ -1,0 +1,59 @@
+"""``flask-ctl call``."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from ..custom import parse_values
+from ..group import load_command
+from ..output import print_result
+from ..settings import ControlCommand, settings, settings_of
+
+if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
+
+_OWN = ("ping", "status", "stop")
+"""Methods that our own commands call, whatever protocol the server speaks."""
+
+
+def _complete_name(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    from click.shell_completion import CompletionItem
+
+    return [CompletionItem(name) for name in settings_of(ctx).offered_commands() if name.startswith(incomplete)]
+
+
+@click.command(cls=ControlCommand)
+@click.argument("name", shell_complete=_complete_name)
+@click.argument("parameters", nargs=-1, metavar="[KEY=VALUE]...")
+@click.pass_context
+def call(ctx: click.Context, name: str, parameters: tuple[str, ...]) -> None:
+    """Call any command by name.
+
+    A list is written with commas: tags=a,b.
+    """
+    name = name.replace("-", "_")
+    texts = dict(map(_assignment, parameters))
+    if name in _OWN:
+        _call_own(ctx, name, texts)
+        return
+    described = settings().described_commands()
+    # A command that the server does not have is refused by the server, with the list of those that it has.
+    values = parse_values(name, described[name], texts) if name in described else {}
+    with settings().client() as client:
+        print_result(name, client.call(name, **values), as_json=settings().json)
+
+
+def _call_own(ctx: click.Context, name: str, texts: dict[str, str]) -> None:
+    command = load_command(name)
+    with command.make_context(name, [f"--{key}={text}" for key, text in texts.items()], parent=ctx.parent) as own:
+        command.invoke(own)
+
+
+def _assignment(word: str) -> tuple[str, str]:
+    key, separator, value = word.partition("=")
+    key = key.replace("-", "_")
+    if not separator or not key.isidentifier():
+        raise click.UsageError(f"{word!r} is not of the form KEY=VALUE")
+    return key, value

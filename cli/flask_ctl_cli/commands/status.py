@@ -1,0 +1,15 @@
+"""``flask-ctl status``."""
+
+from __future__ import annotations
+
+import click
+
+from ..output import print_result
+from ..settings import ControlCommand, settings
+
+
+@click.command(cls=ControlCommand)
+def status() -> None:
+    """Show what it is, does and has done."""
+    with settings().client() as client:
+        print_result("status", client.status(), as_json=settings().json)

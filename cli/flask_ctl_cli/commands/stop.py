@@ -1,0 +1,103 @@
+"""``flask-ctl stop``."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+import click
+
+from flask_ctl import NotRunning
+
+from ..output import print_json, print_result
+from ..settings import ControlCommand, Seconds, settings
+
+OUTCOME_CODES = {"drained": 0, "accepted": 0, "missing": 0, "forced": 6, "killed": 6, "died": 6}
+
+
+@click.command(cls=ControlCommand)
+@click.option(
+    "--mode",
+    type=click.Choice(["graceful", "fast", "immediate"]),
+    default="graceful",
+    show_default=True,
+    help="Drain; or cut, with hooks and atexit; or cut without.",
+)
+@click.option("--grace", type=Seconds(), metavar="SECONDS", help="Drain so long.  [default: CTL_GRACE]")
+@click.option("--delay", type=Seconds(), default=0.0, metavar="SECONDS", help="Accept so long before.")
+@click.option("--no-wait", is_flag=True, help="Return once the stop is accepted.")
+@click.option("--kill-after", type=Seconds(), metavar="SECONDS", help="Then end the process by SIGKILL.")
+@click.option("--missing-ok", is_flag=True, help="Exit with 0 if nothing is running.")
+@click.pass_context
+def stop(
+    ctx: click.Context,
+    mode: str,
+    grace: float | None,
+    delay: float,
+    no_wait: bool,
+    kill_after: float | None,
+    missing_ok: bool,
+) -> None:
+    """End the server; return when its process is gone.
+
+    Exit codes: 0 every request was finished, 3 nothing is running, 4 it is still there, 6 requests were cut, or the
+    process was killed or died.
+    """
+    if no_wait and kill_after is not None:
+        raise click.UsageError("--kill-after has to wait; leave out --no-wait")
+    try:
+        result = _stop(mode, grace=grace, delay=delay, wait=not no_wait, kill_after=kill_after)
+    except NotRunning as error:
+        if not missing_ok:
+            raise
+        settings().say(error.message)
+        result = {"outcome": "missing"}
+    outcome = result.get("outcome", "accepted")
+    _print(outcome, result)
+    ctx.exit(OUTCOME_CODES.get(outcome, 1))
+
+
+def _stop(mode: str, **options: Any) -> dict[str, Any]:
+    line = _ProgressLine(enabled=sys.stderr.isatty() and not settings().quiet)
+    try:
+        with settings().client() as client:
+            return client.stop(mode, on_progress=line.show, **options)
+    finally:
+        line.clear()
+
+
+def _print(outcome: str, result: dict[str, Any]) -> None:
+    if settings().json:
+        print_json(result)
+    elif settings().quiet or outcome == "missing":
+        return
+    elif outcome == "accepted":
+        click.echo(f"pid {result['pid']} is stopping")
+    else:
+        print_result("stop", result, as_json=False)
+
+
+class _ProgressLine:
+    """One line on the terminal's stderr that is written over."""
+
+    def __init__(self, enabled: bool) -> None:
+        self._enabled = enabled
+        self._shown = False
+
+    def show(self, progress: Mapping[str, Any]) -> None:
+        if self._enabled:
+            click.echo(f"\r\033[K{_describe(progress)}", err=True, nl=False)
+            self._shown = True
+
+    def clear(self) -> None:
+        if self._shown:
+            click.echo("\r\033[K", err=True, nl=False)
+
+
+def _describe(progress: Mapping[str, Any]) -> str:
+    if threads := progress.get("waiting_for"):
+        return f"waiting for {', '.join(map(str, threads))}"
+    remaining = progress.get("remaining")
+    left = f", {remaining:.0f} s left" if isinstance(remaining, (int, float)) else ""
+    return f"{progress.get('phase', 'stopping')}: {progress.get('in_flight', 0)} in flight{left}"

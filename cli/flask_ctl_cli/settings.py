@@ -1,0 +1,127 @@
+"""What every command has: its common options, and the instance that they lead to."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from flask_ctl import ControlClient, ControlError
+
+if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
+
+BRIEF_TIMEOUT = 1.0
+"""Seconds that a person who asks for help or completion waits for the instance."""
+
+_META = "flask_ctl_cli.settings"
+
+
+class Settings:
+    """The values of the common options, whichever side of the command's name they were given."""
+
+    def __init__(self) -> None:
+        self.socket: str | None = None
+        self.timeout: float | None = None
+        self.json = False
+        self.quiet = False
+        self.default_socket: Callable[[], str | None] = lambda: None
+        self._described: dict[str, Any] | None = None
+
+    def client(self) -> ControlClient:
+        """A client for the instance that is meant; one that had to be found is named on stderr."""
+        if self.socket is None and not os.environ.get("FLASK_CTL_SOCKET"):
+            self.socket = self.default_socket() or self._find()
+        return ControlClient(self.socket) if self.timeout is None else ControlClient(self.socket, timeout=self.timeout)
+
+    def described_commands(self) -> dict[str, Any]:
+        """What the instance says of its commands, by name; it is asked once."""
+        if self._described is None:
+            with self.client() as client:
+                self._described = client.commands()
+        return self._described
+
+    def offered_commands(self) -> list[str]:
+        """Their names, for help and completion; none where the instance can't be asked."""
+        self.be_brief()
+        try:
+            return list(self.described_commands())
+        except (ControlError, click.ClickException):
+            return []
+
+    def be_brief(self) -> None:
+        """No remarks in the middle of a shell's line, and no long wait for help."""
+        self.quiet, self.timeout = True, BRIEF_TIMEOUT
+
+    def say(self, message: str) -> None:
+        """A remark on stderr."""
+        if not self.quiet:
+            click.echo(message, err=True)
+
+    def _find(self) -> str:
+        from flask_ctl import find_instance
+
+        socket = find_instance(timeout=self.timeout)
+        self.say(f"using {socket}")
+        return socket
+
+
+def settings() -> Settings:
+    """The settings of the command that runs."""
+    return settings_of(click.get_current_context())
+
+
+def settings_of(ctx: click.Context) -> Settings:
+    """The settings of a context; a command and its groups share them."""
+    found: Settings = ctx.meta.setdefault(_META, Settings())
+    return found
+
+
+class Seconds(click.FloatRange):
+    """A duration: finite, 0 or more."""
+
+    name = "number of seconds"
+
+    def __init__(self) -> None:
+        super().__init__(min=0)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        number = super().convert(value, param, ctx)
+        return number if math.isfinite(number) else self.fail(f"{value!r} is not a number of seconds.", param, ctx)
+
+
+def _store(ctx: click.Context, param: click.Parameter, value: Any) -> None:
+    if value is not None:
+        setattr(settings_of(ctx), param.name or "", value)
+
+
+def _complete_socket(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    from click.shell_completion import CompletionItem
+
+    from flask_ctl import live_instances
+
+    live = [found.socket for found in live_instances() if found.socket.startswith(incomplete)]
+    return [*map(CompletionItem, live), CompletionItem(incomplete, type="file")]
+
+
+def common_options() -> list[click.Parameter]:
+    """New --socket, --timeout, --json and --quiet options, whose values go to the Settings."""
+    store: dict[str, Any] = {"callback": _store, "expose_value": False, "is_eager": True, "default": None}
+    return [
+        click.Option(
+            ["--socket", "-s"], metavar="ADDRESS", help="Where it listens.", shell_complete=_complete_socket, **store
+        ),
+        click.Option(["--timeout"], type=Seconds(), metavar="SECONDS", help="Wait so long for answers.", **store),
+        click.Option(["--json"], is_flag=True, help="Print one JSON document.", **store),
+        click.Option(["--quiet", "-q"], is_flag=True, help="No remarks; ping and stop only exit.", **store),
+    ]
+
+
+class ControlCommand(click.Command):
+    """A command with the common options."""
+
+    def __init__(self, name: str | None, *, params: list[click.Parameter] | None = None, **kwargs: Any) -> None:
+        super().__init__(name, params=[*(params or []), *common_options()], **kwargs)

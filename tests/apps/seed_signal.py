@@ -1,0 +1,27 @@
+"""The recipe of a signal handler, as printed (`request` is not even imported), with Control added."""
+
+import signal
+
+from flask import Flask
+
+from flask_ctl import Control
+
+app = Flask(__name__)
+Control(app)
+
+
+def shutdown_server(signum, frame):
+    print("Shutting down server...")
+    func = request.environ.get("werkzeug.server.shutdown")  # noqa: F821
+    if func is not None:
+        func()
+
+
+@app.route("/")
+def index():
+    return "Hello, World!"
+
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGINT, shutdown_server)
+    app.run(port=0)

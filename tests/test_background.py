@@ -1,0 +1,151 @@
+"""`BackgroundServer`: a server in a thread that leaves nothing behind."""
+
+from __future__ import annotations
+
+import errno
+import socket
+import threading
+
+import pytest
+from flask import Flask
+from harness import TIMEOUT, Pending, get, until
+
+from flask_ctl import BackgroundServer, ConfigurationError, Control, ControlClient, NotRunning, TimedOut
+
+
+@pytest.fixture
+def app():
+    app = Flask(__name__)
+    app.add_url_rule("/", "/", lambda: "hello")
+    return app
+
+
+@pytest.fixture
+def gate():
+    gate = threading.Event()
+    yield gate
+    gate.set()
+
+
+def address(server):
+    return "127.0.0.1", server.port
+
+
+def test_it_serves_inside_the_with_and_only_there(app):
+    with BackgroundServer(app) as server:
+        assert server.url == f"http://127.0.0.1:{server.port}"
+        assert get(address(server), "/") == (200, b"hello")
+    with pytest.raises(ConnectionRefusedError):
+        get(address(server), "/")
+
+
+def test_fifty_times_on_the_same_port_it_leaves_nothing(app, free_port, short_path):
+    """The fixture of every test counts threads and descriptors; the socket file is looked for here."""
+    for _ in range(50):
+        with BackgroundServer(app, port=free_port, socket=short_path / "x.sock") as server:
+            assert get(address(server), "/") == (200, b"hello")
+            with ControlClient(short_path / "x.sock") as client:
+                assert client.ping()["pong"]
+        assert not (short_path / "x.sock").exists()
+
+
+def test_eight_at_once(app):
+    servers = [BackgroundServer(app) for _ in range(8)]
+    for starting in [Pending.call(server.start) for server in servers]:
+        starting.result()
+    assert len({server.port for server in servers}) == 8
+    assert {get(address(server), "/") for server in servers} == {(200, b"hello")}
+    for stopping in [Pending.call(server.stop) for server in servers]:
+        stopping.result()
+
+
+def test_a_busy_port_is_an_exception_in_the_caller(app):
+    with socket.create_server(("127.0.0.1", 0)) as taken, pytest.raises(OSError) as error:  # noqa: PT011, SIM117
+        with BackgroundServer(app, port=taken.getsockname()[1]):
+            pass
+    assert error.value.errno == errno.EADDRINUSE
+
+
+def test_a_busy_control_socket_is_an_exception_in_the_caller_and_the_port_is_free(app, free_port, short_path):
+    second = BackgroundServer(app, port=free_port, socket=short_path / "x.sock")
+    with BackgroundServer(app, socket=short_path / "x.sock"), pytest.raises(ConfigurationError, match="in use by pid"):
+        second.start()
+    with BackgroundServer(app, port=free_port) as server:
+        assert get(address(server), "/") == (200, b"hello")
+
+
+def test_stopping_without_a_start_twice_or_before_it_was_ready_is_fine(app):
+    server = BackgroundServer(app)
+    server.stop()
+    server.start()
+    server.stop()
+    server.stop()
+
+
+def test_starting_twice_is_refused(app):
+    with BackgroundServer(app) as server, pytest.raises(RuntimeError, match="runs already"):
+        server.start()
+
+
+@pytest.mark.parametrize("threaded", [True, False], ids=["threaded", "unthreaded"])
+def test_it_can_be_stopped_from_a_view(app, threaded):
+    server = BackgroundServer(app, threaded=threaded)
+    app.add_url_rule("/stop", "/stop", lambda: server.stop() or "stopping")
+    server.start()
+    assert get(address(server), "/stop") == (200, b"stopping")
+    server.stop()
+
+
+def test_control_stop_in_a_view_ends_the_server_that_answers_it_and_no_other(app):
+    control = Control(app)
+    app.add_url_rule("/stop", "/stop", lambda: control.stop() or "stopping")
+    with BackgroundServer(app) as one, BackgroundServer(app) as other:
+        assert get(address(one), "/stop") == (200, b"stopping")
+        one.stop()
+        assert get(address(other), "/") == (200, b"hello")
+
+
+def test_requests_in_flight_are_answered(app, gate):
+    entered = threading.Event()
+    app.add_url_rule("/hold", "/hold", lambda: (entered.set(), gate.wait(), "held")[2])
+    with BackgroundServer(app) as server:
+        held = Pending(address(server), "/hold")
+        assert entered.wait(TIMEOUT)
+        stop = Pending.call(server.stop)
+        gate.set()
+        assert held.result() == (200, b"held")
+        stop.result()
+
+
+def test_a_request_that_occupies_the_only_thread_is_reported(app, gate):
+    entered = threading.Event()
+    app.add_url_rule("/hold", "/hold", lambda: (entered.set(), gate.wait(), "held")[2])
+    server = BackgroundServer(app, threaded=False)
+    server.start()
+    held = Pending(address(server), "/hold")
+    assert entered.wait(TIMEOUT)
+    with pytest.raises(TimedOut, match="still runs"):
+        server.stop(grace=0)
+    gate.set()
+    with pytest.raises(OSError):  # noqa: PT011 - it was cut
+        held.result()
+    until(lambda: not server._thread.is_alive(), "its thread ends")
+
+
+def test_it_listens_for_control_only_if_it_is_told_to(app, short_path, monkeypatch):
+    monkeypatch.setenv("FLASK_CTL_SOCKET", str(short_path / "env.sock"))
+    Control(app)
+    with BackgroundServer(app):
+        assert not list(short_path.rglob("*.sock"))
+        with pytest.raises(NotRunning), ControlClient() as client:
+            client.ping()
+
+
+def test_hooks_run_at_its_stop(app):
+    control, called = Control(app), []
+    control.on_stop(lambda: called.append(threading.current_thread().name))
+    control.on_stop(lambda: 1 / 0)
+    control.on_stop(lambda: called.append("third"))
+    with BackgroundServer(app):
+        assert called == []
+    assert called[1:] == ["third"]

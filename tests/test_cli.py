@@ -1,0 +1,393 @@
+"""flask-ctl: ping and status, the options that all commands share, output, and exit codes."""
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+
+import pytest
+from harness import APPS, Pending, run_cli, until
+
+STATUS = {
+    "protocol": 2, "pid": 4242, "app": "later", "state": "running", "uptime": 1.0, "generation": 1, "cwd": "/",
+    "server": {"name": "werkzeug", "version": "9", "listeners": []}, "versions": {}, "stopping": None,
+    "requests": {"in_flight": 0, "oldest": None, "total": 0, "errors": 0},
+    "process": {"rss": 1, "cpu": 0.0, "threads": 1, "fds": 1},
+}  # fmt: skip
+STOPPED = {"outcome": "drained", "drained": 0, "cut": 0, "elapsed": 0.1, "pid": 4242, "embedded": True}
+LATER = {"ping": {"pong": True, "protocol": 2, "pid": 4242, "version": "9.9"}, "status": STATUS, "stop": STOPPED}
+
+
+@contextlib.contextmanager
+def listening(path, answer):
+    """Something other than flask-ctl at a Unix socket, with `answer(line)` for each line; it closes after None."""
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(path))
+        listener.listen()
+        thread = threading.Thread(target=serve_lines, args=(listener, answer))
+        thread.start()
+        yield str(path)
+        listener.shutdown(socket.SHUT_RDWR)
+        thread.join()
+
+
+def serve_lines(listener, answer):
+    with contextlib.suppress(OSError):
+        while True:
+            connection = listener.accept()[0]
+            with connection, connection.makefile("rb") as lines:
+                for line in lines:
+                    connection.sendall(answer(line))
+                    if b'"stop"' in line:
+                        break
+
+
+def later_version(line):
+    """The answer of a server that speaks protocol 2."""
+    request = json.loads(line)
+    answer = {"jsonrpc": "2.0", "id": request["id"], "result": LATER[request["method"]]}
+    return json.dumps(answer).encode() + b"\n"
+
+
+def web_server(line):
+    return b"HTTP/1.1 400 Bad Request\r\n\r\n"
+
+
+def document(done):
+    """The one JSON document on stdout."""
+    return json.loads(done.stdout)
+
+
+def test_ping_prints_who_answered(serve):
+    """One line for a person, with the pid, on stdout; nothing on stderr."""
+    server = serve()
+    done = run_cli("ping", "--socket", server.socket)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith(f"pong from pid {server.pid}")
+
+
+def test_status_is_one_screen_or_the_servers_own_document(serve):
+    """The same figures for a person and for a program."""
+    server = serve()
+    screen = run_cli("status", "--socket", server.socket)
+    assert f"running, pid {server.pid}" in screen.stdout
+    assert len(screen.stdout.splitlines()) < 24
+    told = document(run_cli("status", "--json", "--socket", server.socket))
+    assert (told["pid"], told["app"], told["state"]) == (server.pid, "sample", "running")
+
+
+def test_options_stand_before_and_after_the_commands_name(serve):
+    """--socket, -s, --timeout, --json and --quiet work on either side, for our own and for the app's commands."""
+    path = serve().socket
+    for line in (
+        ["--socket", path, "--timeout", "9", "--json", "--quiet", "ping"],
+        ["ping", "--socket", path, "--timeout", "9", "--json", "--quiet"],
+        ["-s", path, "--json", "ping", "-q"],
+        ["--json", "ping", f"--socket={path}"],
+    ):
+        assert document(run_cli(*line))["pong"] is True, line
+    for line in (
+        ["-s", path, "--json", "greet", "--name", "x"],
+        ["greet", "--name", "x", "--json", "-s", path],
+        ["--json", "greet", "--socket", f"unix:{path}", "--name", "x"],
+        ["call", "greet", "name=x", "-s", path, "--json"],
+    ):
+        assert document(run_cli(*line)) == {"greeting": "hello x"}, line
+
+
+def test_the_option_after_the_name_wins(serve):
+    """Of two sockets the nearer one is meant."""
+    assert run_cli("-s", "/nowhere", "ping", "-s", serve().socket).returncode == 0
+
+
+def test_the_environment_names_the_socket_and_the_option_wins(serve):
+    """FLASK_CTL_SOCKET is used without --socket, one address or a JSON list."""
+    path = serve().socket
+    assert run_cli("ping", env={"FLASK_CTL_SOCKET": path}).returncode == 0
+    assert run_cli("ping", env={"FLASK_CTL_SOCKET": json.dumps([path])}).returncode == 0
+    assert run_cli("ping", "-s", path, env={"FLASK_CTL_SOCKET": "/nowhere"}).returncode == 0
+
+
+def test_quiet_ping_prints_nothing(serve):
+    """Its exit code is the answer."""
+    done = run_cli("ping", "--quiet", "-s", serve().socket)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+USAGE_ERRORS = [
+    ["--json"],
+    ["ping", "--nonsense"],
+    ["ping", "superfluous"],
+    ["ping", "--timeout", "soon"],
+    ["ping", "--timeout", "-1"],
+    ["ping", "--timeout", "nan"],
+    ["ping", "--wait", "inf"],
+    ["ping", "--socket"],
+    ["ping", "--socket", ""],
+    ["ping", "--socket", "off"],
+    ["ping", "--socket", "carrier-pigeon:x"],
+    ["ping", "--socket", "/" + "x" * 108],
+    ["stop", "--mode", "gently"],
+    ["stop", "--grace", "-1"],
+    ["stop", "--delay", "x"],
+    ["stop", "--no-wait", "--kill-after", "1"],
+    ["call"],
+    ["call", "greet", "name"],
+    ["call", "greet", "=x"],
+    ["run", "--server", "nonsense"],
+    ["run", "--port", "65536"],
+    ["run", "--threads", "0"],
+    ["run", "--app", "no_such_module"],
+]
+
+
+@pytest.mark.parametrize("arguments", USAGE_ERRORS, ids=" ".join)
+def test_wrong_usage_is_exit_2(arguments):
+    """A message on stderr, nothing on stdout, no traceback."""
+    done = run_cli(*arguments)
+    if "--json" in arguments:
+        assert document(done)["exit"] == 2
+    else:
+        assert done.stdout == ""
+        assert done.stderr
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
+
+
+def test_off_is_no_target():
+    """`off`, as option or in the environment, is exit 2 and says what to do."""
+    for done in (run_cli("stop", "-s", "off"), run_cli("stop", env={"FLASK_CTL_SOCKET": "off"})):
+        assert done.returncode == 2
+        assert "give one by --socket" in done.stderr
+
+
+def test_an_unknown_command_is_exit_2(serve):
+    """Neither flask-ctl nor the app has it."""
+    done = run_cli("nonsense", "-s", serve().socket)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "No such command 'nonsense'" in done.stderr
+
+
+def test_what_the_server_refuses_is_exit_1(serve):
+    """Its message goes to stderr: a command that raises, a method that it lacks."""
+    path = serve().socket
+    failed = run_cli("fail", "--message", "out of paint", "-s", path)
+    assert (failed.returncode, failed.stdout) == (1, "")
+    assert "ValueError: out of paint" in failed.stderr
+    lacking = run_cli("call", "nonsense", "-s", path)
+    assert lacking.returncode == 1
+    assert "greet" in lacking.stderr
+
+
+def test_nothing_there_is_exit_3_with_the_path(short_path):
+    """No socket, a path through a file, a socket that nobody serves, a file that is no socket."""
+    stale = short_path / "stale.sock"
+    with socket.socket(socket.AF_UNIX) as sock:
+        sock.bind(str(stale))
+    plain = short_path / "plain"
+    plain.touch()
+    for path in (short_path / "missing", plain / "below", stale, plain):
+        done = run_cli("status", "-s", str(path))
+        assert (done.returncode, done.stdout) == (3, ""), path
+        assert str(path) in done.stderr
+        assert "--socket" in done.stderr
+        told = document(run_cli("status", "--json", "-s", str(path)))
+        assert told["error"]["data"] == {"tried": [str(path)]}
+
+
+def test_a_server_that_does_not_answer_is_exit_4(serve):
+    """A stopped process is still there; --timeout says how long to wait, also to ask for the app's own commands."""
+    server = serve()
+    os.kill(server.pid, signal.SIGSTOP)
+    for command in (["ping"], ["status"], ["stop"], ["greet", "--name", "x"], ["call", "greet", "name=x"]):
+        done = run_cli(*command, "-s", server.socket, "--timeout", "0.2")
+        assert (done.returncode, done.stdout) == (4, ""), command
+        assert "still there" in done.stderr
+    assert run_cli("ping", "-s", server.socket, "--timeout", "0").returncode == 4
+
+
+def test_ping_wait_is_exit_3_if_nothing_ever_listened():
+    """It tries for as long as it may."""
+    done = run_cli("ping", "--wait", "0.2", "-s", "/nowhere/app.sock")
+    assert done.returncode == 3
+    assert "/nowhere/app.sock" in done.stderr
+
+
+def test_ping_wait_is_exit_4_if_it_stayed_silent(serve):
+    """Something listened, but said nothing."""
+    server = serve()
+    os.kill(server.pid, signal.SIGSTOP)
+    assert run_cli("ping", "--wait", "0.3", "-s", server.socket).returncode == 4
+    assert run_cli("ping", "--wait", "0.3", "--timeout", "0.1", "-s", server.socket).returncode == 4
+
+
+def test_ping_wait_returns_when_the_server_is_up(serve, short_path):
+    """Begun before the server, it answers once the server does."""
+    waiting = Pending.call(lambda: run_cli("ping", "--json", "--wait", "30", "-s", str(short_path / "0.sock")))
+    server = serve()
+    done = waiting.result()
+    assert (done.returncode, document(done)["pid"]) == (0, server.pid)
+
+
+AS_NOBODY = """
+import contextlib, os, sys
+from flask_ctl_cli import main
+arguments, sys.argv[1:] = sys.argv[1:], ["ping", "-s", "/nowhere"]
+with contextlib.suppress(SystemExit):
+    main()  # Loads all that this user may not be able to read.
+os.setuid(65534)
+sys.argv[1:] = arguments
+main()
+"""
+
+
+def run_as_nobody(*arguments):
+    return subprocess.run([sys.executable, "-c", AS_NOBODY, *arguments], capture_output=True, text=True)
+
+
+def test_a_socket_that_may_not_be_connected_to_is_exit_5(serve, short_path):
+    """By the file's mode: root asks as user nobody, others take their own permission away."""
+    path = serve().socket
+    if os.geteuid() == 0:
+        short_path.chmod(0o711)
+        done = run_as_nobody("ping", "-s", path)
+    else:
+        os.chmod(path, 0)
+        done = run_cli("ping", "-s", path)
+    assert (done.returncode, done.stdout) == (5, "")
+    assert f"{path}: permission denied; run as the user of the app" in done.stderr
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can ask as another user")
+def test_a_peer_that_the_server_refuses_is_exit_5(serve, short_path):
+    """Whoever may connect may still not be the right user."""
+    server = serve()
+    short_path.chmod(0o711)
+    os.chmod(server.socket, 0o666)
+    done = run_as_nobody("stop", "--json", "-s", server.socket)
+    assert done.returncode == document(done)["exit"] == 5
+    assert document(done)["error"]["code"] == -32003
+    assert server.status()["state"] == "running"
+
+
+def test_what_is_no_control_socket_is_exit_8(short_path):
+    """A web server behind the socket, for every command."""
+    with listening(short_path / "web.sock", web_server) as path:
+        for command in (["ping"], ["status"], ["stop"], ["call", "x"], ["x"], ["ping", "--wait", "0.1"]):
+            done = run_cli(*command, "-s", path)
+            assert (done.returncode, done.stdout) == (8, ""), command
+            assert "address" in done.stderr
+
+
+def test_an_answer_that_lacks_fields_is_exit_8(short_path):
+    """JSON-RPC, but not ours."""
+    with listening(short_path / "other.sock", lambda line: b'{"jsonrpc":"2.0","id":1,"result":{}}\n') as path:
+        for command in ("ping", "status"):
+            done = run_cli(command, "-s", path)
+            assert (done.returncode, done.stdout) == (8, ""), command
+            assert "Traceback" not in done.stderr
+
+
+def test_a_higher_protocol_is_used_for_ping_status_and_stop_only(short_path):
+    """They are frozen for ever; the rest is exit 8, naming both versions."""
+    with listening(short_path / "later.sock", later_version) as path:
+        for command in (["ping"], ["status"], ["stop"], ["call", "status"], ["call", "stop", "grace=1"]):
+            assert run_cli(*command, "-s", path).returncode == 0, command
+        for command in (["call", "greet", "name=x"], ["greet", "--name", "x"]):
+            done = run_cli(*command, "-s", path)
+            assert done.returncode == 8
+            assert "protocol 2, this client 1" in done.stderr
+
+
+JSON_FAILURES = {
+    "usage": (["ping", "--nonsense", "--json"], 2),
+    "usage, option first": (["--json", "stop", "--mode", "x"], 2),
+    "target": (["ping", "--json", "-s", "off"], 2),
+    "not running": (["stop", "--json", "-s", "/nowhere"], 3),
+    "not running, custom": (["--json", "anything", "-s", "/nowhere"], 3),
+    "not running, found nothing": (["status", "--json"], 3),
+    "run, wrong server": (["run", "--json", "--server", "x"], 2),
+    "run, no app": (["run", "--json", "--app", "no_such_module"], 2),
+    "run, bad socket": (["run", "--json", "--app", "typed", "--port", "0", "--socket", "/nowhere/x"], 1),
+}
+
+
+@pytest.mark.parametrize("case", JSON_FAILURES)
+def test_a_failure_is_one_json_document_too(case):
+    """Code, message and data of the error, and the exit code, on stdout."""
+    arguments, code = JSON_FAILURES[case]
+    done = run_cli(*arguments, cwd=APPS)
+    start = done.stdout.index("{")  # Flask's own banner comes before it.
+    told = json.loads(done.stdout[start:])
+    assert told["exit"] == done.returncode == code
+    assert set(told) == {"error", "exit"}
+    assert set(told["error"]) == {"code", "message", "data"}
+    assert told["error"]["message"]
+
+
+def test_a_servers_refusal_is_one_json_document_too(serve):
+    """With the code of the JSON-RPC error."""
+    told = document(run_cli("--json", "fail", "-s", serve().socket))
+    assert (told["exit"], told["error"]["code"], told["error"]["message"]) == (1, -32603, "ValueError: no")
+
+
+def test_help_is_there_without_an_instance():
+    """For the program and for each command, exit 0."""
+    for line in (["--help"], ["ping", "--help"], ["stop", "--help"], ["call", "--help"], ["run", "--help"]):
+        done = run_cli(*line)
+        assert done.returncode == 0
+        assert done.stdout.startswith("Usage: flask-ctl")
+    assert {"call", "ping", "run", "status", "stop"} <= set(run_cli("--help").stdout.split())
+
+
+def test_version_is_told():
+    """`--version` prints it."""
+    assert run_cli("--version").stdout.startswith("flask-ctl, version ")
+
+
+def test_an_interrupted_client_exits_with_130_and_the_stop_goes_on(serve):
+    """Ctrl-C ends the waiting, not what was asked for."""
+    server = serve()
+    held = server.begin("/hold/a")
+    command = [sys.executable, "-m", "flask_ctl_cli", "stop", "-s", server.socket]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as client:
+        until(lambda: server.status()["state"] == "stopping", "stopping")
+        client.send_signal(signal.SIGINT)
+        assert "goes on" in client.stderr.read()
+    assert client.returncode == 130
+    server.release("a")
+    assert held.result() == (200, b"held a")
+    assert server.wait() == 0
+
+
+def test_a_reader_that_goes_away_is_no_traceback(serve):
+    """`flask-ctl status | true`."""
+    server = serve()
+    reading, writing = os.pipe()
+    os.close(reading)
+    command = [sys.executable, "-m", "flask_ctl_cli", "status", "-s", server.socket]
+    done = subprocess.run(command, stdout=writing, stderr=subprocess.PIPE, text=True)
+    os.close(writing)
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+
+
+MODULES = """
+import atexit, sys
+from flask_ctl_cli import main
+atexit.register(lambda: print(*sys.modules))
+main()
+"""
+
+
+def test_ping_loads_no_heavy_module(serve):
+    """Neither the server's libraries, nor what alone costs as much as half of click."""
+    command = [sys.executable, "-c", MODULES, "ping", "--quiet", "-s", serve().socket]
+    loaded = set(subprocess.run(command, capture_output=True, text=True, check=True).stdout.split())
+    assert "flask_ctl.client" in loaded
+    heavy = {"flask", "werkzeug", "zmq", "psutil", "importlib.metadata", "dataclasses", "logging", "asyncio", "ctypes"}
+    assert not heavy & loaded

@@ -1,0 +1,177 @@
+"""flask-ctl run, and flask ctl: the two that import the app."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+
+import pytest
+from harness import APPS, PYTHON, TIMEOUT, run_cli
+
+RUN = [*PYTHON, "-m", "flask_ctl_cli", "run", "--port", "0"]
+PLAIN = """
+from flask import Flask
+app = Flask(__name__)
+@app.get("/")
+def index():
+    return "plain"
+"""
+CONFIGURED = """
+import os
+from flask import Flask
+from flask_ctl import Control
+app = Flask("configured")
+app.config["CTL_SOCKET"] = os.environ["CONFIGURED_SOCKET"]
+Control(app)
+"""
+
+
+def flask(*arguments, cwd=APPS, **env):
+    """`flask` with these arguments, as a process."""
+    command = [sys.executable, "-m", "flask", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT, cwd=cwd, env={**os.environ, **env})
+
+
+def test_run_serves_the_app_and_shows_where_it_listens(serve):
+    """INFO is shown, with the path of the socket."""
+    server = serve("flask-ctl run")
+    assert server.get("/") == (200, b"hello")
+    assert f"sample listens for control at {server.socket}" in server.output
+    assert run_cli("stop", "-s", server.socket).returncode == 0
+    assert server.wait() == 0
+    assert "atexit" in server.lines
+
+
+def test_run_quiet_shows_no_info(serve):
+    """Only warnings."""
+    server = serve(command=[*RUN, "--app", "sample", "--quiet"])
+    assert "listens for control" not in server.output
+
+
+def test_run_finds_an_app_without_control(serve, short_path):
+    """app.py in the current directory, as `flask run` does; it gets a Control."""
+    (short_path / "app.py").write_text(PLAIN)
+    server = serve(command=RUN, cwd=short_path)
+    assert server.get("/") == (200, b"plain")
+    assert run_cli("stop", "-s", server.socket).returncode == 0
+
+
+def test_run_takes_the_app_from_the_environment(serve):
+    """FLASK_APP."""
+    assert serve(command=RUN, env={"FLASK_APP": "typed:app"}).status()["app"] == "typed"
+
+
+def test_run_ignores_a_run_at_the_end_of_the_module(serve, short_path):
+    """As `flask run` does: the options given here count."""
+    (short_path / "app.py").write_text(PLAIN + "app.run(port=1)\n")
+    assert serve(command=RUN, cwd=short_path).address[1] != 1
+
+
+def test_runs_socket_comes_before_the_environments(serve, short_path):
+    """`run --socket` has the first word."""
+    path = str(short_path / "given.sock")
+    command = [*RUN, "--app", "sample", "--socket", path]
+    server = serve(command=command, ready=False, env={"FLASK_CTL_SOCKET": "/nowhere/x"})
+    server.socket = path
+    assert server.ready().status()["app"] == "sample"
+
+
+def test_runs_host_and_threads_are_passed_on(serve):
+    """127.0.0.2 is loopback, too."""
+    server = serve(command=[*RUN, "--app", "sample", "--host", "127.0.0.2", "--threads", "2"])
+    assert server.address[0] == "127.0.0.2"
+
+
+def test_run_with_a_socket_that_cannot_be_used_is_exit_1(serve, short_path):
+    """In use, no such directory, no address, too long: it does not serve."""
+    used = serve().socket
+    for path in (used, "/nowhere/x.sock", "carrier-pigeon:x", str(short_path / ("x" * 107))):
+        done = run_cli("run", "--app", "sample", "--port", "0", "--socket", path, cwd=APPS)
+        assert done.returncode == 1, path
+        assert path in done.stderr
+        assert "Traceback" not in done.stderr
+
+
+def test_a_server_that_is_not_known_is_exit_2_with_the_list():
+    """Before the app is imported."""
+    done = run_cli("run", "--server", "nonsense", "--app", "no_such_module")
+    assert done.returncode == 2
+    assert "werkzeug" in done.stderr
+
+
+def serve_typed_at_its_default(serve):
+    """The default path is only the server's and `flask ctl`'s to know."""
+    server = serve(command=[*PYTHON, "typed.py"], ready=False, env={"FLASK_CTL_SOCKET": ""})
+    found = run_cli("ping", "--wait", str(TIMEOUT), "--json", cwd=APPS)
+    assert found.returncode == 0, found.stderr
+    server.socket = found.stderr.removeprefix("using ").strip()
+    return server
+
+
+def test_flask_ctl_takes_the_socket_from_the_app(serve, short_path):
+    """Its default, wherever the client is: the same path by name and root."""
+    server = serve_typed_at_its_default(serve)
+    done = flask("--app", str(APPS / "typed.py"), "ctl", "status", "--json", cwd=short_path)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["pid"] == server.pid
+
+
+def test_flask_ctl_takes_the_socket_from_the_config(serve, short_path):
+    """CTL_SOCKET."""
+    (short_path / "app.py").write_text(CONFIGURED)
+    path = str(short_path / "configured.sock")
+    env = {"CONFIGURED_SOCKET": path, "FLASK_CTL_SOCKET": ""}
+    server = serve(command=[*PYTHON, "-m", "flask", "run", "--port", "0"], ready=False, cwd=short_path, env=env)
+    server.socket = path
+    server.ready()
+    assert json.loads(flask("ctl", "ping", "--json", cwd=short_path, **env).stdout)["pid"] == server.pid
+    assert flask("ctl", "stop", cwd=short_path, **env).returncode == 0
+    assert server.wait() == 0
+
+
+def test_flask_ctl_has_the_same_exit_codes(serve):
+    """Of commands, of the app's own, of wrong usage, and as JSON documents."""
+    server = serve()
+    held = server.begin("/hold/a")
+    env = {"FLASK_CTL_SOCKET": server.socket}
+    assert flask("--app", "sample", "ctl", "greet", "--name", "x", **env).returncode == 0
+    assert flask("--app", "sample", "ctl", "fail", **env).returncode == 1
+    usage = flask("--app", "sample", "ctl", "ping", "--nonsense", "--json", **env)
+    assert usage.returncode == json.loads(usage.stdout)["exit"] == 2
+    assert flask("--app", "sample", "ctl", "stop", "--grace", "0", **env).returncode == 6
+    assert flask("--app", "sample", "ctl", "ping", **env).returncode == 3
+    with pytest.raises(ConnectionError):
+        held.result()
+
+
+def test_flask_ctl_of_an_app_that_is_off_is_exit_2():
+    """Nothing listens, nothing is guessed."""
+    done = flask("--app", "sample", "ctl", "stop", FLASK_CTL_SOCKET="off")
+    assert (done.returncode, done.stdout) == (2, "")
+
+
+def test_flask_ctl_without_an_app_or_without_control_is_exit_2(short_path):
+    """--help is there all the same."""
+    without_app = flask("ctl", "ping", cwd=short_path)
+    (short_path / "app.py").write_text(PLAIN)
+    without_control = flask("ctl", "ping", cwd=short_path)
+    assert [without_app.returncode, without_control.returncode] == [2, 2]
+    assert "Control(app)" in without_control.stderr
+    assert flask("ctl", "--help", cwd=short_path).returncode == 0
+
+
+def test_flask_ctl_help_lists_the_apps_commands(serve):
+    """Without --socket: the app knows where it listens."""
+    serve_typed_at_its_default(serve)
+    assert "scalars" in flask("--app", "typed", "ctl", "--help").stdout
+
+
+def test_a_client_does_not_import_the_app(short_path):
+    """Only `run` does."""
+    (short_path / "app.py").write_text("raise SystemExit(99)")
+    with socket.socket(socket.AF_UNIX) as sock:
+        sock.bind(str(short_path / "stale.sock"))
+    done = run_cli("status", "-s", "stale.sock", cwd=short_path, env={"FLASK_APP": "app"})
+    assert done.returncode == 3
+    assert run_cli("run", cwd=short_path).returncode == 99

@@ -1,0 +1,177 @@
+"""Where a client looks that was not told: nothing is stopped by guess."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+
+import pytest
+from harness import run_cli
+
+from flask_ctl import AmbiguousTarget, ControlClient, NotRunning, find_instance, live_instances
+from flask_ctl.addresses import default_directories, default_path
+
+NAMED = """
+import os
+from flask import Flask
+from flask_ctl import Control
+app = Flask(os.environ["NAME"])
+Control(app)
+app.run(port=0)
+"""
+
+
+@pytest.fixture
+def project(short_path, monkeypatch):
+    """A directory for apps to run in; also the directory that the client is in."""
+    monkeypatch.setattr(tempfile, "tempdir", None)  # Read TMPDIR again.
+    directory = short_path / "project"
+    directory.mkdir()
+    return directory
+
+
+@pytest.fixture
+def serve_in(serve, monkeypatch):
+    """Start an app in a directory, listening at its default socket."""
+
+    def start(directory, name="one_app", runtime=os.environ["XDG_RUNTIME_DIR"]):
+        env = {"FLASK_CTL_SOCKET": "", "NAME": name, "XDG_RUNTIME_DIR": runtime}
+        server = serve(command=[sys.executable, "-c", NAMED], ready=False, cwd=directory, env=env)
+        with monkeypatch.context() as patch:
+            patch.setenv("XDG_RUNTIME_DIR", runtime)
+            server.socket = default_path(name, str(directory))
+        return server.ready()
+
+    return start
+
+
+def test_none_alive_is_exit_3_with_the_places(project):
+    """Both default directories are listed."""
+    done = run_cli("stop", cwd=project)
+    assert (done.returncode, done.stdout) == (3, "")
+    assert len(default_directories()) == 2
+    for directory in default_directories():
+        assert directory in done.stderr
+
+
+def test_stale_sockets_are_listed_but_not_alive(project):
+    """A dead process's socket is no instance."""
+    stale = default_path("dead", str(project))
+    os.mkdir(os.path.dirname(stale), 0o700)
+    with socket.socket(socket.AF_UNIX) as sock:
+        sock.bind(stale)
+    assert live_instances() == []
+    done = run_cli("stop", "--json", cwd=project)
+    assert done.returncode == 3
+    assert json.loads(done.stdout)["error"]["data"] == {"tried": [stale]}
+
+
+def test_the_one_instance_of_this_directory_is_used_and_named(serve_in, project):
+    """On stderr, so that stdout holds the result only; --quiet leaves it out."""
+    server = serve_in(project)
+    done = run_cli("status", "--json", cwd=project)
+    assert done.returncode == 0
+    assert json.loads(done.stdout)["pid"] == server.pid
+    assert done.stderr == f"using {server.socket}\n"
+    assert run_cli("status", "--json", "--quiet", cwd=project).stderr == ""
+
+
+def test_an_instance_below_this_directory_is_used(serve_in, project):
+    """Its cwd or its code lies below; through a symbolic link, too."""
+    server = serve_in(project)
+    link = project.parent / "link"
+    link.symlink_to(project.parent)
+    for directory in (project.parent, link):
+        assert find_instance(str(directory)) == server.socket
+    with pytest.raises(AmbiguousTarget):
+        find_instance(f"{project}-b")
+
+
+def test_an_apps_own_command_finds_the_instance_once(serve_in, project):
+    """It is asked for its commands and then called, but named once."""
+    server = serve_in(project)
+    done = run_cli("commands", cwd=project)
+    assert done.returncode == 0
+    assert done.stderr == f"using {server.socket}\n"
+
+
+def test_an_instance_elsewhere_is_not_used(serve_in, project):
+    """Exit 2, with the list, and it still runs."""
+    elsewhere = project.parent / "elsewhere"
+    elsewhere.mkdir()
+    server = serve_in(elsewhere)
+    done = run_cli("stop", cwd=project)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert server.socket in done.stderr
+    assert f"pid {server.pid}" in done.stderr
+    assert "--socket" in done.stderr
+    assert server.status()["state"] == "running"
+
+
+def test_two_instances_here_are_ambiguous(serve_in, project):
+    """Exit 2 with both; none of them is stopped."""
+    servers = [serve_in(project, "one_app"), serve_in(project, "other_app")]
+    done = run_cli("stop", "--json", cwd=project)
+    assert done.returncode == 2
+    told = json.loads(done.stdout)
+    assert told["error"]["data"] == {"sockets": [server.socket for server in servers]}
+    assert "2 instances run in" in told["error"]["message"]
+    assert [server.status()["state"] for server in servers] == ["running", "running"]
+
+
+def test_one_here_and_one_elsewhere_is_clear(serve_in, project):
+    """The other directory's does not matter."""
+    elsewhere = project.parent / "elsewhere"
+    elsewhere.mkdir()
+    serve_in(elsewhere, "other_app")
+    server = serve_in(project)
+    assert run_cli("stop", cwd=project).returncode == 0
+    assert server.wait() == 0
+
+
+def test_an_instance_that_does_not_answer_may_be_the_one(serve_in, project):
+    """Whose it is can't be known: exit 2, even with another one here, until --socket says it."""
+    silent = serve_in(project, "silent_app")
+    os.kill(silent.pid, signal.SIGSTOP)
+    for others in ([], [serve_in(project)]):
+        done = run_cli("stop", "--timeout", "0.3", cwd=project)
+        assert done.returncode == 2, others
+        assert f"{silent.socket}  (does not answer)" in done.stderr
+    assert run_cli("stop", "-s", others[0].socket, cwd=project).returncode == 0
+
+
+def test_the_second_default_directory_is_searched_too(serve_in, project):
+    """A server without XDG_RUNTIME_DIR is found by a client that has it."""
+    server = serve_in(project, runtime="")
+    assert server.socket.startswith(os.environ["TMPDIR"])
+    assert run_cli("stop", cwd=project).returncode == 0
+    assert server.wait() == 0
+
+
+def test_a_directory_that_others_may_write_to_is_not_searched(serve_in, project):
+    """Somebody else's socket could lie there."""
+    server = serve_in(project)
+    os.chmod(os.path.dirname(server.socket), 0o777)
+    assert run_cli("stop", cwd=project).returncode == 3
+
+
+def test_in_a_directory_that_is_gone_nothing_is_guessed(project):
+    """Exit 2 without a traceback."""
+    command = f'rmdir {project} && exec "$0" -m flask_ctl_cli stop'
+    done = subprocess.run(["sh", "-c", command, sys.executable], cwd=project, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert done.stderr == "Error: the current directory is gone; say which instance is meant by --socket\n"
+
+
+def test_the_library_looks_in_the_same_places(serve_in, project, monkeypatch):
+    """ControlClient() without an address."""
+    monkeypatch.chdir(project)
+    with pytest.raises(NotRunning):
+        ControlClient().ping()
+    server = serve_in(project)
+    with ControlClient() as client:
+        assert client.ping()["pid"] == server.pid
+        assert client.endpoint == server.socket

@@ -1,0 +1,331 @@
+"""What a stop owes to those who have asked already, in every way to serve by Werkzeug."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+
+import psutil
+import pytest
+from harness import MODES, PYTHON, RELOADING, SINGLE, THREADED, TIMEOUT, Pending, get, read_all, until
+
+
+def stopping(server, **options):
+    """A stop under way, as it is when this returns."""
+    pending = Pending.call(lambda: server.client().stop(**options))
+    until(lambda: server.status()["state"] == "stopping", "stopping")
+    return pending
+
+
+def ended_well(server):
+    """The server's process ended with 0, its hook and atexit run, its socket file gone."""
+    assert server.wait() == 0
+    assert server.lines.index("on_stop") < server.lines.index("atexit")
+    assert not os.path.exists(server.socket)
+    return True
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_request_in_flight_is_answered_and_then_the_process_is_gone(serve, mode):
+    server = serve(mode)
+    held = server.begin("/hold/a")
+    stop = stopping(server)
+    server.release("a")
+    assert held.result() == (200, b"held a")
+    result = stop.result()
+    assert (result["outcome"], result["drained"], result["cut"]) == ("drained", 1, 0)
+    assert server.process.poll() == 0, "it returned before the process was gone"
+    assert ended_well(server)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_an_idle_server_ends(serve, mode):
+    server = serve(mode)
+    assert server.client().stop()["outcome"] == "drained"
+    assert ended_well(server)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_streaming_body_is_sent_to_its_end(serve, mode):
+    server = serve(mode)
+    stream = server.begin("/stream/a")
+    stop = stopping(server)
+    server.release("a")
+    assert stream.result() == (200, b"first last")
+    assert stop.result()["outcome"] == "drained"
+    assert ended_well(server)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_who_has_sent_half_a_request_line_is_answered(serve, mode):
+    server = serve(mode)
+    with socket.create_connection(server.address, timeout=TIMEOUT) as sock:
+        sock.sendall(b"GET / HT")
+        stop = stopping(server)
+        sock.sendall(b"TP/1.1\r\nHost: x\r\n\r\n")
+        assert read_all(sock).startswith(b"HTTP/1")
+    assert stop.result()["outcome"] == "drained"
+    assert ended_well(server)
+
+
+@pytest.mark.parametrize("mode", SINGLE)
+def test_code_after_the_server_runs(serve, mode):
+    server = serve(mode)
+    server.client().stop()
+    assert server.wait() == 0
+    assert ("after run" in server.lines) == ("sample.py" in server.process.args)
+
+
+def test_without_threads_what_waits_in_the_backlog_is_answered(serve):
+    server = serve("app.run unthreaded")
+    address = server.address
+    held = server.begin("/hold/a")
+    waiting = [socket.create_connection(address, timeout=TIMEOUT) for _ in range(3)]
+    for sock in waiting:
+        sock.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+    progress = []
+    stop = stopping(server, on_progress=progress.append)
+    until(lambda: len(progress) > 2, "idle connections have had their time")
+    server.release("a")
+    assert held.result() == (200, b"held a")
+    for sock in waiting:
+        with sock:
+            assert read_all(sock).endswith(b"hello")
+    assert stop.result()["drained"] == 4
+    assert ended_well(server)
+
+
+@pytest.mark.parametrize("mode", THREADED)
+def test_nothing_that_was_accepted_is_lost_under_load(serve, mode):
+    server = serve(mode)
+    address = server.address
+    loads = [Pending.call(lambda: _load(address)) for _ in range(4)]
+    until(lambda: server.status()["requests"]["total"] > 100, "load")
+    assert server.client().stop()["outcome"] == "drained"
+    assert sum(load.result() for load in loads) > 100
+    assert ended_well(server)
+
+
+def _load(address):
+    """Requests until the server refuses to connect; any other failure, or a cut answer, is raised."""
+    answered = 0
+    while True:
+        try:
+            sock = socket.create_connection(address, timeout=TIMEOUT)
+        except ConnectionRefusedError:
+            return answered
+        with sock:
+            sock.sendall(b"POST /echo HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\nhello")
+            answer = read_all(sock)
+        assert answer.startswith(b"HTTP/1"), answer
+        assert answer.endswith(b"\r\n\r\nhello"), answer
+        answered += 1
+
+
+@pytest.mark.parametrize("mode", ["app.run", "app.run unthreaded"])
+def test_a_connection_that_never_sends_a_byte_does_not_hold_up_the_stop(serve, mode):
+    server = serve(mode)
+    with socket.create_connection(server.address) as sock:
+        assert server.client().stop(grace=TIMEOUT)["outcome"] == "drained"
+        assert read_all(sock) == b""
+    assert ended_well(server)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_past_the_grace_the_rest_is_cut_and_said_so(serve, mode):
+    server = serve(mode)
+    held = server.begin("/hold/a")
+    result = server.client().stop(grace=0.1)
+    assert (result["outcome"], result["cut"]) == ("forced", 1)
+    with pytest.raises(OSError):  # noqa: PT011
+        held.result()
+    assert ended_well(server)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_fast_cuts_at_once_but_runs_hooks_and_atexit(serve, mode):
+    server = serve(mode)
+    assert server.client().stop("fast")["outcome"] == "drained"
+    assert ended_well(server)
+
+
+@pytest.mark.parametrize("mode", SINGLE)
+def test_immediate_runs_neither_hooks_nor_atexit(serve, mode):
+    server = serve(mode)
+    held = server.begin("/hold/a")
+    result = server.client().stop("immediate")
+    assert (result["outcome"], result["cut"]) == ("forced", 1)
+    assert server.wait() == 0
+    assert "on_stop" not in server.lines
+    assert "atexit" not in server.lines
+    assert not os.path.exists(server.socket)
+    with pytest.raises(Exception):  # noqa: B017, PT011 - however the kernel tells that the peer is gone
+        held.result()
+
+
+def test_two_stops_at_once_both_get_the_answer(serve):
+    server = serve()
+    held = server.begin("/hold/a")
+    first = stopping(server)
+    progress = []
+    second = Pending.call(lambda: server.client().stop(on_progress=progress.append))
+    until(lambda: progress, "the second has joined")
+    server.release("a")
+    assert held.result() == (200, b"held a")
+    assert first.result() == second.result()
+    assert ended_well(server)
+
+
+def test_a_fast_stop_escalates_the_one_under_way(serve):
+    server = serve()
+    held = server.begin("/hold/a")
+    patient = stopping(server)
+    assert server.client().stop("fast")["outcome"] == "forced"
+    assert patient.result()["cut"] == 1
+    with pytest.raises(OSError):  # noqa: PT011
+        held.result()
+    assert ended_well(server)
+
+
+def test_during_the_delay_new_visitors_are_served(serve):
+    server = serve()
+    address = server.address
+    stop = stopping(server, delay=TIMEOUT, grace=0)
+    assert get(address, "/") == (200, b"hello")
+    server.client().stop("fast")
+    assert stop.result()["drained"] == 1
+    assert ended_well(server)
+
+
+def test_a_custom_command_in_flight_is_waited_for(serve):
+    server = serve()
+    command = Pending.call(lambda: server.call("wait_for", name="a"))
+    stop = stopping(server)
+    server.release("a")
+    assert command.result() == "a"
+    assert stop.result()["outcome"] == "drained"
+    assert ended_well(server)
+
+
+def test_who_asks_to_stop_and_is_killed_has_asked(serve):
+    server = serve()
+    held = server.begin("/hold/a")
+    client = server.client()
+    assert client.stop(wait=False)["accepted"]
+    client.close()
+    assert server.status()["state"] == "stopping"
+    server.release("a")
+    assert held.result() == (200, b"held a")
+    assert ended_well(server)
+
+
+def test_non_daemon_threads_that_keep_the_process_alive_are_named(serve):
+    server = serve(command=[*PYTHON, "sample.py", "keeper"])
+    with pytest.raises(Exception, match="kept alive by keeper"):
+        server.client().stop(timeout=0.5)
+    assert server.status()["stopping"]["waiting_for"] == ["keeper"]
+    server.release("keeper")
+    assert ended_well(server)
+
+
+def test_a_forked_child_that_holds_the_connection_does_not_delay_the_proof(serve):
+    server = serve(stdin=subprocess.PIPE)
+    child = int(server.get("/fork")[1])
+    assert not [target for target in _targets(child) if "socket" in target and server.socket in target]
+    assert server.client().stop()["outcome"] == "drained"
+    assert server.wait() == 0
+    assert os.path.exists(f"/proc/{child}")
+    server.process.stdin.close()
+    until(lambda: not os.path.exists(f"/proc/{child}"), "the child has ended")
+
+
+def _targets(pid):
+    return [os.readlink(f"/proc/{pid}/fd/{name}") for name in os.listdir(f"/proc/{pid}/fd")]
+
+
+def test_forking_servers_wait_for_their_children(serve):
+    server = serve(command=[*PYTHON, "sample.py", "forking"], start_new_session=True)
+    address = server.address
+    # The child has gates of its own, so it is held by a half-sent body instead.
+    with socket.create_connection(address, timeout=TIMEOUT) as sock:
+        sock.sendall(b"POST /echo HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\nhe")
+        until(lambda: psutil.Process(server.pid).children(), "a child")
+        # The fork is there before the child ignores the signal.
+        until(lambda: _ignores(psutil.Process(server.pid).children()[0].pid, signal.SIGTERM), "the request")
+        os.killpg(server.pid, signal.SIGTERM)
+        until(lambda: server.status()["state"] == "stopping", "stopping")
+        sock.sendall(b"llo")
+        assert read_all(sock).endswith(b"hello")
+    assert ended_well(server)
+
+
+def _ignores(pid, signum):
+    with open(f"/proc/{pid}/status") as status:
+        mask = next(line.split()[1] for line in status if line.startswith("SigIgn"))
+    return bool(int(mask, 16) & 1 << (signum - 1))
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT], ids=lambda signum: signum.name)
+def test_a_signal_to_the_group_drains_too(serve, mode, signum):
+    """As the terminal's Ctrl-C, and as service managers do: both processes of the reloader get it."""
+    server = serve(mode, start_new_session=True)
+    held = server.begin("/hold/a")
+    os.killpg(server.pid, signum)
+    until(lambda: server.status()["state"] == "stopping", "stopping")
+    assert server.status()["stopping"]["by"]["signal"] in {signum.name, "SIGTERM"}
+    server.release("a")
+    assert held.result() == (200, b"held a")
+    assert ended_well(server)
+
+
+@pytest.mark.parametrize("mode", RELOADING)
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT], ids=lambda signum: signum.name)
+def test_a_signal_to_the_reloaders_parent_alone_drains_the_child(serve, mode, signum):
+    server = serve(mode)
+    held = server.begin("/hold/a")
+    os.kill(server.pid, signum)
+    until(lambda: server.status()["state"] == "stopping", "stopping")
+    server.release("a")
+    assert held.result() == (200, b"held a")
+    assert ended_well(server)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_stop_works_where_sigint_was_ignored_at_the_start(serve, mode):
+    """As in a script's background job: `python app.py &`."""
+    server = serve(mode, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_IGN))
+    held = server.begin("/hold/a")
+    os.kill(server.status()["pid"], signal.SIGINT)
+    assert server.status()["state"] == "running"
+    stop = stopping(server)
+    server.release("a")
+    assert held.result() == (200, b"held a")
+    assert stop.result()["outcome"] == "drained"
+    assert ended_well(server)
+
+
+def test_tls_handshakes_that_never_end_hold_up_nobody(serve, short_path):
+    code = "import sample; sample.app.run(port=0, ssl_context='adhoc')"
+    server = serve(command=[sys.executable, "-c", code])
+    host, port = server.address
+    with socket.create_connection((host, port)) as silent:
+        silent.sendall(b"\x16")
+        assert _https_get(host, port) == b"hello"
+        assert server.client().stop(grace=0.2)["cut"] == 1
+    assert ended_well(server)
+
+
+def _https_get(host, port):
+    import ssl
+    from http.client import HTTPSConnection
+
+    connection = HTTPSConnection(host, port, timeout=TIMEOUT, context=ssl._create_unverified_context())
+    try:
+        connection.request("GET", "/")
+        return connection.getresponse().read()
+    finally:
+        connection.close()

@@ -1,0 +1,217 @@
+"""`Control`: the extension's manners, its commands and its settings."""
+
+from __future__ import annotations
+
+import enum
+import gc
+import uuid
+import weakref
+from typing import Literal
+
+import pytest
+from flask import Flask, current_app
+
+from flask_ctl import BackgroundServer, CommandError, ConfigurationError, Control, ControlClient, NotRunning
+
+
+class Colour(enum.Enum):
+    RED = "red"
+    BLUE = "blue"
+
+
+@pytest.fixture
+def app():
+    return Flask("demo")
+
+
+@pytest.fixture
+def ask(app, short_path):
+    """Call a command of the app, as another process would."""
+
+    def ask(name, /, **params):
+        with BackgroundServer(app, socket=short_path / "x.sock"), ControlClient(short_path / "x.sock") as client:
+            return client.call(name, **params)
+
+    return ask
+
+
+def test_a_second_control_is_refused_with_advice(app):
+    Control(app)
+    with pytest.raises(RuntimeError, match="remove the second"):
+        Control(app)
+
+
+def test_settings_of_the_app_are_kept_and_the_others_get_defaults(app):
+    app.config["CTL_GRACE"] = 5
+    Control(app)
+    assert app.config["CTL_GRACE"] == 5
+    assert app.config["CTL_SIGNALS"] is True
+    assert app.config["CTL_REQUIRED"] is False
+
+
+def test_an_app_is_not_kept_alive_by_its_control():
+    control, app = Control(), Flask("short-lived")
+    control.init_app(app)
+    gone = weakref.ref(app)
+    del app
+    gc.collect()
+    assert gone() is None
+    assert control
+
+
+def test_an_app_that_was_served_is_not_kept_alive(short_path):
+    control, app = Control(), Flask("short-lived")
+    control.init_app(app)
+    with BackgroundServer(app, socket=short_path / "x.sock"):
+        pass
+    gone = weakref.ref(app)
+    del app
+    gc.collect()
+    assert gone() is None
+
+
+def test_one_control_serves_many_apps():
+    control = Control()
+    for name in ("one", "two"):
+        control.init_app(Flask(name))
+    with pytest.raises(ConfigurationError, match="has 2 apps"):
+        control.run()
+
+
+@pytest.mark.parametrize(
+    ("environment", "argument", "config", "expected"),
+    [
+        ("/e.sock", "/a.sock", "/c.sock", ["/e.sock"]),
+        ("", "/a.sock", "/c.sock", ["/a.sock"]),
+        ("", None, "/c.sock", ["/c.sock"]),
+        ("", None, "unix:/c.sock", ["/c.sock"]),
+        ("", None, ["/c.sock", "/d.sock"], ["/c.sock", "/d.sock"]),
+        ('["/e.sock", "/f.sock"]', None, "/c.sock", ["/e.sock", "/f.sock"]),
+        ("off", "/a.sock", "/c.sock", []),
+        ("", "off", "/c.sock", []),
+        ("", None, "off", []),
+    ],
+)
+def test_the_environment_comes_before_the_argument_before_the_config(
+    app, monkeypatch, environment, argument, config, expected
+):
+    monkeypatch.setenv("FLASK_CTL_SOCKET", environment)
+    app.config["CTL_SOCKET"] = config
+    control = Control(app, socket=argument)
+    assert control.sockets() == expected
+
+
+def test_the_default_socket_depends_on_name_and_root_path(app, short_path, tmp_path):
+    other = Flask("demo", root_path=str(tmp_path))
+    one, two = Control(app).sockets()[0], Control(other).sockets()[0]
+    assert one != two
+    assert one.startswith(str(short_path / "run" / "flask-ctl" / "demo-"))
+
+
+def test_an_app_listens_at_every_address_of_a_list(app, short_path):
+    paths = [short_path / "a.sock", short_path / "b.sock"]
+    with BackgroundServer(app, socket=paths):
+        for path in paths:
+            with ControlClient(path) as client:
+                assert client.status()["app"] == "demo"
+
+
+def test_stop_without_a_server_says_so(app):
+    with pytest.raises(NotRunning):
+        Control(app).stop()
+
+
+def test_a_command_runs_in_an_app_context(app, ask):
+    control = Control(app)
+
+    @control.command
+    def name() -> str:
+        return current_app.name
+
+    assert ask("name") == "demo"
+
+
+def test_an_async_command_is_awaited(app, ask):
+    control = Control(app)
+
+    @control.command
+    async def later(word: str) -> str:
+        return word
+
+    assert ask("later", word="now") == "now"
+
+
+def test_results_are_encoded_by_the_apps_json_provider(app, ask):
+    control = Control(app)
+
+    @control.command
+    def identity() -> uuid.UUID:
+        return uuid.UUID(int=1)
+
+    assert ask("identity") == str(uuid.UUID(int=1))
+
+
+def test_a_command_can_have_another_name(app, ask):
+    control = Control(app)
+
+    @control.command(name="other", role="observe")
+    def function() -> int:
+        return 1
+
+    assert ask("other") == 1
+    assert ask("commands")["other"]["role"] == "observe"
+    assert function() == 1
+
+
+def test_every_kind_of_parameter_reaches_the_function_as_what_it_is(app, ask):
+    control = Control(app)
+
+    @control.command
+    def show(
+        colour: Colour,
+        size: Literal["s", "m"],
+        tags: list[int],
+        ratio: float,
+        flag: bool = False,
+        note: str | None = None,
+    ) -> str:
+        return repr((colour, size, tags, ratio, flag, note))
+
+    result = ask("show", colour="red", size="s", tags=[1, 2], ratio=1, flag=True)
+    assert result == repr((Colour.RED, "s", [1, 2], 1.0, True, None))
+
+
+@pytest.mark.parametrize("name", ["stop", "status", "reload", "run", "metrics"])
+def test_reserved_names_are_refused_at_registration(app, name):
+    control = Control(app)
+    with pytest.raises(ValueError, match="reserved"):
+        control.command(name=name)(lambda: None)
+
+
+def test_a_parameter_of_an_unknown_type_is_refused_at_registration(app):
+    control = Control(app)
+    with pytest.raises(TypeError, match="can't be a parameter"):
+
+        @control.command
+        def bad(value: dict) -> None: ...
+
+
+def test_a_command_that_is_named_twice_is_refused(app):
+    control = Control(app)
+    control.command(name="twice")(lambda: None)
+    with pytest.raises(ValueError, match="already"):
+        control.command(name="twice")(lambda: None)
+
+
+def test_a_command_that_exits_ends_neither_its_thread_nor_the_server(app, short_path):
+    control = Control(app)
+
+    @control.command
+    def leave() -> None:
+        raise SystemExit(3)
+
+    with BackgroundServer(app, socket=short_path / "x.sock"), ControlClient(short_path / "x.sock") as client:
+        for _ in range(5):
+            with pytest.raises(CommandError, match="SystemExit"):
+                client.call("leave")
+        assert client.ping()["pong"]

@@ -1,0 +1,551 @@
+"""Requests are counted, and nothing else changes for the app or the server (PEP 3333)."""
+
+from __future__ import annotations
+
+import gc
+import io
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+from wsgiref.util import FileWrapper, setup_testing_defaults
+from wsgiref.validate import validator
+
+import pytest
+from werkzeug.wsgi import ClosingIterator
+
+from flask_ctl.middleware import RequestCounter
+
+HEADERS = [("Content-Type", "text/plain")]
+
+
+def environ(**more: Any) -> dict[str, Any]:
+    values = {"QUERY_STRING": "", **more}
+    setup_testing_defaults(values)
+    return values
+
+
+class Response:
+    """What a server has of one response."""
+
+    def __init__(self, app: Callable[..., Any], **more: Any) -> None:
+        self.status = ""
+        self.chunks: list[bytes] = []
+        self.body: Iterable[bytes] = app(environ(**more), self._start)
+
+    def _start(self, status: str, headers: Any, exc_info: Any = None) -> Callable[[bytes], None]:
+        assert exc_info or not self.status
+        self.status = status
+        return self.chunks.append
+
+    def read(self) -> bytes:
+        """All of it; then it is closed, whatever happened."""
+        try:
+            self.chunks += self.body
+        finally:
+            self.close()
+        return b"".join(self.chunks)
+
+    def close(self) -> None:
+        if hasattr(self.body, "close"):
+            self.body.close()
+
+
+class Body:
+    """An iterator that counts how often it is closed, as Werkzeug's are."""
+
+    def __init__(self, *chunks: bytes, fail: bool = False) -> None:
+        self._chunks = iter(chunks)
+        self._fail = fail
+        self.closed = 0
+
+    def __iter__(self) -> Iterator[bytes]:
+        return self
+
+    def __next__(self) -> bytes:
+        return next(self._chunks)
+
+    def close(self) -> None:
+        self.closed += 1
+        if self._fail:
+            raise OSError("can't close")
+
+
+def answers(body: Any, status: str = "200 OK") -> Callable[..., Any]:
+    """An app that answers with `body`."""
+
+    def app(environ, start_response):
+        start_response(status, HEADERS)
+        return body
+
+    return app
+
+
+def a_list(environ, start_response):
+    start_response("200 OK", HEADERS)
+    return [b"one", b"two"]
+
+
+def no_body(environ, start_response):
+    start_response("204 No Content", [])
+    return []
+
+
+def a_generator(environ, start_response):
+    start_response("200 OK", HEADERS)
+    yield b"one"
+    yield b"two"
+
+
+def a_writer(environ, start_response):
+    write = start_response("200 OK", HEADERS)
+    write(b"one")
+    write(b"two")
+    return []
+
+
+def a_restart(environ, start_response):
+    start_response("200 OK", HEADERS)
+    try:
+        raise ValueError("too late")
+    except ValueError:
+        start_response("500 Internal Server Error", HEADERS, sys.exc_info())
+    return [b"sorry"]
+
+
+APPS = {
+    "a list": (a_list, "200 OK", b"onetwo"),
+    "no body": (no_body, "204 No Content", b""),
+    "a generator": (a_generator, "200 OK", b"onetwo"),
+    "write()": (a_writer, "200 OK", b"onetwo"),
+    "exc_info": (a_restart, "500 Internal Server Error", b"sorry"),
+}
+
+
+@pytest.mark.parametrize(("app", "status", "text"), APPS.values(), ids=APPS)
+@pytest.mark.parametrize("inside", [True, False], ids=["validated inside", "as it is"])
+@pytest.mark.parametrize("around", [True, False], ids=["validated around", "by itself"])
+def test_neither_the_app_nor_the_server_notices(app, status, text, inside, around):
+    counter = RequestCounter(validator(app) if inside else app)
+    response = Response(validator(counter) if around else counter)
+    assert response.read() == text
+    assert response.status == status
+    assert (counter.in_flight, counter.totals()[0]) == (0, 1)
+
+
+@pytest.mark.parametrize(
+    ("body", "length"),
+    [([], 0), ([b"one"], 1), ((b"one", b"two"), 2)],
+    ids=["empty", "a list of one", "a tuple"],
+)
+def test_a_sized_body_keeps_its_length(body, length):
+    """Servers set Content-Length for a body of one piece."""
+    response = Response(RequestCounter(answers(body)))
+    assert len(response.body) == length
+    assert list(response.body) == list(body)
+    response.close()
+
+
+def test_a_body_without_a_length_gets_none():
+    response = Response(RequestCounter(a_generator))
+    assert not hasattr(response.body, "__len__")
+    response.close()
+
+
+# In flight
+
+
+def test_a_request_is_in_flight_until_its_response_is_closed():
+    counter = RequestCounter(a_list)
+    assert (counter.in_flight, counter.totals()) == (0, (0, 0))
+    response = Response(counter)
+    assert (counter.in_flight, counter.totals()) == (1, (1, 0))
+    assert list(response.body) == [b"one", b"two"]
+    assert counter.in_flight == 1
+    response.close()
+    assert (counter.in_flight, counter.totals()) == (0, (1, 0))
+
+
+def test_a_request_is_in_flight_while_the_app_is_called():
+    seen = []
+
+    def app(environ, start_response):
+        seen.append(counter.in_flight)
+        return a_list(environ, start_response)
+
+    counter = RequestCounter(app)
+    Response(counter).read()
+    assert seen == [1]
+
+
+def test_the_oldest_is_the_age_of_the_oldest_in_flight():
+    counter = RequestCounter(a_list)
+    assert counter.oldest() is None
+    first = Response(counter)
+    between = time.monotonic()
+    second = Response(counter)
+    since = time.monotonic() - between
+    assert counter.oldest() >= since
+    first.close()
+    assert counter.oldest() <= time.monotonic() - between
+    second.close()
+    assert counter.oldest() is None
+
+
+def test_reading_the_totals_does_not_change_them():
+    counter = RequestCounter(a_list)
+    for number in range(5):
+        assert [counter.totals() for _ in range(3)] == [(number, 0)] * 3
+        Response(counter).read()
+
+
+def test_requests_of_many_threads_add_up_exactly():
+    threads, requests = 8, 2000
+    counter = RequestCounter(
+        lambda environ, start_response: APPS_BY_PATH[environ["PATH_INFO"]](environ, start_response)
+    )
+    done = []
+    counter.on_done = lambda: done.append(None)
+    barrier = threading.Barrier(threads + 1)
+    over = threading.Event()
+
+    def work() -> None:
+        barrier.wait()
+        for number in range(requests):
+            Response(counter, PATH_INFO="/error" if number % 10 == 0 else "/").read()
+
+    def watch() -> None:
+        barrier.wait()
+        while not over.is_set():
+            begun, failed = counter.totals()
+            assert failed <= begun
+            assert 0 <= counter.in_flight <= threads
+            counter.oldest()
+
+    workers = [threading.Thread(target=work) for _ in range(threads)]
+    watcher = threading.Thread(target=watch)
+    for thread in [*workers, watcher]:
+        thread.start()
+    for thread in workers:
+        thread.join()
+    over.set()
+    watcher.join()
+    assert counter.totals() == (threads * requests, threads * requests // 10)
+    assert (counter.in_flight, len(done)) == (0, threads * requests)
+
+
+APPS_BY_PATH = {"/": a_list, "/error": a_restart}
+
+
+# Errors
+
+
+@pytest.mark.parametrize(
+    ("status", "errors"),
+    [
+        ("200 OK", 0),
+        ("304 Not Modified", 0),
+        ("404 Not Found", 0),
+        ("499 Gone", 0),
+        ("500 Oh", 1),
+        ("503 No", 1),
+        ("599", 1),
+    ],
+)
+def test_a_status_of_500_or_more_is_an_error(status, errors):
+    counter = RequestCounter(answers([b"text"], status))
+    Response(counter).read()
+    assert counter.totals() == (1, errors)
+
+
+def raising(environ, start_response):
+    raise ValueError("in the app")
+
+
+def raising_after_500(environ, start_response):
+    start_response("500 Internal Server Error", HEADERS)
+    raise ValueError("in the app")
+
+
+def raising_at_once(environ, start_response):
+    start_response("200 OK", HEADERS)
+    raise ValueError("before the first piece")
+    yield b""
+
+
+def raising_midway(environ, start_response):
+    start_response("200 OK", HEADERS)
+    yield b"one"
+    raise ValueError("midway")
+
+
+def raising_in_close(environ, start_response):
+    start_response("200 OK", HEADERS)
+    return Body(b"one", fail=True)
+
+
+def raising_everywhere(environ, start_response):
+    start_response("503 Service Unavailable", HEADERS)
+
+    class Broken(Body):
+        def __next__(self) -> bytes:
+            raise ValueError("in a piece")
+
+    return Broken(fail=True)
+
+
+def leaving(environ, start_response):
+    raise SystemExit(3)
+
+
+@pytest.mark.parametrize(
+    ("app", "error"),
+    [
+        (raising, ValueError),
+        (raising_after_500, ValueError),
+        (raising_at_once, ValueError),
+        (raising_midway, ValueError),
+        (raising_in_close, OSError),
+        (raising_everywhere, OSError),
+        (leaving, SystemExit),
+    ],
+    ids=lambda value: value.__name__,
+)
+def test_an_exception_passes_is_counted_once_and_the_request_has_ended(app, error):
+    counter = RequestCounter(app)
+    with pytest.raises(error):
+        Response(counter).read()
+    assert (counter.in_flight, counter.totals()) == (0, (1, 1))
+
+
+def test_exc_info_reaches_the_server_as_it_was():
+    received = []
+
+    def start_response(*args: Any) -> Callable[[bytes], None]:
+        received.append(args)
+        return lambda data: None
+
+    RequestCounter(a_restart)(environ(), start_response).close()
+    assert len(received[0]) == 2
+    assert isinstance(received[1][2][1], ValueError)
+
+
+def test_what_start_response_raises_reaches_the_app():
+    def start_response(status: str, headers: Any, exc_info: Any) -> Any:
+        raise exc_info[1]
+
+    def app(environ, start_response):
+        try:
+            raise ValueError("headers are sent")
+        except ValueError:
+            start_response("500 Oh", HEADERS, sys.exc_info())
+
+    counter = RequestCounter(app)
+    with pytest.raises(ValueError, match="headers are sent"):
+        counter(environ(), start_response)
+    assert (counter.in_flight, counter.totals()) == (0, (1, 1))
+
+
+# Close
+
+
+@pytest.mark.parametrize("body", [[b"one"], Body(b"one")], ids=["a list", "an iterator"])
+def test_close_called_twice_ends_one_request(body):
+    ended = []
+    counter = RequestCounter(answers(body))
+    counter.on_done = lambda: ended.append(counter.in_flight)
+    response, other = Response(counter), Response(counter)
+    response.close()
+    response.close()
+    assert ended == [1]
+    other.close()
+    assert ended == [1, 0]
+
+
+def test_the_body_is_closed_as_often_as_the_server_closes_it():
+    body = Body(b"one", b"two")
+    Response(RequestCounter(answers(body))).read()
+    gc.collect()
+    assert body.closed == 1
+
+
+def test_a_server_that_breaks_off_closes_the_body_once():
+    """Werkzeug's response runs its `call_on_close` functions at every close."""
+    closed = []
+
+    def app(environ, start_response):
+        start_response("200 OK", HEADERS)
+        return ClosingIterator(iter([b"one", b"two"]), lambda: closed.append(True))
+
+    counter = RequestCounter(app)
+    response = Response(counter)
+    pieces = iter(response.body)
+    assert next(pieces) == b"one"
+    response.close()
+    del pieces
+    gc.collect()
+    assert closed == [True]
+    assert (counter.in_flight, counter.totals()) == (0, (1, 0))
+
+
+def test_a_generator_is_ended_when_the_server_breaks_off():
+    ended = []
+
+    def app(environ, start_response):
+        start_response("200 OK", HEADERS)
+        try:
+            yield b"one"
+            yield b"two"
+        finally:
+            ended.append(True)
+
+    counter = RequestCounter(app)
+    response = Response(counter)
+    next(iter(response.body))
+    response.close()
+    assert ended == [True]
+    assert (counter.in_flight, counter.totals()) == (0, (1, 0))
+
+
+# Files
+
+
+class Slotted:
+    """A server's wrapper that takes no attributes."""
+
+    __slots__ = ("_file",)
+
+    def __init__(self, file: io.BytesIO, size: int = 8192) -> None:
+        self._file = file
+
+    def __iter__(self) -> Iterator[bytes]:
+        return iter(self._file)
+
+    def close(self) -> None:
+        self._file.close()
+
+
+def sends(file: io.BytesIO) -> tuple[Callable[..., Any], list[Any]]:
+    """An app that sends a file by the server's wrapper, and the wrappers that it returned."""
+    returned: list[Any] = []
+
+    def app(environ, start_response):
+        start_response("200 OK", HEADERS)
+        returned.append(environ["wsgi.file_wrapper"](file))
+        return returned[0]
+
+    return app, returned
+
+
+def test_the_server_gets_its_own_file_wrapper_back_and_it_is_counted_until_closed():
+    file = io.BytesIO(b"contents")
+    app, returned = sends(file)
+    counter = RequestCounter(app)
+    response = Response(counter, **{"wsgi.file_wrapper": FileWrapper})
+    assert response.body is returned[0]
+    assert counter.in_flight == 1
+    assert response.read() == b"contents"
+    assert file.closed
+    assert (counter.in_flight, counter.totals()) == (0, (1, 0))
+
+
+def test_a_file_wrapper_without_close_is_counted_until_closed_too():
+    class Reader:
+        def read(self, size: int) -> bytes:
+            return b""
+
+    app, returned = sends(Reader())  # type: ignore[arg-type]
+    counter = RequestCounter(app)
+    response = Response(counter, **{"wsgi.file_wrapper": FileWrapper})
+    assert response.body is returned[0]
+    response.close()
+    assert counter.in_flight == 0
+
+
+def test_a_file_that_can_not_be_closed_is_an_error_and_has_ended():
+    class Broken(io.BytesIO):
+        broken = True
+
+        def close(self) -> None:
+            if self.broken:
+                raise OSError("can't close")
+
+    file = Broken(b"contents")
+    counter = RequestCounter(sends(file)[0])
+    with pytest.raises(OSError, match="can't close"):
+        Response(counter, **{"wsgi.file_wrapper": FileWrapper}).read()
+    assert (counter.in_flight, counter.totals()) == (0, (1, 1))
+    file.broken = False
+
+
+@pytest.mark.parametrize(
+    "wrapper",
+    [Slotted, lambda file: FileWrapper(file)],
+    ids=["one that takes no attributes", "a function"],
+)
+def test_a_wrapper_of_another_kind_is_iterated_over_and_counted(wrapper):
+    file = io.BytesIO(b"contents")
+    counter = RequestCounter(sends(file)[0])
+    response = Response(counter, **{"wsgi.file_wrapper": wrapper})
+    assert counter.in_flight == 1
+    assert response.read() == b"contents"
+    assert file.closed
+    assert counter.in_flight == 0
+
+
+def test_a_body_that_is_no_file_is_counted_where_the_server_has_a_wrapper():
+    counter = RequestCounter(a_list)
+    assert Response(counter, **{"wsgi.file_wrapper": FileWrapper}).read() == b"onetwo"
+    assert counter.totals() == (1, 0)
+
+
+# Hooks
+
+
+def test_on_first_gets_the_environ_until_it_is_unset():
+    seen = []
+
+    def on_first(environ: dict[str, Any]) -> None:
+        seen.append(environ["PATH_INFO"])
+        counter.on_first = None
+
+    counter = RequestCounter(a_list, on_first)
+    Response(counter, PATH_INFO="/a").read()
+    Response(counter, PATH_INFO="/b").read()
+    assert seen == ["/a"]
+
+
+def test_on_first_may_be_unset_by_another_thread_at_any_time():
+    class Vanishing(RequestCounter):
+        looks: Iterator[Any] = iter([seen.append for seen in [[]]])
+        on_first = property(lambda self: next(self.looks, None), lambda self, value: None)  # type: ignore[assignment]
+
+    assert Response(Vanishing(a_list)).read() == b"onetwo"
+
+
+def test_on_done_is_called_when_the_request_is_no_longer_in_flight():
+    seen = []
+    counter = RequestCounter(a_list)
+    counter.on_done = lambda: seen.append(counter.in_flight)
+    response = Response(counter)
+    assert seen == []
+    response.close()
+    assert seen == [0]
+
+
+@pytest.mark.parametrize("offered", [True, False])
+def test_a_shutdown_function_is_in_the_environ_if_there_is_one(offered):
+    seen = []
+
+    def app(environ, start_response):
+        seen.append(environ.get("werkzeug.server.shutdown"))
+        return a_list(environ, start_response)
+
+    def shutdown() -> None: ...
+
+    counter = RequestCounter(app)
+    if offered:
+        counter.shutdown = shutdown
+    Response(counter).read()
+    assert seen == [shutdown if offered else None]

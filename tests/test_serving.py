@@ -1,0 +1,203 @@
+"""`Control(app)` alone puts an app under control, whatever starts it, and nothing else."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+from harness import APPS, MODES, RELOADING, SINGLE, get, until
+
+from flask_ctl import ControlClient, ControlError
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_status_answers_before_the_first_request(serve, mode):
+    status = serve(mode).status()
+    assert status["app"] == "sample"
+    assert status["state"] == "running"
+    assert status["server"]["name"] == "werkzeug"
+    assert status["requests"] == {"in_flight": 0, "oldest": None, "total": 0, "errors": 0}
+
+
+@pytest.mark.parametrize("mode", SINGLE)
+def test_status_names_the_process_that_was_started(serve, mode):
+    server = serve(mode)
+    assert server.status()["pid"] == server.pid
+    assert server.status()["parent"] is None
+
+
+@pytest.mark.parametrize("mode", RELOADING)
+def test_under_the_reloader_the_child_serves_and_its_parent_is_named(serve, mode):
+    server = serve(mode)
+    assert server.status()["parent"] == server.pid
+    assert server.status()["pid"] != server.pid
+
+
+def test_status_counts_requests_errors_and_what_is_in_flight(serve):
+    server = serve()
+    server.get("/")
+    server.get("/boom")
+    held = server.begin("/hold/a")
+    requests = server.status()["requests"]
+    assert (requests["in_flight"], requests["total"], requests["errors"]) == (1, 3, 1)
+    assert requests["oldest"] >= 0
+    server.release("a")
+    assert held.result() == (200, b"held a")
+    until(lambda: server.status()["requests"]["in_flight"] == 0, "no request in flight")
+
+
+def test_status_has_every_field_of_the_contract(serve):
+    server = serve()
+    status = server.status()
+    assert status["protocol"] == 1
+    assert status["generation"] == 1
+    assert status["cwd"] == status["root_path"] == str(APPS)
+    assert status["started_at"].endswith("Z")
+    assert status["reloaded_at"] is status["last_reload"] is status["stopping"] is None
+    assert status["workers"] == []
+    assert set(status["process"]) == {"rss", "cpu", "threads", "fds"}
+    assert set(status["versions"]) == {"python", "flask", "werkzeug", "flask_ctl"}
+    assert all(status["versions"].values())
+    assert isinstance(status["uptime"], float)
+
+
+def test_wsgiref_comes_under_control_with_its_first_request(serve, free_port):
+    server = serve(command=[sys.executable, "sample.py", "wsgiref"], env={"PORT": str(free_port)}, ready=False)
+    until(lambda: "listening" in server.lines, "listening")
+    with pytest.raises(ControlError), server.client() as client:
+        client.ping()
+    assert get(("127.0.0.1", free_port), "/") == (200, b"hello")
+    server.ready()
+    assert server.status()["server"]["name"] == "unknown"
+    assert server.status()["server"]["listeners"] == [f"http://localhost:{free_port}"]
+    assert server.client().stop()["outcome"] == "drained"
+    assert server.wait() == 0
+    assert server.lines[-2:] == ["on_stop", "atexit"]
+
+
+@pytest.mark.parametrize("arguments", [["routes"], ["shell"]], ids=" ".join)
+def test_flask_commands_that_do_not_serve_bind_nothing(short_path, arguments, monkeypatch):
+    monkeypatch.setenv("FLASK_CTL_SOCKET", str(short_path / "x.sock"))
+    command = [sys.executable, "-m", "flask", "--app", "sample", *arguments]
+    subprocess.run(command, cwd=APPS, check=True, capture_output=True, input=b"print(app)\n")
+    assert not list(short_path.glob("x.sock*"))
+
+
+def test_the_test_client_binds_nothing(short_path):
+    from flask import Flask
+
+    from flask_ctl import Control
+
+    app = Flask(__name__)
+    Control(app, socket=short_path / "x.sock")
+    app.add_url_rule("/", view_func=lambda: "hello")
+    assert app.test_client().get("/").text == "hello"
+    assert not list(short_path.glob("x.sock*"))
+
+
+TWO_APPS = """
+import sys
+from flask import Flask
+from flask_ctl import Control
+from werkzeug.middleware.dispatcher import DispatcherMiddleware
+from werkzeug.serving import run_simple
+one, two = Flask("one"), Flask("two")
+control = Control()
+control.init_app(one, socket=sys.argv[1])
+control.init_app(two, socket=sys.argv[2])
+one.add_url_rule("/", view_func=lambda: "one")
+two.add_url_rule("/", view_func=lambda: "two")
+run_simple("127.0.0.1", 0, DispatcherMiddleware(one, {"/two": two}), threaded=True)
+"""
+
+
+def test_each_of_several_apps_has_a_socket_of_its_own(serve, short_path):
+    paths = [str(short_path / "one.sock"), str(short_path / "two.sock")]
+    command = [sys.executable, "-c", TWO_APPS, *paths]
+    server = serve(command=command, socket=paths[0], env={"FLASK_CTL_SOCKET": ""})
+    with ControlClient(paths[0]) as one, ControlClient(paths[1]) as two:
+        server.get("/two/")
+        assert one.status()["app"] == "one"
+        assert two.status()["app"] == "two"
+        assert one.status()["requests"]["total"] == 0
+        assert two.status()["requests"]["total"] == 1
+        assert two.stop()["outcome"] == "drained"
+    assert server.wait() == 0
+    assert not list(short_path.glob("*.sock"))
+
+
+WITHOUT_AF_UNIX = """
+import socket
+del socket.AF_UNIX
+from flask import Flask
+from flask_ctl import Control
+from werkzeug.serving import make_server
+app, other = Flask("app"), Flask("other")
+Control(app)
+Control(other)
+app.add_url_rule("/", view_func=lambda: "hello")
+server = make_server("127.0.0.1", 0, app)
+import threading, urllib.request
+thread = threading.Thread(target=server.serve_forever)
+thread.start()
+print(urllib.request.urlopen(f"http://127.0.0.1:{server.port}/").read().decode())
+server.shutdown()
+thread.join()
+"""
+
+
+def test_without_unix_sockets_the_app_warns_once_and_serves():
+    result = subprocess.run([sys.executable, "-c", WITHOUT_AF_UNIX], capture_output=True, text=True, check=True)
+    assert result.stdout == "hello\n"
+    assert result.stderr.count("no Unix sockets") == 1
+
+
+def test_off_in_the_environment_leaves_the_app_alone(serve, short_path, free_port):
+    code = f"import sample, signal; print(signal.getsignal(signal.SIGTERM)); sample.app.run(port={free_port})"
+    server = serve(command=[sys.executable, "-c", code], env={"FLASK_CTL_SOCKET": "off"}, ready=False)
+    until(lambda: "Running on" in server.output, "serving")
+    assert server.get("/", ("127.0.0.1", free_port)) == (200, b"hello")
+    assert not list(short_path.rglob("*.sock"))
+    server.process.terminate()
+    assert server.wait() == -15
+
+
+def test_an_app_that_is_embedded_in_a_thread_is_stopped_and_the_program_goes_on(serve):
+    code = """
+import threading, sample
+from werkzeug.serving import make_server
+server = make_server("127.0.0.1", 0, sample.app, threaded=True)
+thread = threading.Thread(target=server.serve_forever)
+thread.start(); thread.join()
+print("the program goes on"); input(); print("it ends")
+"""
+    server = serve(command=[sys.executable, "-c", code], stdin=subprocess.PIPE)
+    with server.client() as client:
+        result = client.stop()
+    assert (result["outcome"], result["embedded"]) == ("drained", True)
+    until(lambda: "the program goes on" in server.lines, "the program goes on")
+    assert server.process.poll() is None
+    assert not server.output_path.with_name("0.sock").exists()
+    server.process.communicate(b"\n")
+    assert server.wait() == 0
+
+
+def test_immediate_is_refused_where_it_would_end_a_bigger_program(short_path):
+    from flask import Flask
+
+    from flask_ctl import BackgroundServer, CommandError
+
+    server, client = BackgroundServer(Flask("x"), socket=short_path / "x.sock"), ControlClient(short_path / "x.sock")
+    with server, client, pytest.raises(CommandError) as refusal:
+        client.stop("immediate")
+    assert refusal.value.code == -32001
+
+
+def test_a_second_loop_of_the_same_program_is_under_control_again(serve):
+    server = serve(command=[sys.executable, "-c", "import sample\nfor _ in range(2): sample.app.run(port=0)"])
+    with pytest.raises(ControlError, match="main thread has not returned"), server.client() as client:
+        client.stop(timeout=0.5)
+    until(lambda: server.ready().status()["state"] == "running", "running again")
+    assert server.client().stop()["outcome"] == "drained"
+    assert server.wait() == 0

@@ -1,0 +1,138 @@
+"""TERM and INT, and what the program had done with them before."""
+
+from __future__ import annotations
+
+import os
+import pty
+import signal
+import subprocess
+import sys
+
+import pytest
+from harness import FLASK, MODES, TIMEOUT, until
+
+PROGRAM = """
+import os, signal, sys, threading
+import sample
+def on_signal(signum, frame):
+    sample.say(f"handler {{signum}}")
+    {action}
+signal.signal(signal.SIGTERM, on_signal)
+signal.signal(signal.SIGINT, on_signal)
+sample.app.run(port=0)
+sample.say(f"restored {{signal.getsignal(signal.SIGTERM) is on_signal}}")
+"""
+
+
+def program(action):
+    return [sys.executable, "-c", PROGRAM.format(action=action)]
+
+
+@pytest.mark.parametrize(
+    ("action", "exit_code"),
+    [
+        ("pass", 0),
+        ("sys.exit(3)", 3),
+        ("sys.exit()", 0),
+        ("raise SystemExit('a message')", 1),
+        ("raise RuntimeError('x')", 0),
+    ],
+)
+def test_the_programs_own_handler_is_called_once_and_only_systemexit_sets_the_exit_code(serve, action, exit_code):
+    server = serve(command=program(action))
+    held = server.begin("/hold/a")
+    os.kill(server.pid, signal.SIGTERM)
+    until(lambda: server.status()["state"] == "stopping", "stopping")
+    os.kill(server.pid, signal.SIGTERM)
+    server.release("a")
+    assert held.result() == (200, b"held a")
+    assert server.wait() == exit_code
+    assert server.lines.count("handler 15") == 1
+    assert server.lines[-1] == "atexit"
+
+
+def test_handlers_are_put_back_when_the_server_has_ended(serve):
+    server = serve(command=program("pass"))
+    server.client().stop()
+    assert server.wait() == 0
+    assert "restored True" in server.lines
+
+
+def test_a_second_interrupt_cuts(serve):
+    server = serve()
+    held = server.begin("/hold/a")
+    os.kill(server.pid, signal.SIGINT)
+    until(lambda: server.status()["state"] == "stopping", "stopping")
+    os.kill(server.pid, signal.SIGINT)
+    assert server.wait() == 0
+    with pytest.raises(OSError):  # noqa: PT011
+        held.result()
+
+
+def test_a_second_term_does_not_cut(serve):
+    server = serve()
+    held = server.begin("/hold/a")
+    for _ in range(2):
+        os.kill(server.pid, signal.SIGTERM)
+        until(lambda: server.status()["state"] == "stopping", "stopping")
+    server.release("a")
+    assert held.result() == (200, b"held a")
+    assert server.wait() == 0
+
+
+def test_an_interrupt_in_a_terminal_says_what_it_waits_for(serve):
+    leader, follower = pty.openpty()
+    server = serve(command=[sys.executable, "-c", f"import os; os.dup2({follower}, 2); import sample; "
+                            "sample.app.run(port=0)"], pass_fds=[follower])  # fmt: skip
+    os.close(follower)
+    held = server.begin("/hold/a")
+    os.kill(server.pid, signal.SIGINT)
+    shown = b""
+    while b"press Ctrl-C again" not in shown:
+        shown += os.read(leader, 4096)
+    assert b"Waiting for 1 in flight" in shown
+    server.release("a")
+    assert held.result() == (200, b"held a")
+    os.close(leader)
+    assert server.wait() == 0
+
+
+def test_signals_can_be_left_to_the_program(serve):
+    code = "import sample; sample.app.config['CTL_SIGNALS'] = False; sample.app.run(port=0)"
+    server = serve(command=[sys.executable, "-c", code])
+    os.kill(server.pid, signal.SIGTERM)
+    assert server.wait() == -signal.SIGTERM
+
+
+@pytest.mark.parametrize("mode", ["app.run debug", "flask run --debug", "app.run"])
+def test_a_stop_works_without_our_signal_handlers(serve, mode, short_path):
+    command = [*MODES[mode]]
+    server = serve(command=command, env={"FLASK_CTL_SIGNALS": "false"})
+    assert server.client().stop()["outcome"] == "drained"
+    assert server.wait() == 0
+
+
+def test_a_child_that_the_app_forks_does_not_inherit_the_handlers(serve):
+    server = serve(stdin=subprocess.PIPE)
+    child = int(server.get("/fork")[1])
+    os.kill(child, signal.SIGTERM)
+    until(lambda: _is_zombie_or_gone(child), "the child ends by SIGTERM")
+    assert server.status()["state"] == "running"
+    server.client().stop()
+    server.process.communicate(timeout=TIMEOUT)
+
+
+def _is_zombie_or_gone(pid):
+    try:
+        with open(f"/proc/{pid}/stat") as stat:
+            return stat.read().rpartition(")")[2].split()[0] == "Z"
+    except FileNotFoundError:
+        return True
+
+
+def test_a_term_before_the_server_serves_ends_the_reloader_at_once(serve):
+    """The child is asked while it still imports the app: nothing is in flight, both processes end."""
+    server = serve(command=[*FLASK, "--debug"], ready=False)
+    until(lambda: "Restarting with" in server.output, "the child is being started")
+    os.kill(server.pid, signal.SIGTERM)
+    assert server.wait() == 0

@@ -1,0 +1,231 @@
+"""Who owns the path of a control socket, and how its file comes and goes."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import re
+import signal
+import socket
+import stat
+import sys
+
+import pytest
+from harness import PYTHON, Server, until
+
+from flask_ctl import ConfigurationError, ControlClient
+from flask_ctl.transports.socketfile import SocketFile
+
+
+@pytest.fixture
+def path(short_path):
+    return short_path / "x.sock"
+
+
+@contextlib.contextmanager
+def owned(path):
+    """A socket file of this process."""
+    file = SocketFile(str(path))
+    with file.acquire() as listener:
+        yield file, listener
+    file.release()
+
+
+def test_only_its_owner_may_connect_at_every_instant(path):
+    before = os.umask(0)
+    try:
+        with owned(path):
+            assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    finally:
+        os.umask(before)
+
+
+def test_released_the_socket_is_gone_and_the_lock_stays(path):
+    with owned(path) as (file, _):
+        assert file.in_place()
+    assert not path.exists()
+    assert path.with_name("x.sock.lock").exists()
+    file.release()
+
+
+def test_a_live_owner_is_refused_and_named(path):
+    with owned(path), pytest.raises(ConfigurationError, match=f"in use by pid {os.getpid()}"):
+        SocketFile(str(path)).acquire()
+
+
+def test_a_live_listener_without_a_lock_is_refused_and_named(path):
+    with socket.socket(socket.AF_UNIX) as foreign:
+        foreign.bind(str(path))
+        foreign.listen()
+        with pytest.raises(ConfigurationError, match=f"in use by pid {os.getpid()}"):
+            SocketFile(str(path)).acquire()
+    assert path.exists()
+
+
+def test_a_dead_socket_is_replaced(path):
+    with socket.socket(socket.AF_UNIX) as dead:
+        dead.bind(str(path))
+    with owned(path) as (file, _):
+        assert file.in_place()
+
+
+@pytest.mark.parametrize("kind", ["file", "directory", "symlink"])
+def test_what_is_no_socket_is_refused_and_left_alone(path, kind):
+    {"file": lambda: path.write_text("precious"), "directory": path.mkdir, "symlink": lambda: path.symlink_to("/x")}[
+        kind
+    ]()
+    before = os.lstat(path)
+    with pytest.raises(ConfigurationError, match="is no socket"):
+        SocketFile(str(path)).acquire()
+    assert os.lstat(path) == before
+
+
+def test_a_lock_that_is_a_symlink_is_refused(path):
+    path.with_name("x.sock.lock").symlink_to(path.with_name("elsewhere"))
+    with pytest.raises(ConfigurationError, match="FLASK_CTL_SOCKET"):
+        SocketFile(str(path)).acquire()
+    assert not path.with_name("elsewhere").exists()
+
+
+def test_what_somebody_else_put_there_is_not_removed(path):
+    with owned(path):
+        path.unlink()
+        path.write_text("precious")
+    assert path.read_text() == "precious"
+
+
+def test_a_path_that_is_too_long_names_the_remedy(short_path):
+    with pytest.raises(ConfigurationError, match="107 bytes; give a shorter path by FLASK_CTL_SOCKET"):
+        SocketFile(str(short_path / ("x" * 108))).acquire()
+
+
+def test_a_directory_that_is_not_there_names_the_remedy(short_path):
+    with pytest.raises(ConfigurationError, match="FLASK_CTL_SOCKET"):
+        SocketFile(str(short_path / "no" / "x.sock")).acquire()
+
+
+def test_after_a_failure_the_lock_is_free(path):
+    path.write_text("precious")
+    with pytest.raises(ConfigurationError):
+        SocketFile(str(path)).acquire()
+    path.unlink()
+    with owned(path) as (file, _):
+        assert file.in_place()
+
+
+def test_after_kill_9_the_next_start_takes_the_path(serve, path):
+    first = serve(socket=path)
+    first.process.kill()
+    first.wait()
+    assert path.exists()
+    second = serve(socket=path)
+    assert second.status()["pid"] == second.pid
+
+
+def test_twenty_starters_race_for_a_stale_socket_and_one_wins(short_path, path):
+    """The others say whose it is, and serve without."""
+    with socket.socket(socket.AF_UNIX) as dead:
+        dead.bind(str(path))
+    code = "import logging, sample; logging.basicConfig(); sample.app.run(port=0)"
+    starters = [
+        Server([*PYTHON, "-c", code], short_path / f"{n}", env={"FLASK_CTL_SOCKET": str(path)}) for n in range(20)
+    ]
+    try:
+        for starter in starters:
+            until(lambda starter=starter: "Running on" in starter.output, "it serves")
+        until(path.exists, "a winner")
+        with ControlClient(path) as client:
+            winner = client.ping()["pid"]
+        losers = [starter for starter in starters if starter.pid != winner]
+        assert len(losers) == 19
+        for loser in losers:
+            until(lambda loser=loser: f"in use by pid {winner};" in loser.output, f"the winner in {loser.output}")
+    finally:
+        for starter in starters:
+            starter.kill()
+
+
+def test_a_socket_file_that_is_removed_is_back_while_it_runs(serve):
+    server = serve()
+    held = server.begin("/hold/a")
+    os.unlink(server.socket)
+    until(lambda: os.path.exists(server.socket), "it is back")
+    assert "it is back" in server.output
+    server.release("a")
+    assert held.result() == (200, b"held a")
+    assert server.client().stop()["outcome"] == "drained"
+    assert server.wait() == 0
+    assert not os.path.exists(server.socket)
+
+
+def test_a_default_directory_that_is_removed_is_back_while_it_runs(serve, short_path):
+    server = serve(env={"FLASK_CTL_SOCKET": ""}, ready=False)
+    directory = short_path / "run" / "flask-ctl"
+    until(lambda: list(directory.glob("sample-*.sock")), "the default socket")
+    (name,) = directory.glob("sample-*.sock")
+    for entry in directory.iterdir():
+        entry.unlink()
+    directory.rmdir()
+    until(name.exists, "it is back")
+    with ControlClient(name) as client:
+        assert client.stop()["pid"] == server.pid
+
+
+def test_what_took_the_place_of_a_removed_socket_is_left_alone(serve, path):
+    server = serve(socket=path)
+    path.unlink()
+    path.write_text("precious")
+    until(lambda: "something else is there" in server.output, "a warning")
+    assert path.read_text() == "precious"
+
+
+@pytest.mark.parametrize("address", ["{dir}/no/x.sock", "{dir}/" + "x" * 120, "nonsense:x", "{dir}/file"])
+@pytest.mark.parametrize("mode", ["app.run", "flask run"])
+def test_an_address_that_cannot_be_used_costs_one_warning_and_the_app_serves(serve, short_path, mode, address):
+    (short_path / "file").write_text("precious")
+    env = {"FLASK_CTL_SOCKET": address.format(dir=short_path)}
+    server = serve(mode, env=env, ready=False)
+    until(lambda: "Running on" in server.output, "it serves")
+    until(lambda: "serves without a control socket" in server.output, "a warning")
+    assert server.output.count("serves without a control socket") == 1
+    port = int(re.search(r"Running on http://127.0.0.1:(\d+)", server.output)[1])
+    assert server.get("/", ("127.0.0.1", port)) == (200, b"hello")
+    os.kill(server.pid, signal.SIGTERM)
+    assert server.wait() == 0
+
+
+def test_an_app_that_requires_its_socket_does_not_serve_without(serve, short_path):
+    code = "import sample; sample.app.config['CTL_REQUIRED'] = True; sample.app.run(port=0)"
+    server = serve(command=[sys.executable, "-c", code], env={"FLASK_CTL_SOCKET": "/no/such/x.sock"}, ready=False)
+    assert server.wait() == 1
+    assert "can't listen at /no/such/x.sock" in server.output
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
+def test_another_user_can_not_connect(serve, short_path):
+    """As `nobody`, with the directory open to all: the file's mode is what refuses."""
+    server = serve()
+    os.chmod(short_path, 0o777)
+    child = os.fork()
+    if child == 0:
+        os.setgroups([])
+        os.setgid(65534)
+        os.setuid(65534)
+        with socket.socket(socket.AF_UNIX) as sock:
+            os._exit(sock.connect_ex(server.socket))
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == errno.EACCES
+    assert server.status()["pid"] == server.pid
+
+
+def test_the_environments_address_is_the_first_apps_and_others_use_their_defaults(short_path, monkeypatch):
+    from flask import Flask
+
+    from flask_ctl import Control
+
+    monkeypatch.setenv("FLASK_CTL_SOCKET", str(short_path / "env.sock"))
+    one, two = Flask("one"), Flask("two")
+    control = Control(one)
+    control.init_app(two)
+    assert control.sockets(one) == [str(short_path / "env.sock")]
+    assert control.sockets(two)[0].startswith(str(short_path / "run" / "flask-ctl" / "two-"))
