@@ -22,11 +22,13 @@ if TYPE_CHECKING:
         LocalProtocolError,
         NotRunning,
         ProtocolError,
+        ReloadFailed,
         RemoteProtocolError,
         ServerDied,
         TimedOut,
     )
     from .extension import Control
+    from .reload.preflight import preflighting
     from .render import render_result
 
 _MODULES = {
@@ -41,11 +43,13 @@ _MODULES = {
     "LocalProtocolError": "errors",
     "NotRunning": "errors",
     "ProtocolError": "errors",
+    "ReloadFailed": "errors",
     "RemoteProtocolError": "errors",
     "ServerDied": "errors",
     "TimedOut": "errors",
     "find_instance": "discovery",
     "live_instances": "discovery",
+    "preflighting": "reload.preflight",
     "render_result": "render",
     "servers": "adapters",
 }
@@ -62,11 +66,13 @@ __all__ = [
     "LocalProtocolError",
     "NotRunning",
     "ProtocolError",
+    "ReloadFailed",
     "RemoteProtocolError",
     "ServerDied",
     "TimedOut",
     "find_instance",
     "live_instances",
+    "preflighting",
     "render_result",
     "servers",
 ]

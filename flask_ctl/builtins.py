@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from concurrent.futures import Future
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from .commands import Command, CommandRegistry, command_from, invalid_parameter
 from .dispatcher import Call
+from .errors import NOT_SUPPORTED, CommandError
 from .protocol import VERSION
+from .reloading import ReloadRequest
 from .stopping import Mode
 
 if TYPE_CHECKING:
@@ -15,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def builtin_commands(instance: Instance, app: ServedApp, registry: CommandRegistry) -> list[Command]:
-    """ping, status, stop and commands for one app of an instance."""
+    """ping, status, stop, reload and commands for one app of an instance."""
 
     def ping(call: Call) -> dict[str, Any]:
         """Answer at once: the server's pid and version."""
@@ -32,7 +34,26 @@ def builtin_commands(instance: Instance, app: ServedApp, registry: CommandRegist
         for name, value in (("grace", grace), ("delay", delay)):
             if value is not None and value < 0:
                 raise invalid_parameter(name, "must be 0 or more seconds")
-        return instance.stop(mode, app.grace if grace is None else grace, delay, call.peer.describe(), call.progress)
+        grace = app.grace if grace is None else grace
+        return instance.stop(mode, grace, delay, call.peer.describe(), call.progress, call.reply)
+
+    def reload(
+        call: Call,
+        what: Literal["code", "config"] = "code",
+        grace: float | None = None,
+        cut: bool = False,
+        preflight: bool = True,
+    ) -> Future[dict[str, Any]]:
+        """Serve the program's new code in the same process; or only run the app's reload hooks."""
+        if what == "config":
+            return instance.reload_config()
+        if call.reply is None:
+            raise CommandError("a reload of the code can't be part of a batch", code=NOT_SUPPORTED)
+        if grace is not None and grace < 0:
+            raise invalid_parameter("grace", "must be 0 or more seconds")
+        grace = app.grace if grace is None else grace
+        request = ReloadRequest(grace, cut, preflight, app.preflight_timeout, call.peer.describe())
+        return instance.reload(request, call.reply, call.progress)
 
     def commands(call: Call) -> dict[str, Any]:
         """Every command with its summary, role, scope and parameters."""
@@ -42,5 +63,6 @@ def builtin_commands(instance: Instance, app: ServedApp, registry: CommandRegist
         command_from(ping, role="observe", scope="one", builtin=True),
         command_from(status, role="observe", scope="one", builtin=True),
         command_from(stop, role="operate", scope="one", builtin=True),
+        command_from(reload, role="operate", scope="one", builtin=True),
         command_from(commands, role="observe", scope="one", builtin=True),
     ]

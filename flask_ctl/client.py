@@ -11,7 +11,7 @@ from .addresses import from_environment
 from .conversation import Conversation, Target
 from .errors import LocalProtocolError, RemoteProtocolError, ServerDied, TimedOut, error_from_object
 from .protocol import FROZEN_METHODS, VERSION
-from .protocol.jsonrpc import Response
+from .protocol.jsonrpc import Request, Response
 from .stopcall import StopCall
 
 QUESTION_TIMEOUT = 5.0
@@ -105,6 +105,32 @@ class ControlClient:
             call.close()
             self.close()
 
+    def reload(
+        self,
+        what: str = "code",
+        *,
+        grace: float | None = None,
+        cut: bool = False,
+        preflight: bool = True,
+        timeout: float | _Default | None = DEFAULT,
+        on_progress: Progress | None = None,
+    ) -> dict[str, Any]:
+        """Serve the program's new code in the same process; returns when it serves.
+
+        The result has ``generation``, ``cut`` (number of requests), ``elapsed`` (seconds) and ``pid``. Raises
+        ReloadFailed, with the traceback in ``data``, if the new code was refused, TimedOut if requests were in flight
+        after `grace` seconds (without `cut`): in both cases the old code serves on. ServerDied if the process ended on
+        the way. With `what` "config" only the app's `on_reload` functions are called.
+        """
+        self._require_protocol(timeout)
+        params: dict[str, Any] = {"what": what, "cut": cut, "preflight": preflight}
+        if on_progress is not None:
+            params["_progress"] = True
+        if grace is not None:
+            params["grace"] = grace
+        result: dict[str, Any] = self._ask("reload", params, self._limit(timeout, None), on_progress)
+        return result
+
     def close(self) -> None:
         """Close the connection; more than once is fine."""
         if self._conversation is not None:
@@ -149,18 +175,22 @@ class ControlClient:
             raise RemoteProtocolError(f"the answer to {method} is not an object")
         return answer
 
-    def _ask(self, method: str, params: Mapping[str, Any], timeout: float | None) -> Any:
+    def _ask(
+        self, method: str, params: Mapping[str, Any], timeout: float | None, on_progress: Progress | None = None
+    ) -> Any:
         if timeout is not None and timeout < 0:
             raise LocalProtocolError("a timeout is 0 or more seconds, or None")
         deadline = None if timeout is None else time.monotonic() + timeout
         conversation = self._connected(timeout)
-        id = conversation.send(method, params, deadline)
+        (id,) = conversation.send([(method, params)], deadline)
         while True:
             message = conversation.receive(deadline)
             if message is None:
                 raise self._no_answer(conversation, method, timeout)
             if isinstance(message, Response) and message.id in (id, None):
                 return _result(message)
+            if isinstance(message, Request) and on_progress is not None and isinstance(message.params, dict):
+                on_progress(message.params)
 
     def _no_answer(self, conversation: Conversation, method: str, timeout: float | None) -> Exception:
         if not conversation.ended:

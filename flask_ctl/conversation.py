@@ -73,19 +73,18 @@ class Conversation:
         finally:
             handle.close()
 
-    def send(self, method: str, params: Mapping[str, Any] | None, deadline: float | None) -> int:
-        """The id of the request, which is on its way. Raises LocalProtocolError or TimedOut if it can't be sent."""
-        self._last_id += 1
-        try:
-            data = encode(request_object(method, params, self._last_id)) + b"\n"
-        except (TypeError, ValueError) as error:
-            raise LocalProtocolError(f"the parameters of {method} are not JSON: {error}") from None
-        if len(data) > MAX_FRAME:
-            raise LocalProtocolError(f"the parameters of {method} are longer than {MAX_FRAME} bytes")
+    def send(self, requests: Sequence[tuple[str, Mapping[str, Any]]], deadline: float | None) -> list[int]:
+        """The ids of some methods with their parameters, which are on their way in one go.
+
+        Raises LocalProtocolError or TimedOut if they can't be sent.
+        """
+        ids = list(range(self._last_id + 1, self._last_id + 1 + len(requests)))
+        self._last_id += len(requests)
+        data = b"".join(_line(method, params, id) for id, (method, params) in zip(ids, requests))
         # After a broken pipe, what was sent before it and the end of the stream can still be received, and say more.
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):
             self._send_all(data, deadline)
-        return self._last_id
+        return ids
 
     def receive(self, deadline: float | None, watched: Sequence[ProcessHandle] = ()) -> Response | Request | None:
         """The next message; None at the end of the stream, at the deadline, or when a watched process has ended.
@@ -134,6 +133,16 @@ class Conversation:
             self._messages += [parse_reply(line) for line in lines if line]
         except RemoteProtocolError as error:
             raise RemoteProtocolError(f"{self.endpoint} does not speak this protocol: {error.message}") from None
+
+
+def _line(method: str, params: Mapping[str, Any], id: int) -> bytes:
+    try:
+        data = encode(request_object(method, params, id)) + b"\n"
+    except (TypeError, ValueError) as error:
+        raise LocalProtocolError(f"the parameters of {method} are not JSON: {error}") from None
+    if len(data) > MAX_FRAME:
+        raise LocalProtocolError(f"the parameters of {method} are longer than {MAX_FRAME} bytes")
+    return data
 
 
 def _connect(target: Target, timeout: float | None) -> tuple[str, socket.socket]:

@@ -72,7 +72,7 @@ def _probe(socket: str, timeout: float) -> Found | None:
     except ControlError:
         return Found(socket, None)
     try:
-        conversation.send("status", {}, deadline)
+        conversation.send([("status", {})], deadline)
         answer = conversation.receive(deadline)
     except ControlError:
         return Found(socket, None)

@@ -10,7 +10,7 @@ import itertools
 import logging
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
-from typing import Any, NamedTuple, Union
+from typing import Any, NamedTuple, Protocol, Union
 
 from .access import Peer
 from .commands import Command, CommandRegistry
@@ -31,6 +31,8 @@ from .render import render_error, render_result
 
 Answer = Union[bytes, None, "Future[bytes | None]"]
 Notify = Callable[[bytes], None]
+ReplyTo = dict[str, Any]
+"""How a reply is addressed: ``{"id": …}`` for JSON-RPC, ``{"plain": True}`` for text, ``{}`` for none."""
 Submit = Callable[[Command, dict[str, Any]], "Future[Any]"]
 Authorise = Callable[[Peer], None]
 
@@ -40,11 +42,49 @@ MAX_BATCH = 128
 logger = logging.getLogger("flask_ctl")
 
 
+class Keeper(Protocol):
+    """A client's connection, which can be left to the next image of this process."""
+
+    def keep(self, reply: ReplyTo) -> None:
+        """Leave it to the next image, which owes the client this reply."""
+
+    def defer(self) -> None:
+        """Leave it to the next image to answer the message that is being handled."""
+
+
+class Reply(NamedTuple):
+    """The answer that a call waits for, as something that another image of the process can give."""
+
+    keeper: Keeper
+    to: ReplyTo
+
+    def leave(self) -> None:
+        """Have the next image give it."""
+        self.keeper.keep(self.to)
+
+    def defer(self) -> None:
+        """Have the next image handle the whole call."""
+        self.keeper.defer()
+
+
+class _Nobody:
+    def keep(self, reply: ReplyTo) -> None:
+        """There is nobody to reply to."""
+
+    def defer(self) -> None:
+        """There is no message to defer."""
+
+
+NOBODY = Reply(_Nobody(), {})
+"""For a call that no client has made."""
+
+
 class Call(NamedTuple):
     """What a built-in command may know of its call: who asked, and how to tell them how it goes."""
 
     peer: Peer
     progress: Callable[[Mapping[str, Any]], None] | None = None
+    reply: Reply | None = None
 
 
 class Dispatcher:
@@ -59,21 +99,24 @@ class Dispatcher:
         self._submit = submit
         self._authorise = authorise
 
-    def handle(self, message: bytes, peer: Peer, notify: Notify) -> Answer:
+    def handle(self, message: bytes, peer: Peer, notify: Notify, keeper: Keeper | None = None) -> Answer:
         """The answer to a JSON-RPC message; progress notifications go to `notify`. Never raises."""
         try:
             value = decode(message)
         except CommandError as error:
             return encode(error_object(None, error))
-        return self._batch(value, peer, notify) if isinstance(value, list) else self._single(value, peer, notify)
+        if isinstance(value, list):
+            return self._batch(value, peer, notify)
+        return self._single(value, peer, notify, keeper)
 
-    def handle_plain(self, line: bytes, peer: Peer) -> Answer:
+    def handle_plain(self, line: bytes, peer: Peer, keeper: Keeper | None = None) -> Answer:
         """The answer to a plain-text command, as text for a person. Never raises."""
         try:
             name, texts = parse_plain(line)
             self._authorise(peer)
             command = self.registry.get(name)
-            outcome = self._call(command, command.bind_text(texts), Call(peer))
+            reply = None if keeper is None else Reply(keeper, {"plain": True})
+            outcome = self._call(command, command.bind_text(texts), Call(peer, None, reply))
         except CommandError as error:
             return render_error(error).encode(errors="replace")
         answer: Answer = _then(outcome, lambda result: _as_text(name, result).encode(errors="replace"))
@@ -85,26 +128,28 @@ class Dispatcher:
             return encode(error_object(None, error))
         return _gather([self._single(value, peer, notify) for value in values])
 
-    def _single(self, value: Any, peer: Peer, notify: Notify) -> Answer:
+    def _single(self, value: Any, peer: Peer, notify: Notify, keeper: Keeper | None = None) -> Answer:
         try:
             request = parse_request(value)
         except CommandError as error:
             id = value.get("id") if isinstance(value, dict) and is_id(value.get("id")) else None
             return encode(error_object(id, error))
         try:
-            outcome = self._execute(request, peer, notify)
+            outcome = self._execute(request, peer, notify, keeper)
         except CommandError as error:
             outcome = error
         answer: Answer = _then(outcome, lambda result: _response(request, result))
         return answer
 
-    def _execute(self, request: Request, peer: Peer, notify: Notify) -> Any:
+    def _execute(self, request: Request, peer: Peer, notify: Notify, keeper: Keeper | None) -> Any:
         self._authorise(peer)
         params, wants_progress = _without_meta(request.params)
         command = self.registry.get(request.method)
         arguments = command.bind(params)
         progress = _progress_sender(request.id, notify) if wants_progress and not request.is_notification else None
-        return self._call(command, arguments, Call(peer, progress))
+        to = {} if request.is_notification else {"id": request.id}
+        reply = None if keeper is None else Reply(keeper, to)
+        return self._call(command, arguments, Call(peer, progress, reply))
 
     def _call(self, command: Command, arguments: dict[str, Any], call: Call) -> Any:
         try:
@@ -112,6 +157,13 @@ class Dispatcher:
         except Exception as error:
             raise _failure(command.name, error) from None
         return _settled(command.name, outcome) if isinstance(outcome, Future) else outcome
+
+
+def reply_bytes(to: ReplyTo, method: str, result: Any) -> bytes:
+    """The reply that a former image owed, with the end that its stream needs."""
+    if to.get("plain"):
+        return render_result(method, result).encode()
+    return encode(result_object(to["id"], result)) + b"\n" if "id" in to else b""
 
 
 def _failure(name: str, error: BaseException) -> CommandError:

@@ -12,6 +12,7 @@
     │   └── RemoteProtocolError the other side does not speak this protocol
     └── CommandError            an error object of JSON-RPC: code, message, data
         ├── AccessDenied        -32003
+        ├── ReloadFailed        -32004, with the new code's traceback in data
         └── TimedOut            -32005
 
 Every class has a ``code``: the JSON-RPC error code, or None where only this side knows of the fault.
@@ -29,6 +30,7 @@ INTERNAL_ERROR = -32603
 NOT_SUPPORTED = -32001
 CONFLICT = -32002
 PERMISSION_DENIED = -32003
+RELOAD_FAILED = -32004
 TIMED_OUT = -32005
 
 __all__ = [
@@ -40,6 +42,7 @@ __all__ = [
     "LocalProtocolError",
     "NotRunning",
     "ProtocolError",
+    "ReloadFailed",
     "RemoteProtocolError",
     "ServerDied",
     "TimedOut",
@@ -101,6 +104,13 @@ class AccessDenied(CommandError):
         super().__init__(message, data, code=code)
 
 
+class ReloadFailed(CommandError):
+    """The new code was refused and the old code serves; ``data["traceback"]`` is the new code's output."""
+
+    def __init__(self, message: str, data: Any = None, *, code: int = RELOAD_FAILED) -> None:
+        super().__init__(message, data, code=code)
+
+
 class TimedOut(CommandError):
     """No answer within the time allowed; the server is still there."""
 
@@ -108,7 +118,11 @@ class TimedOut(CommandError):
         super().__init__(message, data, code=code)
 
 
-_CLASS_OF_CODE: dict[int, type[CommandError]] = {PERMISSION_DENIED: AccessDenied, TIMED_OUT: TimedOut}
+_CLASS_OF_CODE: dict[int, type[CommandError]] = {
+    PERMISSION_DENIED: AccessDenied,
+    RELOAD_FAILED: ReloadFailed,
+    TIMED_OUT: TimedOut,
+}
 
 
 def error_from_object(code: int, message: str, data: Any = None) -> CommandError:

@@ -19,6 +19,7 @@ from .errors import ConfigurationError, NotRunning
 from .host import ProcessHost, begin
 from .instance import Instance, ServedApp
 from .middleware import Environ, RequestCounter
+from .reload.preflight import preflighting
 from .system import HAS_UNIX_SOCKETS
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -41,6 +42,8 @@ class Control:
         Whether TERM and INT begin a stop (True).
     ``CTL_REQUIRED``
         Whether an address that can't be used is an error, and not only a warning (False).
+    ``CTL_PREFLIGHT_TIMEOUT``
+        Seconds for the new code of a reload to come to serving, in its rehearsal (60).
     ``CTL_LEGACY_SHUTDOWN``
         Whether requests find a function in ``environ["werkzeug.server.shutdown"]``, as before Werkzeug 2.1 (False).
     """
@@ -48,6 +51,7 @@ class Control:
     def __init__(self, app: Flask | None = None, *, socket: Sockets | None = None) -> None:
         self._commands: dict[str, Command] = {}
         self._stop_hooks: list[Callable[[], Any]] = []
+        self._reload_hooks: list[Callable[[], Any]] = []
         self._apps: weakref.WeakSet[Flask] = weakref.WeakSet()
         if app is not None:
             self.init_app(app, socket=socket)
@@ -65,7 +69,7 @@ class Control:
         self._apps.add(app)
         state.requests = RequestCounter(app.wsgi_app)
         app.wsgi_app = state.requests  # type: ignore[method-assign]
-        if state.is_off():
+        if state.is_off() and not preflighting:
             return
         if not HAS_UNIX_SOCKETS:
             _warn_unsupported()
@@ -106,6 +110,11 @@ class Control:
     def on_stop(self, function: F) -> F:
         """Decorate a function to be called at a stop, in an app context, once the last request has been answered."""
         self._stop_hooks.append(function)
+        return function
+
+    def on_reload(self, function: F) -> F:
+        """Decorate a function to be called by ``reload --config``, in an app context, while the app serves on."""
+        self._reload_hooks.append(function)
         return function
 
     def run(
@@ -156,6 +165,7 @@ _DEFAULTS: dict[str, Any] = {
     "CTL_GRACE": 30.0,
     "CTL_SIGNALS": True,
     "CTL_REQUIRED": False,
+    "CTL_PREFLIGHT_TIMEOUT": 60.0,
     "CTL_LEGACY_SHUTDOWN": False,
 }
 
@@ -238,11 +248,13 @@ class _AppState:
             requests=self.requests,
             commands=list(self.control._commands.values()),
             stop_hooks=self.control._stop_hooks,
+            reload_hooks=self.control._reload_hooks,
             run_command=self._run_command,
             run_hook=self._run_hook,
             endpoints=self.endpoints() if endpoints is None else endpoints,
             required=required or self.required or config["CTL_REQUIRED"],
             grace=float(config["CTL_GRACE"]),
+            preflight_timeout=float(config["CTL_PREFLIGHT_TIMEOUT"]),
             versions=_versions(),
         )
 

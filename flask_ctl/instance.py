@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import atexit
-import gc
 import logging
 import os
 import signal
@@ -21,16 +19,21 @@ from .adapters import HttpServer
 from .addresses import parse_address
 from .builtins import builtin_commands
 from .commands import Command, CommandRegistry
-from .dispatcher import Dispatcher
-from .errors import NOT_SUPPORTED, CommandError, ConfigurationError
+from .dispatcher import NOBODY, Dispatcher, Reply, reply_bytes
+from .errors import CONFLICT, INTERNAL_ERROR, NOT_SUPPORTED, CommandError, ConfigurationError
+from .exits import close_at_exit, forget
 from .figures import ProcessFigures
+from .handover import inherited
 from .lifecycle import Event, Lifecycle, State
 from .middleware import RequestCounter
+from .operation import Progress, timestamp
 from .pool import Pool
 from .protocol import VERSION
+from .reload.program import program
+from .reloading import Reload, ReloadRequest
 from .server import ControlServer
 from .signals import signals
-from .stopping import Mode, Progress, Stop, StopRequest, timestamp
+from .stopping import Mode, Stop, StopRequest
 from .transports.unix import UnixListener
 
 logger = logging.getLogger("flask_ctl")
@@ -45,6 +48,7 @@ class ServedApp:
     requests: RequestCounter
     commands: Sequence[Command]
     stop_hooks: Sequence[Callable[[], Any]]
+    reload_hooks: Sequence[Callable[[], Any]]
     run_command: Callable[[Callable[..., Any], dict[str, Any]], Any]
     """Calls a function in the app's context; the result is JSON."""
     run_hook: Callable[[Callable[[], Any]], Any]
@@ -52,6 +56,7 @@ class ServedApp:
     endpoints: Sequence[str]
     required: bool
     grace: float
+    preflight_timeout: float
     versions: dict[str, str]
 
 
@@ -72,10 +77,18 @@ class Instance:
         self._figures = ProcessFigures()
         self._lock = threading.Lock()
         self._stop: Stop | None = None
+        self._reload: Reload | None = None
+        self._stop_in_next: dict[str, Any] | None = None
         self._interrupts = 0
         self._cwd = os.getcwd()
         self._started_at = timestamp(datetime.now(timezone.utc))
         self._began = time.monotonic()
+        self._generation = 1
+        self._reloaded_at: str | None = None
+        self._last_reload: dict[str, Any] | None = None
+        self._former = None if server.embedded else inherited.take_instance()
+        if self._former is not None:
+            self._carry_on(self._former)
 
     @property
     def endpoints(self) -> list[str]:
@@ -99,7 +112,7 @@ class Instance:
             self.close()
             raise
         self._control.serve()
-        _remember(self)
+        close_at_exit(self)
 
     def serving(self) -> None:
         """The HTTP server is about to serve: signals are ours from now on."""
@@ -107,11 +120,15 @@ class Instance:
         if self._handle_signals:
             signals.install(only_defaults=self.server.keeps_signal_handlers)
             signals.on_signal = self._on_signal
+        if self._former is not None:
+            self._answer_for(self._former)
 
     def finished(self) -> None:
         """The HTTP server has ended. In a process of its own the control sockets stay until the process ends."""
         with self._lock:
             self.lifecycle.advance(Event.END)
+        if self._reload is not None and self._reload.committed:
+            return
         if self._handle_signals and signals.on_signal == self._on_signal:
             signals.restore()
         if self.server.embedded and self._stop is not None:
@@ -123,20 +140,30 @@ class Instance:
         """Give up the control sockets and end the threads; more than once is fine."""
         self._control.close()
         self._pool.close()
-        _forget(self)
+        forget(self)
 
     def stop(
-        self, mode: Mode, grace: float, delay: float, by: dict[str, Any], progress: Progress | None = None
+        self,
+        mode: Mode,
+        grace: float,
+        delay: float,
+        by: dict[str, Any],
+        progress: Progress | None = None,
+        reply: Reply | None = None,
     ) -> Future[dict[str, Any]]:
         """On the control thread: begin a stop, or join the one under way; the Future gets its result.
 
-        Raises CommandError -32001 for `immediate` in a program that does more than to serve this app.
+        A reload is called off; if there is no way back, the next image stops, and gives the reply. Raises CommandError
+        -32001 for `immediate` in a program that does more than to serve this app.
         """
         if mode == "immediate" and self.server.embedded:
             raise CommandError(
                 "the server runs in a thread of a bigger program, which immediate would end; use fast",
                 code=NOT_SUPPORTED,
             )
+        if mode != "immediate" and self._reload is not None and not self._reload.cancel():
+            self._leave_stop_to_next(by, reply)
+            return Future()
         with self._lock:
             beginning = self._stop is None
             if self._stop is None:
@@ -162,6 +189,35 @@ class Instance:
             grace = max(app.grace for app in self.apps)
         self._control.call_soon(self.stop, mode, grace, 0.0, by or this_process().describe())
 
+    def reload(self, request: ReloadRequest, reply: Reply, progress: Progress | None = None) -> Future[dict[str, Any]]:
+        """On the control thread: begin a reload; the Future gets its failure, the next image gives the `reply`.
+
+        Raises CommandError -32001 where the process can't be replaced, -32002 during a stop or another reload.
+        """
+        reason = self.server.obstacle() or program.obstacle()
+        if reason is not None:
+            raise CommandError(f"can't reload: {reason}", code=NOT_SUPPORTED)
+        with self._lock:
+            if self.lifecycle.state is not State.RUNNING:
+                raise CommandError(f"can't reload while {self.lifecycle.state.value}", code=CONFLICT)
+            self.lifecycle.advance(Event.RELOAD)
+        self._reload = reload = Reload(self.server, self, request)
+        logger.info("reloading, asked by %s", request.by)
+        reload.start(lambda error: self._reload_failed(reload, error), lambda: self._reload_committed(reply))
+        return reload.follow(progress)
+
+    def reload_config(self) -> Future[dict[str, Any]]:
+        """Run the apps' `on_reload` functions; the Future fails with the text of those that fail."""
+        began = time.monotonic()
+
+        def run() -> dict[str, Any]:
+            failed = [text for app in self.apps for hook in app.reload_hooks if (text := _run_reload_hook(app, hook))]
+            if failed:
+                raise CommandError("; ".join(failed), code=INTERNAL_ERROR)
+            return self._reload_result(0, time.monotonic() - began)
+
+        return self._pool.submit(run)
+
     def status(self, app: ServedApp) -> dict[str, Any]:
         """What `status` answers for one of the apps."""
         total, errors = app.requests.totals()
@@ -174,9 +230,9 @@ class Instance:
             "cwd": self._cwd,
             "root_path": app.root_path,
             "state": self.lifecycle.state.value,
-            "generation": 1,
+            "generation": self._generation,
             "started_at": self._started_at,
-            "reloaded_at": None,
+            "reloaded_at": self._reloaded_at,
             "uptime": round(time.monotonic() - self._began, 3),
             "server": {"name": self.server.name, "version": self.server.version, "listeners": self.server.listeners},
             "requests": {
@@ -188,7 +244,7 @@ class Instance:
             "process": self._figures.read(),
             "versions": app.versions,
             "workers": [],
-            "last_reload": None,
+            "last_reload": self._last_reload,
             "stopping": stop.describe() if stop is not None else None,
             "control": {"restarts": self._control.restarts, "sockets": self.endpoints},
         }
@@ -229,10 +285,85 @@ class Instance:
         return self._pool.submit(lambda: app.run_command(command.function, arguments))
 
     def _poke(self) -> None:
-        if self._stop is not None:
-            self._stop.poke()
+        for operation in (self._stop, self._reload):
+            if operation is not None:
+                operation.poke()
+
+    def _reload_failed(self, reload: Reload, error: CommandError) -> None:
+        output = error.data.get("traceback", "") if isinstance(error.data, dict) else ""
+        logger.error("%s\n%s", error.message, output)
+        with self._lock:
+            self._last_reload = self._describe_reload(reload.by, reload.elapsed, error.message)
+            self.lifecycle.advance(Event.RETURN)
+
+    def _reload_committed(self, reply: Reply) -> None:
+        self._control.call_soon(reply.leave)
+        forget(self)
+        program.replace_at_exit(self._hand_over)
+
+    def _leave_stop_to_next(self, by: dict[str, Any], reply: Reply | None) -> None:
+        if reply is None:
+            self._stop_in_next = by
+        else:
+            reply.defer()
+
+    def _hand_over(self) -> dict[str, Any]:
+        """At the very end of this image: what the next one carries on."""
+        assert self._reload is not None
+        instance = {
+            "generation": self._generation,
+            "started_at": self._started_at,
+            "began": self._began,
+            "reload": {"by": self._reload.by, "began": self._reload.began, "cut": self._reload.cut},
+            "requests": {app.name: app.requests.totals() for app in self.apps},
+            "stop": self._stop_in_next,
+        }
+        return {"instance": instance, "controls": self._control.hand_over(), **self.server.hand_over()}
+
+    def _carry_on(self, former: dict[str, Any]) -> None:
+        self._generation = former["generation"] + 1
+        self._started_at, self._began = former["started_at"], former["began"]
+        for app in self.apps:
+            app.requests.carry_on(*former["requests"].get(app.name, (0, 0)))
+
+    def _answer_for(self, former: dict[str, Any]) -> None:
+        """Tell those who asked the former image for this one that it serves."""
+        reload = former["reload"]
+        elapsed = round(time.monotonic() - reload["began"], 3)
+        self._reloaded_at = timestamp(datetime.now(timezone.utc))
+        self._last_reload = self._describe_reload(reload["by"], elapsed, None)
+        result = self._reload_result(reload["cut"], elapsed)
+        logger.info("reloaded in %.3f s: generation %d", elapsed, self._generation)
+        self._control.answer_owed(lambda to: reply_bytes(to, "reload", result))
+        inherited.close_rest()
+        if former["stop"] is not None:
+            self.request_stop(by=former["stop"])
+
+    def _reload_result(self, cut: int, elapsed: float) -> dict[str, Any]:
+        return {"generation": self._generation, "cut": cut, "elapsed": round(elapsed, 3), "pid": self.pid}
+
+    def _describe_reload(self, by: dict[str, Any], elapsed: float, error: str | None) -> dict[str, Any]:
+        return {
+            "ok": error is None,
+            "at": timestamp(datetime.now(timezone.utc)),
+            "by": by,
+            "elapsed": elapsed,
+            "generation": self._generation,
+            "error": error,
+        }
+
+    def _reload_by_signal(self) -> None:
+        app = self.apps[0]
+        request = ReloadRequest(app.grace, False, True, app.preflight_timeout, {"signal": "SIGHUP"})
+        try:
+            self.reload(request, NOBODY)
+        except CommandError as error:
+            logger.error("SIGHUP: %s", error.message)
 
     def _on_signal(self, signum: int) -> None:
+        if signum == signal.SIGHUP:
+            self._control.call_soon(self._reload_by_signal)
+            return
         name = signal.Signals(signum).name
         self._interrupts += signum == signal.SIGINT
         self.request_stop("fast" if self._interrupts > 1 else "graceful", {"signal": name})
@@ -252,38 +383,11 @@ class Instance:
             )
 
 
-_open: set[Instance] = set()
-
-
-def open_instances() -> list[Instance]:
-    """The instances of this process whose control sockets are open."""
-    return list(_open)
-
-
-def _remember(instance: Instance) -> None:
-    _open.add(instance)
-    if "multiprocessing" in sys.modules:
-        # A child of multiprocessing leaves by os._exit, without atexit.
-        from multiprocessing import parent_process, util
-
-        if parent_process() is not None:
-            util.Finalize(instance, instance.close, exitpriority=0)
-
-
-def _forget(instance: Instance) -> None:
-    _open.discard(instance)
-
-
-@atexit.register
-def _close_all() -> None:
-    # Registered when the package is imported, so called after the app's own: if one of them hangs, status answers.
-    served = bool(_open)
-    for instance in open_instances():
-        instance.close()
-    if served:
-        # The modules of a Flask app take longer to collect than the whole of the rest of the exit.
-        gc.freeze()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_open.clear)
+def _run_reload_hook(app: ServedApp, hook: Callable[[], Any]) -> str | None:
+    """The text of its failure, None if it did not fail."""
+    try:
+        app.run_hook(hook)
+    except Exception as error:
+        logger.exception("the on_reload hook %r failed", hook)
+        return f"{getattr(hook, '__name__', hook)}: {type(error).__name__}: {error}"
+    return None

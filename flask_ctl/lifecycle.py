@@ -10,6 +10,7 @@ class State(enum.Enum):
 
     STARTING = "starting"
     RUNNING = "running"
+    RELOADING = "reloading"
     STOPPING = "stopping"
     STOPPED = "stopped"
 
@@ -18,6 +19,8 @@ class Event(enum.Enum):
     """What moves a served app from state to state."""
 
     SERVE = "the HTTP server begins to serve"
+    RELOAD = "a reload is accepted"
+    RETURN = "the reload has failed, and the old code goes on"
     STOP = "a stop is accepted"
     END = "the HTTP server has ended"
 
@@ -26,9 +29,14 @@ TRANSITIONS: dict[tuple[State, Event], State] = {
     (State.STARTING, Event.SERVE): State.RUNNING,
     (State.STARTING, Event.STOP): State.STOPPING,
     (State.STARTING, Event.END): State.STOPPED,
+    (State.RUNNING, Event.RELOAD): State.RELOADING,
     (State.RUNNING, Event.STOP): State.STOPPING,
     (State.RUNNING, Event.END): State.STOPPED,
+    (State.RELOADING, Event.RETURN): State.RUNNING,
+    (State.RELOADING, Event.STOP): State.STOPPING,
+    (State.RELOADING, Event.END): State.STOPPED,
     (State.STOPPING, Event.SERVE): State.STOPPING,
+    (State.STOPPING, Event.RETURN): State.STOPPING,
     (State.STOPPING, Event.END): State.STOPPED,
 }
 

@@ -20,17 +20,22 @@ WSGIApp = Callable[[Environ, StartResponse], Iterable[bytes]]
 class _Counter:
     """Counts up without a lock; reading, which is rare, takes one and takes a number, which it makes up for."""
 
-    __slots__ = ("_lock", "_reads", "up")
+    __slots__ = ("_before", "_lock", "_reads", "up")
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._reads = 0
+        self._before = 0
         self.up = itertools.count().__next__
+
+    def carry_on(self, before: int) -> None:
+        """Count what was counted elsewhere, too."""
+        self._before = before
 
     def read(self) -> int:
         with self._lock:
             self._reads += 1
-            return self.up() - self._reads + 1
+            return self._before + self.up() - self._reads + 1
 
 
 class RequestCounter:
@@ -84,6 +89,11 @@ class RequestCounter:
         # list() of a dict's values is one step under the GIL; iterating over the dict itself is not.
         began = list(self._in_flight.values())
         return time.monotonic() - min(began) if began else None
+
+    def carry_on(self, begun: int, failed: int) -> None:
+        """Go on from the totals of the image that this one has replaced."""
+        self._begun.carry_on(begun)
+        self._failed.carry_on(failed)
 
     def totals(self) -> tuple[int, int]:
         """Requests begun, and those of them that ended with a status of 500 or more, or with an exception."""

@@ -57,6 +57,8 @@ def _status(status: dict[str, Any]) -> str:
     lines.append(("process", _process(status["process"])))
     lines.append(("directory", status["cwd"]))
     lines.append(("versions", ", ".join(f"{name} {version}" for name, version in status["versions"].items())))
+    if status.get("last_reload"):
+        lines.append(("reloaded", _last_reload(status["last_reload"])))
     if status.get("stopping"):
         lines.append(("stopping", _stopping(status["stopping"])))
     width = max(len(label) for label, _ in lines)
@@ -90,6 +92,10 @@ def _process(process: dict[str, Any]) -> str:
     )
 
 
+def _last_reload(reload: dict[str, Any]) -> str:
+    return f"{reload['at']} {'in ' + seconds(reload['elapsed']) if reload['ok'] else 'FAILED: ' + reload['error']}"
+
+
 def _stopping(stopping: dict[str, Any]) -> str:
     waiting = stopping.get("waiting_for")
     tail = f", kept alive by {', '.join(waiting)}" if waiting else ""
@@ -104,6 +110,11 @@ def _stop(result: dict[str, Any]) -> str:
         return f"{what} died before the stop was done"
     cut = f", {result['cut']} CUT" if result["cut"] else ""
     return f"{what} stopped: {plural(result['drained'], 'request')} finished{cut}, in {seconds(result['elapsed'])}"
+
+
+def _reload(result: dict[str, Any]) -> str:
+    cut = f", {result['cut']} CUT" if result["cut"] else ""
+    return f"pid {result['pid']} serves generation {result['generation']}{cut}, after {seconds(result['elapsed'])}"
 
 
 def _commands(commands: dict[str, Any]) -> str:
@@ -121,5 +132,6 @@ _RENDERERS: dict[str, Callable[[Any], str]] = {
     "ping": _ping,
     "status": _status,
     "stop": _stop,
+    "reload": _reload,
     "commands": _commands,
 }

@@ -9,15 +9,14 @@ import weakref
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from .dispatcher import ReplyTo
 from .errors import ConfigurationError
 from .reactor import Reactor
 from .transports import Handler, Listener
+from .transports.stream import FLUSH_TIMEOUT
 
 TICK = 2.0
 """Seconds between two looks at what is overdue; a removed socket file is back within that time."""
-
-FLUSH_TIMEOUT = 1.0
-"""Seconds that the end of the server waits for clients to read their last answer."""
 
 MAX_BACKOFF = 5.0
 """Seconds before another try, at the most, if the control thread fails again and again."""
@@ -78,11 +77,20 @@ class ControlServer:
 
     def close(self) -> None:
         """Hand over the last answers, give up the addresses, end the thread; more than once is fine."""
-        self._closing.set()
-        self._reactor.stop()
-        if self._thread is not None and self._thread is not threading.current_thread():
-            self._thread.join()
+        self._end_thread()
         self._release()
+
+    def hand_over(self) -> list[dict[str, Any]]:
+        """End the thread, and leave the control sockets to the next image of this process."""
+        self._end_thread()
+        left = [listener.hand_over() for listener, _ in self._listeners]
+        self._release()
+        return [control for control in left if control is not None]
+
+    def answer_owed(self, reply: Callable[[ReplyTo], bytes]) -> None:
+        """Give the replies that the former image of this process owed."""
+        for listener, _ in self._listeners:
+            self.call_soon(listener.answer_owed, reply)
 
     def abandon(self) -> None:
         """In a forked child, which has no such thread: close its copies of our descriptors."""
@@ -92,6 +100,12 @@ class ControlServer:
         self._thread = None
         self._released = True
         self._reactor.close()
+
+    def _end_thread(self) -> None:
+        self._closing.set()
+        self._reactor.stop()
+        if self._thread is not None and self._thread is not threading.current_thread():
+            self._thread.join()
 
     def _run(self) -> None:
         backoff = 0.05

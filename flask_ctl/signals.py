@@ -17,7 +17,7 @@ from typing import Any
 
 Handler = Callable[[int, "FrameType | None"], Any]
 
-HANDLED = (signal.SIGTERM, signal.SIGINT)
+STOPPING = (signal.SIGTERM, signal.SIGINT)
 logger = logging.getLogger("flask_ctl")
 
 
@@ -41,15 +41,15 @@ class Signals:
     def install(self, *, only_defaults: bool = False) -> None:
         """Replace the handlers of TERM and INT, once; only in the main thread. An ignored signal stays ignored.
 
-        With `only_defaults` a handler that the program set stays, too.
+        HUP is taken only where no terminal would send it, and where the program has no handler of its own. With
+        `only_defaults` a handler that the program set for the others stays, too.
         """
         if threading.current_thread() is not threading.main_thread():
             return
-        for signum in HANDLED:
-            current = signal.getsignal(signum)
-            foreign = current is None or current == signal.SIG_IGN or (only_defaults and _is_handler(current))
-            if not foreign and current != self._handle:
-                self._previous[signum] = signal.signal(signum, self._handle)
+        for signum in STOPPING:
+            self._replace(signum, keep_handlers=only_defaults)
+        if not only_defaults and not _has_terminal():
+            self._replace(signal.SIGHUP, keep_handlers=True)
 
     def restore(self) -> None:
         """Put back what `install` found, where nobody has replaced it since; in another thread, only let go."""
@@ -71,6 +71,12 @@ class Signals:
     def exit_main(self) -> None:
         """Raise SystemExit in the main thread, with the exit code that a handler asked for."""
         self.interrupt_main(lambda: sys.exit(self.exit_code))
+
+    def _replace(self, signum: int, *, keep_handlers: bool) -> None:
+        current = signal.getsignal(signum)
+        foreign = current is None or current == signal.SIG_IGN or (keep_handlers and _is_handler(current))
+        if not foreign and current != self._handle:
+            self._previous[signum] = signal.signal(signum, self._handle)
 
     def _handle(self, signum: int, frame: FrameType | None) -> None:
         interruption, self._interruption = self._interruption, None
@@ -104,6 +110,15 @@ class Signals:
         elif handler == signal.SIG_DFL:
             signal.signal(signum, signal.SIG_DFL)
             os.kill(os.getpid(), signum)
+
+
+def _has_terminal() -> bool:
+    """Whether this process has a controlling terminal, whose end is told by HUP (credentials(7))."""
+    try:
+        os.close(os.open("/dev/tty", os.O_RDWR | os.O_NOCTTY))
+    except OSError:
+        return False
+    return True
 
 
 def _is_handler(handler: Any) -> bool:

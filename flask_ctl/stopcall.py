@@ -43,8 +43,7 @@ class StopCall:
         self._progress: dict[str, Any] = {}
         self._result: dict[str, Any] | None = None
         # In one go: the status names a parent to wait for, and a server that hangs is asked all the same.
-        self._status_id = conversation.send("status", {}, self._until())
-        self._stop_id = conversation.send("stop", params, self._until())
+        self._status_id, self._stop_id = conversation.send([("status", {}), ("stop", params)], self._until())
 
     def close(self) -> None:
         for process in self._processes:
@@ -162,7 +161,7 @@ class StopCall:
 
     def _threads_that_stay(self) -> list[str]:
         deadline = time.monotonic() + 1.0
-        id = self._conversation.send("status", {}, deadline)
+        (id,) = self._conversation.send([("status", {})], deadline)
         while (message := self._conversation.receive(deadline)) is not None:
             if isinstance(message, Response) and message.id == id and isinstance(message.result, dict):
                 self._progress = {"waiting_for": (message.result.get("stopping") or {}).get("waiting_for", [])}

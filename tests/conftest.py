@@ -13,7 +13,7 @@ from typing import Any
 
 import psutil
 import pytest
-from harness import MODES, Server, until
+from harness import MODES, Program, Server, until
 
 
 def _descriptors() -> set[str]:
@@ -81,7 +81,19 @@ def serve(short_path: pathlib.Path) -> Iterator[Callable[..., Server]]:
 
 
 @pytest.fixture
+def program(short_path: pathlib.Path) -> Program:
+    """A copy of `sample` that can be edited; servers that run it are started with ``cwd=program.directory``."""
+    return Program(short_path / "program")
+
+
+@pytest.fixture
 def free_port() -> int:
     """A TCP port that was free a moment ago, for servers that can't tell which one they took."""
     with socket.create_server(("127.0.0.1", 0)) as sock:
         return int(sock.getsockname()[1])
+
+
+def pytest_collection_finish() -> None:
+    """Keep the test suite itself out of the collections that look for what a test has left."""
+    gc.collect()
+    gc.freeze()

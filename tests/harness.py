@@ -32,10 +32,13 @@ MODES: dict[str, list[str]] = {
     "control.run": [*PYTHON, "sample.py", "control"],
     "make_server": [*PYTHON, "sample.py", "make_server"],
     "flask run": FLASK,
-    "flask run --debug": [*FLASK, "--debug"],
+    "flask run --debug": [*FLASK, "--debug", "--exclude-patterns", "*"],
     "flask-ctl run": [*PYTHON, "-m", "flask_ctl_cli", "run", "--app", "sample", "--port", "0"],
 }
-"""Every way to serve by Werkzeug that comes under control from `Control(app)` alone."""
+"""Every way to serve by Werkzeug that comes under control from `Control(app)` alone.
+
+Under the reloader no file is watched: it would restart the child whenever a test edits the program.
+"""
 
 RELOADING = [mode for mode in MODES if "debug" in mode]
 SINGLE = [mode for mode in MODES if "debug" not in mode]
@@ -108,6 +111,10 @@ class Server:
         with self.client() as client:
             return client.call(name, **params)
 
+    def reload(self, **options: Any) -> dict[str, Any]:
+        with self.client() as client:
+            return client.reload(**options)
+
     def release(self, name: str) -> None:
         self.call("release", name=name)
 
@@ -135,6 +142,21 @@ class Server:
                 return client.status(timeout=1.0)["state"] != "starting"
         except ControlError:
             return False
+
+
+class Program:
+    """A directory with a copy of `sample.py`."""
+
+    def __init__(self, directory: pathlib.Path) -> None:
+        self.directory = directory
+        directory.mkdir()
+        self.file = directory / "sample.py"
+        self.file.write_text((APPS / "sample.py").read_text())
+
+    def edit(self, version: str, code: str = "") -> None:
+        """Give it another version, and more code to run at its import."""
+        text = (APPS / "sample.py").read_text()
+        self.file.write_text(text.replace('VERSION = "old"', f"VERSION = {version!r}\n{code}\n"))
 
 
 def get(address: tuple[str, int], path: str) -> tuple[int, bytes]:

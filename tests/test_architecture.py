@@ -17,12 +17,12 @@ import pytest
 import flask_ctl
 
 LAYERS = [
-    "errors  figures  lifecycle  middleware  parameters  signals  system",
-    "access  addresses  pool  protocol  reactor  render",
+    "errors  exits  figures  handover  lifecycle  middleware  operation  parameters  signals  system",
+    "access  addresses  pool  protocol  reactor  reload  render",
     "commands  conversation",
     "dispatcher  discovery  stopcall",
     "adapters  client  transports",
-    "server  stopping",
+    "reloading  server  stopping",
     "builtins",
     "instance",
     "host",

@@ -20,6 +20,6 @@ class AppControlGroup(ControlGroup):
 
 ctl = AppControlGroup(
     "ctl",
-    own=("call", "ping", "status", "stop"),
+    own=("call", "ping", "reload", "status", "stop"),
     help="Stop, inspect and call this app where it runs in another process.",
 )

@@ -16,6 +16,7 @@ from flask_ctl import (
     ControlError,
     LocalProtocolError,
     NotRunning,
+    ReloadFailed,
     RemoteProtocolError,
     ServerDied,
     TimedOut,
@@ -34,6 +35,7 @@ _EXITS: list[tuple[type[ControlError], int, str]] = [
     (NotRunning, 3, "Start the app, or give the address that its log names by --socket."),
     (TimedOut, 4, "Wait longer by --timeout, or end it by: flask-ctl stop --kill-after SECONDS"),
     (AccessDenied, 5, ""),
+    (ReloadFailed, 7, "The old code serves on."),
     (ServerDied, 6, "The app's log may tell why."),
     (RemoteProtocolError, 8, "Compare the address with the one in the app's log, and the versions of flask-ctl."),
     (ControlError, 1, ""),
@@ -62,7 +64,8 @@ def _report(error: ControlError, as_json: bool) -> None:
     if as_json:
         _print_document(code, error.code, error.message, error.data)
     else:
-        click.echo("\n".join(filter(None, [f"Error: {error.message}", advice])), err=True)
+        traceback = error.data["traceback"] if isinstance(error, ReloadFailed) else ""
+        click.echo("\n".join(filter(None, [traceback.rstrip(), f"Error: {error.message}", advice])), err=True)
     raise click.exceptions.Exit(code)
 
 

@@ -49,6 +49,33 @@ class HttpServer(Protocol):
     def end(self) -> None:
         """Let the server's loop return, and the process end unless it is embedded."""
 
+    def obstacle(self) -> str | None:
+        """Why its process can't be replaced under it, None if it can."""
+
+    def watch(self, on_change: Callable[[], Any]) -> None:
+        """Have `on_change` called when a request has ended, or the server has paused."""
+
+    def requests(self) -> frozenset[Any]:
+        """What stands for the requests in flight, for `answers_any`."""
+
+    def answers_any(self, requests: frozenset[Any]) -> bool:
+        """Whether one of those requests is still in flight."""
+
+    def pause(self) -> None:
+        """Let new visitors wait, soon."""
+
+    def resume(self) -> None:
+        """Let them in again."""
+
+    def paused(self) -> bool:
+        """Whether it has paused, and no request is in flight."""
+
+    def leave(self) -> None:
+        """While paused: end the loop and the program for the next image, but keep the sockets for `hand_over`."""
+
+    def hand_over(self) -> dict[str, Any]:
+        """After `leave`: the ``listeners`` and ``parked`` connections for the next image."""
+
     def is_serving_thread(self) -> bool:
         """Whether the calling thread is answering one of its requests."""
 

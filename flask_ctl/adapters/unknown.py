@@ -46,6 +46,33 @@ class UnknownServer:
     def end(self) -> None:
         signals.exit_main()
 
+    def obstacle(self) -> str | None:
+        return "nothing is known of this HTTP server"
+
+    def watch(self, on_change: Callable[[], Any]) -> None:
+        self._requests.on_done = on_change
+
+    def requests(self) -> frozenset[Any]:
+        return frozenset()
+
+    def answers_any(self, requests: frozenset[Any]) -> bool:
+        return False
+
+    def pause(self) -> None:
+        """Its sockets are out of reach."""
+
+    def resume(self) -> None:
+        """Nothing was paused."""
+
+    def paused(self) -> bool:
+        return False
+
+    def leave(self) -> None:
+        """It is never replaced."""
+
+    def hand_over(self) -> dict[str, Any]:
+        return {}
+
     def is_serving_thread(self) -> bool:
         return False
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import inspect
 import os
 import selectors
 import signal
@@ -20,11 +21,15 @@ from typing import Any
 
 from werkzeug.serving import LISTEN_QUEUE, BaseWSGIServer, make_server, select_address_family
 
+from ..handover import inherited
+from ..reload.preflight import end_if_preflighting
 from ..signals import signals
 from ..system import Waker, refuse_new_connections
 from . import Controlled, Host, WSGIApp, reloader
 
 _serve_forever = BaseWSGIServer.serve_forever
+_init = BaseWSGIServer.__init__
+_signature = inspect.signature(_init)
 _armed = False
 
 
@@ -62,6 +67,11 @@ class WerkzeugServer:
         self._on_change: Callable[[], Any] = lambda: None
         self._loop_ended = False
         self._released = threading.Event()
+        self._pausing = False
+        self._is_paused = False
+        self._resumed = threading.Condition()
+        self._leaving = False
+        self._kept: dict[str, Any] = {}
 
     def limit(self, threads: int) -> None:
         """Answer at most so many requests at once."""
@@ -69,7 +79,6 @@ class WerkzeugServer:
 
     def serve(self, poll_interval: float) -> None:
         """Run the server's loop; after a drain, until `end`."""
-        self._attach()
         try:
             _serve_forever(self._server, poll_interval)
             self._in_loop = False
@@ -96,6 +105,7 @@ class WerkzeugServer:
         self._on_change = on_change
         self._draining = True
         self._wake.wake()
+        self.resume()
 
     def close_idle(self) -> None:
         self._idle_over = True
@@ -120,6 +130,58 @@ class WerkzeugServer:
         self._interrupt_loop()
         if self._in_reloader:
             signals.exit_main()
+
+    def obstacle(self) -> str | None:
+        if self.embedded:
+            return "the server runs in a thread of a bigger program"
+        if self._server.ssl_context is not None:
+            return "TLS connections can't be handed over"
+        if hasattr(self._server, "active_children"):
+            return "a server with processes can't be replaced"
+        return None
+
+    def watch(self, on_change: Callable[[], Any]) -> None:
+        self._on_change = on_change
+
+    def requests(self) -> frozenset[socket.socket]:
+        with self._lock:
+            return frozenset(self._busy)
+
+    def answers_any(self, requests: frozenset[socket.socket]) -> bool:
+        with self._lock:
+            return not requests.isdisjoint(self._busy)
+
+    def pause(self) -> None:
+        self._pausing = True
+        self._wake.wake()
+
+    def resume(self) -> None:
+        with self._resumed:
+            self._pausing = False
+            self._resumed.notify_all()
+
+    def paused(self) -> bool:
+        with self._lock:
+            return self._is_paused and not self._busy
+
+    def leave(self) -> None:
+        # Copies: the program closes the originals while it unwinds.
+        parked = [os.dup(descriptor) for descriptor in self._parked]
+        # The reloader's child has got its listening socket from its parent, and will again.
+        listeners = {} if self._in_reloader else {_requested(self._server): os.dup(self._server.socket.fileno())}
+        self._kept = {"listeners": listeners, "parked": parked}
+        self._leaving = True
+        self.resume()
+        if self._in_reloader:
+            signals.exit_main()
+
+    def hand_over(self) -> dict[str, Any]:
+        return self._kept
+
+    @property
+    def left(self) -> bool:
+        """Whether its loop ended for the next image."""
+        return self._leaving
 
     def is_serving_thread(self) -> bool:
         return self._is_answering(threading.current_thread())
@@ -151,7 +213,8 @@ class WerkzeugServer:
         # Without the lock, which the main thread may hold when a signal handler asks.
         return thread.ident in list(self._busy.values())
 
-    def _attach(self) -> None:
+    def attach(self) -> None:
+        """Take the server's methods over, and the connections that a former image left."""
         server = self._server
         server.socket.setblocking(False)
         if server.ssl_context is not None:
@@ -165,6 +228,8 @@ class WerkzeugServer:
         server.process_request = self._process_request
         server.finish_request = self._finish_request
         server.close_request = self._close_request
+        for connection in inherited.take_parked():
+            self._park(connection, connection.getpeername())
 
     def _get_request(self) -> tuple[socket.socket, Any]:
         """Called by the loop when something is ready: a connection that has begun a request. Raises BlockingIOError."""
@@ -192,12 +257,28 @@ class WerkzeugServer:
     def _service_actions(self) -> None:
         """Called by the loop after each round of waiting."""
         type(self._server).service_actions(self._server)
+        if self._pausing and not self._draining:
+            self._stay_paused()
+        if self._leaving:
+            raise Drained
         if not self._draining:
             return
         self._accept_the_last()
         somebody_asks = any(key.fileobj is not self._wake for key, _ in self._selector.select(0))
         if not somebody_asks and (self._idle_over or not self._parked):
             raise Drained
+
+    def _stay_paused(self) -> None:
+        self._set_paused(True)
+        with self._resumed:
+            while self._pausing:
+                self._resumed.wait()
+        self._set_paused(False)
+
+    def _set_paused(self, paused: bool) -> None:
+        with self._lock:
+            self._is_paused = paused
+        self._on_change()
 
     def _accept_the_last(self) -> None:
         """Let in who has connected already, and nobody else."""
@@ -241,6 +322,7 @@ def run(server: WerkzeugServer, controlled: Controlled, poll_interval: float = 0
     """Serve under control, until the server has ended."""
     if controlled.threads is not None:
         server.limit(controlled.threads)
+    server.attach()
     controlled.serving()
     try:
         server.serve(poll_interval)
@@ -282,11 +364,31 @@ def arm(host: Host) -> None:
             _serve_forever(self, poll_interval)
             return
         run(server, controlled, poll_interval)
-        if in_main and signals.exit_code:
+        if in_main and (server.left or signals.exit_code):
             raise SystemExit(signals.exit_code)
 
+    @functools.wraps(_init)
+    def __init__(self: Any, *args: Any, **options: Any) -> None:
+        end_if_preflighting()
+        arguments = _signature.bind(self, *args, **options).arguments
+        self._requested_address = f"{arguments['host']}:{arguments['port']}"
+        taken = None
+        if arguments.get("fd") is None:
+            taken = arguments["fd"] = inherited.take_listener(self._requested_address)
+        _init(**arguments)
+        if taken is not None:
+            os.close(taken)
+            # Its peers are to see this image as the one that listens.
+            self.server_activate()
+
+    BaseWSGIServer.__init__ = __init__  # type: ignore[method-assign]
     BaseWSGIServer.serve_forever = serve_forever  # type: ignore[method-assign]
     reloader.arm(host)
+
+
+def _requested(server: Any) -> str:
+    """The address that the program asked for, which with port 0 is not the one that it got."""
+    return str(server._requested_address)
 
 
 def _url(server: BaseWSGIServer) -> str:

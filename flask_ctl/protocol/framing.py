@@ -44,6 +44,10 @@ class LineBuffer:
             self._check(len(line))
         return [line for line in map(_strip, rest) if line]
 
+    def unread(self) -> bytes:
+        """The beginning of a line that has not ended, as it came."""
+        return bytes(self._tail)
+
     def rest(self) -> bytes:
         """The line that the end of the stream completes, empty if none has begun."""
         line, self._tail = _strip(bytes(self._tail)), bytearray()

@@ -6,19 +6,20 @@ the caller, and from then on belongs to the reactor's thread. It hands every mes
 
 from __future__ import annotations
 
-from typing import Protocol
+from collections.abc import Callable
+from typing import Any, Protocol
 
 from ..access import Peer
-from ..dispatcher import Answer, Notify
+from ..dispatcher import Answer, Keeper, Notify, ReplyTo
 from ..reactor import Reactor
 
 
 class Handler(Protocol):
     """What answers messages: the dispatcher."""
 
-    def handle(self, message: bytes, peer: Peer, notify: Notify) -> Answer: ...
+    def handle(self, message: bytes, peer: Peer, notify: Notify, keeper: Keeper | None = None) -> Answer: ...
 
-    def handle_plain(self, line: bytes, peer: Peer) -> Answer: ...
+    def handle_plain(self, line: bytes, peer: Peer, keeper: Keeper | None = None) -> Answer: ...
 
 
 class Listener(Protocol):
@@ -42,6 +43,15 @@ class Listener(Protocol):
 
     def flush(self, timeout: float) -> None:
         """Wait, for so many seconds at most, until the peers have what was written for them."""
+
+    def hand_over(self) -> dict[str, Any] | None:
+        """Leave the address, and the clients that are to be kept, to the next image; None if there is nothing to leave.
+
+        Called when the reactor has ended; afterwards `close` gives up nothing.
+        """
+
+    def answer_owed(self, reply: Callable[[ReplyTo], bytes]) -> None:
+        """On the reactor's thread: give the replies that the former image owed, and go on with those clients."""
 
     def close(self) -> None:
         """Detach and give up the address; more than once is fine."""

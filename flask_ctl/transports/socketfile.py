@@ -48,6 +48,21 @@ class SocketFile:
             self._drop_lock()
             raise
 
+    def adopt(self, descriptor: int, lock: int) -> socket.socket:
+        """The socket that a former image of this process left, listening for this one."""
+        self._lock = lock
+        self._inode = _inode(self.path)
+        listener = socket.socket(fileno=descriptor)
+        listener.setblocking(False)
+        # The kernel names to clients the credentials of the last listen().
+        listener.listen(BACKLOG)
+        return listener
+
+    def hand_over(self) -> int:
+        """The lock's descriptor, for `adopt`; the path is left as it is."""
+        lock, self._lock = self._lock, -1
+        return lock
+
     def in_place(self) -> bool:
         """Whether the path still leads to our socket."""
         return self._inode is not None and _inode(self.path) == self._inode

@@ -12,6 +12,7 @@ from concurrent.futures import Future
 from typing import Any
 
 from ..access import Peer
+from ..dispatcher import ReplyTo
 from ..errors import INVALID_REQUEST, CommandError, RemoteProtocolError
 from ..protocol.framing import LineBuffer
 from ..protocol.jsonrpc import encode, error_object
@@ -30,6 +31,9 @@ HIGH_WATER = 1024 * 1024
 
 LINE_TIMEOUT = 10.0
 """Seconds for a message to end that has begun."""
+
+FLUSH_TIMEOUT = 1.0
+"""Seconds that the end of the server waits for clients to read their last answer."""
 
 STALL_TIMEOUT = 30.0
 """Seconds for a client to read something of what waits for it."""
@@ -61,6 +65,9 @@ class Connection:
         self._closed = False
         self._interest = 0
         self._heard = self._moved = time.monotonic()
+        self._current = b""
+        self._replies: list[ReplyTo] = []
+        self._deferring = False
         self._update()
 
     @property
@@ -92,12 +99,49 @@ class Connection:
 
     def flush(self, deadline: float) -> None:
         """Send what waits, until `deadline` (on the monotonic clock) at most."""
+        if not self._out:
+            return
         self._sock.settimeout(max(0.001, deadline - time.monotonic()))
         try:
             self._sock.sendall(self._out, _NO_SIGNAL)
         except OSError as error:
             logger.debug("an answer was not read: %s", error)
+        self._sock.setblocking(False)
         self._out.clear()
+
+    def keep(self, reply: ReplyTo) -> None:
+        """See `Keeper`: the next image owes this reply."""
+        self._replies.append(reply)
+
+    def defer(self) -> None:
+        """See `Keeper`: the next image handles the current message, and those after it."""
+        self._lines.appendleft(self._current)
+        self._deferring = True
+
+    def resume(self, owed: bytes, unread: bytes, *, finish: bool) -> None:
+        """Go on where the former image left off, or with what it owed `finish`."""
+        self._last_line_seen = finish
+        self._write(owed)
+        self._take_in(unread)
+        self._proceed()
+
+    def hand_over(self) -> dict[str, Any] | None:
+        """What the next image needs to go on; None for a client that waits for nothing, and gets a clean end."""
+        if self._closed or not (self._replies or self._deferring or self._has_unread()):
+            return None
+        unread = b"".join(line + b"\n" for line in self._lines) + self._buffer.unread()
+        self._closed = True
+        self._forget(self)
+        return {"descriptor": self._sock.detach(), "replies": self._replies, "unread": unread.decode("latin-1")}
+
+    def _has_unread(self) -> bool:
+        """Whether the client has sent, or is about to send, what this image has not handled."""
+        if not self._current or self._lines or self._buffer.partial:
+            return True
+        try:
+            return bool(self._sock.recv(1, socket.MSG_PEEK))
+        except OSError:
+            return False
 
     def _on_ready(self, events: int) -> None:
         if events & WRITE:
@@ -115,8 +159,11 @@ class Connection:
             self.close()
             return
         self._heard = time.monotonic()
+        self._take_in(data, ended=not data)
+
+    def _take_in(self, data: bytes, *, ended: bool = False) -> None:
         try:
-            self._lines += self._buffer.feed(data) if data else self._rest()
+            self._lines += self._rest() if ended else self._buffer.feed(data)
         except RemoteProtocolError as error:
             self._refuse(error.message)
 
@@ -137,13 +184,14 @@ class Connection:
         self._update()
 
     def _handle(self, line: bytes) -> None:
+        self._current = line
         if is_plain(line):
             # One plain command a connection: nc and shell scripts wait for the end of the stream.
             self._last_line_seen = True
             self._lines.clear()
-            answer, end = self._handler.handle_plain(line, self._peer), b""
+            answer, end = self._handler.handle_plain(line, self._peer, self), b""
         else:
-            answer, end = self._handler.handle(line, self._peer, self._notify), b"\n"
+            answer, end = self._handler.handle(line, self._peer, self._notify, self), b"\n"
         if isinstance(answer, Future):
             self._pending += 1
             answer.add_done_callback(lambda future: self._reactor.call_soon(self._answered, future.result(), end))
@@ -185,7 +233,7 @@ class Connection:
         del self._out[:sent]
 
     def _saturated(self) -> bool:
-        return self._closed or self._pending >= MAX_PENDING or len(self._out) >= HIGH_WATER
+        return self._closed or self._deferring or self._pending >= MAX_PENDING or len(self._out) >= HIGH_WATER
 
     def _update(self) -> None:
         if self._closed:
@@ -229,14 +277,16 @@ class StreamServer:
 
         self._reactor.register(listener, READ, on_ready)
 
-    def add(self, sock: socket.socket, peer: Peer) -> None:
-        """Serve a connected socket."""
+    def add(self, sock: socket.socket, peer: Peer) -> Connection | None:
+        """Serve a connected socket; None, and closed, if there is no room."""
         if len(self._connections) >= MAX_CONNECTIONS:
             self._make_room()
         if len(self._connections) >= MAX_CONNECTIONS:
             sock.close()
-            return
-        self._connections.add(Connection(sock, peer, self._reactor, self._handler, self._connections.discard))
+            return None
+        connection = Connection(sock, peer, self._reactor, self._handler, self._connections.discard)
+        self._connections.add(connection)
+        return connection
 
     def tick(self) -> None:
         now = time.monotonic()
@@ -250,6 +300,12 @@ class StreamServer:
         deadline = time.monotonic() + timeout
         for connection in tuple(self._connections):
             connection.flush(deadline)
+
+    def hand_over(self) -> list[dict[str, Any]]:
+        """The clients to whom the next image owes something; the others get what is written for them."""
+        self.flush(FLUSH_TIMEOUT)
+        left = [connection.hand_over() for connection in tuple(self._connections)]
+        return [client for client in left if client is not None]
 
     def close(self) -> None:
         for connection in tuple(self._connections):

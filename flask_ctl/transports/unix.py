@@ -5,10 +5,14 @@ from __future__ import annotations
 import contextlib
 import logging
 import socket
+from collections.abc import Callable
+from typing import Any
 
 from ..access import Peer
 from ..addresses import prepare_directory
+from ..dispatcher import ReplyTo
 from ..errors import ConfigurationError
+from ..handover import inherited
 from ..reactor import Reactor
 from ..system import peer_credentials
 from . import Handler
@@ -26,12 +30,18 @@ class UnixListener:
         self._socket: socket.socket | None = None
         self._server: StreamServer | None = None
         self._complained = False
+        self._owed: list[dict[str, Any]] = []
 
     @property
     def endpoint(self) -> str:
         return self._file.path
 
     def open(self) -> None:
+        control = inherited.take_control(self._file.path)
+        if control is not None:
+            self._owed = control["clients"]
+            self._socket = self._file.adopt(control["socket"], control["lock"])
+            return
         prepare_directory(self._file.path)
         self._socket = self._file.acquire()
 
@@ -57,6 +67,30 @@ class UnixListener:
     def flush(self, timeout: float) -> None:
         if self._server is not None:
             self._server.flush(timeout)
+
+    def hand_over(self) -> dict[str, Any] | None:
+        if self._socket is None or self._server is None:
+            return None
+        control = {
+            "path": self._file.path,
+            "socket": self._socket.detach(),
+            "lock": self._file.hand_over(),
+            "clients": self._server.hand_over(),
+        }
+        self._socket = None
+        return control
+
+    def answer_owed(self, reply: Callable[[ReplyTo], bytes]) -> None:
+        owed, self._owed = self._owed, []
+        for client in owed:
+            sock = socket.socket(fileno=client["descriptor"])
+            connection = None if self._server is None else self._server.add(sock, _identify(sock))
+            if connection is None:
+                sock.close()
+                continue
+            replies, unread = client["replies"], client["unread"].encode("latin-1")
+            finish = any(to.get("plain") for to in replies)
+            connection.resume(b"".join(map(reply, replies)), unread, finish=finish)
 
     def close(self) -> None:
         self.detach()

@@ -14,6 +14,7 @@ app = Flask("sample")
 app.config.from_prefixed_env("FLASK")  # FLASK_CTL_SIGNALS and the like
 control = Control(app)
 gates = defaultdict(threading.Event)
+VERSION = "old"
 
 
 def say(text):
@@ -24,6 +25,11 @@ def say(text):
 @app.get("/")
 def index():
     return "hello"
+
+
+@app.get("/version")
+def version():
+    return VERSION
 
 
 @app.get("/hold/<name>")
@@ -94,6 +100,11 @@ def wait_for(name: str) -> str:
     return name
 
 
+@control.on_reload
+def reread():
+    say("on_reload")
+
+
 @control.on_stop
 def on_stop():
     say("on_stop")
@@ -107,7 +118,7 @@ if __name__ == "__main__":
     if "unthreaded" in how:
         options["threaded"] = False
     if "debug" in how:
-        options["debug"] = True
+        options |= {"debug": True, "exclude_patterns": ["*"]}
     if "forking" in how:
         options |= {"threaded": False, "processes": 4}
     if "keeper" in how:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Mapping
 from typing import Any
 
 import click
@@ -11,6 +9,7 @@ import click
 from flask_ctl import NotRunning
 
 from ..output import print_json, print_result
+from ..progress import progress_line
 from ..settings import ControlCommand, Seconds, settings
 
 OUTCOME_CODES = {"drained": 0, "accepted": 0, "missing": 0, "forced": 6, "killed": 6, "died": 6}
@@ -59,12 +58,8 @@ def stop(
 
 
 def _stop(mode: str, **options: Any) -> dict[str, Any]:
-    line = _ProgressLine(enabled=sys.stderr.isatty() and not settings().quiet)
-    try:
-        with settings().client() as client:
-            return client.stop(mode, on_progress=line.show, **options)
-    finally:
-        line.clear()
+    with progress_line() as show, settings().client() as client:
+        return client.stop(mode, on_progress=show, **options)
 
 
 def _print(outcome: str, result: dict[str, Any]) -> None:
@@ -76,28 +71,3 @@ def _print(outcome: str, result: dict[str, Any]) -> None:
         click.echo(f"pid {result['pid']} is stopping")
     else:
         print_result("stop", result, as_json=False)
-
-
-class _ProgressLine:
-    """One line on the terminal's stderr that is written over."""
-
-    def __init__(self, enabled: bool) -> None:
-        self._enabled = enabled
-        self._shown = False
-
-    def show(self, progress: Mapping[str, Any]) -> None:
-        if self._enabled:
-            click.echo(f"\r\033[K{_describe(progress)}", err=True, nl=False)
-            self._shown = True
-
-    def clear(self) -> None:
-        if self._shown:
-            click.echo("\r\033[K", err=True, nl=False)
-
-
-def _describe(progress: Mapping[str, Any]) -> str:
-    if threads := progress.get("waiting_for"):
-        return f"waiting for {', '.join(map(str, threads))}"
-    remaining = progress.get("remaining")
-    left = f", {remaining:.0f} s left" if isinstance(remaining, (int, float)) else ""
-    return f"{progress.get('phase', 'stopping')}: {progress.get('in_flight', 0)} in flight{left}"

@@ -1,0 +1,36 @@
+"""``flask-ctl reload``."""
+
+from __future__ import annotations
+
+import click
+
+from ..output import print_result
+from ..progress import progress_line
+from ..settings import ControlCommand, Seconds, settings
+
+
+@click.command(cls=ControlCommand)
+@click.option("--config", is_flag=True, help="Only call the app's reload hooks.")
+@click.option("--grace", type=Seconds(), metavar="SECONDS", help="Wait so long for requests.  [default: CTL_GRACE]")
+@click.option("--cut", is_flag=True, help="Then cut what is left, instead of giving up.")
+@click.option("--no-preflight", is_flag=True, help="Do without the rehearsal.")
+@click.pass_context
+def reload(ctx: click.Context, config: bool, grace: float | None, cut: bool, no_preflight: bool) -> None:
+    """Serve the new code in the same process; return when it serves.
+
+    First the program is rehearsed: the same command runs in a process of its own, up to where it would bind its HTTP
+    socket. So the code of its modules runs twice, and a program that binds another port, takes a lock or starts jobs
+    before it serves has to look at flask_ctl.preflighting, or be reloaded with --no-preflight. If the rehearsal fails,
+    nothing else happens.
+
+    Exit codes: 0 the new code serves, 1 it can't be done here, 4 requests were in flight for too long, 6 requests were
+    cut or the process died, 7 the new code was refused and its traceback is on stderr. After 4 and 7 the old code
+    serves on.
+    """
+    with progress_line() as show, settings().client() as client:
+        result = client.reload(
+            "config" if config else "code", grace=grace, cut=cut, preflight=not no_preflight, on_progress=show
+        )
+    if settings().json or not settings().quiet:
+        print_result("reload", result, as_json=settings().json)
+    ctx.exit(6 if result.get("cut") else 0)

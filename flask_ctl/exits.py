@@ -1,0 +1,47 @@
+"""The end of this process: whatever still holds control sockets gives them up, as late as possible."""
+
+from __future__ import annotations
+
+import atexit
+import gc
+import os
+import sys
+from typing import Protocol
+
+
+class Closable(Protocol):
+    def close(self) -> None: ...
+
+
+_open: set[Closable] = set()
+
+
+def close_at_exit(resource: Closable) -> None:
+    """Have it closed at the end of the process, unless it is forgotten before."""
+    _open.add(resource)
+    if "multiprocessing" in sys.modules:
+        # A child of multiprocessing leaves by os._exit, without atexit.
+        from multiprocessing import parent_process, util
+
+        if parent_process() is not None:
+            util.Finalize(resource, resource.close, exitpriority=0)
+
+
+def forget(resource: Closable) -> None:
+    """It is closed, or is to outlive this image of the process."""
+    _open.discard(resource)
+
+
+@atexit.register
+def _close_all() -> None:
+    # Registered when the package is imported, so called after the app's own: if one of them hangs, status answers.
+    served = bool(_open)
+    for resource in list(_open):
+        resource.close()
+    if served:
+        # The modules of a Flask app take longer to collect than the whole of the rest of the exit.
+        gc.freeze()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_open.clear)

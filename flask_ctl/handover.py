@@ -1,0 +1,95 @@
+"""What a process image leaves to the next: descriptors and counters, from before an exec to after it.
+
+The old image writes it to an unnamed file whose descriptor the environment names; the new one takes what it can use,
+and closes the rest once it serves.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import socket
+import tempfile
+from typing import Any
+
+ENVIRONMENT = "FLASK_CTL_HANDOVER"
+
+
+class Handover:
+    """What was inherited, each thing to be taken once. Empty in a process that replaced none.
+
+    ``instance`` holds what `Instance` carries on, ``listeners`` the HTTP sockets by requested address, ``parked``
+    connections that have not sent a byte, ``controls`` the control sockets: ``path``, ``socket``, ``lock`` and
+    ``clients``, each of these ``descriptor``, ``replies`` that are owed, and ``unread`` bytes.
+    """
+
+    def __init__(self, state: dict[str, Any]) -> None:
+        self._state = state
+        for descriptor in self._descriptors():
+            os.set_inheritable(descriptor, False)
+
+    def take_instance(self) -> dict[str, Any] | None:
+        """What the former instance leaves to the one that takes its place."""
+        instance: dict[str, Any] | None = self._state.pop("instance", None)
+        return instance
+
+    def take_listener(self, address: str) -> int | None:
+        """The listening socket for an HTTP address as it was asked for."""
+        listener: int | None = self._state.get("listeners", {}).pop(address, None)
+        return listener
+
+    def take_parked(self) -> list[socket.socket]:
+        """Accepted HTTP connections."""
+        return [socket.socket(fileno=descriptor) for descriptor in self._state.pop("parked", [])]
+
+    def take_control(self, path: str) -> dict[str, Any] | None:
+        """The control socket at `path`, and the clients that wait for its answer."""
+        for control in self._state.get("controls", []):
+            if control["path"] == path:
+                self._state["controls"].remove(control)
+                found: dict[str, Any] = control
+                return found
+        return None
+
+    def close_rest(self) -> None:
+        """Close what the new program has no use for; its control sockets' files go, too."""
+        for control in self._state.get("controls", []):
+            with contextlib.suppress(OSError):
+                os.unlink(control["path"])
+        for descriptor in self._descriptors():
+            os.close(descriptor)
+        self._state = {}
+
+    def _descriptors(self) -> list[int]:
+        controls = self._state.get("controls", [])
+        clients = [client["descriptor"] for control in controls for client in control["clients"]]
+        sockets = [control[key] for control in controls for key in ("socket", "lock")]
+        return [*self._state.get("listeners", {}).values(), *self._state.get("parked", []), *sockets, *clients]
+
+
+def write(state: dict[str, Any]) -> str:
+    """The value for ENVIRONMENT that leaves `state` to the next image of this very process."""
+    handover = Handover(state)
+    with tempfile.TemporaryFile("w") as file:
+        json.dump(state, file)
+        file.flush()
+        descriptor = os.dup(file.fileno())
+    for number in (descriptor, *handover._descriptors()):
+        os.set_inheritable(number, True)
+    return f"{os.getpid()}:{descriptor}"
+
+
+def _read() -> Handover:
+    text = os.environ.pop(ENVIRONMENT, "")
+    pid, _, descriptor = text.partition(":")
+    # A child that was started before this module was imported has the variable too, but not the pid.
+    if not descriptor or int(pid) != os.getpid():
+        return Handover({})
+    with open(int(descriptor)) as file:
+        file.seek(0)
+        return Handover(json.load(file))
+
+
+inherited = _read()
+"""What this process image was left."""

@@ -1,0 +1,106 @@
+"""What a stop and a reload have in common: a thread, phases, a result, and callers that follow the progress."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future
+from datetime import datetime, timezone
+from typing import Any, Protocol
+
+Progress = Callable[[Mapping[str, Any]], Any]
+
+PROGRESS_INTERVAL = 0.5
+"""Seconds between two progress notifications."""
+
+MAX_SECONDS = 10 * 365 * 86400.0
+"""A longer grace is no different, and threads can't wait for it."""
+
+
+class Work(Protocol):
+    """What is drained beside the connections, and what is called at the end."""
+
+    def finished_count(self) -> int:
+        """Requests and commands finished so far."""
+
+    def commands_in_flight(self) -> int:
+        """Custom commands that have not been answered."""
+
+    def run_stop_hooks(self) -> None:
+        """The app's own `on_stop` functions."""
+
+
+class Operation:
+    """Something that runs in a thread of its own, so that it reads from top to bottom and keeps nobody else waiting."""
+
+    def __init__(self, by: dict[str, Any], deadline: float) -> None:
+        self.result: Future[dict[str, Any]] = Future()
+        self.by = by
+        self.since = datetime.now(timezone.utc)
+        self.began = time.monotonic()
+        self.phase = ""
+        self._deadline = deadline
+        self._changed = threading.Condition()
+        self._listeners: list[Progress] = []
+        self._told = self.began
+        self._thread: threading.Thread | None = None
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds since it was asked for."""
+        return round(time.monotonic() - self.began, 3)
+
+    def wait(self) -> None:
+        """Wait until its thread has ended."""
+        if self._thread is not None:
+            self._thread.join()
+
+    def poke(self) -> None:
+        """Look again whether what is waited for has come; never call it with a lock of the server's."""
+        with self._changed:
+            self._changed.notify_all()
+
+    def follow(self, progress: Progress | None) -> Future[dict[str, Any]]:
+        """The result for one more caller, who is told how it goes."""
+        with self._changed:
+            if progress is not None and not self.result.done():
+                self._listeners.append(progress)
+                progress(self.progress())
+        return self.result
+
+    def progress(self) -> dict[str, Any]:
+        """How far it is."""
+        return {"phase": self.phase, "remaining": round(max(0.0, self._deadline - time.monotonic()), 3)}
+
+    def _spawn(self, run: Callable[[], Any], name: str) -> None:
+        self._thread = threading.Thread(target=run, name=name, daemon=True)
+        self._thread.start()
+
+    def _enter(self, phase: str) -> None:
+        self.phase = phase
+        self._tell()
+
+    def _wait(self, done: Callable[[], bool], until: Callable[[], float]) -> bool:
+        """Whether `done` came true before the time that `until` tells, which may change meanwhile."""
+        with self._changed:
+            while not done():
+                remaining = until() - time.monotonic()
+                if remaining <= 0:
+                    return False
+                self._changed.wait(min(remaining, PROGRESS_INTERVAL) if self._listeners else remaining)
+                if time.monotonic() - self._told >= PROGRESS_INTERVAL:
+                    self._tell()
+        return True
+
+    def _tell(self) -> None:
+        self._told = time.monotonic()
+        if self._listeners:
+            fields = self.progress()
+            for listener in self._listeners:
+                listener(fields)
+
+
+def timestamp(moment: datetime) -> str:
+    """RFC 3339 in UTC, to the millisecond."""
+    return moment.astimezone(timezone.utc).strftime("%Y-%m-%dT%H:%M:%S.") + f"{moment.microsecond // 1000:03d}Z"

@@ -1,0 +1,110 @@
+"""A rehearsal of the start: the same command in a scratch process, up to where it would bind its HTTP socket."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import tempfile
+import time
+from typing import IO
+
+from ..errors import ReloadFailed
+from ..system import Waker, wait_readable
+from .program import Program
+
+ENVIRONMENT = "FLASK_CTL_PREFLIGHT"
+_PASSED = b"passed"
+
+MAX_OUTPUT = 64 * 1024
+"""Bytes at the end of its output that go to the caller; a traceback is shorter."""
+
+_report_to = int(os.environ.pop(ENVIRONMENT, "-1"))
+
+preflighting = _report_to >= 0
+"""Whether this process is a preflight."""
+
+
+def end_if_preflighting() -> None:
+    """In a preflight: the program has come to where it would serve, which is all that was asked."""
+    if preflighting:
+        os.write(_report_to, _PASSED)
+        os._exit(0)
+
+
+class Preflight:
+    """One rehearsal; `cancel` may be called by another thread."""
+
+    def __init__(self, program: Program, limit: float) -> None:
+        self._program = program
+        self._limit = limit
+        self._cancelled = False
+        self._waker = Waker()
+
+    def cancel(self) -> None:
+        """End it, whether it has begun or not."""
+        self._cancelled = True
+        # It may be over, and the waker closed.
+        with contextlib.suppress(OSError):
+            self._waker.wake()
+
+    def run(self) -> None:
+        """Return if the program would serve, or if it was cancelled.
+
+        Raises ReloadFailed with the output in `data` if it ended before, or has not come there in time.
+        """
+        report, report_to = os.pipe()
+        with open(report, "rb") as pipe, tempfile.TemporaryFile() as output:
+            try:
+                process = self._start(report_to, output)
+            finally:
+                os.close(report_to)
+            began = time.monotonic()
+            try:
+                wait_readable([pipe.fileno(), self._waker.fileno()], self._limit)
+                os.set_blocking(pipe.fileno(), False)
+                passed = pipe.read() == _PASSED
+            finally:
+                _end(process, wait=time.monotonic() - began < self._limit and not self._cancelled)
+                self._waker.close()
+            if not passed and not self._cancelled:
+                raise self._failure(process, output, time.monotonic() - began >= self._limit)
+
+    def _start(self, report_to: int, output: IO[bytes]) -> subprocess.Popen[bytes]:
+        try:
+            return subprocess.Popen(
+                self._program.command,
+                cwd=self._program.directory,
+                env={**self._program.environment_for_preflight(), ENVIRONMENT: str(report_to)},
+                pass_fds=[report_to],
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                start_new_session=True,
+            )
+        except OSError as error:
+            message = f"the program can't be started: {error}"
+            raise ReloadFailed(message, {"traceback": message}) from None
+
+    def _failure(self, process: subprocess.Popen[bytes], output: IO[bytes], timed_out: bool) -> ReloadFailed:
+        output.seek(0, os.SEEK_END)
+        output.seek(max(0, output.tell() - MAX_OUTPUT))
+        text = output.read().decode(errors="replace")
+        lines = text.strip().splitlines()
+        if timed_out:
+            problem = f"it did not come to serving within {self._limit:g} s"
+        else:
+            problem = f"it ended with exit code {process.returncode} before it served"
+        message = f"the new code was refused: {problem}{': ' + lines[-1] if lines else ''}"
+        return ReloadFailed(message, {"traceback": text or problem})
+
+
+def _end(process: subprocess.Popen[bytes], *, wait: bool) -> None:
+    """Reap it and end what it has started; a program that has closed its report's pipe is given no time."""
+    if wait:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(1.0)
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
