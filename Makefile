@@ -4,12 +4,13 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help demo test lint bench clean
+.PHONY: help demo test lint bench hammer clean
 help:
 	@echo "make demo   see it work"
 	@echo "make test   run every test"
 	@echo "make lint   ruff and strict mypy"
 	@echo "make bench  measure, as ratios"
+	@echo "make hammer 200 reloads under load, and what was lost"
 	@echo "make clean  remove the environment and caches"
 
 $(READY): pyproject.toml
@@ -30,6 +31,9 @@ lint: $(READY)
 
 bench: $(READY)
 	$(BIN)/python benchmarks/bench.py
+
+hammer: $(READY)
+	$(BIN)/python benchmarks/hammer.py
 
 clean:
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist

@@ -1,8 +1,9 @@
 #!/bin/sh
 # Shows flask-ctl at work on app.py: real processes, real output.
 set -eu
-cd "$(dirname "$0")"
 place=$(mktemp -d)
+cp "$(dirname "$0")/app.py" "$place"
+cd "$place"
 socket=$place/app.sock
 trap 'kill "$server" 2>/dev/null || :; rm -rf "$place"' EXIT
 
@@ -28,6 +29,22 @@ title "Call a command of its own"
 fetch "$url/"
 show flask-ctl greeted --reset --socket "$socket"
 show flask-ctl call greeted reset=perhaps --socket "$socket"
+
+title "Reload it while a request of three seconds is in flight: the old code answers that, the new code everybody else"
+fetch "$url/slow" &
+request=$!
+until flask-ctl status --socket "$socket" --json | grep -q '"in_flight": 1'; do :; done
+sed -i 's/Hello!/Hello from the new code!/' app.py
+show flask-ctl reload --socket "$socket"
+wait "$request"
+fetch "$url/"
+
+title "Reload it with broken code: refused, and the old code serves on"
+cp app.py good.py
+echo 'def broken(:' >>app.py
+show flask-ctl reload --socket "$socket"
+fetch "$url/"
+cp good.py app.py
 
 title "Stop it while a request of three seconds is in flight: the request is answered, then the process is gone"
 fetch "$url/slow" &
