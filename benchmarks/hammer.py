@@ -197,10 +197,8 @@ def hammer(server: Server, reloads: int, requests: int, clients: int) -> int:
     good = [seconds for seconds in elapsed if seconds]
     print(f"\nreloads           {len(good)} good, {len(elapsed) - len(good)} broken and refused")
     print(f"requests          {sum(tally.answered for tally in tallies)} answered, {len(lost)} lost")
-    print(
-        f"slowest request   {max(tally.slowest for tally in tallies):.3f} s; the app's import takes
-        {import_time(server):.3f} s"
-    )
+    slowest = max(tally.slowest for tally in tallies)
+    print(f"slowest request   {slowest:.3f} s; the app's import takes {import_time(server):.3f} s")
     print(f"reload            median {statistics.median(good):.3f} s, slowest {max(good):.3f} s")
     print(f"after 5 reloads   {early}\nafter {len(elapsed):<11} {counts(server.process.pid)}")
     for problem in lost[:10]:

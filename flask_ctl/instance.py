@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import logging
 import os
-import signal
-import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
-from datetime import datetime, timezone
 from typing import Any
 
 from .access import check_same_user, this_process
@@ -24,15 +21,16 @@ from .errors import CONFLICT, INTERNAL_ERROR, NOT_SUPPORTED, CommandError, Confi
 from .exits import close_at_exit, forget
 from .figures import ProcessFigures
 from .handover import inherited
+from .history import History
 from .lifecycle import Event, Lifecycle, State
 from .middleware import RequestCounter
-from .operation import Progress, timestamp
+from .operation import Progress
 from .pool import Pool
 from .protocol import VERSION
 from .reload.program import program
 from .reloading import Reload, ReloadRequest
 from .server import ControlServer
-from .signals import signals
+from .signalcommands import SignalCommands
 from .stopping import Mode, Stop, StopRequest
 from .transports.unix import UnixListener
 
@@ -71,7 +69,7 @@ class Instance:
         self.threads = threads
         self.pid = os.getpid()
         self.lifecycle = Lifecycle()
-        self._handle_signals = handle_signals and not server.embedded
+        self._signals = SignalCommands(self) if handle_signals and not server.embedded else None
         self._control = ControlServer()
         self._pool = Pool(self._poke)
         self._figures = ProcessFigures()
@@ -79,13 +77,8 @@ class Instance:
         self._stop: Stop | None = None
         self._reload: Reload | None = None
         self._stop_in_next: dict[str, Any] | None = None
-        self._interrupts = 0
         self._cwd = os.getcwd()
-        self._started_at = timestamp(datetime.now(timezone.utc))
-        self._began = time.monotonic()
-        self._generation = 1
-        self._reloaded_at: str | None = None
-        self._last_reload: dict[str, Any] | None = None
+        self._history = History()
         self._former = None if server.embedded else inherited.take_instance()
         if self._former is not None:
             self._carry_on(self._former)
@@ -94,6 +87,11 @@ class Instance:
     def endpoints(self) -> list[str]:
         """Where it listens."""
         return self._control.endpoints
+
+    @property
+    def keeps_signal_handlers(self) -> bool:
+        """Whether the HTTP server has signal handlers of its own, which stay."""
+        return self.server.keeps_signal_handlers
 
     @property
     def ended(self) -> bool:
@@ -117,9 +115,8 @@ class Instance:
     def serving(self) -> None:
         """The HTTP server is about to serve: signals are ours from now on."""
         self.lifecycle.advance(Event.SERVE)
-        if self._handle_signals:
-            signals.install(only_defaults=self.server.keeps_signal_handlers)
-            signals.on_signal = self._on_signal
+        if self._signals is not None:
+            self._signals.begin()
         if self._former is not None:
             self._answer_for(self._former)
 
@@ -129,8 +126,8 @@ class Instance:
             self.lifecycle.advance(Event.END)
         if self._reload is not None and self._reload.committed:
             return
-        if self._handle_signals and signals.on_signal == self._on_signal:
-            signals.restore()
+        if self._signals is not None:
+            self._signals.end()
         if self.server.embedded and self._stop is not None:
             self._stop.wait()
         if self.server.embedded or self._stop is None:
@@ -218,6 +215,15 @@ class Instance:
 
         return self._pool.submit(run)
 
+    def request_reload(self, by: dict[str, Any]) -> None:
+        """Begin a reload of the code from any thread or signal handler; what fails goes to the log."""
+        app = self.apps[0]
+        self._control.call_soon(self._try_reload, ReloadRequest(app.grace, False, True, app.preflight_timeout, by))
+
+    def tell_soon(self, tell: Callable[[Stop], Any]) -> None:
+        """Call `tell` with the stop under way, if there is one, on the control thread after what was requested."""
+        self._control.call_soon(lambda: None if self._stop is None else tell(self._stop))
+
     def status(self, app: ServedApp) -> dict[str, Any]:
         """What `status` answers for one of the apps."""
         total, errors = app.requests.totals()
@@ -230,10 +236,10 @@ class Instance:
             "cwd": self._cwd,
             "root_path": app.root_path,
             "state": self.lifecycle.state.value,
-            "generation": self._generation,
-            "started_at": self._started_at,
-            "reloaded_at": self._reloaded_at,
-            "uptime": round(time.monotonic() - self._began, 3),
+            "generation": self._history.generation,
+            "started_at": self._history.started_at,
+            "reloaded_at": self._history.reloaded_at,
+            "uptime": self._history.uptime,
             "server": {"name": self.server.name, "version": self.server.version, "listeners": self.server.listeners},
             "requests": {
                 "in_flight": app.requests.in_flight,
@@ -244,7 +250,7 @@ class Instance:
             "process": self._figures.read(),
             "versions": app.versions,
             "workers": [],
-            "last_reload": self._last_reload,
+            "last_reload": self._history.last_reload,
             "stopping": stop.describe() if stop is not None else None,
             "control": {"restarts": self._control.restarts, "sockets": self.endpoints},
         }
@@ -289,11 +295,17 @@ class Instance:
             if operation is not None:
                 operation.poke()
 
+    def _try_reload(self, request: ReloadRequest) -> None:
+        try:
+            self.reload(request, NOBODY)
+        except CommandError as error:
+            logger.error("%s", error.message)
+
     def _reload_failed(self, reload: Reload, error: CommandError) -> None:
         output = error.data.get("traceback", "") if isinstance(error.data, dict) else ""
         logger.error("%s\n%s", error.message, output)
         with self._lock:
-            self._last_reload = self._describe_reload(reload.by, reload.elapsed, error.message)
+            self._history.refused(reload.by, reload.elapsed, error.message)
             self.lifecycle.advance(Event.RETURN)
 
     def _reload_committed(self, reply: Reply) -> None:
@@ -311,9 +323,7 @@ class Instance:
         """At the very end of this image: what the next one carries on."""
         assert self._reload is not None
         instance = {
-            "generation": self._generation,
-            "started_at": self._started_at,
-            "began": self._began,
+            **self._history.leave(),
             "reload": {"by": self._reload.by, "began": self._reload.began, "cut": self._reload.cut},
             "requests": {app.name: app.requests.totals() for app in self.apps},
             "stop": self._stop_in_next,
@@ -321,8 +331,7 @@ class Instance:
         return {"instance": instance, "controls": self._control.hand_over(), **self.server.hand_over()}
 
     def _carry_on(self, former: dict[str, Any]) -> None:
-        self._generation = former["generation"] + 1
-        self._started_at, self._began = former["started_at"], former["began"]
+        self._history.carry_on(former)
         for app in self.apps:
             app.requests.carry_on(*former["requests"].get(app.name, (0, 0)))
 
@@ -330,57 +339,16 @@ class Instance:
         """Tell those who asked the former image for this one that it serves."""
         reload = former["reload"]
         elapsed = round(time.monotonic() - reload["began"], 3)
-        self._reloaded_at = timestamp(datetime.now(timezone.utc))
-        self._last_reload = self._describe_reload(reload["by"], elapsed, None)
+        self._history.reloaded(reload["by"], elapsed)
         result = self._reload_result(reload["cut"], elapsed)
-        logger.info("reloaded in %.3f s: generation %d", elapsed, self._generation)
+        logger.info("reloaded in %.3f s: generation %d", elapsed, self._history.generation)
         self._control.answer_owed(lambda to: reply_bytes(to, "reload", result))
         inherited.close_rest()
         if former["stop"] is not None:
             self.request_stop(by=former["stop"])
 
     def _reload_result(self, cut: int, elapsed: float) -> dict[str, Any]:
-        return {"generation": self._generation, "cut": cut, "elapsed": round(elapsed, 3), "pid": self.pid}
-
-    def _describe_reload(self, by: dict[str, Any], elapsed: float, error: str | None) -> dict[str, Any]:
-        return {
-            "ok": error is None,
-            "at": timestamp(datetime.now(timezone.utc)),
-            "by": by,
-            "elapsed": elapsed,
-            "generation": self._generation,
-            "error": error,
-        }
-
-    def _reload_by_signal(self) -> None:
-        app = self.apps[0]
-        request = ReloadRequest(app.grace, False, True, app.preflight_timeout, {"signal": "SIGHUP"})
-        try:
-            self.reload(request, NOBODY)
-        except CommandError as error:
-            logger.error("SIGHUP: %s", error.message)
-
-    def _on_signal(self, signum: int) -> None:
-        if signum == signal.SIGHUP:
-            self._control.call_soon(self._reload_by_signal)
-            return
-        name = signal.Signals(signum).name
-        self._interrupts += signum == signal.SIGINT
-        self.request_stop("fast" if self._interrupts > 1 else "graceful", {"signal": name})
-        if signum == signal.SIGINT and sys.stderr is not None and sys.stderr.isatty():
-            self._control.call_soon(self._tell_terminal)
-
-    def _tell_terminal(self) -> None:
-        stop = self._stop
-        if stop is None or stop.mode != "graceful":
-            return
-        fields = stop.progress()
-        if fields["in_flight"]:
-            print(
-                f"\nWaiting for {fields['in_flight']} in flight, {fields['remaining']:.0f} s at most;"
-                " press Ctrl-C again to cut them.",
-                file=sys.stderr,
-            )
+        return {"generation": self._history.generation, "cut": cut, "elapsed": round(elapsed, 3), "pid": self.pid}
 
 
 def _run_reload_hook(app: ServedApp, hook: Callable[[], Any]) -> str | None:

@@ -18,12 +18,12 @@ import flask_ctl
 
 LAYERS = [
     "errors  exits  figures  handover  lifecycle  middleware  operation  parameters  signals  system",
-    "access  addresses  pool  protocol  reactor  reload  render",
+    "access  addresses  history  pool  protocol  reactor  reload  render",
     "commands  conversation",
     "dispatcher  discovery  stopcall",
     "adapters  client  transports",
     "reloading  server  stopping",
-    "builtins",
+    "builtins  signalcommands",
     "instance",
     "host",
     "extension",
