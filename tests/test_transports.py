@@ -16,8 +16,9 @@ from flask_ctl.dispatcher import Call, Dispatcher
 from flask_ctl.pool import Pool
 from flask_ctl.protocol.framing import MAX_FRAME
 from flask_ctl.server import ControlServer
+from flask_ctl.transports.connection import MAX_PENDING
 from flask_ctl.transports.memory import MemoryListener
-from flask_ctl.transports.stream import MAX_CONNECTIONS, MAX_PENDING
+from flask_ctl.transports.stream import MAX_CONNECTIONS
 from flask_ctl.transports.unix import UnixListener
 
 
@@ -185,7 +186,7 @@ def test_half_a_line_and_then_silence_holds_up_nobody(peer):
 
 def test_half_a_line_that_never_ends_is_refused_in_time(peer, monkeypatch):
     """Looked at every TICK."""
-    monkeypatch.setattr("flask_ctl.transports.stream.LINE_TIMEOUT", 0.0)
+    monkeypatch.setattr("flask_ctl.transports.connection.LINE_TIMEOUT", 0.0)
     with peer.raw() as sock:
         sock.sendall(b"{")
         assert json.loads(read_all(sock))["error"]["code"] == -32600

@@ -1,251 +1,25 @@
-"""Conversations over stream sockets, shared by the transports that have them."""
+"""The clients of a listening stream socket, shared by the transports that have one."""
 
 from __future__ import annotations
 
-import collections
 import errno
-import logging
 import socket
 import time
 from collections.abc import Callable
-from concurrent.futures import Future
 from typing import Any
 
 from ..access import Peer
-from ..dispatcher import ReplyTo
-from ..errors import INVALID_REQUEST, CommandError, RemoteProtocolError
-from ..protocol.framing import LineBuffer
-from ..protocol.jsonrpc import encode, error_object
-from ..protocol.plain import is_plain
-from ..reactor import READ, WRITE, Reactor
+from ..reactor import READ, Reactor
 from . import Handler
+from .connection import Connection
 
 MAX_CONNECTIONS = 256
 """At one address. Over that the one that has been idle longest makes room, so that nobody can lock the others out."""
 
-MAX_PENDING = 64
-"""Commands of one connection that have not been answered; the next is read when one is."""
-
-HIGH_WATER = 1024 * 1024
-"""Bytes that wait for a slow reader before we stop reading what it asks."""
-
-LINE_TIMEOUT = 10.0
-"""Seconds for a message to end that has begun."""
-
 FLUSH_TIMEOUT = 1.0
 """Seconds that the end of the server waits for clients to read their last answer."""
 
-STALL_TIMEOUT = 30.0
-"""Seconds for a client to read something of what waits for it."""
-
-_CHUNK = 65536
-_NO_SIGNAL = getattr(socket, "MSG_NOSIGNAL", 0)
 _OUT_OF_RESOURCES = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
-
-logger = logging.getLogger("flask_ctl")
-
-
-class Connection:
-    """One client. Lives on the reactor's thread; answers of commands that take their time are handed over to it."""
-
-    def __init__(
-        self, sock: socket.socket, peer: Peer, reactor: Reactor, handler: Handler, forget: Callable[[Connection], Any]
-    ) -> None:
-        sock.setblocking(False)
-        self._sock = sock
-        self._peer = peer
-        self._reactor = reactor
-        self._handler = handler
-        self._forget = forget
-        self._buffer = LineBuffer()
-        self._lines: collections.deque[bytes] = collections.deque()
-        self._out = bytearray()
-        self._pending = 0
-        self._last_line_seen = False
-        self._closed = False
-        self._interest = 0
-        self._heard = self._moved = time.monotonic()
-        self._current = b""
-        self._replies: list[ReplyTo] = []
-        self._deferring = False
-        self._update()
-
-    @property
-    def idle_since(self) -> float | None:
-        """The time of its last message, None while it waits for an answer."""
-        return None if self._pending or self._out else self._heard
-
-    def fileno(self) -> int:
-        return self._sock.fileno()
-
-    def close(self) -> None:
-        if not self._closed:
-            self._closed = True
-            self._reactor.unregister(self)
-            self._sock.close()
-            self._forget(self)
-
-    def abandon(self) -> None:
-        """Close this process's copy of the descriptor, without a word to the peer."""
-        self._closed = True
-        self._sock.close()
-
-    def expire(self, now: float) -> None:
-        """Close if the peer has let us wait for too long."""
-        if self._out and now - self._moved > STALL_TIMEOUT:
-            self.close()
-        elif self._buffer.partial and not self._last_line_seen and now - self._heard > LINE_TIMEOUT:
-            self._refuse(f"a message has to end within {LINE_TIMEOUT:g} seconds")
-
-    def flush(self, deadline: float) -> None:
-        """Send what waits, until `deadline` (on the monotonic clock) at most."""
-        if not self._out:
-            return
-        self._sock.settimeout(max(0.001, deadline - time.monotonic()))
-        try:
-            self._sock.sendall(self._out, _NO_SIGNAL)
-        except OSError as error:
-            logger.debug("an answer was not read: %s", error)
-        self._sock.setblocking(False)
-        self._out.clear()
-
-    def keep(self, reply: ReplyTo) -> None:
-        """See `Keeper`: the next image owes this reply."""
-        self._replies.append(reply)
-
-    def defer(self) -> None:
-        """See `Keeper`: the next image handles the current message, and those after it."""
-        self._lines.appendleft(self._current)
-        self._deferring = True
-
-    def resume(self, owed: bytes, unread: bytes, *, finish: bool) -> None:
-        """Go on where the former image left off, or with what it owed `finish`."""
-        self._last_line_seen = finish
-        self._write(owed)
-        self._take_in(unread)
-        self._proceed()
-
-    def hand_over(self) -> dict[str, Any] | None:
-        """What the next image needs to go on; None for a client that waits for nothing, and gets a clean end."""
-        if self._closed or not (self._replies or self._deferring or self._has_unread()):
-            return None
-        unread = b"".join(line + b"\n" for line in self._lines) + self._buffer.unread()
-        self._closed = True
-        self._forget(self)
-        return {"descriptor": self._sock.detach(), "replies": self._replies, "unread": unread.decode("latin-1")}
-
-    def _has_unread(self) -> bool:
-        """Whether the client has sent, or is about to send, what this image has not handled."""
-        if not self._current or self._lines or self._buffer.partial:
-            return True
-        try:
-            return bool(self._sock.recv(1, socket.MSG_PEEK))
-        except OSError:
-            return False
-
-    def _on_ready(self, events: int) -> None:
-        if events & WRITE:
-            self._send()
-        if events & READ and not self._closed:
-            self._receive()
-        self._proceed()
-
-    def _receive(self) -> None:
-        try:
-            data = self._sock.recv(_CHUNK)
-        except BlockingIOError:
-            return
-        except OSError:
-            self.close()
-            return
-        self._heard = time.monotonic()
-        self._take_in(data, ended=not data)
-
-    def _take_in(self, data: bytes, *, ended: bool = False) -> None:
-        try:
-            self._lines += self._rest() if ended else self._buffer.feed(data)
-        except RemoteProtocolError as error:
-            self._refuse(error.message)
-
-    def _rest(self) -> list[bytes]:
-        self._last_line_seen = True
-        rest = self._buffer.rest()
-        return [rest] if rest else []
-
-    def _refuse(self, message: str) -> None:
-        self._last_line_seen = True
-        self._lines.clear()
-        self._write(encode(error_object(None, CommandError(message, code=INVALID_REQUEST))) + b"\n")
-        self._update()
-
-    def _proceed(self) -> None:
-        while self._lines and not self._saturated():
-            self._handle(self._lines.popleft())
-        self._update()
-
-    def _handle(self, line: bytes) -> None:
-        self._current = line
-        if is_plain(line):
-            # One plain command a connection: nc and shell scripts wait for the end of the stream.
-            self._last_line_seen = True
-            self._lines.clear()
-            answer, end = self._handler.handle_plain(line, self._peer, self), b""
-        else:
-            answer, end = self._handler.handle(line, self._peer, self._notify, self), b"\n"
-        if isinstance(answer, Future):
-            self._pending += 1
-            answer.add_done_callback(lambda future: self._reactor.call_soon(self._answered, future.result(), end))
-        elif answer is not None:
-            self._write(answer + end)
-
-    def _answered(self, answer: bytes | None, end: bytes) -> None:
-        self._pending -= 1
-        if answer is not None:
-            self._write(answer + end)
-        self._proceed()
-
-    def _notify(self, message: bytes) -> None:
-        self._reactor.call_soon(self._write_if_read, message + b"\n")
-
-    def _write_if_read(self, data: bytes) -> None:
-        # Progress is no answer: who does not read it gets the next.
-        if not self._out:
-            self._write(data)
-            self._update()
-
-    def _write(self, data: bytes) -> None:
-        if self._closed:
-            return
-        if not self._out:
-            self._moved = time.monotonic()
-        self._out += data
-        self._send()
-
-    def _send(self) -> None:
-        try:
-            sent = self._sock.send(self._out, _NO_SIGNAL)
-        except BlockingIOError:
-            return
-        except OSError:
-            self.close()
-            return
-        self._moved = time.monotonic()
-        del self._out[:sent]
-
-    def _saturated(self) -> bool:
-        return self._closed or self._deferring or self._pending >= MAX_PENDING or len(self._out) >= HIGH_WATER
-
-    def _update(self) -> None:
-        if self._closed:
-            return
-        if self._last_line_seen and not (self._pending or self._out or self._lines):
-            self.close()
-            return
-        listening = not (self._last_line_seen or self._lines or self._saturated())
-        interest = (READ if listening else 0) | (WRITE if self._out else 0)
-        if interest != self._interest:
-            self._interest = interest
-            self._reactor.register(self, interest, self._on_ready)
 
 
 class StreamServer:
