@@ -54,9 +54,10 @@ def default_directories() -> list[str]:
     import tempfile
 
     uid = os.geteuid() if hasattr(os, "geteuid") else 0
-    runtime = os.environ.get("XDG_RUNTIME_DIR")
-    directories = [os.path.join(runtime, "flask-ctl")] if runtime and _belongs_to(runtime, uid) else []
-    return [*directories, os.path.join(tempfile.gettempdir(), f"flask-ctl-{uid}")]
+    runtime = os.environ.get("XDG_RUNTIME_DIR", "")
+    directories = [os.path.join(runtime, "flask-ctl")] if os.path.isabs(runtime) and _belongs_to(runtime, uid) else []
+    directories.append(os.path.join(tempfile.gettempdir(), f"flask-ctl-{uid}"))
+    return [os.path.abspath(directory) for directory in directories]
 
 
 def _belongs_to(directory: str, uid: int) -> bool:

@@ -10,9 +10,9 @@ from flask import Flask
 
 from .access import this_process
 from .adapters.werkzeug import make_background_server, run
-from .addresses import Sockets, as_list
+from .addresses import OFF, Sockets, as_list, from_environment
 from .errors import TimedOut
-from .extension import Control
+from .extension import state_of
 from .instance import Instance
 
 JOIN_TIMEOUT = 5.0
@@ -36,9 +36,8 @@ class BackgroundServer:
         threaded: bool = True,
         **options: Any,
     ) -> None:
-        if "ctl" not in app.extensions:
-            Control(app, socket="off")
         self._app = app
+        self._state = state_of(app)
         self._host = host
         self._wanted_port = port
         self._sockets = as_list(socket)
@@ -64,15 +63,15 @@ class BackgroundServer:
         with self._lock:
             if self._thread is not None and self._thread.is_alive():
                 raise RuntimeError("this server runs already; stop it first")
-            state = self._app.extensions["ctl"]
+            sockets = [] if OFF in from_environment() else self._sockets
             server, self.port = make_background_server(self._host, self._wanted_port, self._app, **self._options)
-            instance = Instance(server, [state.served_app(self._sockets, required=True)], handle_signals=False)
             try:
+                instance = Instance(server, [self._state.served_app(sockets, required=True)], handle_signals=False)
                 instance.open()
             except BaseException:
                 server.discard()
                 raise
-            state.attach(instance)
+            self._state.attach(instance)
             self._instance = instance
             self._thread = threading.Thread(
                 target=run, args=(server, instance), name=f"flask-ctl-server-{self.port}", daemon=True
@@ -89,7 +88,7 @@ class BackgroundServer:
             instance, thread = self._instance, self._thread
         if instance is None or thread is None:
             return
-        grace = self._app.config["CTL_GRACE"] if grace is None else grace
+        grace = self._state.seconds("CTL_GRACE") if grace is None else grace
         instance.request_stop("graceful", this_process().describe(), grace)
         if not instance.server.is_serving_thread():
             thread.join(grace + JOIN_TIMEOUT)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Mapping
 from types import TracebackType
@@ -12,7 +13,7 @@ from .conversation import Conversation, Target
 from .errors import LocalProtocolError, RemoteProtocolError, ServerDied, TimedOut, error_from_object
 from .protocol import FROZEN_METHODS, VERSION
 from .protocol.jsonrpc import Request, Response
-from .stopcall import StopCall
+from .stopcall import FOLLOW, StopCall
 
 QUESTION_TIMEOUT = 5.0
 """Seconds for an answer that needs no waiting."""
@@ -93,13 +94,16 @@ class ControlClient:
         with the first progress, once the stop is accepted. `on_progress` gets ``phase``, ``in_flight``,
         ``remaining``, ``waiting_for``.
         """
-        limit = self._limit(timeout, -1.0)
-        conversation = self._connected(QUESTION_TIMEOUT if limit == -1.0 else limit)
+        for name, value in (("grace", grace), ("delay", delay), ("kill_after", kill_after)):
+            _check_seconds(name, value)
+        limit = self._limit(timeout, FOLLOW)
+        conversation = self._connected(QUESTION_TIMEOUT if limit == FOLLOW else limit)
         params = {"mode": mode, "delay": delay, "_progress": True}
         if grace is not None:
             params["grace"] = grace
-        call = StopCall(conversation, params, None if limit == -1.0 else (limit,), kill_after, on_progress)
+        call = StopCall(conversation, limit, kill_after, on_progress)
         try:
+            call.ask(params)
             return call.until_gone() if wait else call.until_accepted()
         finally:
             call.close()
@@ -149,6 +153,7 @@ class ControlClient:
     def _limit(self, timeout: float | _Default | None, default: float | None) -> float | None:
         for choice in (timeout, self._timeout):
             if not isinstance(choice, _Default):
+                _check_seconds("timeout", choice)
                 return choice
         return default
 
@@ -178,8 +183,6 @@ class ControlClient:
     def _ask(
         self, method: str, params: Mapping[str, Any], timeout: float | None, on_progress: Progress | None = None
     ) -> Any:
-        if timeout is not None and timeout < 0:
-            raise LocalProtocolError("a timeout is 0 or more seconds, or None")
         deadline = None if timeout is None else time.monotonic() + timeout
         conversation = self._connected(timeout)
         (id,) = conversation.send([(method, params)], deadline)
@@ -198,6 +201,11 @@ class ControlClient:
         if conversation.peer_has_ended():
             return ServerDied(f"the server at {conversation.endpoint} ended before it answered {method}")
         return RemoteProtocolError(f"{conversation.endpoint} closed the connection without an answer to {method}")
+
+
+def _check_seconds(name: str, value: float | None) -> None:
+    if value is not None and not (isinstance(value, (int, float)) and 0 <= value < math.inf):
+        raise LocalProtocolError(f"{name} is a number of seconds, 0 or more, not {value!r}")
 
 
 def _find_instance(timeout: float | None) -> str:

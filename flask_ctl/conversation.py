@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import select
 import socket
 import struct
 import time
@@ -17,7 +16,15 @@ from .addresses import OFF, parse_address
 from .errors import AccessDenied, ConfigurationError, LocalProtocolError, NotRunning, RemoteProtocolError, TimedOut
 from .protocol.framing import MAX_FRAME, LineBuffer
 from .protocol.jsonrpc import Request, Response, encode, parse_reply, request_object
-from .system import HAS_UNIX_SOCKETS, MAX_SOCKET_PATH, ProcessHandle, open_peer, peer_credentials, wait_readable
+from .system import (
+    HAS_UNIX_SOCKETS,
+    MAX_SOCKET_PATH,
+    ProcessHandle,
+    open_peer,
+    peer_credentials,
+    wait_readable,
+    wait_writable,
+)
 
 _CHUNK = 65536
 
@@ -107,8 +114,8 @@ class Conversation:
             try:
                 data = data[self._sock.send(data) :]
             except BlockingIOError:
-                timeout = None if deadline is None else max(0.0, deadline - time.monotonic())
-                if not select.select([], [self._sock], [], timeout)[1]:
+                timeout = None if deadline is None else deadline - time.monotonic()
+                if not wait_writable(self._sock.fileno(), timeout):
                     raise TimedOut(f"{self.endpoint} does not read what it is sent") from None
             if not data:
                 return

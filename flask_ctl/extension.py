@@ -19,6 +19,7 @@ from .errors import ConfigurationError, NotRunning
 from .host import ProcessHost, begin
 from .instance import Instance, ServedApp
 from .middleware import Environ, RequestCounter
+from .operation import MAX_SECONDS
 from .reload.preflight import preflighting
 from .system import HAS_UNIX_SOCKETS
 
@@ -64,10 +65,10 @@ class Control:
             raise RuntimeError("this app has a Control already; use that one, or remove the second Control(app)")
         for name, value in _DEFAULTS.items():
             app.config.setdefault(name, value)
+        _host.claim_environment(app)
         state = _AppState(self, app, socket)
         app.extensions["ctl"] = state
         self._apps.add(app)
-        state.requests = RequestCounter(app.wsgi_app)
         app.wsgi_app = state.requests  # type: ignore[method-assign]
         if state.is_off() and not preflighting:
             return
@@ -142,7 +143,8 @@ class Control:
             apps = [current_app._get_current_object()]  # type: ignore[attr-defined]
         instances = {instance for app in apps for instance in app.extensions["ctl"].instances()}
         if not instances:
-            raise NotRunning("no server serves an app of this Control in this process")
+            why = " (control is off)" if any(app.extensions["ctl"].is_off() for app in apps) else ""
+            raise NotRunning(f"no server serves an app of this Control in this process{why}")
         here = {instance for instance in instances if instance.server.is_serving_thread()}
         for instance in here or instances:
             instance.request_stop()
@@ -170,10 +172,14 @@ _DEFAULTS: dict[str, Any] = {
 }
 
 
+def state_of(app: Flask) -> _AppState:
+    """An app's share of its Control, or one of its own for an app that has none."""
+    state: _AppState | None = app.extensions.get("ctl")
+    return _AppState(Control(), app, None) if state is None else state
+
+
 class _AppState:
     """What ``app.extensions["ctl"]`` holds: an app's share of a Control, with weak references only."""
-
-    requests: RequestCounter
 
     def __init__(self, control: Control, app: Flask, socket: Sockets | None) -> None:
         self.control = control
@@ -184,6 +190,7 @@ class _AppState:
         self._app = weakref.ref(app)
         self._argument = as_list(socket)
         self._instances: list[Instance] = []
+        self.requests = RequestCounter(app.wsgi_app)
         self._lock = threading.Lock()
 
     @property
@@ -214,7 +221,7 @@ class _AppState:
         """Note that a server serves the app."""
         self._instances = [*self.instances(), instance]
         self.requests.on_first = None
-        if self.app.config["CTL_LEGACY_SHUTDOWN"]:
+        if self.app.config.get("CTL_LEGACY_SHUTDOWN"):
             self.requests.shutdown = instance.request_stop
 
     def endpoints(self) -> list[str]:
@@ -241,7 +248,7 @@ class _AppState:
 
     def served_app(self, endpoints: list[str] | None = None, *, required: bool = False) -> ServedApp:
         """What an instance has to know of the app, which is to listen at `endpoints`, or where its settings say."""
-        app, config = self.app, self.app.config
+        app = self.app
         return ServedApp(
             name=app.name,
             root_path=app.root_path,
@@ -252,15 +259,26 @@ class _AppState:
             run_command=self._run_command,
             run_hook=self._run_hook,
             endpoints=self.endpoints() if endpoints is None else endpoints,
-            required=required or self.required or config["CTL_REQUIRED"],
-            grace=float(config["CTL_GRACE"]),
-            preflight_timeout=float(config["CTL_PREFLIGHT_TIMEOUT"]),
+            required=required or self.required or bool(self.app.config.get("CTL_REQUIRED")),
+            grace=self.seconds("CTL_GRACE"),
+            preflight_timeout=self.seconds("CTL_PREFLIGHT_TIMEOUT"),
             versions=_versions(),
         )
 
+    def seconds(self, name: str) -> float:
+        """A setting that is a duration. Raises ConfigurationError for anything else."""
+        value = self.app.config.get(name, _DEFAULTS[name])
+        try:
+            seconds = float(value)
+        except (TypeError, ValueError):
+            seconds = -1.0
+        if not seconds >= 0:
+            raise ConfigurationError(f"{name} has to be a number of seconds, 0 or more, not {value!r}")
+        return min(seconds, MAX_SECONDS)
+
     def _configured(self) -> list[str]:
         environment = from_environment() if _host.is_first(self.app) else []
-        return environment or self._argument or as_list(self.app.config["CTL_SOCKET"])
+        return environment or self._argument or as_list(self.app.config.get("CTL_SOCKET"))
 
     def _run_command(self, function: Callable[..., Any], arguments: dict[str, Any]) -> Any:
         with self.app.app_context():

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import weakref
 from collections.abc import Iterable
 from typing import Any, Protocol
 
 from .adapters import HttpServer, WSGIApp, arm_all
 from .instance import Instance, ServedApp
+
+logger = logging.getLogger("flask_ctl")
 
 MAX_WALK = 200
 """Objects to look at on the way from a server to the apps behind its middleware."""
@@ -52,11 +55,17 @@ class ProcessHost:
         self._states[id(app)] = state
         arm_all(self)
 
-    def is_first(self, app: Any) -> bool:
-        """Whether the environment's address is this app's: the first one of the process has it."""
+    def claim_environment(self, app: Any) -> None:
+        """Give the environment's address to the app, if it is the first one of the process."""
         if self._first is None or self._first() is None:
             self._first = weakref.ref(app)
-        return self._first() is app
+
+    def is_first(self, app: Any) -> bool:
+        """Whether the environment's address is this app's."""
+        return self._first is not None and self._first() is app
+
+    def is_stopping(self) -> bool:
+        return any(i.stopping for state in self._states.values() for i in state.instances())
 
     def wants_signals(self) -> bool:
         return any(state.wants_signals for state in self._states.values())
@@ -99,13 +108,21 @@ def _walk(wsgi_app: Any, known: dict[int, Controllable]) -> Iterable[Any]:
         seen.add(id(item))
         yield item
         if id(item) not in known:
-            queue += item.values() if isinstance(item, dict) else _held_by(item)
+            queue += _held_by(item)
 
 
 def _held_by(item: Any) -> list[Any]:
-    held = [getattr(item, "__self__", None), getattr(item, "func", None)]
-    held += getattr(item, "__dict__", {}).values()
-    for cell in getattr(item, "__closure__", None) or ():
-        with contextlib.suppress(ValueError):
-            held.append(cell.cell_contents)
-    return [value for value in held if callable(value) or isinstance(value, dict)]
+    """Callables and dicts that an object holds; nothing of one that does not let itself be looked at."""
+    try:
+        if isinstance(item, dict):
+            return list(item.values())
+        held = [getattr(item, "__self__", None), getattr(item, "func", None)]
+        held += getattr(item, "__dict__", {}).values()
+        for cell in getattr(item, "__closure__", None) or ():
+            with contextlib.suppress(ValueError):
+                held.append(cell.cell_contents)
+        return [value for value in held if callable(value) or isinstance(value, dict)]
+    except Exception as error:
+        # A LocalProxy, say, which stands for something that is there during a request only.
+        logger.debug("can't look behind a %s: %s", type(item).__name__, error)
+        return []

@@ -77,7 +77,7 @@ class Instance:
         self._stop: Stop | None = None
         self._reload: Reload | None = None
         self._stop_in_next: dict[str, Any] | None = None
-        self._cwd = os.getcwd()
+        self._cwd = _current_directory()
         self._history = History()
         self._former = None if server.embedded else inherited.take_instance()
         if self._former is not None:
@@ -92,6 +92,11 @@ class Instance:
     def keeps_signal_handlers(self) -> bool:
         """Whether the HTTP server has signal handlers of its own, which stay."""
         return self.server.keeps_signal_handlers
+
+    @property
+    def stopping(self) -> bool:
+        """Whether a stop is under way."""
+        return self.lifecycle.state is State.STOPPING
 
     @property
     def ended(self) -> bool:
@@ -114,7 +119,8 @@ class Instance:
 
     def serving(self) -> None:
         """The HTTP server is about to serve: signals are ours from now on."""
-        self.lifecycle.advance(Event.SERVE)
+        with self._lock:
+            self.lifecycle.advance(Event.SERVE)
         if self._signals is not None:
             self._signals.begin()
         if self._former is not None:
@@ -161,21 +167,14 @@ class Instance:
         if mode != "immediate" and self._reload is not None and not self._reload.cancel():
             self._leave_stop_to_next(by, reply)
             return Future()
-        with self._lock:
-            beginning = self._stop is None
-            if self._stop is None:
-                self._stop = Stop(self.server, self, StopRequest(mode, grace, delay, by), self.pid)
-                if not self.ended:
-                    self.lifecycle.advance(Event.STOP)
-            stop = self._stop
+        stop = self._stop or Stop(self.server, self, StopRequest(mode, grace, delay, by), self.pid)
         if mode == "immediate":
             stop.give_up()
             # In two steps: the answer to this very call is queued only when it has returned.
             self._control.call_soon(self._control.call_soon, self._control.finish, lambda: os._exit(0))
             return stop.result
-        if beginning:
-            logger.info("stopping (%s), asked by %s", mode, by)
-            stop.start(self.server.end)
+        if self._stop is None:
+            self._begin_stop(stop)
         return stop.join(mode, progress)
 
     def request_stop(
@@ -184,7 +183,7 @@ class Instance:
         """Begin a stop from any thread or signal handler; never blocks."""
         if grace is None:
             grace = max(app.grace for app in self.apps)
-        self._control.call_soon(self.stop, mode, grace, 0.0, by or this_process().describe())
+        self._control.call_soon(self._try_stop, mode, grace, by or this_process().describe())
 
     def reload(self, request: ReloadRequest, reply: Reply, progress: Progress | None = None) -> Future[dict[str, Any]]:
         """On the control thread: begin a reload; the Future gets its failure, the next image gives the `reply`.
@@ -235,7 +234,8 @@ class Instance:
             "app": app.name,
             "cwd": self._cwd,
             "root_path": app.root_path,
-            "state": self.lifecycle.state.value,
+            # The server has ended, the process has not: threads, exit handlers or the program's own code go on.
+            "state": (State.STOPPING if self.ended else self.lifecycle.state).value,
             "generation": self._history.generation,
             "started_at": self._history.started_at,
             "reloaded_at": self._history.reloaded_at,
@@ -295,6 +295,28 @@ class Instance:
             if operation is not None:
                 operation.poke()
 
+    def _begin_stop(self, stop: Stop) -> None:
+        try:
+            stop.start(self._end_server)
+        except RuntimeError as error:
+            raise CommandError(f"can't stop now: {error}; try again", code=INTERNAL_ERROR) from None
+        with self._lock:
+            self._stop = stop
+            if not self.ended:
+                self.lifecycle.advance(Event.STOP)
+        logger.info("stopping (%s), asked by %s", stop.mode, ", ".join(f"{k} {v}" for k, v in stop.by.items()))
+
+    def _end_server(self) -> None:
+        # The answers first: without handlers of ours the end may come by a signal that leaves no time for them.
+        self._control.flush()
+        self.server.end()
+
+    def _try_stop(self, mode: Mode, grace: float, by: dict[str, Any]) -> None:
+        try:
+            self.stop(mode, grace, 0.0, by)
+        except CommandError as error:
+            logger.error("%s", error.message)
+
     def _try_reload(self, request: ReloadRequest) -> None:
         try:
             self.reload(request, NOBODY)
@@ -349,6 +371,13 @@ class Instance:
 
     def _reload_result(self, cut: int, elapsed: float) -> dict[str, Any]:
         return {"generation": self._history.generation, "cut": cut, "elapsed": round(elapsed, 3), "pid": self.pid}
+
+
+def _current_directory() -> str:
+    try:
+        return os.getcwd()
+    except OSError:
+        return ""
 
 
 def _run_reload_hook(app: ServedApp, hook: Callable[[], Any]) -> str | None:

@@ -45,12 +45,12 @@ class RequestCounter:
     `shutdown`, if set, is offered to the app as ``environ["werkzeug.server.shutdown"]``.
     """
 
-    def __init__(self, app: WSGIApp, on_first: Callable[[Environ], Any] | None = None) -> None:
+    def __init__(self, app: WSGIApp) -> None:
         self._app = app
-        self._in_flight: dict[_Exchange, float] = {}
+        self._in_flight: dict[int, float] = {}
         self._begun = _Counter()
         self._failed = _Counter()
-        self.on_first = on_first
+        self.on_first: Callable[[Environ], Any] | None = None
         self.on_done: Callable[[], Any] | None = None
         self.shutdown: Callable[[], Any] | None = None
 
@@ -62,8 +62,8 @@ class RequestCounter:
             environ["werkzeug.server.shutdown"] = self.shutdown
         exchange = _Exchange()
         exchange.counter, exchange.server_start, exchange.failed = self, start_response, False
-        self._in_flight[exchange] = time.monotonic()
-        self._begun.up()
+        exchange.token = token = self._begun.up()
+        self._in_flight[token] = time.monotonic()
         try:
             body = self._app(environ, exchange.start_response)
         except BaseException:
@@ -109,8 +109,9 @@ class _Exchange:
     every object less is a tenth of what counting costs.
     """
 
-    __slots__ = ("body", "counter", "failed", "server_start")
+    __slots__ = ("body", "counter", "failed", "server_start", "token")
     counter: RequestCounter
+    token: int
     server_start: StartResponse
     failed: bool
     body: Any
@@ -148,9 +149,13 @@ class _Exchange:
 
     def end(self) -> None:
         counter = self.counter
-        was_in_flight = counter._in_flight.pop(self, None) is not None
+        was_in_flight = counter._in_flight.pop(self.token, None) is not None
         if was_in_flight and (on_done := counter.on_done) is not None:
             on_done()
+
+    def __del__(self) -> None:
+        # Werkzeug, for one, does not call close() if the client has gone.
+        self.end()
 
 
 class _SizedExchange(_Exchange):

@@ -14,6 +14,9 @@ Progress = Callable[[Mapping[str, Any]], Any]
 PROGRESS_INTERVAL = 0.5
 """Seconds between two progress notifications."""
 
+MAX_WAIT = 10**6
+"""Seconds that a thread can wait at once."""
+
 MAX_SECONDS = 10 * 365 * 86400.0
 """A longer grace is no different, and threads can't wait for it."""
 
@@ -88,7 +91,7 @@ class Operation:
                 remaining = until() - time.monotonic()
                 if remaining <= 0:
                     return False
-                self._changed.wait(min(remaining, PROGRESS_INTERVAL) if self._listeners else remaining)
+                self._changed.wait(min(remaining, PROGRESS_INTERVAL if self._listeners else MAX_WAIT))
                 if time.monotonic() - self._told >= PROGRESS_INTERVAL:
                     self._tell()
         return True

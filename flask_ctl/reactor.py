@@ -62,7 +62,7 @@ class Reactor:
         while self._running:
             events = self._selector.select(self._timeout())
             if events:
-                with eager_switching():
+                with eager_switching:
                     self._call_back(events)
             self._call_pending()
             self._tick()
@@ -77,13 +77,12 @@ class Reactor:
         self._selector.close()
         self._waker.close()
 
-    def hand_over(self, successor: Reactor) -> None:
-        """Close after a failure; what was to be called soon is called by `successor`."""
-        successor._calls.extend(self._calls)
-        self._calls = successor._calls
-        self._waker, waker = successor._waker, self._waker
+    def renew(self) -> None:
+        """After a failure: forget every descriptor and tick, but not what was to be called soon."""
         self._selector.close()
-        waker.close()
+        self._selector = selectors.DefaultSelector()
+        self._selector.register(self._waker, READ, self._waker.clear)
+        self._ticks, self._interval = [], None
 
     def _call_back(self, events: list[tuple[selectors.SelectorKey, int]]) -> None:
         for key, mask in events:

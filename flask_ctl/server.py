@@ -70,6 +70,14 @@ class ControlServer:
         """Call on the control thread, in order. Any thread and any signal handler may ask."""
         self._reactor.call_soon(function, *arguments)
 
+    def flush(self) -> None:
+        """From another thread: wait until the clients have what was answered up to now, or FLUSH_TIMEOUT has passed."""
+        flushed = threading.Event()
+        for listener, _ in self._listeners:
+            self.call_soon(listener.flush, FLUSH_TIMEOUT)
+        self.call_soon(flushed.set)
+        flushed.wait(FLUSH_TIMEOUT)
+
     def finish(self, exit_process: Callable[[], Any]) -> None:
         """On the control thread: hand over the last answers, remove the socket files, end the process."""
         self._flush_and_close()
@@ -111,6 +119,8 @@ class ControlServer:
         backoff = 0.05
         while not self._closing.is_set():
             try:
+                if self.restarts:
+                    self._renew()
                 self._attach()
                 self._reactor.run()
                 return
@@ -119,7 +129,6 @@ class ControlServer:
                 logger.exception("the control thread failed; it is being restarted")
             self._closing.wait(backoff)
             backoff = min(2 * backoff, MAX_BACKOFF)
-            self._renew()
 
     def _attach(self) -> None:
         for listener, handler in self._listeners:
@@ -129,8 +138,7 @@ class ControlServer:
     def _renew(self) -> None:
         for listener, _ in self._listeners:
             listener.detach()
-        failed, self._reactor = self._reactor, Reactor()
-        failed.hand_over(self._reactor)
+        self._reactor.renew()
 
     def _flush_and_close(self) -> None:
         for listener, _ in self._listeners:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import sys
 from collections.abc import Callable
@@ -48,15 +49,19 @@ class SignalCommands:
             return
         self._interrupts += signum == signal.SIGINT
         self._instance.request_stop("fast" if self._interrupts > 1 else "graceful", by)
-        if signum == signal.SIGINT and sys.stderr is not None and sys.stderr.isatty():
+        if signum == signal.SIGINT:
             self._instance.tell_soon(_tell_terminal)
 
 
 def _tell_terminal(stop: Stop) -> None:
     fields = stop.progress()
-    if stop.mode == "graceful" and fields["in_flight"]:
-        print(
-            f"\nWaiting for {fields['in_flight']} in flight, {fields['remaining']:.0f} s at most;"
-            " press Ctrl-C again to cut them.",
-            file=sys.stderr,
-        )
+    if stop.mode != "graceful" or not fields["in_flight"]:
+        return
+    # The program may have put anything in its place.
+    with contextlib.suppress(AttributeError, OSError, ValueError):
+        if sys.stderr.isatty():
+            print(
+                f"\nWaiting for {fields['in_flight']} in flight, {fields['remaining']:.0f} s at most;"
+                " press Ctrl-C again to cut them.",
+                file=sys.stderr,
+            )

@@ -9,41 +9,49 @@ from typing import Any
 from .conversation import Conversation
 from .errors import AccessDenied, RemoteProtocolError, TimedOut, error_from_object
 from .protocol.jsonrpc import Request, Response
-from .system import ProcessHandle, open_process, wait_readable
+from .system import ProcessHandle, open_reloader, wait_readable
 
 MARGIN = 5.0
 """Seconds beyond delay and grace for hooks and the interpreter's end; also for a killed process to be gone."""
 
 
+FOLLOW = -1.0
+"""A limit that stands for: as long as the server's progress tells, and MARGIN."""
+
+
 class StopCall:
     """One `stop`, from the request to the end of the process.
 
-    `limit` holds the caller's own timeout, if there is one. Otherwise the server's progress tells how long to wait.
+    `limit` and `kill_after` are seconds from now; `kill_after` suspends the limit.
     """
 
     def __init__(
         self,
         conversation: Conversation,
-        params: dict[str, Any],
-        limit: tuple[float | None] | None,
+        limit: float | None,
         kill_after: float | None,
         on_progress: Callable[[Mapping[str, Any]], Any] | None,
     ) -> None:
         self._conversation = conversation
         self._on_progress = on_progress
         self._began = time.monotonic()
-        self._follow = limit is None
+        self._follow = limit == FOLLOW
         self._kill_at = None if kill_after is None else self._began + kill_after
-        self._deadline: float | None = self._began + MARGIN + params["delay"] + params.get("grace", 0)
-        if limit is not None:
-            self._deadline = None if limit[0] is None else self._began + limit[0]
+        self._deadline = None if limit is None else self._began + limit
         peer = conversation.peer()
         self._pid = None if peer is None else peer.pid
         self._processes: list[ProcessHandle] = [] if peer is None else [peer]
+        reloader = None if peer is None else open_reloader(peer)
+        if reloader is not None:
+            self._processes.append(reloader)
         self._progress: dict[str, Any] = {}
         self._result: dict[str, Any] | None = None
-        # In one go: the status names a parent to wait for, and a server that hangs is asked all the same.
-        self._status_id, self._stop_id = conversation.send([("status", {}), ("stop", params)], self._until())
+
+    def ask(self, params: dict[str, Any]) -> None:
+        """Send the request."""
+        if self._follow:
+            self._deadline = self._began + MARGIN + params["delay"] + params.get("grace", 0)
+        (self._stop_id,) = self._conversation.send([("stop", params)], self._until())
 
     def close(self) -> None:
         for process in self._processes:
@@ -92,20 +100,12 @@ class StopCall:
             self._on_progress(self._progress)
 
     def _note_response(self, response: Response) -> None:
-        if response.id == self._status_id:
-            self._note_parent(response.result)
-        elif response.error is not None:
+        if response.error is not None:
             raise error_from_object(*response.error)
-        elif response.id == self._stop_id:
+        if response.id == self._stop_id:
             if not isinstance(response.result, dict) or "outcome" not in response.result:
                 raise RemoteProtocolError("the answer to stop holds no outcome")
             self._result = response.result
-
-    def _note_parent(self, status: Any) -> None:
-        parent = status.get("parent") if isinstance(status, dict) else None
-        handle = open_process(parent) if isinstance(parent, int) else None
-        if handle is not None:
-            self._processes.append(handle)
 
     def _wait_until_gone(self, deadline: float | None) -> bool:
         if self._processes and not (self._result or {}).get("embedded"):
@@ -116,9 +116,11 @@ class StopCall:
         return True
 
     def _died(self) -> dict[str, Any]:
-        if not self._processes or not _wait_for_end(self._processes, time.monotonic() + MARGIN):
+        if self._processes and _wait_for_end(self._processes, self._kill_at or time.monotonic() + MARGIN):
+            return self._outcome("died")
+        if self._kill_at is None:
             raise self._unanswered()
-        return self._outcome("died")
+        return self._overdue("ended")
 
     def _overdue(self, what: str) -> dict[str, Any]:
         if self._kill_at is None:
@@ -154,6 +156,8 @@ class StopCall:
     def _reasons(self) -> str:
         """What the process waits for, as it says itself."""
         if self._result is None:
+            if self._progress.get("phase") == "hooks":
+                return "its on_stop hooks run; a stop with mode fast does not wait for them"
             count = self._progress.get("in_flight")
             return f"{count} in flight" if count else "use --kill-after to end it all the same"
         threads = self._threads_that_stay()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import threading
 import time
 from collections.abc import Callable
@@ -18,6 +19,9 @@ Mode = Literal["graceful", "fast", "immediate"]
 
 IDLE_LINGER = 0.5
 """Seconds for a connection that has not sent a byte to send one after all, before it counts as idle and is closed."""
+
+SETTLE_TIME = 0.1
+"""Seconds past the grace for connections that have been answered to be closed, so that they don't count as cut."""
 
 logger = logging.getLogger("flask_ctl")
 
@@ -45,6 +49,9 @@ class Stop(Operation):
         self._work = work
         self._pid = pid
         self._finished_before = work.finished_count()
+        self._drained: int | None = None
+        self._hooks_ran = False
+        self._hurry = False
 
     def start(self, on_done: Callable[[], Any]) -> None:
         """Go through it in a thread; `on_done` is called there once the result is set."""
@@ -63,6 +70,7 @@ class Stop(Operation):
     def join(self, mode: Mode, progress: Progress | None) -> Future[dict[str, Any]]:
         """The result for one more caller; `fast` ends the waiting for those before, too."""
         with self._changed:
+            self._hurry = mode == "fast" and self.phase == "hooks"
             if mode == "fast" and self.mode == "graceful":
                 self.mode = mode
                 self._delay_until = self._deadline = time.monotonic()
@@ -94,12 +102,33 @@ class Stop(Operation):
         idle_at = time.monotonic() + IDLE_LINGER
         self._wait(self._server.quiet, lambda: min(idle_at, self._deadline))
         self._server.close_idle()
-        drained = self._wait(self._all_done, lambda: self._deadline)
+        drained = self._wait(self._all_done, lambda: self._deadline) or self._settle()
+        self._drained = self._count_drained()
         cut = 0 if drained else self._server.cut() + self._work.commands_in_flight()
         self._enter("hooks")
-        self._work.run_stop_hooks()
+        self._run_hooks()
         self._enter("end")
         self._finish(cut)
+
+    def _settle(self) -> bool:
+        """Whether all was answered but for its last words: a connection is closed a moment after its last byte."""
+        end = time.monotonic() + SETTLE_TIME
+        return self._wait(self._all_done, lambda: end)
+
+    def _run_hooks(self) -> None:
+        """Until they have run, or somebody who knows that they hang asks once more, by `fast`."""
+
+        def run() -> None:
+            self._work.run_stop_hooks()
+            self._hooks_ran = True
+            self.poke()
+
+        threading.Thread(target=run, name="flask-ctl-hooks", daemon=True).start()
+        if not self._wait(lambda: self._hooks_ran or self._hurry, lambda: math.inf) or not self._hooks_ran:
+            logger.warning("an on_stop hook still runs; stopping without it")
+
+    def _count_drained(self) -> int:
+        return max(0, self._work.finished_count() - self._finished_before)
 
     def _finish(self, cut: int) -> None:
         with self._changed:
@@ -108,7 +137,7 @@ class Stop(Operation):
             self.result.set_result(
                 {
                     "outcome": "forced" if cut else "drained",
-                    "drained": max(0, self._work.finished_count() - self._finished_before),
+                    "drained": self._count_drained() if self._drained is None else self._drained,
                     "cut": cut,
                     "elapsed": self.elapsed,
                     "pid": self._pid,

@@ -5,6 +5,7 @@ Everything here imports everywhere; what a system lacks is said by None, False o
 
 from __future__ import annotations
 
+import array
 import contextlib
 import errno
 import os
@@ -14,12 +15,13 @@ import socket
 import stat
 import struct
 import sys
+import threading
 from typing import Any
 
 HAS_UNIX_SOCKETS = hasattr(socket, "AF_UNIX") and hasattr(os, "fork")
 LINUX = sys.platform.startswith("linux")
 
-_SO_ATTACH_FILTER = 26
+_SO_ATTACH_FILTER, _SO_DETACH_FILTER = 26, 27
 _SO_PEERPIDFD = 77  # Linux 6.5; not in the socket module yet
 _LOCAL_PEERCRED, _LOCAL_PEERPID = 1, 2  # macOS, sys/un.h
 
@@ -98,6 +100,33 @@ def open_peer(sock: socket.socket) -> ProcessHandle | None:
     return open_process(pid)
 
 
+def open_reloader(child: ProcessHandle) -> ProcessHandle | None:
+    """A handle on the parent of a process that Werkzeug's reloader has started, and that ends with it.
+
+    All of it is the kernel's word (proc(5)), and only a parent of the same user is believed in.
+    """
+    if not LINUX:
+        return None
+    try:
+        with open(f"/proc/{child.pid}/environ", "rb") as file:
+            if b"WERKZEUG_RUN_MAIN=true" not in file.read().split(b"\0"):
+                return None
+        parent = _parent_of(child.pid)
+        same_user = os.stat(f"/proc/{parent}").st_uid == os.stat(f"/proc/{child.pid}").st_uid
+        handle = open_process(parent)
+    except (OSError, ValueError):
+        return None
+    if handle is not None and (not same_user or child.ended() or _parent_of(child.pid) != parent):
+        handle.close()
+        return None
+    return handle
+
+
+def _parent_of(pid: int) -> int:
+    with open(f"/proc/{pid}/stat") as file:
+        return int(file.read().rpartition(")")[2].split()[1])
+
+
 def _is_pidfd_of(descriptor: int, pid: int) -> bool:
     # The option's number is another one on some architectures, where it yields anything but this.
     try:
@@ -124,11 +153,21 @@ def wait_readable(descriptors: list[int], timeout: float | None) -> list[int]:
     poll = select.poll()
     for descriptor in descriptors:
         poll.register(descriptor, select.POLLIN)
-    # One second at the least for the kernel's int of milliseconds is 24 days at the most.
-    milliseconds = None if timeout is None else min(max(0.0, timeout) * 1000, 2**31 - 1)
-    if milliseconds and milliseconds < 1:
-        milliseconds = 1
-    return [descriptor for descriptor, _ in poll.poll(milliseconds)]
+    return [descriptor for descriptor, _ in poll.poll(_milliseconds(timeout))]
+
+
+def wait_writable(descriptor: int, timeout: float | None) -> bool:
+    """Whether the descriptor is writable after at most `timeout` seconds."""
+    poll = select.poll()
+    poll.register(descriptor, select.POLLOUT)
+    return bool(poll.poll(_milliseconds(timeout)))
+
+
+def _milliseconds(timeout: float | None) -> float | None:
+    # poll(2) takes an int of whole milliseconds; 0 would not wait at all.
+    if timeout is None or timeout <= 0:
+        return None if timeout is None else 0
+    return min(max(1.0, timeout * 1000), 2**31 - 1)
 
 
 class Waker:
@@ -162,31 +201,52 @@ class Waker:
             os.close(descriptor)
 
 
+_DROP_SYN = (
+    (0x30, 0, 0, 13),  # load the byte of TCP flags
+    (0x54, 0, 0, 0x12),  # of these SYN and ACK
+    (0x15, 0, 1, 0x02),  # if it is SYN alone
+    (0x06, 0, 0, 0),  # drop
+    (0x06, 0, 0, 0xFFFFFFFF),  # else let pass
+)
+
+
 def refuse_new_connections(listener: socket.socket) -> bool:
     """Whether the kernel now ignores new callers of a listening TCP socket; who has called already is still let in.
 
     Closing a listener resets the connections that were made since the last accept(). With a filter that drops every SYN
     (socket(7), SO_ATTACH_FILTER) there are none of those in the end, and late callers are refused once it is closed.
+    A Unix socket is shut instead, which leaves what has queued to be accepted.
     """
-    if not LINUX or listener.family not in (socket.AF_INET, socket.AF_INET6):
+    if not LINUX:
         return False
-    import ctypes
-
-    instructions = (
-        (0x30, 0, 0, 13),  # load the byte of TCP flags
-        (0x54, 0, 0, 0x12),  # of these SYN and ACK
-        (0x15, 0, 1, 0x02),  # if it is SYN alone
-        (0x06, 0, 0, 0),  # drop
-        (0x06, 0, 0, 0xFFFFFFFF),  # else let pass
-    )
-    code = ctypes.create_string_buffer(b"".join(struct.pack("HBBI", *instruction) for instruction in instructions))
     try:
-        listener.setsockopt(
-            socket.SOL_SOCKET, _SO_ATTACH_FILTER, struct.pack("HP", len(instructions), ctypes.addressof(code))
-        )
+        if listener.family == socket.AF_UNIX:
+            listener.shutdown(socket.SHUT_RD)
+            return False
+        code = array.array("B", b"".join(struct.pack("HBBI", *instruction) for instruction in _DROP_SYN))
+        program = struct.pack("HP", len(_DROP_SYN), code.buffer_info()[0])
+        listener.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, program)
     except OSError:
         return False
     return True
+
+
+def welcome_connections(listener: socket.socket) -> None:
+    """Undo `refuse_new_connections`, which a process that shares the socket may have left behind."""
+    if LINUX:
+        with contextlib.suppress(OSError):
+            listener.setsockopt(socket.SOL_SOCKET, _SO_DETACH_FILTER, 0)
+
+
+def waiting_connections(listener: socket.socket) -> int:
+    """How many connections wait to be accepted, 0 where the kernel does not tell: tcp(7), TCP_INFO, tcpi_unacked."""
+    if not LINUX or listener.family == socket.AF_UNIX:
+        return 0
+    try:
+        info = listener.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 32)
+    except OSError:
+        return 0
+    return int(struct.unpack_from("I", info, 24)[0])
 
 
 def bind_private(sock: socket.socket, path: str) -> None:
@@ -237,16 +297,41 @@ def is_owned_directory(path: str) -> bool:
     return stat.S_ISDIR(info.st_mode) and info.st_uid == os.geteuid() and not info.st_mode & 0o077
 
 
-class eager_switching:
-    """Less waiting for the GIL inside: five milliseconds a system call otherwise, while other threads compute."""
+class EagerSwitching:
+    """Less waiting for the GIL inside: five milliseconds a system call otherwise, while other threads compute.
+
+    The interval is the process's, so the first of several threads sets it and the last one restores it.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._depth = 0
+        self._before = 0.0
 
     def __enter__(self) -> None:
-        self._before = sys.getswitchinterval()
-        sys.setswitchinterval(EAGER_SWITCH_INTERVAL)
+        with self._lock:
+            self._depth += 1
+            if self._depth == 1:
+                self._before = sys.getswitchinterval()
+                sys.setswitchinterval(EAGER_SWITCH_INTERVAL)
 
     def __exit__(self, *exc_info: object) -> None:
-        sys.setswitchinterval(self._before)
+        with self._lock:
+            self._depth -= 1
+            if not self._depth:
+                sys.setswitchinterval(self._before)
 
+    def abandon(self) -> None:
+        """In a forked child: nobody is inside any more."""
+        self._lock = threading.Lock()
+        if self._depth:
+            self._depth = 0
+            sys.setswitchinterval(self._before)
+
+
+eager_switching = EagerSwitching()
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=eager_switching.abandon)
 
 EAGER_SWITCH_INTERVAL = 0.0001
 """Seconds after which a thread that waits for the GIL gets it, while a command is answered."""

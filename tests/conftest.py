@@ -76,8 +76,7 @@ def serve(short_path: pathlib.Path) -> Iterator[Callable[..., Server]]:
 
     yield start
     for server in servers:
-        if server.process.poll() is None:
-            server.kill()
+        server.kill()
 
 
 @pytest.fixture

@@ -66,7 +66,7 @@ class Server:
         with self.output_path.open("wb") as output:
             self.process = subprocess.Popen(
                 command, cwd=popen.pop("cwd", APPS), env=environ, stdout=output, stderr=output,
-                stdin=popen.pop("stdin", subprocess.DEVNULL), **popen,
+                stdin=popen.pop("stdin", subprocess.DEVNULL), start_new_session=True, **popen,
             )  # fmt: skip
         self.pid = self.process.pid
 
@@ -131,8 +131,7 @@ class Server:
     def kill(self) -> None:
         """End it, and what it started in its session, whatever its state."""
         with contextlib.suppress(ProcessLookupError):
-            os.kill(self.pid, signal.SIGCONT)
-        self.process.kill()
+            os.killpg(self.pid, signal.SIGKILL)
         self.process.wait(TIMEOUT)
 
     def _answers(self) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import socket
+import sys
 import threading
 
 import pytest
@@ -149,3 +150,37 @@ def test_hooks_run_at_its_stop(app):
     with BackgroundServer(app):
         assert called == []
     assert called[1:] == ["third"]
+
+
+def test_the_switch_interval_is_restored_when_several_control_threads_have_answered(app, short_path):
+    before = sys.getswitchinterval()
+    servers = [BackgroundServer(app, socket=short_path / f"{number}.sock") for number in range(3)]
+    for server in servers:
+        server.start()
+
+    def ask(number):
+        with ControlClient(short_path / f"{number}.sock") as client:
+            for _ in range(200):
+                client.status()
+
+    for asking in [Pending.call(lambda number=number: ask(number)) for number in range(3)]:
+        asking.result()
+    for server in servers:
+        server.stop()
+    assert sys.getswitchinterval() == before
+
+
+def test_an_app_that_is_served_in_the_background_first_can_get_a_control_later(app, short_path, monkeypatch):
+    monkeypatch.setenv("FLASK_CTL_SOCKET", str(short_path / "env.sock"))
+    with BackgroundServer(Flask("another")):
+        pass
+    with BackgroundServer(app):
+        pass
+    assert Control(app).sockets() == [str(short_path / "env.sock")]
+
+
+@pytest.mark.parametrize("grace", ["abc", None, -1])
+def test_a_grace_that_is_no_duration_is_named(app, grace):
+    app.config["CTL_GRACE"] = grace
+    with pytest.raises(ConfigurationError, match="CTL_GRACE has to be a number of seconds"):
+        BackgroundServer(app).start()

@@ -510,7 +510,8 @@ def test_on_first_gets_the_environ_until_it_is_unset():
         seen.append(environ["PATH_INFO"])
         counter.on_first = None
 
-    counter = RequestCounter(a_list, on_first)
+    counter = RequestCounter(a_list)
+    counter.on_first = on_first
     Response(counter, PATH_INFO="/a").read()
     Response(counter, PATH_INFO="/b").read()
     assert seen == ["/a"]

@@ -466,7 +466,7 @@ sample.app.run(port=0)
 
 
 def test_hup_reloads_where_no_terminal_would_send_it(start, program):
-    server = start(start_new_session=True)
+    server = start()
     program.edit("new")
     os.kill(server.pid, signal.SIGHUP)
     until(lambda: server.status()["generation"] == 2, "the next generation")
@@ -475,7 +475,7 @@ def test_hup_reloads_where_no_terminal_would_send_it(start, program):
 
 
 def test_hup_with_broken_code_changes_nothing(start, program):
-    server = start(start_new_session=True)
+    server = start()
     program.edit("new", "1 / 0")
     os.kill(server.pid, signal.SIGHUP)
     until(lambda: server.status()["last_reload"], "the failure")

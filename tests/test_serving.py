@@ -201,3 +201,37 @@ def test_a_second_loop_of_the_same_program_is_under_control_again(serve):
     until(lambda: server.ready().status()["state"] == "running", "running again")
     assert server.client().stop()["outcome"] == "drained"
     assert server.wait() == 0
+
+
+def test_middleware_that_holds_a_proxy_is_no_obstacle(serve):
+    code = """
+import sample
+from flask import request
+class Middleware:
+    def __init__(self, app):
+        self.request, self.app = request, app
+    def __call__(self, environ, start_response):
+        return self.app(environ, start_response)
+from werkzeug.serving import run_simple
+run_simple("127.0.0.1", 0, Middleware(sample.app), threaded=True)
+"""
+    server = serve(command=[sys.executable, "-c", code])
+    assert server.status()["app"] == "sample"
+
+
+def test_a_standard_error_that_is_no_terminal_nor_file_is_no_obstacle(serve):
+    code = """
+import sys, sample
+class Log:
+    def write(self, text): ...
+    def flush(self): ...
+sys.stderr = Log()
+sample.app.run(port=0)
+"""
+    server = serve(command=[sys.executable, "-c", code])
+    held = server.begin("/hold/a")
+    server.process.send_signal(2)
+    until(lambda: server.status()["state"] == "stopping", "stopping")
+    server.release("a")
+    assert held.result() == (200, b"held a")
+    assert server.wait() == 0

@@ -99,6 +99,9 @@ class Host(Protocol):
     def begin(self, server: HttpServer, wsgi_app: WSGIApp) -> Controlled | None:
         """Called by the thread that is about to serve `wsgi_app`. None if no app that it leads to is under control."""
 
+    def is_stopping(self) -> bool:
+        """Whether a stop is under way."""
+
     def wants_signals(self) -> bool:
         """Whether TERM and INT are to be handled in this process."""
 

@@ -47,6 +47,15 @@ def arm(host: Host) -> None:
             code = restart(self)
         return 0 if parent.asked and code == -signal.SIGTERM else code
 
+    trigger = _reloader.ReloaderLoop.trigger_reload
+
+    @functools.wraps(trigger)
+    def trigger_reload(self: Any, filename: str) -> None:
+        # A restart would cut what is being drained, and would forget that the end was asked for.
+        if not host.is_stopping():
+            trigger(self, filename)
+
+    _reloader.ReloaderLoop.trigger_reload = trigger_reload  # type: ignore[method-assign]
     _reloader.ReloaderLoop.__enter__ = __enter__  # type: ignore[method-assign]
     _reloader.ReloaderLoop.restart_with_reloader = restart_with_reloader  # type: ignore[method-assign]
 
@@ -64,7 +73,7 @@ class _Parent:
         for signum in (signal.SIGTERM, signal.SIGINT):
             if signal.getsignal(signum) != signal.SIG_IGN:
                 self._before[signum] = signal.signal(signum, self._pass_on)
-        self._module.subprocess = types.SimpleNamespace(call=self._call)
+        self._module.subprocess = types.SimpleNamespace(**{**vars(subprocess), "call": self._call})
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -6,12 +6,20 @@ accepting until it ends.
 
 from __future__ import annotations
 
-import os
+import sys
+import threading
 from collections.abc import Callable, Mapping
+from types import FrameType
 from typing import Any
 
 from ..middleware import RequestCounter
 from ..signals import signals
+
+RETRY_INTERVAL = 0.02
+"""Seconds between two tries to find the main thread outside a request."""
+
+PATIENCE = 1.0
+"""Seconds in which a server that has swallowed the end would begin another request."""
 
 
 class UnknownServer:
@@ -26,7 +34,7 @@ class UnknownServer:
         self.version = str(environ.get("SERVER_SOFTWARE", ""))
         self.listeners = [_url(environ)]
         self._requests = requests
-        self._pid = os.getpid()
+        self._left = threading.Event()
 
     def in_flight(self) -> int:
         return self._requests.in_flight
@@ -44,7 +52,26 @@ class UnknownServer:
         return self._requests.in_flight
 
     def end(self) -> None:
-        signals.exit_main()
+        if not signals.installed:
+            signals.exit_main()
+            return
+        # Servers take an exception in a request for the app's, SystemExit too: whoever serves on has done so.
+        self._requests.on_first = lambda environ: self._left.clear()
+        while True:
+            signals.interrupt_main(self._leave)
+            self._left.wait(RETRY_INTERVAL)
+            if self._left.is_set() and not self._serves_on():
+                return
+
+    def _leave(self) -> None:
+        """In the main thread, between requests: unwind it."""
+        if not self._requests.in_flight and not _handles_request():
+            self._left.set()
+            sys.exit(signals.exit_code)
+
+    def _serves_on(self) -> bool:
+        threading.Event().wait(PATIENCE)
+        return not self._left.is_set()
 
     def obstacle(self) -> str | None:
         return "nothing is known of this HTTP server"
@@ -81,3 +108,13 @@ def _url(environ: Mapping[str, Any]) -> str:
     host = environ.get("SERVER_NAME", "")
     host = f"[{host}]" if ":" in host else host
     return f"{environ.get('wsgi.url_scheme', 'http')}://{host}:{environ.get('SERVER_PORT', '')}"
+
+
+def _handles_request() -> bool:
+    """Whether wsgiref's handler is on the stack: what it does around the app would swallow an exception, too."""
+    frame: FrameType | None = sys._getframe()
+    while frame is not None:
+        if frame.f_globals.get("__name__") == "wsgiref.handlers":
+            return True
+        frame = frame.f_back
+    return False

@@ -71,8 +71,9 @@ def arm(host: Host) -> None:
 def _construct(wsgi_server: Any, arguments: dict[str, Any]) -> None:
     """Bind, or take over the socket that a former image of this process has bound for the same request."""
     wsgi_server._requested_address = f"{arguments['host']}:{arguments['port']}"
+    wsgi_server._given = arguments.get("fd") is not None
     taken = None
-    if arguments.get("fd") is None:
+    if not wsgi_server._given:
         taken = arguments["fd"] = inherited.take_listener(wsgi_server._requested_address)
     _init(**arguments)
     if taken is not None:

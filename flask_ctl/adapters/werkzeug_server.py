@@ -21,7 +21,7 @@ from werkzeug.serving import BaseWSGIServer
 
 from ..handover import inherited
 from ..signals import signals
-from ..system import Waker, refuse_new_connections
+from ..system import Waker, refuse_new_connections, wait_readable, waiting_connections, welcome_connections
 
 _serve_forever = BaseWSGIServer.serve_forever
 
@@ -54,7 +54,10 @@ class WerkzeugServer:
         self._selector = selectors.DefaultSelector()
         self._parked: dict[int, tuple[socket.socket, Any]] = {}
         self._draining = False
+        # Who was given the socket may be given it again: nothing that outlives this process is done to it.
+        self._is_shared = bool(getattr(server, "_given", False)) and not in_reloader
         self._refusing = False
+        self._cutting = False
         self._idle_over = False
         self._in_loop = True
         self._on_change: Callable[[], Any] = lambda: None
@@ -114,9 +117,22 @@ class WerkzeugServer:
         for pid in children:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
+        waiting = self._cut_waiting()
         if signals.installed:
             self._interrupt_loop()
-        return len(connections) + len(children)
+        return len(connections) + len(children) + waiting
+
+    def _cut_waiting(self) -> int:
+        """Answer nobody else; the number of those who have asked, or have only just connected."""
+        self._cutting = True
+        self._wake.wake()
+        if self._loop_ended:
+            return 0
+        try:
+            return len(wait_readable(list(self._parked), 0)) + waiting_connections(self._server.socket)
+        except OSError:
+            # The loop has ended at this moment, and closed them.
+            return 0
 
     def end(self) -> None:
         self._released.set()
@@ -209,6 +225,7 @@ class WerkzeugServer:
     def attach(self) -> None:
         """Take the server's methods over, and the connections that a former image left."""
         server = self._server
+        welcome_connections(server.socket)
         server.socket.setblocking(False)
         if server.ssl_context is not None:
             # Left to accept(), a client that does not answer would hold up everybody else.
@@ -226,14 +243,27 @@ class WerkzeugServer:
 
     def _get_request(self) -> tuple[socket.socket, Any]:
         """Called by the loop when something is ready: a connection that has begun a request. Raises BlockingIOError."""
-        for key, _ in self._selector.select(0):
-            if key.fileobj is self._wake:
-                self._wake.clear()
-            elif key.fd in self._parked:
+        ready = [key for key, _ in self._selector.select(0)]
+        if any(key.fileobj is self._wake for key in ready):
+            self._wake.clear()
+        if any(key.fileobj is self._server.socket for key in ready):
+            self._accept()
+        # Those that have asked are answered even while nobody else can be accepted, for want of descriptors.
+        for key in ready:
+            if key.fd in self._parked and not self._cutting:
                 return self._unpark(key.fd)
-            else:
-                self._park(*type(self._server).get_request(self._server))
         raise BlockingIOError
+
+    def _accept(self) -> bool:
+        """Whether a connection could be accepted."""
+        try:
+            connection, address = type(self._server).get_request(self._server)
+        except OSError:
+            return False
+        # On some systems it has inherited the listener's mode.
+        connection.setblocking(True)
+        self._park(connection, address)
+        return True
 
     def _park(self, connection: socket.socket, address: Any) -> None:
         self._parked[connection.fileno()] = connection, address
@@ -258,7 +288,8 @@ class WerkzeugServer:
             return
         self._accept_the_last()
         somebody_asks = any(key.fileobj is not self._wake for key, _ in self._selector.select(0))
-        if not somebody_asks and (self._idle_over or not self._parked):
+        if self._cutting or (not somebody_asks and (self._idle_over or not self._parked)):
+            self._server.socket.setblocking(True)
             raise Drained
 
     def _stay_paused(self) -> None:
@@ -279,10 +310,9 @@ class WerkzeugServer:
         if self._refusing:
             return
         self._refusing = True
-        if not refuse_new_connections(listener):
-            with contextlib.suppress(BlockingIOError):
-                while True:
-                    self._park(*type(self._server).get_request(self._server))
+        if self._is_shared or not refuse_new_connections(listener):
+            while self._accept():
+                pass
             self._selector.unregister(listener)
 
     def _process_request(self, request: socket.socket, client_address: Any) -> None:
@@ -291,15 +321,19 @@ class WerkzeugServer:
         type(self._server).process_request(self._server, request, client_address)
 
     def _finish_request(self, request: socket.socket, client_address: Any) -> None:
-        with self._lock:
-            self._busy[request] = threading.get_ident()
-        if os.getpid() != self._pid:
+        if os.getpid() == self._pid:
+            with self._lock:
+                self._busy[request] = threading.get_ident()
+        else:
             _leave_signals_to_parent()
         with self._slots or contextlib.nullcontext():
             type(self._server).finish_request(self._server, request, client_address)
 
     def _close_request(self, request: socket.socket) -> None:
         type(self._server).close_request(self._server, request)
+        if os.getpid() != self._pid:
+            # The locks are the parent's, and may have been taken at the moment of the fork.
+            return
         with self._lock:
             self._busy.pop(request, None)
         self._on_change()
@@ -308,7 +342,8 @@ class WerkzeugServer:
 def _leave_signals_to_parent() -> None:
     """In a child that answers one request: the server waits for it, so a signal to the group must not cut it."""
     for signum in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(signum, signal.SIG_IGN)
+        # Not SIG_IGN, which the programs that a view starts would inherit.
+        signal.signal(signum, lambda signum, frame: None)
 
 
 def _requested(server: Any) -> str:

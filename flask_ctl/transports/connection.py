@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import logging
+import select
 import socket
 import time
 from collections.abc import Callable
@@ -66,6 +67,12 @@ class Connection:
     def idle_since(self) -> float | None:
         """The time of its last message, None while it waits for an answer."""
         return None if self._pending or self._out else self._heard
+
+    def has_hung_up(self) -> bool:
+        """Whether the client is gone; while nothing is read from it, nobody else would notice."""
+        poll = select.poll()
+        poll.register(self._sock, 0)
+        return any(events & select.POLLHUP for _, events in poll.poll(0))
 
     def fileno(self) -> int:
         return self._sock.fileno()

@@ -90,6 +90,10 @@ class StreamServer:
             connection.abandon()
 
     def _make_room(self) -> None:
+        for connection in [connection for connection in self._connections if connection.has_hung_up()]:
+            connection.close()
+        if len(self._connections) < MAX_CONNECTIONS:
+            return
         idle = [connection for connection in self._connections if connection.idle_since is not None]
         if idle:
             min(idle, key=lambda connection: connection.idle_since or 0.0).close()

@@ -29,6 +29,7 @@ class UnixListener:
         self._file = SocketFile(path)
         self._socket: socket.socket | None = None
         self._server: StreamServer | None = None
+        self._reactor: Reactor | None = None
         self._complained = False
         self._owed: list[dict[str, Any]] = []
 
@@ -123,7 +124,7 @@ class UnixListener:
 
     def _close_socket(self) -> None:
         if self._socket is not None:
-            with contextlib.suppress(AttributeError):
+            if self._reactor is not None:
                 self._reactor.unregister(self._socket)
             with contextlib.suppress(OSError):
                 self._socket.close()
