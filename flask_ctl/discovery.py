@@ -50,13 +50,15 @@ def find_instance(directory: str | None = None, timeout: float | None = None) ->
     live = live_instances(timeout)
     if not live:
         tried = default_sockets() or [os.path.join(place, "*.sock") for place in default_directories()]
-        raise NotRunning(f"nothing is running; tried {', '.join(tried)}; give an address by --socket", {"tried": tried})
+        raise NotRunning(f"nothing is running; tried {', '.join(tried)}", {"tried": tried})
     here = [instance for instance in live if instance.belongs_to(directory)]
     if len(here) == 1 and all(instance.status is not None for instance in live):
         return here[0].socket
     listed = "\n".join(f"  {instance.describe()}" for instance in live)
     problem = (
-        f"{len(here)} instances run in {directory}" if len(here) > 1 else f"no instance for certain runs in {directory}"
+        f"{len(here)} instances run in {directory}"
+        if len(here) > 1
+        else f"no running instance is known to belong to {directory}"
     )
     raise AmbiguousTarget(
         f"{problem}; say which one by --socket:\n{listed}", {"sockets": [instance.socket for instance in live]}

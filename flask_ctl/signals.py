@@ -127,7 +127,7 @@ def _is_handler(handler: Any) -> bool:
 
 
 signals = Signals()
-"""The one of this process."""
+"""The handlers of this process; there is only one set of them."""
 
 
 if hasattr(os, "register_at_fork"):

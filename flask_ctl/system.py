@@ -255,6 +255,8 @@ def bind_private(sock: socket.socket, path: str) -> None:
         # The mode of the socket's inode is the file's, less the umask.
         os.fchmod(sock.fileno(), 0o600)
         sock.bind(path)
+        if stat.S_IMODE(os.lstat(path).st_mode) != 0o600:
+            os.chmod(path, 0o600)
         return
     before = os.umask(0o177)
     try:

@@ -1,4 +1,4 @@
-"""The table of states and events, walked in full."""
+"""The table of states and events, walked in full against what it has to be."""
 
 from __future__ import annotations
 
@@ -8,22 +8,24 @@ import pytest
 
 from flask_ctl.lifecycle import TRANSITIONS, Event, IllegalTransition, Lifecycle, State
 
-PAIRS = [
-    pytest.param(state, event, id=f"{event.name} while {state.name}")
-    for state, event in itertools.product(State, Event)
-    if (state, event) in TRANSITIONS
-]
-OTHERS = [
-    pytest.param(state, event, id=f"{event.name} while {state.name}")
-    for state, event in itertools.product(State, Event)
-    if (state, event) not in TRANSITIONS
-]
+EXPECTED = """
+            SERVE     RELOAD     RETURN    STOP      END
+STARTING    RUNNING   -          -         STOPPING  STOPPED
+RUNNING     -         RELOADING  -         STOPPING  STOPPED
+RELOADING   -         -          RUNNING   STOPPING  STOPPED
+STOPPING    STOPPING  -          STOPPING  -         STOPPED
+STOPPED     -         -          -         -         -
+"""
 
 
-def lifecycle_in(state: State) -> Lifecycle:
-    lifecycle = Lifecycle()
-    lifecycle.state = state
-    return lifecycle
+def expected(state, event):
+    header, *rows = [line.split() for line in EXPECTED.strip("\n").splitlines()]
+    cells = {row[0]: dict(zip(header, row[1:])) for row in rows}
+    name = cells[state.name][event.name]
+    return None if name == "-" else State[name]
+
+
+PAIRS = [pytest.param(s, e, id=f"{e.name} while {s.name}") for s, e in itertools.product(State, Event)]
 
 
 def test_a_lifecycle_begins_with_starting():
@@ -31,28 +33,18 @@ def test_a_lifecycle_begins_with_starting():
 
 
 @pytest.mark.parametrize(("state", "event"), PAIRS)
-def test_a_legal_event_leads_to_the_state_of_the_table(state, event):
-    lifecycle = lifecycle_in(state)
-    assert lifecycle.advance(event) is TRANSITIONS[state, event]
-    assert lifecycle.state is TRANSITIONS[state, event]
-
-
-@pytest.mark.parametrize(("state", "event"), OTHERS)
-def test_an_illegal_event_raises_and_the_state_stays(state, event):
-    lifecycle = lifecycle_in(state)
+def test_an_event_leads_where_it_has_to_or_raises_and_leaves_the_state(state, event):
+    lifecycle = Lifecycle()
+    lifecycle.state = state
+    following = expected(state, event)
+    if following is not None:
+        assert lifecycle.advance(event) is following
+        assert lifecycle.state is following
+        return
     with pytest.raises(IllegalTransition, match=f"{event.value}: not possible while {state.value}"):
         lifecycle.advance(event)
     assert lifecycle.state is state
 
 
-def test_every_state_can_be_reached_and_only_the_last_has_no_way_out():
-    reached, ways = {State.STARTING}, dict(TRANSITIONS)
-    for _ in State:
-        reached |= {after for (before, _), after in ways.items() if before in reached}
-    assert reached == set(State)
-    assert {before for before, _ in TRANSITIONS} == set(State) - {State.STOPPED}
-
-
-def test_a_stop_that_was_accepted_is_never_forgotten():
-    lifecycle = lifecycle_in(State.STOPPING)
-    assert lifecycle.advance(Event.SERVE) is State.STOPPING
+def test_the_table_has_no_state_or_event_that_is_not_there():
+    assert all(isinstance(s, State) and isinstance(e, Event) for s, e in TRANSITIONS)

@@ -32,8 +32,10 @@ def owned(path):
     file.release()
 
 
-def test_only_its_owner_may_connect_at_every_instant(path):
-    before = os.umask(0)
+@pytest.mark.parametrize("umask", [0, 0o022, 0o777])
+def test_only_its_owner_may_connect_at_every_instant(path, umask):
+    path.with_name("x.sock.lock").touch(mode=0o600)
+    before = os.umask(umask)
     try:
         with owned(path):
             assert stat.S_IMODE(path.stat().st_mode) == 0o600

@@ -32,12 +32,16 @@ _EXITS: list[tuple[type[ControlError], int, str]] = [
     (ConfigurationError, 2, ""),
     (LocalProtocolError, 2, ""),
     (AmbiguousTarget, 2, ""),
-    (NotRunning, 3, "Start the app, or give the address that its log names by --socket."),
+    (NotRunning, 3, "Start it, or say where it listens by --socket; `flask --app … ctl` finds that out from the app."),
     (TimedOut, 4, "Wait longer by --timeout, or end it by: flask-ctl stop --kill-after SECONDS"),
     (AccessDenied, 5, ""),
     (ReloadFailed, 7, "The old code serves on."),
     (ServerDied, 6, "The app's log may tell why."),
-    (RemoteProtocolError, 8, "Compare the address with the one in the app's log, and the versions of flask-ctl."),
+    (
+        RemoteProtocolError,
+        8,
+        "Compare the address with what `flask --app … ctl status` shows, and the versions of flask-ctl.",
+    ),
     (ControlError, 1, ""),
 ]
 """Exit code and advice by the first class that fits; no advice where the message gives it. 1: the server refused."""

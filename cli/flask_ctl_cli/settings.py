@@ -112,9 +112,15 @@ def common_options() -> list[click.Parameter]:
     store: dict[str, Any] = {"callback": _store, "expose_value": False, "is_eager": True, "default": None}
     return [
         click.Option(
-            ["--socket", "-s"], metavar="ADDRESS", help="Where it listens.", shell_complete=_complete_socket, **store
+            ["--socket", "-s"],
+            metavar="ADDRESS",
+            help="Address of the control socket.",
+            shell_complete=_complete_socket,
+            **store,
         ),
-        click.Option(["--timeout"], type=Seconds(), metavar="SECONDS", help="Wait so long for answers.", **store),
+        click.Option(
+            ["--timeout"], type=Seconds(), metavar="SECONDS", help="Wait at most this long for an answer.", **store
+        ),
         click.Option(["--json"], is_flag=True, help="Print one JSON document.", **store),
         click.Option(["--quiet", "-q"], is_flag=True, help="No remarks; ping and stop only exit.", **store),
     ]

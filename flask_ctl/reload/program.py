@@ -101,4 +101,4 @@ def _is_multiprocessing_child() -> bool:
 
 
 program = Program()
-"""The one of this process, looked at when the package is imported."""
+"""This process's own, looked at when the package is imported."""

@@ -11,7 +11,9 @@ from ..settings import ControlCommand, Seconds, settings
 
 @click.command(cls=ControlCommand)
 @click.option("--config", is_flag=True, help="Only call the app's reload hooks.")
-@click.option("--grace", type=Seconds(), metavar="SECONDS", help="Wait so long for requests.  [default: CTL_GRACE]")
+@click.option(
+    "--grace", type=Seconds(), metavar="SECONDS", help="Wait at most this long for requests.  [default: CTL_GRACE]"
+)
 @click.option("--cut", is_flag=True, help="Then cut what is left, instead of giving up.")
 @click.option("--no-preflight", is_flag=True, help="Do without the rehearsal.")
 @click.pass_context

@@ -23,10 +23,10 @@ OUTCOME_CODES = {"drained": 0, "accepted": 0, "missing": 0, "forced": 6, "killed
     show_default=True,
     help="Drain; or cut, with hooks and atexit; or cut without.",
 )
-@click.option("--grace", type=Seconds(), metavar="SECONDS", help="Drain so long.  [default: CTL_GRACE]")
-@click.option("--delay", type=Seconds(), default=0.0, metavar="SECONDS", help="Accept so long before.")
+@click.option("--grace", type=Seconds(), metavar="SECONDS", help="Drain at most this long.  [default: CTL_GRACE]")
+@click.option("--delay", type=Seconds(), default=0.0, metavar="SECONDS", help="Keep accepting this long first.")
 @click.option("--no-wait", is_flag=True, help="Return once the stop is accepted.")
-@click.option("--kill-after", type=Seconds(), metavar="SECONDS", help="Then end the process by SIGKILL.")
+@click.option("--kill-after", type=Seconds(), metavar="SECONDS", help="SIGKILL the process after this long.")
 @click.option("--missing-ok", is_flag=True, help="Exit with 0 if nothing is running.")
 @click.pass_context
 def stop(
