@@ -170,7 +170,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--reloads", type=int, default=200)
     parser.add_argument("--requests", type=int, default=200_000, help="go on asking until there were so many")
-    parser.add_argument("--clients", type=int, default=4)
+    parser.add_argument("--clients", type=int, default=24)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="hammer-") as directory:
         server = Server(pathlib.Path(directory))
