@@ -7,6 +7,7 @@ import contextlib
 import gc
 import io
 import os
+import stat
 import sys
 from typing import Protocol
 
@@ -47,11 +48,15 @@ def _close_all() -> None:
 
 
 def _flush_files() -> None:
-    """Write what open files hold back: those in a reference cycle would have been closed by that collection."""
+    """Write what open files hold back: those in a reference cycle would have been closed by that collection.
+
+    Only regular files: a pipe or a socket that nobody reads must not hold up the end.
+    """
     for candidate in gc.get_objects():
-        if issubclass(type(candidate), io.IOBase) and not candidate.closed:
+        if issubclass(type(candidate), io.IOBase):
             with contextlib.suppress(OSError, ValueError, AttributeError):
-                candidate.flush()
+                if stat.S_ISREG(os.fstat(candidate.fileno()).st_mode):
+                    candidate.flush()
 
 
 if hasattr(os, "register_at_fork"):
