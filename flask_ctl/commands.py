@@ -184,6 +184,10 @@ class CommandRegistry:
             raise ValueError(f"there is a command {command.name!r} already")
         self._commands[command.name] = command
 
+    def find(self, name: str) -> Command | None:
+        """The command of that name, None if there is none."""
+        return self._commands.get(name)
+
     def get(self, name: str) -> Command:
         """Raises CommandError -32601, with the known names in `data`, for a name that nobody added."""
         try:

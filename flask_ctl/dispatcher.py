@@ -15,6 +15,7 @@ from typing import Any, NamedTuple, Protocol, Union
 from .access import Peer
 from .commands import Command, CommandRegistry
 from .errors import INTERNAL_ERROR, INVALID_REQUEST, CommandError
+from .guard import Guard
 from .protocol.framing import MAX_FRAME
 from .protocol.jsonrpc import (
     Request,
@@ -34,7 +35,6 @@ Notify = Callable[[bytes], None]
 ReplyTo = dict[str, Any]
 """How a reply is addressed: ``{"id": …}`` for JSON-RPC, ``{"plain": True}`` for text, ``{}`` for none."""
 Submit = Callable[[Command, dict[str, Any]], "Future[Any]"]
-Authorise = Callable[[Peer], None]
 
 MAX_BATCH = 128
 """Requests in one batch: each costs an answer, and a frame could hold half a million empty ones."""
@@ -91,13 +91,13 @@ class Dispatcher:
     """Answers messages with the commands of one registry.
 
     Built-in commands run where `handle` is called and may return a Future; the others are given to `submit`.
-    `authorise` raises AccessDenied for a peer that may not ask at all.
+    `guard` says who may have which command run; that is asked before anything else is told of the command.
     """
 
-    def __init__(self, registry: CommandRegistry, submit: Submit, authorise: Authorise) -> None:
+    def __init__(self, registry: CommandRegistry, submit: Submit, guard: Guard) -> None:
         self.registry = registry
         self._submit = submit
-        self._authorise = authorise
+        self._guard = guard
 
     def handle(self, message: bytes, peer: Peer, notify: Notify, keeper: Keeper | None = None) -> Answer:
         """The answer to a JSON-RPC message; progress notifications go to `notify`. Never raises."""
@@ -113,8 +113,7 @@ class Dispatcher:
         """The answer to a plain-text command, as text for a person. Never raises."""
         try:
             name, texts = parse_plain(line)
-            self._authorise(peer)
-            command = self.registry.get(name)
+            command = self._admitted(name, peer)
             reply = None if keeper is None else Reply(keeper, {"plain": True})
             outcome = self._call(command, command.bind_text(texts), Call(peer, None, reply))
         except CommandError as error:
@@ -142,14 +141,17 @@ class Dispatcher:
         return answer
 
     def _execute(self, request: Request, peer: Peer, notify: Notify, keeper: Keeper | None) -> Any:
-        self._authorise(peer)
         params, wants_progress = _without_meta(request.params)
-        command = self.registry.get(request.method)
+        command = self._admitted(request.method, peer)
         arguments = command.bind(params)
         progress = _progress_sender(request.id, notify) if wants_progress and not request.is_notification else None
         to = {} if request.is_notification else {"id": request.id}
         reply = None if keeper is None else Reply(keeper, to)
         return self._call(command, arguments, Call(peer, progress, reply))
+
+    def _admitted(self, name: str, peer: Peer) -> Command:
+        self._guard.admit(peer, self.registry.find(name))
+        return self.registry.get(name)
 
     def _call(self, command: Command, arguments: dict[str, Any], call: Call) -> Any:
         try:

@@ -12,6 +12,7 @@ from typing import Any, TypeVar, overload
 
 from flask import Flask, current_app, has_app_context
 
+from .access import Policy
 from .adapters.unknown import UnknownServer
 from .addresses import OFF, Sockets, as_list, default_path, from_environment, parse_address
 from .commands import Command, Role, Scope, command_from
@@ -37,6 +38,11 @@ class Control:
     ``CTL_SOCKET``
         Address or list of addresses; ``"off"`` for none. Before it come the environment variable FLASK_CTL_SOCKET and
         the argument `socket`; after it, a default in the user's runtime directory.
+    ``CTL_ALLOW``
+        Who may observe and who may operate besides the app's own user and root, as
+        ``{"observe": ["group:ops"], "operate": ["uid:1001", "user:ann", "gid:100", "key:alice"]}``.
+    ``CTL_TCP_OPERATE``
+        Whether whoever reaches a plain TCP address of the app may operate it, and not only observe (False).
     ``CTL_GRACE``
         Seconds that a stop waits for requests, if it is not told otherwise (30).
     ``CTL_SIGNALS``
@@ -164,6 +170,8 @@ class Control:
 
 _DEFAULTS: dict[str, Any] = {
     "CTL_SOCKET": None,
+    "CTL_ALLOW": None,
+    "CTL_TCP_OPERATE": False,
     "CTL_GRACE": 30.0,
     "CTL_SIGNALS": True,
     "CTL_REQUIRED": False,
@@ -260,14 +268,19 @@ class _AppState:
             run_hook=self._run_hook,
             endpoints=self.endpoints() if endpoints is None else endpoints,
             required=required or self.required or bool(self.app.config.get("CTL_REQUIRED")),
+            policy=Policy.from_config(self.setting("CTL_ALLOW"), self.setting("CTL_TCP_OPERATE")),
             grace=self.seconds("CTL_GRACE"),
             preflight_timeout=self.seconds("CTL_PREFLIGHT_TIMEOUT"),
             versions=_versions(),
         )
 
+    def setting(self, name: str) -> Any:
+        """A setting, or its default in an app without a Control."""
+        return self.app.config.get(name, _DEFAULTS[name])
+
     def seconds(self, name: str) -> float:
         """A setting that is a duration. Raises ConfigurationError for anything else."""
-        value = self.app.config.get(name, _DEFAULTS[name])
+        value = self.setting(name)
         try:
             seconds = float(value)
         except (TypeError, ValueError):

@@ -11,7 +11,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any
 
-from .access import check_same_user, this_process
+from .access import Policy, this_process
 from .adapters import HttpServer
 from .addresses import parse_address
 from .builtins import builtin_commands
@@ -20,6 +20,7 @@ from .dispatcher import NOBODY, Dispatcher, Reply, reply_bytes
 from .errors import CONFLICT, INTERNAL_ERROR, NOT_SUPPORTED, CommandError, ConfigurationError
 from .exits import close_at_exit, forget
 from .figures import ProcessFigures
+from .guard import Guard
 from .handover import inherited
 from .history import History
 from .lifecycle import Event, Lifecycle, State
@@ -53,6 +54,7 @@ class ServedApp:
     """Calls a function in the app's context."""
     endpoints: Sequence[str]
     required: bool
+    policy: Policy
     grace: float
     preflight_timeout: float
     versions: dict[str, str]
@@ -276,7 +278,7 @@ class Instance:
         registry = CommandRegistry(app.commands)
         for command in builtin_commands(self, app, registry):
             registry.add(command)
-        dispatcher = Dispatcher(registry, lambda c, a: self._submit(app, c, a), check_same_user)
+        dispatcher = Dispatcher(registry, lambda c, a: self._submit(app, c, a), Guard(app.policy))
         for endpoint in app.endpoints:
             try:
                 self._control.open(UnixListener(parse_address(endpoint)), dispatcher)

@@ -22,8 +22,11 @@ HAS_UNIX_SOCKETS = hasattr(socket, "AF_UNIX") and hasattr(os, "fork")
 LINUX = sys.platform.startswith("linux")
 
 _SO_ATTACH_FILTER, _SO_DETACH_FILTER = 26, 27
-_SO_PEERPIDFD = 77  # Linux 6.5; not in the socket module yet
+_SO_PEERGROUPS, _SO_PEERPIDFD = 59, 77  # Linux 4.13 and 6.5; not in the socket module yet
 _LOCAL_PEERCRED, _LOCAL_PEERPID = 1, 2  # macOS, sys/un.h
+_NO_ID = 2**32 - 1
+_MAX_OPTION = 1024
+"""Bytes that Python's getsockopt can read: 256 groups."""
 
 MAX_SOCKET_PATH = 107 if LINUX else 103
 """Bytes in the path of a Unix socket, without the final NUL: unix(7)."""
@@ -35,12 +38,60 @@ def peer_credentials(sock: socket.socket) -> tuple[int | None, int | None, int |
     For a client they are those of the process that last called listen(): unix(7), SO_PEERCRED.
     """
     if LINUX:
-        pid, uid, gid = struct.unpack("3i", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
-        return (pid if pid > 0 else None), uid, gid
+        pid, uid, gid = struct.unpack("i2I", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
+        return (pid if pid > 0 else None), (uid if uid != _NO_ID else None), (gid if gid != _NO_ID else None)
     if sys.platform == "darwin":
         _, uid, _, gid = struct.unpack("IIhxxI", sock.getsockopt(0, _LOCAL_PEERCRED, 76)[:16])
         return struct.unpack("i", sock.getsockopt(0, _LOCAL_PEERPID, 4))[0], uid, gid
     return None, None, None
+
+
+def peer_groups(sock: socket.socket, uid: int | None, gid: int | None) -> tuple[int, ...]:
+    """The supplementary groups of the other end: SO_PEERGROUPS, else what the user database says of `uid`."""
+    if LINUX and not os.uname().machine.startswith(("sparc", "parisc")):  # where it has another number
+        # ERANGE: more than can be read; ENOPROTOOPT: an older kernel.
+        with contextlib.suppress(OSError):
+            data = sock.getsockopt(socket.SOL_SOCKET, _SO_PEERGROUPS, _MAX_OPTION)
+            return struct.unpack(f"{len(data) // 4}I", data)
+    if uid is None or gid is None:
+        return ()
+    try:
+        import pwd
+
+        return tuple(os.getgrouplist(pwd.getpwuid(uid).pw_name, gid))
+    except (ImportError, KeyError, OSError):
+        return ()
+
+
+def user_id(name: str) -> int | None:
+    """The uid of a user, None if there is none of that name."""
+    try:
+        import pwd
+
+        return pwd.getpwnam(name).pw_uid
+    except (ImportError, KeyError, ValueError):
+        return None
+
+
+def group_id(name: str) -> int | None:
+    """The gid of a group, None if there is none of that name."""
+    try:
+        import grp
+
+        return grp.getgrnam(name).gr_gid
+    except (ImportError, KeyError, ValueError):
+        return None
+
+
+def program_name(pid: int | None) -> str | None:
+    """The name of a running process, None if it can't be had. The process has chosen it: proc(5), comm."""
+    if not LINUX or pid is None or pid <= 0:
+        return None
+    try:
+        with open(f"/proc/{pid}/comm", "rb") as file:
+            return file.read().removesuffix(b"\n").decode(errors="replace")
+    except OSError:
+        return None
 
 
 class ProcessHandle:

@@ -18,9 +18,11 @@ import flask_ctl
 
 LAYERS = [
     "errors  exits  figures  handover  lifecycle  middleware  operation  parameters  signals  system",
-    "access  addresses  history  pool  protocol  reactor  reload  render",
+    "addresses  history  pool  protocol  reactor  reload  render",
     "commands  conversation",
-    "dispatcher  discovery  stopcall",
+    "access  discovery  stopcall",
+    "guard",
+    "dispatcher",
     "adapters  client  transports",
     "reloading  server  stopping",
     "builtins  signalcommands",

@@ -13,15 +13,18 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from flask_ctl import AccessDenied, CommandError
-from flask_ctl.access import Peer
+from flask_ctl import CommandError
+from flask_ctl.access import Peer, Policy
 from flask_ctl.commands import Command, CommandRegistry, command_from
 from flask_ctl.dispatcher import MAX_BATCH, Call, Dispatcher
+from flask_ctl.guard import Guard
 from flask_ctl.protocol.framing import MAX_FRAME
 
 properties = settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
-PEER = Peer(pid=42, uid=1000, gid=1000)
+PEER = Peer(pid=42, uid=54321, gid=54321)
+ALLOW = Guard(Policy({"operate": frozenset([("uid", PEER.uid)])}))
+DENY = Guard(Policy())
 
 
 class BadText(Exception):
@@ -31,23 +34,14 @@ class BadText(Exception):
         raise RuntimeError("no text")
 
 
-class Deny:
-    """What authorises nobody."""
-
-    def __call__(self, peer: Peer) -> None:
-        raise AccessDenied(f"uid {peer.uid} may not")
-
-
 class Bench:
     """A dispatcher, what its peer was notified of, and what was submitted to its pool and waits there."""
 
-    def __init__(
-        self, *functions: Callable[..., Any], custom: bool = False, authorise: Any = lambda peer: None
-    ) -> None:
+    def __init__(self, *functions: Callable[..., Any], custom: bool = False, guard: Guard = ALLOW) -> None:
         self.notified: list[dict[str, Any]] = []
         self.submitted: list[tuple[str, dict[str, Any], Future[Any]]] = []
         registry = CommandRegistry(command_from(function, builtin=not custom) for function in functions)
-        self.dispatcher = Dispatcher(registry, self.submit, authorise)
+        self.dispatcher = Dispatcher(registry, self.submit, guard)
 
     def submit(self, command: Command, arguments: dict[str, Any]) -> Future[Any]:
         future: Future[Any] = Future()
@@ -154,7 +148,7 @@ def test_a_built_in_command_is_told_who_calls():
     def who(call: Call) -> Any:
         return call.peer.describe()
 
-    assert Bench(who).call("who")["result"] == {"uid": 1000, "gid": 1000, "pid": 42}
+    assert Bench(who).call("who")["result"] == {"uid": 54321, "gid": 54321, "pid": 42}
 
 
 @pytest.mark.parametrize("id", ["", "\ud800", 0, -1, 1.5, None, 2**70, "x" * 1024], ids=lambda value: ascii(value)[:9])
@@ -296,23 +290,24 @@ def test_parameters_that_begin_with_an_underscore_are_not_the_command_s():
 
 @pytest.mark.parametrize("method", ["echo", "nothing"])
 def test_a_peer_that_may_not_is_denied_and_learns_nothing(method):
-    response = Bench(echo, authorise=Deny()).call(method, {"text": 1})
-    assert response["error"] == {"code": -32003, "message": "uid 1000 may not"}
+    response = Bench(echo, guard=DENY).call(method, {"text": 1})
+    assert response["error"]["code"] == -32003
+    assert response["error"]["message"].startswith("uid 54321 may not use this server")
 
 
 def test_a_peer_that_may_not_calls_nothing_by_a_notification_either():
-    bench = Bench(ask, custom=True, authorise=Deny())
+    bench = Bench(ask, custom=True, guard=DENY)
     assert bench.handle(request("ask")) is None
     assert bench.submitted == []
 
 
 def test_a_peer_that_may_not_is_denied_for_each_request_of_a_batch():
-    responses = Bench(echo, authorise=Deny()).ask([request("echo", id=1), request("echo", id=2)])
+    responses = Bench(echo, guard=DENY).ask([request("echo", id=1), request("echo", id=2)])
     assert [response["error"]["code"] for response in responses] == [-32003, -32003]
 
 
 def test_a_peer_that_may_not_is_denied_in_plain_text():
-    assert Bench(echo, authorise=Deny()).plain("echo") == "error: uid 1000 may not\n"
+    assert Bench(echo, guard=DENY).plain("echo").startswith("error: uid 54321 may not use this server; ")
 
 
 # Commands that fail
@@ -415,7 +410,7 @@ def test_a_pool_that_takes_no_more_is_an_error():
     def refuse(command: Command, arguments: dict[str, Any]) -> Future[Any]:
         raise CommandError("too many", code=-32002)
 
-    dispatcher = Dispatcher(CommandRegistry([command_from(ask)]), refuse, lambda peer: None)
+    dispatcher = Dispatcher(CommandRegistry([command_from(ask)]), refuse, ALLOW)
     answer = dispatcher.handle(json.dumps(request("ask", id=1)).encode(), PEER, lambda data: None)
     assert read(answer)["error"]["code"] == -32002
 

@@ -12,9 +12,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from flask_ctl import CommandError, RemoteProtocolError
-from flask_ctl.access import Peer
+from flask_ctl.access import Policy, this_process
 from flask_ctl.commands import CommandRegistry, command_from
 from flask_ctl.dispatcher import Call, Dispatcher
+from flask_ctl.guard import Guard
 from flask_ctl.protocol.jsonrpc import (
     ABSENT,
     MAX_ID,
@@ -61,7 +62,7 @@ def specification_dispatcher() -> Dispatcher:
 
     functions = [subtract, sum, update, notify_hello, get_data]
     registry = CommandRegistry(command_from(function, builtin=True) for function in functions)
-    return Dispatcher(registry, lambda command, arguments: pytest.fail("no command is submitted"), lambda peer: None)
+    return Dispatcher(registry, lambda command, arguments: pytest.fail("no command is submitted"), Guard(Policy()))
 
 
 def result(id: Any, value: Any) -> dict[str, Any]:
@@ -163,7 +164,7 @@ SPECIFICATION = {
 
 @pytest.mark.parametrize(("message", "expected"), SPECIFICATION.values(), ids=SPECIFICATION)
 def test_the_examples_of_the_specification_are_answered_as_printed(message, expected):
-    answer = specification_dispatcher().handle(message.encode(), Peer(), lambda data: None)
+    answer = specification_dispatcher().handle(message.encode(), this_process(), lambda data: None)
     assert (None if answer is None else essence(json.loads(answer))) == expected
 
 

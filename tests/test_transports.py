@@ -10,9 +10,11 @@ import threading
 import pytest
 from harness import TIMEOUT, read_all, until
 
-from flask_ctl import ControlClient, access
+from flask_ctl import ControlClient
+from flask_ctl.access import Policy
 from flask_ctl.commands import CommandRegistry, command_from
 from flask_ctl.dispatcher import Call, Dispatcher
+from flask_ctl.guard import Guard
 from flask_ctl.pool import Pool
 from flask_ctl.protocol.framing import MAX_FRAME
 from flask_ctl.server import ControlServer
@@ -33,7 +35,7 @@ class Peer:
         registry = CommandRegistry(map(command_from, (self.echo, self.hang, self.big)))
         registry.add(command_from(self.ping, builtin=True))
         submit = lambda command, arguments: self.pool.submit(lambda: command.function(**arguments))  # noqa: E731
-        self.server.start([(listener, Dispatcher(registry, submit, access.check_same_user))])
+        self.server.start([(listener, Dispatcher(registry, submit, Guard(Policy())))])
 
     def ping(self, call: Call) -> dict:
         return {"protocol": 1, "pong": True}

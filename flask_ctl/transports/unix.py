@@ -8,13 +8,12 @@ import socket
 from collections.abc import Callable
 from typing import Any
 
-from ..access import Peer
+from ..access import peer_of
 from ..addresses import prepare_directory
 from ..dispatcher import ReplyTo
 from ..errors import ConfigurationError
 from ..handover import inherited
 from ..reactor import Reactor
-from ..system import peer_credentials
 from . import Handler
 from .socketfile import SocketFile
 from .stream import StreamServer
@@ -52,7 +51,7 @@ class UnixListener:
         if self._socket is None or self._socket.fileno() < 0:
             self._restore()
         else:
-            self._server.listen(self._socket, _identify)
+            self._server.listen(self._socket, peer_of)
 
     def tick(self) -> None:
         if self._server is not None:
@@ -85,7 +84,7 @@ class UnixListener:
         owed, self._owed = self._owed, []
         for client in owed:
             sock = socket.socket(fileno=client["descriptor"])
-            connection = None if self._server is None else self._server.add(sock, _identify(sock))
+            connection = None if self._server is None else self._server.add(sock, peer_of(sock))
             if connection is None:
                 sock.close()
                 continue
@@ -120,7 +119,7 @@ class UnixListener:
         logger.warning("the control socket %s had been removed; it is back", self.endpoint)
         self._complained = False
         if self._server is not None and self._socket is not None:
-            self._server.listen(self._socket, _identify)
+            self._server.listen(self._socket, peer_of)
 
     def _close_socket(self) -> None:
         if self._socket is not None:
@@ -134,7 +133,3 @@ class UnixListener:
         if not self._complained:
             self._complained = True
             logger.warning("the control socket %s was removed and can't be put back: %s", self.endpoint, reason)
-
-
-def _identify(sock: socket.socket) -> Peer:
-    return Peer(*peer_credentials(sock))
