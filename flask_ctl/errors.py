@@ -4,6 +4,7 @@
 
     ControlError
     ├── ConfigurationError      an address, a file or an option that can't be used
+    │   └── InsecureConfiguration   one that would let in those who are not meant
     ├── NotRunning              nothing listens there: no socket, refused, stale
     ├── AmbiguousTarget         it isn't clear which instance is meant
     ├── ServerDied              the server's process ended without an answer
@@ -39,6 +40,7 @@ __all__ = [
     "CommandError",
     "ConfigurationError",
     "ControlError",
+    "InsecureConfiguration",
     "LocalProtocolError",
     "NotRunning",
     "ProtocolError",
@@ -63,6 +65,10 @@ class ControlError(Exception):
 
 class ConfigurationError(ControlError):
     """An address, a file or an option that can't be used; the message names the remedy."""
+
+
+class InsecureConfiguration(ConfigurationError):
+    """One that would let in those who are not meant; the app does not start with it."""
 
 
 class NotRunning(ControlError):

@@ -17,7 +17,7 @@ from .addresses import parse_address
 from .builtins import builtin_commands
 from .commands import Command, CommandRegistry
 from .dispatcher import NOBODY, Dispatcher, Reply, reply_bytes
-from .errors import CONFLICT, INTERNAL_ERROR, NOT_SUPPORTED, CommandError, ConfigurationError
+from .errors import CONFLICT, INTERNAL_ERROR, NOT_SUPPORTED, CommandError, ConfigurationError, InsecureConfiguration
 from .exits import close_at_exit, forget
 from .figures import ProcessFigures
 from .guard import Guard
@@ -108,7 +108,7 @@ class Instance:
     def open(self) -> None:
         """Bind the control sockets and start the control thread.
 
-        An address that can't be used costs a warning; ConfigurationError if the app requires it.
+        An address that can't be used costs a warning; ConfigurationError if the app requires it, or if it is insecure.
         """
         try:
             for app in self.apps:
@@ -278,12 +278,13 @@ class Instance:
         registry = CommandRegistry(app.commands)
         for command in builtin_commands(self, app, registry):
             registry.add(command)
-        dispatcher = Dispatcher(registry, lambda c, a: self._submit(app, c, a), Guard(app.policy))
+        guard = Guard(app.policy)
+        dispatcher = Dispatcher(registry, lambda c, a: self._submit(app, c, a), guard)
         for endpoint in app.endpoints:
             try:
-                self._control.open(UnixListener(parse_address(endpoint)), dispatcher)
+                self._control.open(UnixListener(parse_address(endpoint), guard), dispatcher)
             except ConfigurationError as error:
-                if app.required:
+                if app.required or isinstance(error, InsecureConfiguration):
                     raise
                 logger.warning("%s serves without a control socket: %s", app.name, error.message)
             else:

@@ -316,6 +316,30 @@ def bind_private(sock: socket.socket, path: str) -> None:
         os.umask(before)
 
 
+def open_to(path: str, inode: tuple[int, int], mode: int, gid: int | None) -> None:
+    """Give our own socket's file at `path` a group and a mode; no symlink is followed, nothing else is touched.
+
+    Raises OSError; PermissionError for a group that this process does not belong to.
+    """
+    if not LINUX:
+        if gid is not None:
+            os.chown(path, -1, gid, follow_symlinks=False)
+        os.chmod(path, mode, follow_symlinks=False)
+        return
+    descriptor = os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        info = os.fstat(descriptor)
+        if (info.st_dev, info.st_ino) != inode or info.st_uid != os.geteuid() or not stat.S_ISSOCK(info.st_mode):
+            raise FileNotFoundError(errno.ENOENT, "it was replaced meanwhile")
+        # chmod(2) takes no descriptor that was opened by O_PATH, but its name in proc(5) leads to the very inode.
+        name = f"/proc/self/fd/{descriptor}"
+        if gid is not None:
+            os.chown(name, -1, gid)
+        os.chmod(name, mode)
+    finally:
+        os.close(descriptor)
+
+
 def try_lock(descriptor: int) -> bool:
     """Whether the exclusive flock(2) on the open file is ours now; never waits."""
     import fcntl

@@ -75,7 +75,7 @@ def _unix(path):
         sock.connect(str(path))
         return sock
 
-    return Peer(UnixListener(str(path)), connect, path)
+    return Peer(UnixListener(str(path), Guard(Policy())), connect, path)
 
 
 def _memory(_path):

@@ -12,51 +12,83 @@ import os
 import socket
 import stat
 
-from ..errors import ConfigurationError
-from ..system import MAX_SOCKET_PATH, bind_private, lock_holder, peer_credentials, try_lock
+from ..access import PRIVATE, FileAccess
+from ..errors import ConfigurationError, InsecureConfiguration
+from ..system import MAX_SOCKET_PATH, bind_private, lock_holder, open_to, peer_credentials, try_lock
 
 BACKLOG = 128
 """Connections that wait while the control thread is busy; somaxconn of older kernels."""
 
 
 class SocketFile:
-    """A path that is ours from `acquire` to `release`, and the socket that listens there."""
+    """A path that is ours from `acquire` to `release`, and the socket that listens there.
 
-    def __init__(self, path: str) -> None:
+    It is bound for the owner alone, and opened to others once it is there, if `access` says so.
+    """
+
+    def __init__(self, path: str, access: FileAccess = PRIVATE) -> None:
         self.path = os.path.abspath(path)
+        self.access = access
         self._lock = -1
         self._inode: tuple[int, int] | None = None
 
     def acquire(self) -> socket.socket:
-        """A listening socket. Raises ConfigurationError that says what is in the way and what to do."""
+        """A listening socket. Raises ConfigurationError that says what is in the way and what to do.
+
+        InsecureConfiguration where others may connect and the directory is everybody's.
+        """
         if len(os.fsencode(self.path)) > MAX_SOCKET_PATH:
             raise ConfigurationError(
                 f"{self.path} is longer than {MAX_SOCKET_PATH} bytes; give a shorter path by FLASK_CTL_SOCKET"
             )
         try:
+            self._refuse_open_directory()
             self._take_lock()
             self._remove_stale()
             return self._bind()
         except OSError as error:
-            self._drop_lock()
+            self.release()
             reason = error.strerror or str(error)
             raise ConfigurationError(
                 f"can't listen at {self.path}: {reason}; give a path in a directory that you can write to"
                 " by FLASK_CTL_SOCKET"
             ) from error
         except ConfigurationError:
-            self._drop_lock()
+            self.release()
             raise
 
     def adopt(self, descriptor: int, lock: int) -> socket.socket:
-        """The socket that a former image of this process left, listening for this one."""
+        """The socket that a former image of this process left, listening for this one, and as open as it says.
+
+        Raises ConfigurationError like `acquire`, and has given the path up then.
+        """
         self._lock = lock
         self._inode = _inode(self.path)
         listener = socket.socket(fileno=descriptor)
+        try:
+            if self._inode is not None:
+                self._refuse_open_directory()
+                self._set_access()
+        except (OSError, ConfigurationError):
+            listener.close()
+            self.release()
+            raise
         listener.setblocking(False)
         # The kernel names to clients the credentials of the last listen().
         listener.listen(BACKLOG)
         return listener
+
+    def obstacle(self) -> str | None:
+        """A directory on the way that those whom the file lets in can't all enter, None if there is none."""
+        if not self.access.shared:
+            return None
+        directory = os.path.dirname(os.path.realpath(self.path))
+        while True:
+            if not _lets_through(directory, self.access.gid):
+                return directory
+            if directory == os.path.dirname(directory):
+                return None
+            directory = os.path.dirname(directory)
 
     def hand_over(self) -> int:
         """The lock's descriptor, for `adopt`; the path is left as it is."""
@@ -82,6 +114,16 @@ class SocketFile:
     def abandon(self) -> None:
         """In a forked child: close the lock's descriptor; the lock stays with the parent's."""
         self._drop_lock()
+
+    def _refuse_open_directory(self) -> None:
+        if not self.access.shared:
+            return
+        mode = os.stat(os.path.dirname(self.path)).st_mode
+        if mode & stat.S_IWOTH and (self.access.mode & stat.S_IWOTH or not mode & stat.S_ISVTX):
+            raise InsecureConfiguration(
+                f"{self.path} would be open to other users (CTL_ALLOW) in a directory that all can write to;"
+                " give a path in a directory of your own by FLASK_CTL_SOCKET"
+            )
 
     def _take_lock(self) -> None:
         path = self.path + ".lock"
@@ -124,10 +166,26 @@ class SocketFile:
             bind_private(listener, self.path)
             self._inode = _inode(self.path)
             listener.listen(BACKLOG)
-        except OSError:
+            if self.access.shared:
+                self._set_access()
+        except (OSError, ConfigurationError):
             listener.close()
             raise
         return listener
+
+    def _set_access(self) -> None:
+        mode, gid = self.access
+        try:
+            open_to(self.path, self._inode or (0, 0), mode, gid)
+        except PermissionError:
+            raise ConfigurationError(
+                f"{self.path} can't be given to the group {gid}: uid {os.geteuid()} does not belong to it;"
+                " add it to the group, or name users in CTL_ALLOW"
+            ) from None
+        except OSError as error:
+            raise ConfigurationError(
+                f"{self.path} can't be opened to those whom CTL_ALLOW names: {error.strerror or error}"
+            ) from None
 
 
 def _in_use(path: str, pid: int | None) -> ConfigurationError:
@@ -143,6 +201,16 @@ def _inode(path: str) -> tuple[int, int] | None:
     except OSError:
         return None
     return info.st_dev, info.st_ino
+
+
+def _lets_through(directory: str, gid: int | None) -> bool:
+    """Whether the members of a group can enter a directory; without one, whether anybody but the owner can."""
+    try:
+        info = os.stat(directory)
+    except OSError:
+        return True
+    others = stat.S_IXGRP | stat.S_IXOTH if gid is None else stat.S_IXGRP if info.st_gid == gid else stat.S_IXOTH
+    return bool(info.st_mode & others)
 
 
 def _is_live(path: str) -> bool:

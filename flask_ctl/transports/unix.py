@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import socket
 from collections.abc import Callable
 from typing import Any
@@ -12,6 +13,7 @@ from ..access import peer_of
 from ..addresses import prepare_directory
 from ..dispatcher import ReplyTo
 from ..errors import ConfigurationError
+from ..guard import Guard
 from ..handover import inherited
 from ..reactor import Reactor
 from . import Handler
@@ -22,14 +24,15 @@ logger = logging.getLogger("flask_ctl")
 
 
 class UnixListener:
-    """Listens at a path; puts the socket back if a cleaner of temporary files removes it."""
+    """Listens at a path, for those whom the guard's policy names; puts the socket back if a cleaner removes it."""
 
-    def __init__(self, path: str) -> None:
-        self._file = SocketFile(path)
+    def __init__(self, path: str, guard: Guard) -> None:
+        self._file = SocketFile(path, guard.policy.file_access())
         self._socket: socket.socket | None = None
         self._server: StreamServer | None = None
         self._reactor: Reactor | None = None
         self._complained = False
+        self._warned = False
         self._owed: list[dict[str, Any]] = []
 
     @property
@@ -39,11 +42,11 @@ class UnixListener:
     def open(self) -> None:
         control = inherited.take_control(self._file.path)
         if control is not None:
-            self._owed = control["clients"]
-            self._socket = self._file.adopt(control["socket"], control["lock"])
-            return
-        prepare_directory(self._file.path)
-        self._socket = self._file.acquire()
+            self._adopt(control)
+        else:
+            prepare_directory(self._file.path)
+            self._socket = self._file.acquire()
+        self._warn_of_obstacle()
 
     def attach(self, reactor: Reactor, handler: Handler) -> None:
         self._reactor = reactor
@@ -103,6 +106,26 @@ class UnixListener:
         if self._socket is not None:
             self._socket.close()
         self._file.abandon()
+
+    def _warn_of_obstacle(self) -> None:
+        directory = self._file.obstacle()
+        if directory is not None and not self._warned:
+            self._warned = True
+            logger.warning(
+                "%s is open to others by CTL_ALLOW, but they can't all enter %s; give a path in a directory that they"
+                " can enter by FLASK_CTL_SOCKET",
+                self.endpoint,
+                directory,
+            )
+
+    def _adopt(self, control: dict[str, Any]) -> None:
+        try:
+            self._socket = self._file.adopt(control["socket"], control["lock"])
+        except ConfigurationError:
+            for client in control["clients"]:
+                os.close(client["descriptor"])
+            raise
+        self._owed = control["clients"]
 
     def _restore(self) -> None:
         """Listen anew at our path, unless somebody else has taken it."""

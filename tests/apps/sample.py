@@ -87,6 +87,12 @@ def greet(name: str, times: int = 1) -> dict:
     return {"greeting": f"hello {name}" * times}
 
 
+@control.command(role="observe")
+def look() -> str:
+    """Something to see for all who may observe."""
+    return VERSION
+
+
 @control.command
 def fail(message: str = "no") -> None:
     """Raise an exception."""
