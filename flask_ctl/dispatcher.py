@@ -13,6 +13,7 @@ from concurrent.futures import Future
 from typing import Any, NamedTuple, Protocol, Union
 
 from .access import Peer
+from .audit import NO_ENTRY, Entry
 from .commands import Command, CommandRegistry
 from .errors import INTERNAL_ERROR, INVALID_REQUEST, CommandError
 from .guard import Guard
@@ -57,13 +58,16 @@ class Reply(NamedTuple):
 
     keeper: Keeper
     to: ReplyTo
+    entry: Entry = NO_ENTRY
 
     def leave(self) -> None:
         """Have the next image give it."""
+        self.entry.replaces = True
         self.keeper.keep(self.to)
 
     def defer(self) -> None:
         """Have the next image handle the whole call."""
+        self.entry.drop()
         self.keeper.defer()
 
 
@@ -91,7 +95,7 @@ class Dispatcher:
     """Answers messages with the commands of one registry.
 
     Built-in commands run where `handle` is called and may return a Future; the others are given to `submit`.
-    `guard` says who may have which command run; that is asked before anything else is told of the command.
+    `guard` says who may have which command run, before anything else is told of it, and is told how it went.
     """
 
     def __init__(self, registry: CommandRegistry, submit: Submit, guard: Guard) -> None:
@@ -113,9 +117,10 @@ class Dispatcher:
         """The answer to a plain-text command, as text for a person. Never raises."""
         try:
             name, texts = parse_plain(line)
-            command = self._admitted(name, peer)
-            reply = None if keeper is None else Reply(keeper, {"plain": True})
-            outcome = self._call(command, command.bind_text(texts), Call(peer, None, reply))
+            entry = self._guard.admit(peer, name, self.registry.find(name), texts)
+            command = self.registry.get(name)
+            reply = None if keeper is None else Reply(keeper, {"plain": True}, entry)
+            outcome = self._run(entry, command, lambda: command.bind_text(texts), Call(peer, None, reply))
         except CommandError as error:
             return render_error(error).encode(errors="replace")
         answer: Answer = _then(outcome, lambda result: _as_text(name, result).encode(errors="replace"))
@@ -142,16 +147,20 @@ class Dispatcher:
 
     def _execute(self, request: Request, peer: Peer, notify: Notify, keeper: Keeper | None) -> Any:
         params, wants_progress = _without_meta(request.params)
-        command = self._admitted(request.method, peer)
-        arguments = command.bind(params)
+        entry = self._guard.admit(peer, request.method, self.registry.find(request.method), params)
+        command = self.registry.get(request.method)
         progress = _progress_sender(request.id, notify) if wants_progress and not request.is_notification else None
         to = {} if request.is_notification else {"id": request.id}
-        reply = None if keeper is None else Reply(keeper, to)
-        return self._call(command, arguments, Call(peer, progress, reply))
+        reply = None if keeper is None else Reply(keeper, to, entry)
+        return self._run(entry, command, lambda: command.bind(params), Call(peer, progress, reply))
 
-    def _admitted(self, name: str, peer: Peer) -> Command:
-        self._guard.admit(peer, self.registry.find(name))
-        return self.registry.get(name)
+    def _run(self, entry: Entry, command: Command, bind: Callable[[], dict[str, Any]], call: Call) -> Any:
+        try:
+            outcome = self._call(command, bind(), call)
+        except CommandError as error:
+            entry.done(error)
+            raise
+        return _then(outcome, entry.done)
 
     def _call(self, command: Command, arguments: dict[str, Any], call: Call) -> Any:
         try:

@@ -19,6 +19,7 @@ from .commands import Command, Role, Scope, command_from
 from .errors import ConfigurationError, NotRunning
 from .host import ProcessHost, begin
 from .instance import Instance, ServedApp
+from .limits import SETTINGS, Limits
 from .middleware import Environ, RequestCounter
 from .operation import MAX_SECONDS
 from .reload.preflight import preflighting
@@ -53,6 +54,9 @@ class Control:
         Seconds for the new code of a reload to come to serving, in its rehearsal (60).
     ``CTL_LEGACY_SHUTDOWN``
         Whether requests find a function in ``environ["werkzeug.server.shutdown"]``, as before Werkzeug 2.1 (False).
+    ``CTL_MAX_CONNECTIONS``, ``CTL_MAX_PENDING``, ``CTL_MAX_QUEUE``, ``CTL_MAX_REFUSALS``
+        Connections at one address (256), unanswered commands of one connection (64), commands that wait for a thread
+        (64), commands refused to one peer in ten seconds before it has to wait (10).
     """
 
     def __init__(self, app: Flask | None = None, *, socket: Sockets | None = None) -> None:
@@ -177,6 +181,7 @@ _DEFAULTS: dict[str, Any] = {
     "CTL_REQUIRED": False,
     "CTL_PREFLIGHT_TIMEOUT": 60.0,
     "CTL_LEGACY_SHUTDOWN": False,
+    **SETTINGS,
 }
 
 
@@ -269,6 +274,7 @@ class _AppState:
             endpoints=self.endpoints() if endpoints is None else endpoints,
             required=required or self.required or bool(self.app.config.get("CTL_REQUIRED")),
             policy=Policy.from_config(self.setting("CTL_ALLOW"), self.setting("CTL_TCP_OPERATE")),
+            limits=Limits.from_config(self.setting),
             grace=self.seconds("CTL_GRACE"),
             preflight_timeout=self.seconds("CTL_PREFLIGHT_TIMEOUT"),
             versions=_versions(),

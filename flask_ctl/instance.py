@@ -14,6 +14,7 @@ from typing import Any
 from .access import Policy, this_process
 from .adapters import HttpServer
 from .addresses import parse_address
+from .audit import Audit, Entry
 from .builtins import builtin_commands
 from .commands import Command, CommandRegistry
 from .dispatcher import NOBODY, Dispatcher, Reply, reply_bytes
@@ -24,6 +25,7 @@ from .guard import Guard
 from .handover import inherited
 from .history import History
 from .lifecycle import Event, Lifecycle, State
+from .limits import Limits
 from .middleware import RequestCounter
 from .operation import Progress
 from .pool import Pool
@@ -55,6 +57,7 @@ class ServedApp:
     endpoints: Sequence[str]
     required: bool
     policy: Policy
+    limits: Limits
     grace: float
     preflight_timeout: float
     versions: dict[str, str]
@@ -73,7 +76,10 @@ class Instance:
         self.lifecycle = Lifecycle()
         self._signals = SignalCommands(self) if handle_signals and not server.embedded else None
         self._control = ControlServer()
-        self._pool = Pool(self._poke)
+        self._pool = Pool(self._poke, max(app.limits.queue for app in apps))
+        self._audit = Audit()
+        self._guards: list[Guard] = []
+        self._left: list[Entry] = []
         self._figures = ProcessFigures()
         self._lock = threading.Lock()
         self._stop: Stop | None = None
@@ -145,6 +151,7 @@ class Instance:
         """Give up the control sockets and end the threads; more than once is fine."""
         self._control.close()
         self._pool.close()
+        self._close_audit()
         forget(self)
 
     def stop(
@@ -173,7 +180,7 @@ class Instance:
         if mode == "immediate":
             stop.give_up()
             # In two steps: the answer to this very call is queued only when it has returned.
-            self._control.call_soon(self._control.call_soon, self._control.finish, lambda: os._exit(0))
+            self._control.call_soon(self._control.call_soon, self._control.finish, self._exit)
             return stop.result
         if self._stop is None:
             self._begin_stop(stop)
@@ -184,7 +191,7 @@ class Instance:
     ) -> None:
         """Begin a stop from any thread or signal handler; never blocks."""
         if grace is None:
-            grace = max(app.grace for app in self.apps)
+            grace = self._default_grace
         self._control.call_soon(self._try_stop, mode, grace, by or this_process().describe())
 
     def reload(self, request: ReloadRequest, reply: Reply, progress: Progress | None = None) -> Future[dict[str, Any]]:
@@ -274,11 +281,17 @@ class Instance:
                     # A hook that calls sys.exit is no reason to leave out the others.
                     logger.exception("the on_stop hook %r failed", hook)
 
+    @property
+    def _default_grace(self) -> float:
+        return max(app.grace for app in self.apps)
+
     def _open_sockets(self, app: ServedApp) -> None:
         registry = CommandRegistry(app.commands)
         for command in builtin_commands(self, app, registry):
             registry.add(command)
-        guard = Guard(app.policy)
+        guard = Guard(app.policy, app.limits, self._audit)
+        self._guards.append(guard)
+        self._control.on_tick(guard.tick)
         dispatcher = Dispatcher(registry, lambda c, a: self._submit(app, c, a), guard)
         for endpoint in app.endpoints:
             try:
@@ -314,11 +327,24 @@ class Instance:
         self._control.flush()
         self.server.end()
 
-    def _try_stop(self, mode: Mode, grace: float, by: dict[str, Any]) -> None:
+    def _exit(self) -> None:
+        self._close_audit()
+        os._exit(0)
+
+    def _close_audit(self) -> None:
+        for guard in self._guards:
+            guard.close()
+        self._audit.close()
+
+    def _try_stop(self, mode: Mode, grace: float, by: dict[str, Any], entries: Sequence[Entry] = ()) -> None:
         try:
-            self.stop(mode, grace, 0.0, by)
+            outcome = self.stop(mode, grace, 0.0, by)
         except CommandError as error:
             logger.error("%s", error.message)
+            outcome = Future()
+            outcome.set_exception(error)
+        for entry in entries:
+            entry.follow(outcome)
 
     def _try_reload(self, request: ReloadRequest) -> None:
         try:
@@ -347,16 +373,22 @@ class Instance:
     def _hand_over(self) -> dict[str, Any]:
         """At the very end of this image: what the next one carries on."""
         assert self._reload is not None
+        # The control thread first: what it still does goes into all the rest.
+        controls = self._control.hand_over()
+        for guard in self._guards:
+            guard.close()
         instance = {
             **self._history.leave(),
             "reload": {"by": self._reload.by, "began": self._reload.began, "cut": self._reload.cut},
             "requests": {app.name: app.requests.totals() for app in self.apps},
             "stop": self._stop_in_next,
+            "audit": self._audit.leave(),
         }
-        return {"instance": instance, "controls": self._control.hand_over(), **self.server.hand_over()}
+        return {"instance": instance, "controls": controls, **self.server.hand_over()}
 
     def _carry_on(self, former: dict[str, Any]) -> None:
         self._history.carry_on(former)
+        self._left = self._audit.carry_on(former.get("audit", []))
         for app in self.apps:
             app.requests.carry_on(*former["requests"].get(app.name, (0, 0)))
 
@@ -367,10 +399,14 @@ class Instance:
         self._history.reloaded(reload["by"], elapsed)
         result = self._reload_result(reload["cut"], elapsed)
         logger.info("reloaded in %.3f s: generation %d", elapsed, self._history.generation)
+        stops = [entry for entry in self._left if entry.command == "stop"]
+        for entry in self._left:
+            if entry not in stops:
+                entry.done(result if entry.replaces else CommandError("cut off by the reload"))
         self._control.answer_owed(lambda to: reply_bytes(to, "reload", result))
         inherited.close_rest()
         if former["stop"] is not None:
-            self.request_stop(by=former["stop"])
+            self._control.call_soon(self._try_stop, "graceful", self._default_grace, former["stop"], stops)
 
     def _reload_result(self, cut: int, elapsed: float) -> dict[str, Any]:
         return {"generation": self._history.generation, "cut": cut, "elapsed": round(elapsed, 3), "pid": self.pid}

@@ -16,17 +16,15 @@ from .errors import CONFLICT, CommandError
 SIZE = 4
 """Commands that run at once; they are questions to a server, not its work."""
 
-MAX_WAITING = 64
-"""Commands that wait for a thread."""
-
 _Work = tuple[Callable[[], Any], "Future[Any]"]
 
 
 class Pool:
-    """Runs functions on at most SIZE threads, which start when they are needed."""
+    """Runs functions on at most SIZE threads, which start when they are needed; at most `max_waiting` wait for one."""
 
-    def __init__(self, on_idle: Callable[[], Any]) -> None:
+    def __init__(self, on_idle: Callable[[], Any], max_waiting: int) -> None:
         self._on_idle = on_idle
+        self._max_waiting = max_waiting
         self._queue: queue.SimpleQueue[_Work | None] = queue.SimpleQueue()
         self._lock = threading.Lock()
         self._threads: list[threading.Thread] = []
@@ -41,8 +39,8 @@ class Pool:
         """The function's result, in time. Raises CommandError -32002 if too many wait already."""
         future: Future[Any] = Future()
         with self._lock:
-            if self._unfinished >= SIZE + MAX_WAITING:
-                raise CommandError(f"{MAX_WAITING} commands are waiting already; try again later", code=CONFLICT)
+            if self._unfinished >= SIZE + self._max_waiting:
+                raise CommandError(f"{self._max_waiting} commands are waiting already; try again later", code=CONFLICT)
             self._unfinished += 1
             if len(self._threads) < min(SIZE, self._unfinished):
                 self._start_thread()

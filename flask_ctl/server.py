@@ -35,6 +35,7 @@ class ControlServer:
         self.restarts = 0
         self._name = name
         self._listeners: list[tuple[Listener, Handler]] = []
+        self._chores: list[Callable[[], Any]] = []
         self._reactor = Reactor()
         self._thread: threading.Thread | None = None
         self._closing = threading.Event()
@@ -59,6 +60,10 @@ class ControlServer:
         """Open one more listener, before `serve`. Raises ConfigurationError, and leaves the others open."""
         listener.open()
         self._listeners.append((listener, handler))
+
+    def on_tick(self, chore: Callable[[], Any]) -> None:
+        """Before `serve`: have the thread do it every TICK."""
+        self._chores.append(chore)
 
     def serve(self) -> None:
         """Start the thread."""
@@ -134,6 +139,8 @@ class ControlServer:
         for listener, handler in self._listeners:
             listener.attach(self._reactor, handler)
             self._reactor.every(TICK, listener.tick)
+        for chore in self._chores:
+            self._reactor.every(TICK, chore)
 
     def _renew(self) -> None:
         for listener, _ in self._listeners:

@@ -18,9 +18,10 @@ import flask_ctl
 
 LAYERS = [
     "errors  exits  figures  handover  lifecycle  middleware  operation  parameters  signals  system",
-    "addresses  history  pool  protocol  reactor  reload  render",
+    "addresses  history  limits  pool  protocol  reactor  reload  render",
     "commands  conversation",
-    "access  discovery  stopcall",
+    "access  discovery  masking  stopcall",
+    "audit",
     "guard",
     "dispatcher",
     "adapters  client  transports",

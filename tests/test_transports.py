@@ -11,31 +11,29 @@ import pytest
 from harness import TIMEOUT, read_all, until
 
 from flask_ctl import ControlClient
-from flask_ctl.access import Policy
 from flask_ctl.commands import CommandRegistry, command_from
 from flask_ctl.dispatcher import Call, Dispatcher
 from flask_ctl.guard import Guard
+from flask_ctl.limits import MAX_CONNECTIONS, MAX_PENDING, MAX_QUEUE
 from flask_ctl.pool import Pool
 from flask_ctl.protocol.framing import MAX_FRAME
 from flask_ctl.server import ControlServer
-from flask_ctl.transports.connection import MAX_PENDING
 from flask_ctl.transports.memory import MemoryListener
-from flask_ctl.transports.stream import MAX_CONNECTIONS
 from flask_ctl.transports.unix import UnixListener
 
 
 class Peer:
     """A control server on one transport, and ways to talk to it."""
 
-    def __init__(self, listener, connect, target):
+    def __init__(self, listener, connect, target, guard):
         self.gate = threading.Event()
-        self.pool = Pool(lambda: None)
+        self.pool = Pool(lambda: None, MAX_QUEUE)
         self.server = ControlServer()
         self.connect, self.target = connect, target
         registry = CommandRegistry(map(command_from, (self.echo, self.hang, self.big)))
         registry.add(command_from(self.ping, builtin=True))
         submit = lambda command, arguments: self.pool.submit(lambda: command.function(**arguments))  # noqa: E731
-        self.server.start([(listener, Dispatcher(registry, submit, Guard(Policy())))])
+        self.server.start([(listener, Dispatcher(registry, submit, guard))])
 
     def ping(self, call: Call) -> dict:
         return {"protocol": 1, "pong": True}
@@ -75,12 +73,14 @@ def _unix(path):
         sock.connect(str(path))
         return sock
 
-    return Peer(UnixListener(str(path), Guard(Policy())), connect, path)
+    guard = Guard()
+    return Peer(UnixListener(str(path), guard), connect, path, guard)
 
 
 def _memory(_path):
-    listener = MemoryListener()
-    return Peer(listener, listener.connect, listener)
+    guard = Guard()
+    listener = MemoryListener(guard)
+    return Peer(listener, listener.connect, listener, guard)
 
 
 @pytest.fixture(params=[_unix, _memory], ids=["unix", "memory"])

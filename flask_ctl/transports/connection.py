@@ -20,9 +20,6 @@ from ..protocol.plain import is_plain
 from ..reactor import READ, WRITE, Reactor
 from . import Handler
 
-MAX_PENDING = 64
-"""Commands of one connection that have not been answered; the next is read when one is."""
-
 HIGH_WATER = 1024 * 1024
 """Bytes that wait for a slow reader before we stop reading what it asks."""
 
@@ -39,10 +36,19 @@ logger = logging.getLogger("flask_ctl")
 
 
 class Connection:
-    """One client. Lives on the reactor's thread; answers of commands that take their time are handed over to it."""
+    """One client. Lives on the reactor's thread; answers of commands that take their time are handed over to it.
+
+    While `max_pending` commands have not been answered, no other one is read.
+    """
 
     def __init__(
-        self, sock: socket.socket, peer: Peer, reactor: Reactor, handler: Handler, forget: Callable[[Connection], Any]
+        self,
+        sock: socket.socket,
+        peer: Peer,
+        reactor: Reactor,
+        handler: Handler,
+        forget: Callable[[Connection], Any],
+        max_pending: int,
     ) -> None:
         sock.setblocking(False)
         self._sock = sock
@@ -50,6 +56,7 @@ class Connection:
         self._reactor = reactor
         self._handler = handler
         self._forget = forget
+        self._max_pending = max_pending
         self._buffer = LineBuffer()
         self._lines: collections.deque[bytes] = collections.deque()
         self._out = bytearray()
@@ -232,7 +239,7 @@ class Connection:
         del self._out[:sent]
 
     def _saturated(self) -> bool:
-        return self._closed or self._deferring or self._pending >= MAX_PENDING or len(self._out) >= HIGH_WATER
+        return self._closed or self._deferring or self._pending >= self._max_pending or len(self._out) >= HIGH_WATER
 
     def _update(self) -> None:
         if self._closed:

@@ -9,6 +9,7 @@ from typing import Any
 
 from ..access import this_process
 from ..dispatcher import ReplyTo
+from ..guard import Guard
 from ..reactor import READ, Reactor
 from ..system import Waker
 from . import Handler
@@ -20,7 +21,8 @@ class MemoryListener:
 
     endpoint = "memory"
 
-    def __init__(self) -> None:
+    def __init__(self, guard: Guard) -> None:
+        self._guard = guard
         self._waker = Waker()
         self._accepted: collections.deque[socket.socket] = collections.deque()
         self._server: StreamServer | None = None
@@ -36,7 +38,7 @@ class MemoryListener:
         """Nothing has to be bound."""
 
     def attach(self, reactor: Reactor, handler: Handler) -> None:
-        self._server = StreamServer(reactor, handler)
+        self._server = StreamServer(reactor, handler, self._guard)
         reactor.register(self._waker, READ, self._accept)
         self._accept()
 

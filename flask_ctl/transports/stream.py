@@ -9,12 +9,10 @@ from collections.abc import Callable
 from typing import Any
 
 from ..access import Peer
+from ..guard import Guard
 from ..reactor import READ, Reactor
 from . import Handler
 from .connection import Connection
-
-MAX_CONNECTIONS = 256
-"""At one address. Over that the one that has been idle longest makes room, so that nobody can lock the others out."""
 
 FLUSH_TIMEOUT = 1.0
 """Seconds that the end of the server waits for clients to read their last answer."""
@@ -23,12 +21,18 @@ _OUT_OF_RESOURCES = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 
 
 class StreamServer:
-    """Accepts connections at a listening socket, a bounded number of them."""
+    """Accepts connections at a listening socket, as many as the guard's limits say.
 
-    def __init__(self, reactor: Reactor, handler: Handler) -> None:
+    Over that the one that has been idle longest makes room. Peers that may not operate have half of the places between
+    them, so that they can't lock out those who may.
+    """
+
+    def __init__(self, reactor: Reactor, handler: Handler, guard: Guard) -> None:
         self._reactor = reactor
         self._handler = handler
+        self._guard = guard
         self._connections: set[Connection] = set()
+        self._guests: set[Connection] = set()
         self._paused: list[tuple[socket.socket, Callable[[int], None]]] = []
 
     def listen(self, listener: socket.socket, identify: Callable[[socket.socket], Peer]) -> None:
@@ -42,7 +46,7 @@ class StreamServer:
             except OSError as error:
                 if error.errno not in _OUT_OF_RESOURCES:
                     raise
-                self._make_room()
+                self._drop_the_gone()
                 # The listener stays ready for as long as there are no descriptors: look again at the next tick.
                 self._reactor.unregister(listener)
                 self._paused.append((listener, on_ready))
@@ -53,13 +57,17 @@ class StreamServer:
 
     def add(self, sock: socket.socket, peer: Peer) -> Connection | None:
         """Serve a connected socket; None, and closed, if there is no room."""
-        if len(self._connections) >= MAX_CONNECTIONS:
-            self._make_room()
-        if len(self._connections) >= MAX_CONNECTIONS:
+        limits = self._guard.limits
+        guest = self._guard.policy.role_of(peer) != "operate"
+        if (guest and not self._has_room(self._guests, max(1, limits.connections // 2))) or not self._has_room(
+            self._connections, limits.connections
+        ):
             sock.close()
             return None
-        connection = Connection(sock, peer, self._reactor, self._handler, self._connections.discard)
+        connection = Connection(sock, peer, self._reactor, self._handler, self._forget, limits.pending)
         self._connections.add(connection)
+        if guest:
+            self._guests.add(connection)
         return connection
 
     def tick(self) -> None:
@@ -89,11 +97,20 @@ class StreamServer:
         for connection in self._connections:
             connection.abandon()
 
-    def _make_room(self) -> None:
+    def _has_room(self, among: set[Connection], limit: int) -> bool:
+        """Whether there is a place for one more, if need be that of the one that has been idle longest."""
+        if len(among) < limit:
+            return True
+        self._drop_the_gone()
+        idle = [connection for connection in among if connection.idle_since is not None]
+        if len(among) >= limit and idle:
+            min(idle, key=lambda connection: connection.idle_since or 0.0).close()
+        return len(among) < limit
+
+    def _drop_the_gone(self) -> None:
         for connection in [connection for connection in self._connections if connection.has_hung_up()]:
             connection.close()
-        if len(self._connections) < MAX_CONNECTIONS:
-            return
-        idle = [connection for connection in self._connections if connection.idle_since is not None]
-        if idle:
-            min(idle, key=lambda connection: connection.idle_since or 0.0).close()
+
+    def _forget(self, connection: Connection) -> None:
+        self._connections.discard(connection)
+        self._guests.discard(connection)

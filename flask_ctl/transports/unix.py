@@ -27,6 +27,7 @@ class UnixListener:
     """Listens at a path, for those whom the guard's policy names; puts the socket back if a cleaner removes it."""
 
     def __init__(self, path: str, guard: Guard) -> None:
+        self._guard = guard
         self._file = SocketFile(path, guard.policy.file_access())
         self._socket: socket.socket | None = None
         self._server: StreamServer | None = None
@@ -50,7 +51,7 @@ class UnixListener:
 
     def attach(self, reactor: Reactor, handler: Handler) -> None:
         self._reactor = reactor
-        self._server = StreamServer(reactor, handler)
+        self._server = StreamServer(reactor, handler, self._guard)
         if self._socket is None or self._socket.fileno() < 0:
             self._restore()
         else:
