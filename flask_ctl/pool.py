@@ -40,7 +40,9 @@ class Pool:
         future: Future[Any] = Future()
         with self._lock:
             if self._unfinished >= SIZE + self._max_waiting:
-                raise CommandError(f"{self._max_waiting} commands are waiting already; try again later", code=CONFLICT)
+                raise CommandError(
+                    f"no more than {self._max_waiting} can wait for a thread; try again later", code=CONFLICT
+                )
             self._unfinished += 1
             if len(self._threads) < min(SIZE, self._unfinished):
                 self._start_thread()
