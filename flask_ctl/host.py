@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from typing import Any, Protocol
 
 from .adapters import HttpServer, WSGIApp, arm_all
-from .instance import Instance, ServedApp
+from .instance import Instance, ServedApp, refuse_insecure
 
 logger = logging.getLogger("flask_ctl")
 
@@ -63,6 +63,11 @@ class ProcessHost:
     def is_first(self, app: Any) -> bool:
         """Whether the environment's address is this app's."""
         return self._first is not None and self._first() is app
+
+    def check_settings(self) -> None:
+        """Raises ConfigurationError for settings with which an app would not start."""
+        for state in self._states.values():
+            refuse_insecure(state.served_app())
 
     def is_stopping(self) -> bool:
         return any(i.stopping for state in self._states.values() for i in state.instances())

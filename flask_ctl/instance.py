@@ -35,6 +35,7 @@ from .reloading import Reload, ReloadRequest
 from .server import ControlServer
 from .signalcommands import SignalCommands
 from .stopping import Mode, Stop, StopRequest
+from .transports import Listener
 from .transports.unix import UnixListener
 
 logger = logging.getLogger("flask_ctl")
@@ -295,7 +296,7 @@ class Instance:
         dispatcher = Dispatcher(registry, lambda c, a: self._submit(app, c, a), guard)
         for endpoint in app.endpoints:
             try:
-                self._control.open(UnixListener(parse_address(endpoint), guard), dispatcher)
+                self._control.open(_listener(endpoint, guard), dispatcher)
             except ConfigurationError as error:
                 if app.required or isinstance(error, InsecureConfiguration):
                     raise
@@ -410,6 +411,22 @@ class Instance:
 
     def _reload_result(self, cut: int, elapsed: float) -> dict[str, Any]:
         return {"generation": self._history.generation, "cut": cut, "elapsed": round(elapsed, 3), "pid": self.pid}
+
+
+def refuse_insecure(app: ServedApp) -> None:
+    """Raises InsecureConfiguration for an address with which the app would not start; nothing is bound."""
+    guard = Guard(app.policy, app.limits)
+    for endpoint in app.endpoints:
+        try:
+            _listener(endpoint, guard).check()
+        except InsecureConfiguration:
+            raise
+        except ConfigurationError as error:
+            logger.debug("%s can't be checked: %s", endpoint, error.message)
+
+
+def _listener(endpoint: str, guard: Guard) -> Listener:
+    return UnixListener(parse_address(endpoint), guard)
 
 
 def _current_directory() -> str:

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from harness import PYTHON, as_user, raw, read_all, until
 
-from flask_ctl import AccessDenied, ConfigurationError, ControlClient, InsecureConfiguration
+from flask_ctl import AccessDenied, ConfigurationError, ControlClient, InsecureConfiguration, ReloadFailed
 from flask_ctl.access import FileAccess, Peer
 from flask_ctl.transports.socketfile import SocketFile
 
@@ -311,6 +311,27 @@ def test_a_reload_opens_or_closes_the_file_as_the_new_code_says(serve, program, 
     program.edit("second", code % after)
     assert server.reload()["generation"] == 2
     assert mode_of(server.socket)[0] == modes[after]
+
+
+FAULTY = {
+    "a faulty policy": ("app.config['CTL_ALLOW'] = {'observe': ['anybody']}", "names nobody"),
+    "a faulty limit": ("app.config['CTL_MAX_QUEUE'] = 0", "CTL_MAX_QUEUE has to be"),
+    "an insecure socket": ("app.config['CTL_ALLOW'] = {'observe': ['uid:12345']}", "a directory that all can write to"),
+}
+
+
+@pytest.mark.parametrize(("code", "message"), FAULTY.values(), ids=FAULTY)
+def test_a_reload_to_settings_that_would_not_start_is_refused_and_the_old_code_serves(
+    serve, program, short_path, code, message
+):
+    (short_path / "d").mkdir()
+    os.chmod(short_path / "d", 0o1777)
+    server = serve(cwd=program.directory, socket=short_path / "d" / "x")
+    program.edit("second", code)
+    with pytest.raises(ReloadFailed) as caught:
+        server.reload()
+    assert message in caught.value.data["traceback"]
+    assert server.status()["generation"] == 1
 
 
 @only_root

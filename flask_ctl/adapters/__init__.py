@@ -99,6 +99,9 @@ class Host(Protocol):
     def begin(self, server: HttpServer, wsgi_app: WSGIApp) -> Controlled | None:
         """Called by the thread that is about to serve `wsgi_app`. None if no app that it leads to is under control."""
 
+    def check_settings(self) -> None:
+        """Raises ConfigurationError for settings with which an app would not start."""
+
     def is_stopping(self) -> bool:
         """Whether a stop is under way."""
 

@@ -56,7 +56,7 @@ def arm(host: Host) -> None:
 
     @functools.wraps(_init)
     def __init__(self: Any, *args: Any, **options: Any) -> None:
-        end_if_preflighting()
+        end_if_preflighting(host.check_settings)
         _construct(self, _signature.bind(self, *args, **options).arguments)
 
     @functools.wraps(_serve_forever)

@@ -8,7 +8,8 @@ import signal
 import subprocess
 import tempfile
 import time
-from typing import IO
+from collections.abc import Callable
+from typing import IO, Any
 
 from ..errors import ReloadFailed
 from ..system import Waker, wait_readable
@@ -26,9 +27,13 @@ preflighting = _report_to >= 0
 """Whether this process is a preflight."""
 
 
-def end_if_preflighting() -> None:
-    """In a preflight: the program has come to where it would serve, which is all that was asked."""
+def end_if_preflighting(check: Callable[[], Any]) -> None:
+    """In a preflight: the program has come to where it would serve, which is all that was asked.
+
+    `check` raises ConfigurationError if it would not start with its settings; that ends the preflight, too.
+    """
     if preflighting:
+        check()
         os.write(_report_to, _PASSED)
         os._exit(0)
 

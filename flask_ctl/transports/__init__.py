@@ -29,6 +29,9 @@ class Listener(Protocol):
     def endpoint(self) -> str:
         """The address, as `status` shows it."""
 
+    def check(self) -> None:
+        """Raises InsecureConfiguration where `open` would; nothing is bound, and what is bound is left alone."""
+
     def open(self) -> None:
         """Bind. Raises ConfigurationError, with the remedy, where that is not possible."""
 

@@ -34,6 +34,9 @@ class MemoryListener:
         self._waker.wake()
         return client
 
+    def check(self) -> None:
+        """Nobody else can reach it."""
+
     def open(self) -> None:
         """Nothing has to be bound."""
 

@@ -32,17 +32,31 @@ class SocketFile:
         self._lock = -1
         self._inode: tuple[int, int] | None = None
 
+    def check(self) -> None:
+        """Raises InsecureConfiguration where others may connect and the directory is everybody's."""
+        if not self.access.shared:
+            return
+        try:
+            mode = os.stat(os.path.dirname(self.path)).st_mode
+        except OSError:
+            return
+        if mode & stat.S_IWOTH and (self.access.mode & stat.S_IWOTH or not mode & stat.S_ISVTX):
+            raise InsecureConfiguration(
+                f"{self.path} would be open to other users (CTL_ALLOW) in a directory that all can write to;"
+                " give a path in a directory of your own by FLASK_CTL_SOCKET"
+            )
+
     def acquire(self) -> socket.socket:
         """A listening socket. Raises ConfigurationError that says what is in the way and what to do.
 
-        InsecureConfiguration where others may connect and the directory is everybody's.
+        InsecureConfiguration as `check`.
         """
         if len(os.fsencode(self.path)) > MAX_SOCKET_PATH:
             raise ConfigurationError(
                 f"{self.path} is longer than {MAX_SOCKET_PATH} bytes; give a shorter path by FLASK_CTL_SOCKET"
             )
         try:
-            self._refuse_open_directory()
+            self.check()
             self._take_lock()
             self._remove_stale()
             return self._bind()
@@ -67,9 +81,9 @@ class SocketFile:
         listener = socket.socket(fileno=descriptor)
         try:
             if self._inode is not None:
-                self._refuse_open_directory()
+                self.check()
                 self._set_access()
-        except (OSError, ConfigurationError):
+        except ConfigurationError:
             listener.close()
             self.release()
             raise
@@ -114,16 +128,6 @@ class SocketFile:
     def abandon(self) -> None:
         """In a forked child: close the lock's descriptor; the lock stays with the parent's."""
         self._drop_lock()
-
-    def _refuse_open_directory(self) -> None:
-        if not self.access.shared:
-            return
-        mode = os.stat(os.path.dirname(self.path)).st_mode
-        if mode & stat.S_IWOTH and (self.access.mode & stat.S_IWOTH or not mode & stat.S_ISVTX):
-            raise InsecureConfiguration(
-                f"{self.path} would be open to other users (CTL_ALLOW) in a directory that all can write to;"
-                " give a path in a directory of your own by FLASK_CTL_SOCKET"
-            )
 
     def _take_lock(self) -> None:
         path = self.path + ".lock"

@@ -40,6 +40,9 @@ class UnixListener:
     def endpoint(self) -> str:
         return self._file.path
 
+    def check(self) -> None:
+        self._file.check()
+
     def open(self) -> None:
         control = inherited.take_control(self._file.path)
         if control is not None:
