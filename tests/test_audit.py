@@ -11,7 +11,7 @@ from concurrent.futures import Future
 from typing import Any
 
 import pytest
-from harness import raw, read_all, until
+from harness import Pending, raw, read_all, until
 
 from flask_ctl import CommandError
 from flask_ctl.access import Peer, Policy, this_process
@@ -370,6 +370,26 @@ def test_a_command_that_a_reload_cuts_is_logged_by_the_next_image(logged):
         assert logged.reload(grace=0, cut=True)["generation"] == 2
     lines = sorted(line.partition("(")[0] + line.partition("s: ")[2] for line in audit_of(logged))
     assert lines == ["INFO|reload", "INFO|wait_for-32603 cut off by the reload"]
+
+
+def test_stops_that_come_too_late_for_a_reload_to_be_called_off_are_logged_by_the_next_image(serve, program):
+    """One in a batch, to which nobody will reply, and one that the next image answers."""
+    hook = "@control.on_stop\ndef hold_on(): say('held'); gates['hook'].wait()"
+    program.edit("first", f"{LOGGING}\n{hook}")
+    server = serve(cwd=program.directory)
+    program.edit("second", LOGGING)
+    reload = Pending.call(server.reload)
+    until(lambda: "held" in server.lines, "no way back")
+    with raw(server.socket) as batch, raw(server.socket) as single:
+        batch.sendall(b'[{"jsonrpc":"2.0","method":"stop","params":{"grace":1},"id":1}]\n')
+        single.sendall(b'{"jsonrpc":"2.0","method":"stop","params":{"grace":2},"id":2}\n')
+        server.release("hook")
+        assert reload.result()["generation"] == 2
+        assert json.loads(read_all(single).splitlines()[0])["result"]["outcome"] == "drained"
+    assert server.wait() == 0
+    commands = sorted(line.partition("(")[0] for line in audit_of(server))
+    assert commands == ["INFO|release", "INFO|reload", "INFO|stop", "INFO|stop"]
+    assert all(": done in" in line for line in audit_of(server))
 
 
 def test_an_immediate_stop_is_logged_before_the_process_ends(logged):

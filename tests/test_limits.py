@@ -240,7 +240,7 @@ def test_over_the_connections_that_all_wait_for_an_answer_the_new_one_gives_way(
         assert [receive(client, 1)[0]["result"] for client in clients] == ["released"] * 3
 
 
-def test_strangers_have_half_of_the_connections_between_them(path, monkeypatch):
+def test_observers_have_half_of_the_connections_between_them(path, monkeypatch):
     """However busy they are, those who may operate get in."""
     who = this_process()
     monkeypatch.setattr("flask_ctl.transports.unix.peer_of", lambda sock: who)
@@ -258,6 +258,19 @@ def test_strangers_have_half_of_the_connections_between_them(path, monkeypatch):
             own = stack.enter_context(raw(path))
             send(own, "ping")
             assert receive(own, 1)[0]["result"]["pong"]
+
+
+def test_those_without_a_role_have_one_in_sixteen_of_the_connections_between_them(path, monkeypatch):
+    who = peer(50001)
+    monkeypatch.setattr("flask_ctl.transports.unix.peer_of", lambda sock: who)
+    settings = {"CTL_MAX_CONNECTIONS": 32, "CTL_ALLOW": {"observe": ["uid:50000"]}}
+    with served(path, **settings), contextlib.ExitStack() as stack:
+        clients = [stack.enter_context(raw(path)) for _ in range(5)]
+        for client in clients[:3]:
+            assert read_all(client) == b""
+        for client in clients[3:]:
+            send(client, "ping")
+            assert receive(client, 1)[0]["error"]["code"] == -32003
 
 
 def test_over_the_pending_commands_of_a_connection_it_is_not_read(path):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import pwd
 import socket
 import stat
 from typing import Any
@@ -13,10 +14,11 @@ import pytest
 from harness import PYTHON, as_user, raw, read_all, until
 
 from flask_ctl import AccessDenied, ConfigurationError, ControlClient, InsecureConfiguration, ReloadFailed
-from flask_ctl.access import FileAccess, Peer
+from flask_ctl.access import FileAccess, Peer, peer_of
+from flask_ctl.system import open_to
 from flask_ctl.transports.socketfile import SocketFile
 
-NOBODY, GROUP = 65534, 54321
+NOBODY, GROUP = (65534 if os.geteuid() == 0 else os.geteuid() + 1), 54321
 only_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user, or give files away")
 
 SUBSTITUTE = """
@@ -133,7 +135,9 @@ def test_who_is_not_named_learns_nothing(stranger, allow):
         answer = json.loads(other.send(encoded(method, 1)))
         assert answer["error"]["code"] == -32003, method
         assert answer["error"]["message"].startswith(f"uid {NOBODY} may not use this server"), method
-    assert other.send(b"nothing") == b"error: uid 65534 may not use this server; CTL_ALLOW of the app gives more\n"
+    assert (
+        other.send(b"nothing") == b"error: uid %d may not use this server; CTL_ALLOW of the app gives more\n" % NOBODY
+    )
 
 
 @only_root
@@ -204,8 +208,6 @@ def test_it_is_private_until_it_listens_and_is_checked_once_more_before_it_is_op
 
 @pytest.mark.parametrize("kind", ["symlink", "file", "another socket"])
 def test_what_took_its_place_is_not_opened(short_path, kind):
-    from flask_ctl.system import open_to
-
     path, precious = short_path / "x", short_path / "precious"
     precious.touch(mode=0o600)
     with socket.socket(socket.AF_UNIX) as bound:
@@ -348,8 +350,6 @@ def test_without_a_policy_another_user_can_not_even_connect(serve, short_path):
 
 @only_root
 def test_a_connection_carries_the_groups_of_the_other_end(short_path):
-    from flask_ctl.access import peer_of
-
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(str(short_path / "x"))
         listener.listen()
@@ -363,3 +363,20 @@ def test_a_connection_carries_the_groups_of_the_other_end(short_path):
         pid = int(as_user(NOBODY, 7, (5, 6), connect))
         with listener.accept()[0] as sock:
             assert peer_of(sock) == Peer(pid, NOBODY, 7, (5, 6))
+
+
+@only_root
+def test_of_more_groups_than_the_kernel_can_be_asked_for_the_user_database_knows(short_path):
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(short_path / "x"))
+        listener.listen()
+        os.chmod(short_path / "x", 0o666)
+        os.chmod(short_path, 0o755)
+
+        def connect() -> bytes:
+            with raw(str(short_path / "x")):
+                return b"connected"
+
+        assert as_user(NOBODY, 7, tuple(range(1000, 1300)), connect) == b"connected"
+        with listener.accept()[0] as sock:
+            assert peer_of(sock).groups == tuple(os.getgrouplist(pwd.getpwuid(NOBODY).pw_name, 7))

@@ -9,10 +9,14 @@ from collections.abc import Callable
 from typing import Any
 
 from ..access import Peer
+from ..commands import Role
 from ..guard import Guard
 from ..reactor import READ, Reactor
 from . import Handler
 from .connection import Connection
+
+SHARES: dict[Role | None, int] = {"operate": 1, "observe": 2, None: 16}
+"""One part in so many of the connections for those of each role, so that they can't lock out those who may do more."""
 
 FLUSH_TIMEOUT = 1.0
 """Seconds that the end of the server waits for clients to read their last answer."""
@@ -23,16 +27,14 @@ _OUT_OF_RESOURCES = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 class StreamServer:
     """Accepts connections at a listening socket, as many as the guard's limits say.
 
-    Over that the one that has been idle longest makes room. Peers that may not operate have half of the places between
-    them, so that they can't lock out those who may.
+    Over that the one that has been idle longest makes room.
     """
 
     def __init__(self, reactor: Reactor, handler: Handler, guard: Guard) -> None:
         self._reactor = reactor
         self._handler = handler
         self._guard = guard
-        self._connections: set[Connection] = set()
-        self._guests: set[Connection] = set()
+        self._connections: dict[Connection, Role | None] = {}
         self._paused: list[tuple[socket.socket, Callable[[int], None]]] = []
 
     def listen(self, listener: socket.socket, identify: Callable[[socket.socket], Peer]) -> None:
@@ -57,17 +59,13 @@ class StreamServer:
 
     def add(self, sock: socket.socket, peer: Peer) -> Connection | None:
         """Serve a connected socket; None, and closed, if there is no room."""
-        limits = self._guard.limits
-        guest = self._guard.policy.role_of(peer) != "operate"
-        if (guest and not self._has_room(self._guests, max(1, limits.connections // 2))) or not self._has_room(
-            self._connections, limits.connections
-        ):
+        role, limits = self._guard.policy.role_of(peer), self._guard.limits
+        share = max(1, limits.connections // SHARES[role])
+        if not (self._has_room({role}, share) and self._has_room(set(SHARES), limits.connections)):
             sock.close()
             return None
-        connection = Connection(sock, peer, self._reactor, self._handler, self._forget, limits.pending)
-        self._connections.add(connection)
-        if guest:
-            self._guests.add(connection)
+        connection = Connection(sock, peer, self._reactor, self._handler, self._connections.pop, limits.pending)
+        self._connections[connection] = role
         return connection
 
     def tick(self) -> None:
@@ -97,20 +95,19 @@ class StreamServer:
         for connection in self._connections:
             connection.abandon()
 
-    def _has_room(self, among: set[Connection], limit: int) -> bool:
-        """Whether there is a place for one more, if need be that of the one that has been idle longest."""
-        if len(among) < limit:
+    def _has_room(self, roles: set[Role | None], limit: int) -> bool:
+        """Whether those roles have a place left, if need be that of their connection that has been idle longest."""
+        if len(self._having(roles)) < limit:
             return True
         self._drop_the_gone()
-        idle = [connection for connection in among if connection.idle_since is not None]
-        if len(among) >= limit and idle:
+        idle = [connection for connection in self._having(roles) if connection.idle_since is not None]
+        if len(self._having(roles)) >= limit and idle:
             min(idle, key=lambda connection: connection.idle_since or 0.0).close()
-        return len(among) < limit
+        return len(self._having(roles)) < limit
+
+    def _having(self, roles: set[Role | None]) -> list[Connection]:
+        return [connection for connection, role in self._connections.items() if role in roles]
 
     def _drop_the_gone(self) -> None:
         for connection in [connection for connection in self._connections if connection.has_hung_up()]:
             connection.close()
-
-    def _forget(self, connection: Connection) -> None:
-        self._connections.discard(connection)
-        self._guests.discard(connection)
