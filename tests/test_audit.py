@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
@@ -12,6 +13,8 @@ from typing import Any
 
 import pytest
 from harness import Pending, raw, read_all, until
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from flask_ctl import CommandError
 from flask_ctl.access import Peer, Policy, this_process
@@ -23,6 +26,14 @@ from flask_ctl.masking import MAX_PARAMETERS, MAX_TEXT, is_secret
 STRANGER = Peer(pid=None, uid=54321, gid=54322)
 
 
+def custom(text: str = "") -> str:
+    """A command of the app's own."""
+    return text
+
+
+CUSTOM = command_from(custom)
+
+
 class Bench:
     """A dispatcher with a few commands, and the audit log."""
 
@@ -32,7 +43,7 @@ class Bench:
         self.future: Future[Any] = Future()
         registry = CommandRegistry(command_from(function, builtin=True) for function in (self.login, self.order))
         registry.add(command_from(self.look, role="observe", builtin=True))
-        registry.add(command_from(self.custom))
+        registry.add(CUSTOM)
         self.guard = Guard(Policy({"observe": frozenset([("uid", STRANGER.uid)])}))
         self.dispatcher = Dispatcher(registry, lambda command, arguments: self.future, self.guard)
 
@@ -47,9 +58,6 @@ class Bench:
 
     def look(self, call: Call) -> str:
         return "seen"
-
-    def custom(self, text: str = "") -> str:
-        raise AssertionError("the future is its result")
 
     def handle(self, method: str, params: Any = (), peer: Peer | None = None, **members: Any) -> Any:
         message = {"jsonrpc": "2.0", "method": method, "params": params or {}, "id": 1, **members}
@@ -263,6 +271,30 @@ def test_nobody_can_forge_a_line(bench):
     for record in bench.records:
         assert record.getMessage().isascii()
         assert record.getMessage().isprintable()
+
+
+ANYTHING = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+    lambda children: st.lists(children) | st.dictionaries(st.text(), children),
+    max_leaves=20,
+)
+
+
+@settings(deadline=None)
+@given(name=st.text(), params=st.lists(ANYTHING) | st.dictionaries(st.text() | st.sampled_from(["text"]), ANYTHING))
+def test_whatever_is_sent_is_one_bounded_line_and_json(name, params):
+    seen: list[logging.LogRecord] = []
+    logger = logging.getLogger("flask_ctl.audit")
+    logger.addFilter(keep := lambda record: bool(seen.append(record)))
+    try:
+        with contextlib.suppress(CommandError):
+            Guard().admit(STRANGER, name, CUSTOM, params)
+    finally:
+        logger.removeFilter(keep)
+    [record] = seen
+    assert record.getMessage().isascii()
+    assert record.getMessage().isprintable()
+    assert len(json.dumps(record.audit)) < 10 * MAX_TEXT * (MAX_PARAMETERS + 2)  # type: ignore[attr-defined]
 
 
 def test_a_program_can_not_forge_a_line_by_its_name(bench):

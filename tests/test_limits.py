@@ -260,6 +260,39 @@ def test_observers_have_half_of_the_connections_between_them(path, monkeypatch):
             assert receive(own, 1)[0]["result"]["pong"]
 
 
+def test_strangers_take_no_place_from_those_who_may_operate(path, monkeypatch):
+    who = this_process()
+    monkeypatch.setattr("flask_ctl.transports.unix.peer_of", lambda sock: who)
+    settings = {"CTL_MAX_CONNECTIONS": 3, "CTL_ALLOW": {"observe": ["uid:50000"]}}
+    with served(path, **settings), contextlib.ExitStack() as stack:
+        clients = [stack.enter_context(raw(path)) for _ in range(3)]
+        for client in clients:
+            send(client, "ping")
+            assert receive(client, 1)[0]["result"]["pong"]
+        for uid in (50000, 50001):
+            who = peer(uid)
+            assert read_all(stack.enter_context(raw(path))) == b""
+        for client in clients:
+            send(client, "ping")
+            assert receive(client, 1)[0]["result"]["pong"]
+
+
+def test_those_who_may_operate_take_the_place_of_a_stranger(path, monkeypatch):
+    who = peer()
+    monkeypatch.setattr("flask_ctl.transports.unix.peer_of", lambda sock: who)
+    settings = {"CTL_MAX_CONNECTIONS": 2, "CTL_ALLOW": {"observe": ["uid:50000"]}}
+    with served(path, **settings), contextlib.ExitStack() as stack:
+        stranger = stack.enter_context(raw(path))
+        send(stranger, "ping")
+        assert receive(stranger, 1)[0]["result"]["pong"]
+        who = this_process()
+        for _ in range(2):
+            own = stack.enter_context(raw(path))
+            send(own, "ping")
+            assert receive(own, 1)[0]["result"]["pong"]
+        assert read_all(stranger) == b""
+
+
 def test_those_without_a_role_have_one_in_sixteen_of_the_connections_between_them(path, monkeypatch):
     who = peer(50001)
     monkeypatch.setattr("flask_ctl.transports.unix.peer_of", lambda sock: who)

@@ -59,12 +59,12 @@ class StreamServer:
 
     def add(self, sock: socket.socket, peer: Peer) -> Connection | None:
         """Serve a connected socket; None, and closed, if there is no room."""
-        role, limits = self._guard.policy.role_of(peer), self._guard.limits
-        share = max(1, limits.connections // SHARES[role])
-        if not (self._has_room({role}, share) and self._has_room(set(SHARES), limits.connections)):
+        role = self._guard.policy.role_of(peer)
+        if not self._make_room(role):
             sock.close()
             return None
-        connection = Connection(sock, peer, self._reactor, self._handler, self._connections.pop, limits.pending)
+        pending = self._guard.limits.pending
+        connection = Connection(sock, peer, self._reactor, self._handler, self._connections.pop, pending)
         self._connections[connection] = role
         return connection
 
@@ -95,18 +95,27 @@ class StreamServer:
         for connection in self._connections:
             connection.abandon()
 
-    def _has_room(self, roles: set[Role | None], limit: int) -> bool:
-        """Whether those roles have a place left, if need be that of their connection that has been idle longest."""
-        if len(self._having(roles)) < limit:
-            return True
-        self._drop_the_gone()
-        idle = [connection for connection in self._having(roles) if connection.idle_since is not None]
-        if len(self._having(roles)) >= limit and idle:
-            min(idle, key=lambda connection: connection.idle_since or 0.0).close()
-        return len(self._having(roles)) < limit
+    def _make_room(self, role: Role | None) -> bool:
+        """Whether a peer of that role has a place, if need be that of an idle one of no higher role."""
+        if self._is_full(role):
+            self._drop_the_gone()
+        if self._is_full(role):
+            no_higher = {other for other in SHARES if SHARES[other] >= SHARES[role]}
+            self._drop_idle({role} if role != "operate" and self._share_is_full(role) else no_higher)
+        return not self._is_full(role)
 
-    def _having(self, roles: set[Role | None]) -> list[Connection]:
-        return [connection for connection, role in self._connections.items() if role in roles]
+    def _is_full(self, role: Role | None) -> bool:
+        return len(self._connections) >= self._guard.limits.connections or self._share_is_full(role)
+
+    def _share_is_full(self, role: Role | None) -> bool:
+        alike = sum(other == role for other in self._connections.values())
+        return alike >= max(1, self._guard.limits.connections // SHARES[role])
+
+    def _drop_idle(self, roles: set[Role | None]) -> None:
+        having = [connection for connection, role in self._connections.items() if role in roles]
+        idle = [connection for connection in having if connection.idle_since is not None]
+        if idle:
+            min(idle, key=lambda connection: connection.idle_since or 0.0).close()
 
     def _drop_the_gone(self) -> None:
         for connection in [connection for connection in self._connections if connection.has_hung_up()]:
