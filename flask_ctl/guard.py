@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-import time
 from dataclasses import dataclass
+from time import monotonic
 
 from .access import Party, Peer, Policy
 from .audit import NO_ENTRY, Audit, Entry
@@ -62,7 +62,7 @@ class Guard:
 
     def tick(self) -> None:
         """Called now and then: tell of the refusals that were counted only, once their time is over."""
-        now = time.monotonic()
+        now = monotonic()
         while self._windows and next(iter(self._windows.values())).ends <= now:
             self._end(next(iter(self._windows)))
 
@@ -78,11 +78,11 @@ class Guard:
         if window is None:
             if len(self._windows) >= MAX_REFUSED_PEERS:
                 self._end(next(iter(self._windows)))
-            window = self._windows[peer.party] = _Window(peer, time.monotonic() + REFUSAL_WINDOW)
+            window = self._windows[peer.party] = _Window(peer, monotonic() + REFUSAL_WINDOW)
         window.count += 1
         if window.count <= self.limits.refusals:
             return None
-        wait = max(1, math.ceil(window.ends - time.monotonic()))
+        wait = max(1, math.ceil(window.ends - monotonic()))
         return AccessDenied(f"{peer} has been refused too often; wait {wait} s", {"retry_after": wait})
 
     def _end(self, party: Party) -> None:

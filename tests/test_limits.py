@@ -40,7 +40,7 @@ class Log:
         self.now = 1000.0
         self.caplog = caplog
         self.guard = Guard(OBSERVERS, Limits(refusals=3))
-        monkeypatch.setattr("flask_ctl.guard.time.monotonic", lambda: self.now)
+        monkeypatch.setattr("flask_ctl.guard.monotonic", lambda: self.now)
 
     def refuse(self, who: Peer | None = None, times: int = 1) -> AccessDenied:
         """The last of so many refusals."""
