@@ -16,17 +16,16 @@ import platform
 import random
 import signal
 import socket
-import subprocess
 import sys
 import time
 import wsgiref.util
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 from benchmarks.measuring import Row, average, duration, each, elapsed, medians, table, verdict
 from benchmarks.programs import flask_app, wsgi
-from benchmarks.running import HERE, PROGRAMS, Program, clean_environment, scratch_directory
-from flask_ctl import ControlClient
+from benchmarks.running import HERE, PROGRAMS, Program, controlled, one_processor, process, scratch_directory
+from benchmarks.zeromq import zeromq
 from flask_ctl.middleware import RequestCounter, WSGIApp
 
 MIDDLEWARE_TARGET = 1.5e-6
@@ -75,9 +74,9 @@ def _request(app: WSGIApp, environ: dict[str, Any]) -> Callable[[], None]:
 def status(quick: bool) -> list[Row]:
     """`status` on a kept connection."""
     with contextlib.ExitStack() as stack:
-        stack.enter_context(_one_processor())
+        stack.enter_context(one_processor())
         scratch = stack.enter_context(scratch_directory())
-        client, _ = _controlled(stack, scratch)
+        client, _ = controlled(stack, scratch)
         sock = _echo(stack, scratch)
         gunicorn = _gunicorn(stack, scratch)
         answer = client.status()
@@ -110,11 +109,11 @@ def ping(quick: bool) -> list[Row]:
     tool = str(pathlib.Path(sys.executable).parent / "flask-ctl")
     with contextlib.ExitStack() as stack:
         scratch = stack.enter_context(scratch_directory())
-        client, _ = _controlled(stack, scratch)
+        client, _ = controlled(stack, scratch)
         commands = [
-            _process(scratch, tool, "ping", "--socket", client.endpoint),
-            _process(scratch, sys.executable, "-c", "import click"),
-            _process(scratch, sys.executable, "-c", "pass"),
+            process(scratch, tool, "ping", "--socket", client.endpoint),
+            process(scratch, sys.executable, "-c", "import click"),
+            process(scratch, sys.executable, "-c", "pass"),
         ]
         for command in commands:
             command()
@@ -136,7 +135,7 @@ def idle(quick: bool) -> list[Row]:
     seconds = 4.0 if quick else 10.0
     with contextlib.ExitStack() as stack:
         scratch = stack.enter_context(scratch_directory())
-        client, server = _controlled(stack, scratch)
+        client, server = controlled(stack, scratch)
         client.close()
         time.sleep(0.5)
         try:
@@ -158,30 +157,6 @@ def idle(quick: bool) -> list[Row]:
             verdict(side <= WAKE_UPS_TARGET),
         )
     ]
-
-
-@contextlib.contextmanager
-def _one_processor() -> Iterator[None]:
-    """Have this process, and those that it starts, share a processor.
-
-    Else it is the scheduler that is measured: a processor that sleeps between two messages takes longer to wake up than
-    an answer takes, and which pair of processes is spread over two of them changes from run to run.
-    """
-    before = os.sched_getaffinity(0)
-    os.sched_setaffinity(0, {min(before)})
-    try:
-        yield
-    finally:
-        os.sched_setaffinity(0, before)
-
-
-def _controlled(stack: contextlib.ExitStack, scratch: pathlib.Path) -> tuple[ControlClient, Program]:
-    """A Flask app under control that answers, and a connected client of it."""
-    path = str(scratch / "app")
-    server = stack.enter_context(Program(PROGRAMS, "controlled", path, log=scratch / "app.log"))
-    client = stack.enter_context(ControlClient(path))
-    server.wait_until(client.ping)
-    return client, server
 
 
 def _echo(stack: contextlib.ExitStack, scratch: pathlib.Path) -> socket.socket:
@@ -220,18 +195,10 @@ def _gunicorn(stack: contextlib.ExitStack, scratch: pathlib.Path) -> Any:
     return client
 
 
-def _process(scratch: pathlib.Path, *arguments: str) -> Callable[[], object]:
-    """Runs a command; once it has run, with everything compiled, as an installed package is."""
-    environment = {**clean_environment(), "PYTHONPYCACHEPREFIX": str(scratch / "bytecode")}
-    environment.pop("PYTHONDONTWRITEBYTECODE", None)
-    # Without a timeout, which would make it poll.
-    return lambda: subprocess.run(arguments, env=environment, stdout=subprocess.DEVNULL, check=True)
-
-
 def _stop_ours() -> list[float]:
     with contextlib.ExitStack() as stack:
         scratch = stack.enter_context(scratch_directory())
-        client, server = _controlled(stack, scratch)
+        client, server = controlled(stack, scratch)
         client.close()
         _idle_for_a_moment()
 
@@ -275,6 +242,7 @@ def _context_switches(pid: int) -> dict[bool, int]:
 MEASUREMENTS: dict[str, Callable[[bool], list[Row]]] = {
     "http": http,
     "status": status,
+    "zeromq": zeromq,
     "ping": ping,
     "stop": stop,
     "idle": idle,

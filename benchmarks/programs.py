@@ -42,12 +42,24 @@ def echo(path: str) -> None:
                 connection.sendall(data)
 
 
-def controlled(path: str) -> None:
+def zmq_echo(address: str) -> None:
+    """Send back what arrives at a ROUTER: the floor under every control socket over ZeroMQ."""
+    import zmq
+
+    with zmq.Context() as context, context.socket(zmq.ROUTER) as router:
+        router.bind(address)
+        _ready()
+        while True:
+            router.send_multipart(router.recv_multipart())
+
+
+def controlled(address: str, curve_key: str | None = None, curve_clients: str | None = None) -> None:
     """A Flask app under control, served by `app.run`."""
     from flask_ctl import Control
 
     app = flask_app()
-    Control(app, socket=path)
+    app.config.update(CTL_CURVE_KEY=curve_key, CTL_CURVE_CLIENTS=curve_clients)
+    Control(app, socket=address)
     app.run(port=0)
 
 
@@ -71,5 +83,10 @@ def _ready() -> None:
 
 
 if __name__ == "__main__":
-    programs: dict[str, Callable[..., None]] = {"echo": echo, "controlled": controlled, "plain": plain}
+    programs: dict[str, Callable[..., None]] = {
+        "echo": echo,
+        "zmq_echo": zmq_echo,
+        "controlled": controlled,
+        "plain": plain,
+    }
     programs[sys.argv[1]](*sys.argv[2:])

@@ -13,6 +13,9 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from types import TracebackType
+from typing import Any
+
+from flask_ctl import ControlClient
 
 START_TIMEOUT = 30.0
 """Seconds for a process to be ready, and for one that was asked to end to be gone."""
@@ -111,3 +114,38 @@ class Program:
 
     def _failure(self) -> str:
         return f"{self._process.args!r} is not ready; it wrote:\n{self._log.read_text(errors='replace')}"
+
+
+@contextlib.contextmanager
+def one_processor() -> Iterator[None]:
+    """Have this process, and those that it starts, share a processor.
+
+    Else it is the scheduler that is measured: a processor that sleeps between two messages takes longer to wake up than
+    an answer takes, and which pair of processes is spread over two of them changes from run to run.
+    """
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {min(before)})
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
+
+
+def controlled(
+    stack: contextlib.ExitStack, scratch: pathlib.Path, address: str | None = None, **keys: Any
+) -> tuple[ControlClient, Program]:
+    """A Flask app under control that answers at `address`, and a connected client of it; `keys` are both sides'."""
+    address = address or str(scratch / "app")
+    files = [keys.pop(name) for name in ("curve_key", "curve_clients") if name in keys]
+    server = stack.enter_context(Program(PROGRAMS, "controlled", address, *files, log=scratch / "app.log"))
+    client = stack.enter_context(ControlClient(address, **keys))
+    server.wait_until(client.ping)
+    return client, server
+
+
+def process(scratch: pathlib.Path, *arguments: str) -> Callable[[], object]:
+    """Runs a command; once it has run, with everything compiled, as an installed package is."""
+    environment = {**clean_environment(), "PYTHONPYCACHEPREFIX": str(scratch / "bytecode")}
+    environment.pop("PYTHONDONTWRITEBYTECODE", None)
+    # Without a timeout, which would make it poll.
+    return lambda: subprocess.run(arguments, env=environment, stdout=subprocess.DEVNULL, check=True)

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
         TimedOut,
     )
     from .extension import Control
+    from .keys import write_key_pair
     from .reload.preflight import preflighting
     from .render import render_result
 
@@ -54,6 +55,7 @@ _MODULES = {
     "preflighting": "reload.preflight",
     "render_result": "render",
     "servers": "adapters",
+    "write_key_pair": "keys",
 }
 
 __all__ = [
@@ -78,6 +80,7 @@ __all__ = [
     "preflighting",
     "render_result",
     "servers",
+    "write_key_pair",
 ]
 
 

@@ -36,6 +36,15 @@ class Peer:
     key: str | None = None
     address: str | None = None
 
+    @classmethod
+    def from_dict(cls, fields: dict[str, Any]) -> Peer:
+        """What `as_dict` gave, after JSON."""
+        return cls(**{**fields, "groups": tuple(fields["groups"])})
+
+    def as_dict(self) -> dict[str, Any]:
+        """Its fields, as JSON."""
+        return dict(vars(self))
+
     @property
     def party(self) -> Party:
         """Whom to hold responsible: a user, a key, a host. A host has as many loopback addresses as it likes."""

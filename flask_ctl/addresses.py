@@ -6,7 +6,7 @@ import contextlib
 import json
 import os
 from collections.abc import Sequence
-from typing import Union
+from typing import Any, Literal, NamedTuple, Union
 
 from .errors import ConfigurationError
 from .system import is_owned_directory
@@ -16,16 +16,77 @@ ENVIRONMENT = "FLASK_CTL_SOCKET"
 Sockets = Union[str, "os.PathLike[str]", Sequence[Union[str, "os.PathLike[str]"]]]
 
 
-def parse_address(text: str | os.PathLike[str]) -> str:
-    """The path of a Unix socket, from ``/path`` or ``unix:/path``. Raises ConfigurationError for anything else."""
+class Address(NamedTuple):
+    """Where a server listens: a path for ``unix`` and ``ipc``, a host and a port for ``tcp``."""
+
+    transport: Literal["unix", "ipc", "tcp"]
+    path: str = ""
+    host: str = ""
+    port: int = 0
+
+    def __str__(self) -> str:
+        if self.transport == "unix":
+            return self.path
+        if self.transport == "ipc":
+            return f"ipc://{self.path}"
+        return f"tcp://[{self.host}]:{self.port}" if ":" in self.host else f"tcp://{self.host}:{self.port}"
+
+
+def parse_address(text: str | os.PathLike[str]) -> Address:
+    """An address as it is written: ``/path``, ``unix:/path``, ``ipc:///path``, ``tcp://host:port``.
+
+    Raises ConfigurationError, with the forms that there are, for anything else.
+    """
     address = os.fspath(text)
+    if address.startswith("ipc://"):
+        return Address("ipc", _parse_path(address, address.removeprefix("ipc://")))
+    if address.startswith("tcp://"):
+        return _parse_tcp(address)
     path = address.removeprefix("unix:")
     scheme, colon, _ = path.partition(":")
     if colon and "/" not in scheme:
-        raise ConfigurationError(f"{address}: {scheme} is no transport; write /path/to.sock or unix:/path/to.sock")
-    if not path or "\0" in path:
-        raise ConfigurationError(f"{address!r} is no address; write /path/to.sock or unix:/path/to.sock")
+        raise ConfigurationError(f"{address}: {scheme} is no transport; write {_FORMS}")
+    return Address("unix", _parse_path(address, path))
+
+
+_FORMS = "/path/to.sock, unix:/path/to.sock, ipc:///path/to.zmq or tcp://host:port"
+
+
+def _parse_path(address: str, path: str) -> str:
+    # In an address of ZeroMQ @ stands for a name without a file, so without an owner and a mode.
+    if not path or "\0" in path or path.startswith("@"):
+        raise ConfigurationError(f"{address!r} is no address; write {_FORMS}")
     return os.path.abspath(path)
+
+
+def _parse_tcp(address: str) -> Address:
+    host, colon, port = address.removeprefix("tcp://").rpartition(":")
+    host = host.removeprefix("[").removesuffix("]") if host.startswith("[") else host
+    if not (colon and host and port.isascii() and port.isdigit() and 0 < int(port) < 65536):
+        raise ConfigurationError(f"{address!r} is no address; write tcp://host:port, with a port from 1 to 65535")
+    return Address("tcp", host=host, port=int(port))
+
+
+def resolve(address: Address) -> list[tuple[int, tuple[Any, ...]]]:
+    """Address families and socket addresses of a ``tcp`` address; ``*`` is every address of this machine.
+
+    Raises ConfigurationError for a host that nobody knows.
+    """
+    import socket
+
+    host = None if address.host == "*" else address.host
+    try:
+        found = socket.getaddrinfo(host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    except OSError as error:
+        raise ConfigurationError(f"{address}: {error.strerror or error}") from None
+    return [(family, sockaddr) for family, _, _, _, sockaddr in found]
+
+
+def is_loopback(address: Address) -> bool:
+    """Whether only this machine reaches a ``tcp`` address."""
+    import ipaddress
+
+    return all(ipaddress.ip_address(sockaddr[0]).is_loopback for _, sockaddr in resolve(address))
 
 
 def as_list(value: Sockets | None) -> list[str]:

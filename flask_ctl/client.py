@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
+import os
 import time
 from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import Any
 
 from .addresses import from_environment
-from .conversation import Conversation, Target
+from .conversations import Conversation, Target, converse
+from .conversations.trust import make_trust
 from .errors import LocalProtocolError, RemoteProtocolError, ServerDied, TimedOut, error_from_object
 from .protocol import FROZEN_METHODS, VERSION
 from .protocol.jsonrpc import Request, Response
@@ -32,15 +34,27 @@ class ControlClient:
     """Controls the instance that listens at `socket`.
 
     Without `socket` the address in FLASK_CTL_SOCKET is used, else the one live instance of the current directory. It
-    connects with the first command, and again after `close`. `timeout` is in seconds, None for no limit; by default 5
-    for a question, none for `call`, and for `stop` as long as the server may drain. Not to be shared by threads.
+    connects with the first command, and again after `close`. A socket on this machine has to be the caller's or root's,
+    or that of the user `owner`; over TCP the server has to have the public key `server_key` (a file, or the 40
+    characters), and `client_key` is the file with the caller's own key pair. `timeout` is in seconds,
+    None for no limit; by default 5 for a question, none for `call`, and for `stop` as long as the server may drain. Not
+    to be shared by threads.
 
     Every method raises NotRunning, AccessDenied, TimedOut, ServerDied or ProtocolError as the case may be, and
     CommandError for the server's own refusal.
     """
 
-    def __init__(self, socket: Target | None = None, *, timeout: float | _Default | None = DEFAULT) -> None:
+    def __init__(
+        self,
+        socket: Target | None = None,
+        *,
+        timeout: float | _Default | None = DEFAULT,
+        owner: str | int | None = None,
+        client_key: str | os.PathLike[str] | None = None,
+        server_key: str | os.PathLike[str] | None = None,
+    ) -> None:
         self._target = socket
+        self._trust = make_trust(owner, client_key, server_key)
         self._timeout = timeout
         self._conversation: Conversation | None = None
         self._protocol: int | None = None
@@ -162,7 +176,7 @@ class ControlClient:
             self.close()
             if self._target is None:
                 self._target = next(iter(from_environment()), None) or _find_instance(timeout)
-            self._conversation = Conversation(self._target, timeout)
+            self._conversation = converse(self._target, timeout, self._trust)
         return self._conversation
 
     def _require_protocol(self, timeout: float | _Default | None) -> None:
@@ -184,8 +198,7 @@ class ControlClient:
         self, method: str, params: Mapping[str, Any], timeout: float | None, on_progress: Progress | None = None
     ) -> Any:
         deadline = None if timeout is None else time.monotonic() + timeout
-        conversation = self._connected(timeout)
-        (id,) = conversation.send([(method, params)], deadline)
+        conversation, id = self._send(method, params, timeout, deadline)
         while True:
             message = conversation.receive(deadline)
             if message is None:
@@ -194,6 +207,19 @@ class ControlClient:
                 return _result(message)
             if isinstance(message, Request) and on_progress is not None and isinstance(message.params, dict):
                 on_progress(message.params)
+
+    def _send(
+        self, method: str, params: Mapping[str, Any], timeout: float | None, deadline: float | None
+    ) -> tuple[Conversation, int]:
+        kept = self._conversation
+        conversation = self._connected(timeout)
+        (id,) = conversation.send([(method, params)], deadline)
+        if conversation is kept and conversation.undelivered:
+            # It had ended while nobody used it, as it does at a reload.
+            self.close()
+            conversation = self._connected(timeout)
+            (id,) = conversation.send([(method, params)], deadline)
+        return conversation, id
 
     def _no_answer(self, conversation: Conversation, method: str, timeout: float | None) -> Exception:
         if not conversation.ended:

@@ -7,7 +7,7 @@ import time
 from typing import Any, NamedTuple
 
 from .addresses import default_directories, default_sockets
-from .conversation import Conversation
+from .conversations import converse
 from .errors import AmbiguousTarget, ControlError, NotRunning
 from .protocol.jsonrpc import Response
 
@@ -68,7 +68,7 @@ def find_instance(directory: str | None = None, timeout: float | None = None) ->
 def _probe(socket: str, timeout: float) -> Found | None:
     deadline = time.monotonic() + timeout
     try:
-        conversation = Conversation(socket, timeout)
+        conversation = converse(socket, timeout)
     except NotRunning:
         return None
     except ControlError:

@@ -171,10 +171,10 @@ class Dispatcher:
 
 
 def reply_bytes(to: ReplyTo, method: str, result: Any) -> bytes:
-    """The reply that a former image owed, with the end that its stream needs."""
+    """The reply that a former image owed; empty for a notification."""
     if to.get("plain"):
         return render_result(method, result).encode()
-    return encode(result_object(to["id"], result)) + b"\n" if "id" in to else b""
+    return encode(result_object(to["id"], result)) if "id" in to else b""
 
 
 def _failure(name: str, error: BaseException) -> CommandError:

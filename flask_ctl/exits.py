@@ -17,6 +17,7 @@ class Closable(Protocol):
 
 
 _open: set[Closable] = set()
+_leaving = False
 
 
 def close_at_exit(resource: Closable) -> None:
@@ -30,6 +31,11 @@ def close_at_exit(resource: Closable) -> None:
             util.Finalize(resource, resource.close, exitpriority=0)
 
 
+def is_leaving() -> bool:
+    """Whether the process is about to end: what clients take for its end may be left to the kernel now."""
+    return _leaving
+
+
 def forget(resource: Closable) -> None:
     """It is closed, or is to outlive this image of the process."""
     _open.discard(resource)
@@ -38,6 +44,8 @@ def forget(resource: Closable) -> None:
 @atexit.register
 def _close_all() -> None:
     # Registered when the package is imported, so called after the app's own: if one of them hangs, status answers.
+    global _leaving
+    _leaving = True
     served = bool(_open)
     for resource in list(_open):
         resource.close()

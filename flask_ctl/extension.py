@@ -24,6 +24,7 @@ from .middleware import Environ, RequestCounter
 from .operation import MAX_SECONDS
 from .reload.preflight import preflighting
 from .system import HAS_UNIX_SOCKETS
+from .transports.factory import CurveFiles
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -44,6 +45,9 @@ class Control:
         ``{"observe": ["group:ops"], "operate": ["uid:1001", "user:ann", "gid:100", "key:alice"]}``.
     ``CTL_TCP_OPERATE``
         Whether whoever reaches a plain TCP address of the app may operate it, and not only observe (False).
+    ``CTL_CURVE_KEY``, ``CTL_CURVE_CLIENTS``
+        The file with the server's CURVE key pair, and the directory with the public keys of those clients that it lets
+        in (``name.pub``), for TCP addresses.
     ``CTL_GRACE``
         Seconds that a stop waits for requests, if it is not told otherwise (30).
     ``CTL_SIGNALS``
@@ -163,7 +167,7 @@ class Control:
         """The addresses at which the app listens, or would. Raises ConfigurationError like `run`."""
         state: _AppState = (app or self._only_app()).extensions["ctl"]
         served = [endpoint for instance in state.instances() for endpoint in instance.endpoints]
-        return served or [parse_address(address) for address in state.endpoints()]
+        return served or [str(parse_address(address)) for address in state.endpoints()]
 
     def _only_app(self) -> Flask:
         apps = list(self._apps)
@@ -176,6 +180,8 @@ _DEFAULTS: dict[str, Any] = {
     "CTL_SOCKET": None,
     "CTL_ALLOW": None,
     "CTL_TCP_OPERATE": False,
+    "CTL_CURVE_KEY": None,
+    "CTL_CURVE_CLIENTS": None,
     "CTL_GRACE": 30.0,
     "CTL_SIGNALS": True,
     "CTL_REQUIRED": False,
@@ -273,6 +279,7 @@ class _AppState:
             run_hook=self._run_hook,
             endpoints=self.endpoints() if endpoints is None else endpoints,
             required=required or self.required or bool(self.app.config.get("CTL_REQUIRED")),
+            curve=CurveFiles(self.setting("CTL_CURVE_KEY"), self.setting("CTL_CURVE_CLIENTS")),
             policy=Policy.from_config(self.setting("CTL_ALLOW"), self.setting("CTL_TCP_OPERATE")),
             limits=Limits.from_config(self.setting),
             grace=self.seconds("CTL_GRACE"),

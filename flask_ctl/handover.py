@@ -20,8 +20,9 @@ class Handover:
     """What was inherited, each thing to be taken once. Empty in a process that replaced none.
 
     ``instance`` holds what `Instance` carries on, ``listeners`` the HTTP sockets by requested address, ``parked``
-    connections that have not sent a byte, ``controls`` the control sockets: ``path``, ``socket``, ``lock`` and
-    ``clients``, each of these ``descriptor``, ``replies`` that are owed, and ``unread`` bytes.
+    connections that have not sent a byte, ``controls`` the control sockets: ``address``, ``file`` or None, ``socket``,
+    ``lock`` or -1, and ``clients``, each of these with ``replies`` that are owed, what is ``unread``, and how it is
+    reached: a ``descriptor``, or ``routing_id`` and ``peer``.
     """
 
     def __init__(self, state: dict[str, Any]) -> None:
@@ -43,10 +44,10 @@ class Handover:
         """Accepted HTTP connections."""
         return [socket.socket(fileno=descriptor) for descriptor in self._state.pop("parked", [])]
 
-    def take_control(self, path: str) -> dict[str, Any] | None:
-        """The control socket at `path`, and the clients that wait for its answer."""
+    def take_control(self, address: str) -> dict[str, Any] | None:
+        """The control socket at `address`, and the clients that wait for its answer."""
         for control in self._state.get("controls", []):
-            if control["path"] == path:
+            if control["address"] == address:
                 self._state["controls"].remove(control)
                 found: dict[str, Any] = control
                 return found
@@ -55,16 +56,17 @@ class Handover:
     def close_rest(self) -> None:
         """Close what the new program has no use for; its control sockets' files go, too."""
         for control in self._state.get("controls", []):
-            with contextlib.suppress(OSError):
-                os.unlink(control["path"])
+            if control["file"] is not None:
+                with contextlib.suppress(OSError):
+                    os.unlink(control["file"])
         for descriptor in self._descriptors():
             os.close(descriptor)
         self._state = {}
 
     def _descriptors(self) -> list[int]:
         controls = self._state.get("controls", [])
-        clients = [client["descriptor"] for control in controls for client in control["clients"]]
-        sockets = [control[key] for control in controls for key in ("socket", "lock")]
+        clients = [c["descriptor"] for control in controls for c in control["clients"] if "descriptor" in c]
+        sockets = [control[key] for control in controls for key in ("socket", "lock") if control[key] >= 0]
         return [*self._state.get("listeners", {}).values(), *self._state.get("parked", []), *sockets, *clients]
 
 

@@ -13,6 +13,7 @@ from typing import Any
 
 from .access import Policy, this_process
 from .adapters import HttpServer
+from .adapters.unknown import UnknownServer
 from .addresses import parse_address
 from .audit import Audit, Entry
 from .builtins import builtin_commands
@@ -34,9 +35,10 @@ from .reload.program import program
 from .reloading import Reload, ReloadRequest
 from .server import ControlServer
 from .signalcommands import SignalCommands
+from .signals import would_kill
 from .stopping import Mode, Stop, StopRequest
 from .transports import Listener
-from .transports.unix import UnixListener
+from .transports.factory import CurveFiles, make_listener
 
 logger = logging.getLogger("flask_ctl")
 
@@ -58,6 +60,7 @@ class ServedApp:
     endpoints: Sequence[str]
     required: bool
     policy: Policy
+    curve: CurveFiles
     limits: Limits
     grace: float
     preflight_timeout: float
@@ -115,7 +118,7 @@ class Instance:
     def open(self) -> None:
         """Bind the control sockets and start the control thread.
 
-        An address that can't be used costs a warning; ConfigurationError if the app requires it, or if it is insecure.
+        An address that can't be used costs a warning; ConfigurationError if the app requires it.
         """
         try:
             for app in self.apps:
@@ -296,7 +299,7 @@ class Instance:
         dispatcher = Dispatcher(registry, lambda c, a: self._submit(app, c, a), guard)
         for endpoint in app.endpoints:
             try:
-                self._control.open(_listener(endpoint, guard), dispatcher)
+                self._control.open(_listener(app, endpoint, guard), dispatcher)
             except ConfigurationError as error:
                 if app.required or isinstance(error, InsecureConfiguration):
                     raise
@@ -324,8 +327,10 @@ class Instance:
         logger.info("stopping (%s), asked by %s", stop.mode, ", ".join(f"{k} {v}" for k, v in stop.by.items()))
 
     def _end_server(self) -> None:
-        # The answers first: without handlers of ours the end may come by a signal that leaves no time for them.
         self._control.flush()
+        if isinstance(self.server, UnknownServer) and would_kill():
+            # Nothing runs after that signal, so the last answers have to be out before.
+            self._control.close()
         self.server.end()
 
     def _exit(self) -> None:
@@ -418,15 +423,15 @@ def refuse_insecure(app: ServedApp) -> None:
     guard = Guard(app.policy, app.limits)
     for endpoint in app.endpoints:
         try:
-            _listener(endpoint, guard).check()
+            _listener(app, endpoint, guard).check()
         except InsecureConfiguration:
             raise
         except ConfigurationError as error:
             logger.debug("%s can't be checked: %s", endpoint, error.message)
 
 
-def _listener(endpoint: str, guard: Guard) -> Listener:
-    return UnixListener(parse_address(endpoint), guard)
+def _listener(app: ServedApp, endpoint: str, guard: Guard) -> Listener:
+    return make_listener(parse_address(endpoint), guard, app.curve)
 
 
 def _current_directory() -> str:

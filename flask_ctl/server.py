@@ -78,9 +78,14 @@ class ControlServer:
     def flush(self) -> None:
         """From another thread: wait until the clients have what was answered up to now, or FLUSH_TIMEOUT has passed."""
         flushed = threading.Event()
-        for listener, _ in self._listeners:
-            self.call_soon(listener.flush, FLUSH_TIMEOUT)
-        self.call_soon(flushed.set)
+
+        def flush() -> None:
+            for listener, _ in self._listeners:
+                listener.flush(FLUSH_TIMEOUT)
+            flushed.set()
+
+        # In two steps: the answer to the call that is being handled is queued only when it has returned.
+        self.call_soon(self.call_soon, flush)
         flushed.wait(FLUSH_TIMEOUT)
 
     def finish(self, exit_process: Callable[[], Any]) -> None:

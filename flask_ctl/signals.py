@@ -112,6 +112,11 @@ class Signals:
             os.kill(os.getpid(), signum)
 
 
+def would_kill() -> bool:
+    """Whether TERM ends the process at once, without atexit."""
+    return signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+
+
 def _has_terminal() -> bool:
     """Whether this process has a controlling terminal, whose end is told by HUP (credentials(7))."""
     try:

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from .conversation import Conversation
+from .conversations import Conversation
 from .errors import AccessDenied, RemoteProtocolError, TimedOut, error_from_object
 from .protocol.jsonrpc import Request, Response
 from .system import ProcessHandle, open_reloader, wait_readable
@@ -117,6 +117,8 @@ class StopCall:
 
     def _died(self) -> dict[str, Any]:
         if self._processes and _wait_for_end(self._processes, self._kill_at or time.monotonic() + MARGIN):
+            return self._outcome("died")
+        if not self._processes and self._conversation.peer_has_ended():
             return self._outcome("died")
         if self._kill_at is None:
             raise self._unanswered()

@@ -53,6 +53,11 @@ def peer_groups(sock: socket.socket, uid: int | None, gid: int | None) -> tuple[
         with contextlib.suppress(OSError):
             data = sock.getsockopt(socket.SOL_SOCKET, _SO_PEERGROUPS, _MAX_OPTION)
             return struct.unpack(f"{len(data) // 4}I", data)
+    return user_groups(uid, gid)
+
+
+def user_groups(uid: int | None, gid: int | None) -> tuple[int, ...]:
+    """The groups that the user database gives `uid`, and `gid`."""
     if uid is None or gid is None:
         return ()
     try:
@@ -118,6 +123,14 @@ class ProcessHandle:
                 signal.pidfd_send_signal(self._descriptor, signal.SIGKILL)
             elif not self.ended():
                 os.kill(self.pid, signal.SIGKILL)
+
+    def duplicate(self) -> ProcessHandle | None:
+        """Another handle on the same process; None if it is gone and can't be watched any more."""
+        return (
+            ProcessHandle(self.pid, os.dup(self._descriptor))
+            if isinstance(self._descriptor, int)
+            else open_process(self.pid)
+        )
 
     def close(self) -> None:
         if isinstance(self._descriptor, int):
@@ -298,6 +311,36 @@ def waiting_connections(listener: socket.socket) -> int:
     except OSError:
         return 0
     return int(struct.unpack_from("I", info, 24)[0])
+
+
+def duplicate_socket(descriptor: int) -> socket.socket:
+    """A socket of its own for what a descriptor leads to. Raises OSError, and leaves nothing open, if that is none."""
+    duplicate = os.dup(descriptor)
+    try:
+        return socket.socket(fileno=duplicate)
+    except OSError:
+        os.close(duplicate)
+        raise
+
+
+def is_named(sock: socket.socket, listener: Any) -> bool:
+    """Whether a socket is the listener with that getsockname(2), or was accepted there."""
+    name = sock.getsockname()
+    if sock.family == getattr(socket, "AF_UNIX", None) or not isinstance(name, tuple):
+        return bool(name == listener)
+    # A listener at every address of the machine accepts at one of them.
+    return isinstance(listener, tuple) and bool(name[1] == listener[1])
+
+
+def close_copies(listener: Any) -> None:
+    """In a forked child: close what is named like a listener of the parent, whoever opened it there."""
+    if not LINUX:
+        return
+    for number in map(int, os.listdir("/proc/self/fd")):
+        # Most of them are no sockets.
+        with contextlib.suppress(OSError), duplicate_socket(number) as sock:
+            if is_named(sock, listener):
+                os.close(number)
 
 
 def bind_private(sock: socket.socket, path: str) -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import os
 import pathlib
+import random
 import socket
 import tempfile
 import threading
@@ -13,7 +15,7 @@ from typing import Any
 
 import psutil
 import pytest
-from harness import MODES, Program, Server, until
+from harness import MODES, SITES, Program, Server, Site, until
 
 
 def _descriptors() -> set[str]:
@@ -53,7 +55,8 @@ def short_path() -> Iterator[pathlib.Path]:
 def _no_stray_settings(monkeypatch: pytest.MonkeyPatch, short_path: pathlib.Path) -> None:
     """No default socket of the machine is found, none is left there; every test's first app is the first of all."""
     monkeypatch.setattr("flask_ctl.extension._host._first", None)
-    for name in ("FLASK_CTL_SOCKET", "FLASK_APP", "FLASK_DEBUG", "WERKZEUG_RUN_MAIN"):
+    ours = [name for name in os.environ if name.startswith("FLASK_CTL_")]
+    for name in (*ours, "FLASK_APP", "FLASK_DEBUG", "WERKZEUG_RUN_MAIN"):
         monkeypatch.delenv(name, raising=False)
     runtime = short_path / "run"
     runtime.mkdir(mode=0o700)
@@ -70,7 +73,11 @@ def serve(short_path: pathlib.Path) -> Iterator[Callable[..., Server]]:
 
     def start(mode: str = "app.run", *, command: list[str] | None = None, ready: bool = True, **options: Any) -> Server:
         path = options.pop("socket", short_path / f"{len(servers)}.sock")
-        server = Server(command or MODES[mode], path, **options)
+        output = short_path / f"{len(servers)}.out"
+        if isinstance(path, Site):
+            options["env"] = {**path.env, **options.get("env", {})}
+            options["options"], path = path.options, path.socket
+        server = Server(command or MODES[mode], path, output=output, **options)
         servers.append(server)
         return server.ready() if ready else server
 
@@ -86,10 +93,18 @@ def program(short_path: pathlib.Path) -> Program:
 
 
 @pytest.fixture
+def site(request: pytest.FixtureRequest, short_path: pathlib.Path, free_port: int) -> Site:
+    """A place to listen at, by a name of SITES: ``@pytest.mark.parametrize("site", …, indirect=True)``."""
+    return SITES[request.param](short_path, free_port)
+
+
+@pytest.fixture
 def free_port() -> int:
-    """A TCP port that was free a moment ago, for servers that can't tell which one they took."""
-    with socket.create_server(("127.0.0.1", 0)) as sock:
-        return int(sock.getsockname()[1])
+    """A TCP port that was free a moment ago, and that the kernel gives to nobody by itself (ip(7), local ports)."""
+    while True:
+        port = random.randrange(20000, 30000)
+        with contextlib.suppress(OSError), socket.create_server(("127.0.0.1", port)):
+            return port
 
 
 def pytest_collection_finish() -> None:

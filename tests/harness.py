@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import pathlib
 import signal
@@ -13,10 +14,11 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from http.client import HTTPConnection
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 from flask_ctl import ControlClient, ControlError
+from flask_ctl.keys import write_key_pair
 
 APPS = pathlib.Path(__file__).parent / "apps"
 TIMEOUT = 30.0
@@ -54,18 +56,108 @@ def until(condition: Callable[[], Any], what: str) -> Any:
     return value
 
 
+class Keys(NamedTuple):
+    """A server's CURVE key pair and one client's, who may operate; `options` are for a ControlClient."""
+
+    server: str
+    server_public: str
+    clients: pathlib.Path
+    client: str
+
+    @property
+    def options(self) -> dict[str, str]:
+        return {"client_key": self.client, "server_key": self.server_public}
+
+    @property
+    def server_env(self) -> dict[str, str]:
+        allow = json.dumps({"operate": ["key:me"]})
+        return {
+            "FLASK_CTL_CURVE_KEY": self.server,
+            "FLASK_CTL_CURVE_CLIENTS": str(self.clients),
+            "FLASK_CTL_ALLOW": allow,
+        }
+
+    @property
+    def client_env(self) -> dict[str, str]:
+        return {"FLASK_CTL_CLIENT_KEY": self.client, "FLASK_CTL_SERVER_KEY": self.server_public}
+
+    def new_client(self, name: str, *, allowed: bool) -> str:
+        """The file of another client's pair, which the server lets in if it is `allowed`."""
+        path = self.clients.with_name(f"{name}.key")
+        public = pathlib.Path(write_key_pair(str(path), "client"))
+        if allowed:
+            public.rename(self.clients / public.name)
+        return str(path)
+
+
+def make_keys(directory: pathlib.Path) -> Keys:
+    """New keys, in a new directory."""
+    directory.mkdir(mode=0o700)
+    clients = directory / "clients"
+    clients.mkdir(mode=0o700)
+    server = str(directory / "server.key")
+    keys = Keys(server, write_key_pair(server, "server"), clients, str(directory / "me.key"))
+    keys.new_client("me", allowed=True)
+    return keys
+
+
+class Site(NamedTuple):
+    """An address, and the keys that are needed there."""
+
+    socket: str
+    keys: Keys | None = None
+
+    @property
+    def env(self) -> dict[str, str]:
+        """What the server finds in its environment."""
+        return {} if self.keys is None else self.keys.server_env
+
+    @property
+    def options(self) -> dict[str, str]:
+        """For a ControlClient."""
+        return {} if self.keys is None else self.keys.options
+
+    @property
+    def client_env(self) -> dict[str, str]:
+        """What the command line finds in its environment."""
+        return {} if self.keys is None else self.keys.client_env
+
+
+def _unix_site(directory: pathlib.Path, port: int) -> Site:
+    return Site(str(directory / "site.sock"))
+
+
+def _ipc_site(directory: pathlib.Path, port: int) -> Site:
+    return Site(f"ipc://{directory / 'site.zmq'}")
+
+
+def _curve_site(directory: pathlib.Path, port: int) -> Site:
+    return Site(f"tcp://127.0.0.1:{port}", make_keys(directory / "keys"))
+
+
+SITES = {"unix": _unix_site, "ipc": _ipc_site, "tcp with CURVE": _curve_site}
+
+
 class Server:
     """A program that serves `sample`, with its control socket, output and end."""
 
     def __init__(
-        self, command: list[str], socket_path: pathlib.Path | str, *, env: dict[str, str] | None = None, **popen: Any
+        self,
+        command: list[str],
+        socket_path: pathlib.Path | str,
+        *,
+        output: pathlib.Path | None = None,
+        env: dict[str, str] | None = None,
+        options: dict[str, str] | None = None,
+        **popen: Any,
     ):
         self.socket = str(socket_path)
-        self.output_path = pathlib.Path(f"{socket_path}.out")
+        self.options = options or {}
+        self.output_path = output or pathlib.Path(f"{socket_path}.out")
         environ = {**os.environ, "FLASK_CTL_SOCKET": self.socket, "PYTHONUNBUFFERED": "1", **(env or {})}
-        with self.output_path.open("wb") as output:
+        with self.output_path.open("wb") as file:
             self.process = subprocess.Popen(
-                command, cwd=popen.pop("cwd", APPS), env=environ, stdout=output, stderr=output,
+                command, cwd=popen.pop("cwd", APPS), env=environ, stdout=file, stderr=file,
                 stdin=popen.pop("stdin", subprocess.DEVNULL), start_new_session=True, **popen,
             )  # fmt: skip
         self.pid = self.process.pid
@@ -79,7 +171,7 @@ class Server:
         return self.output.splitlines()
 
     def client(self, **options: Any) -> ControlClient:
-        return ControlClient(self.socket, **options)
+        return ControlClient(self.socket, **{**self.options, **options})
 
     def ready(self) -> Server:
         """Wait until it serves; `status` then tells the HTTP address."""

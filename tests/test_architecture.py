@@ -19,7 +19,8 @@ import flask_ctl
 LAYERS = [
     "errors  exits  figures  handover  lifecycle  middleware  operation  parameters  signals  system",
     "addresses  history  limits  pool  protocol  reactor  reload  render",
-    "commands  conversation",
+    "commands  keys",
+    "conversations",
     "access  discovery  masking  stopcall",
     "audit",
     "guard",
@@ -47,7 +48,7 @@ ONLY_IN = {
     "werkzeug": {"adapters"},
     "gunicorn": {"adapters"},
     "psutil": {"figures"},
-    "zmq": {"transports"},
+    "zmq": {"conversations", "keys", "transports"},
 }
 """Other packages, and the only ones of ours that may import them."""
 

@@ -40,6 +40,15 @@ def test_one_client_asks_again_and_again_and_after_close(serve):
     client.close()
 
 
+@pytest.mark.parametrize("address", ["{}/x.sock"], ids=["unix"])
+def test_a_kept_connection_that_a_reload_has_ended_is_made_anew(serve, short_path, address):
+    server = serve(socket=address.format(short_path))
+    with server.client() as kept:
+        assert kept.call("greet", name="you") == {"greeting": "hello you"}
+        assert server.reload()["generation"] == 2
+        assert kept.call("greet", name="me") == {"greeting": "hello me"}
+
+
 @pytest.mark.parametrize(
     ("call", "code"),
     [

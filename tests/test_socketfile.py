@@ -208,7 +208,7 @@ def test_an_app_that_requires_its_socket_does_not_serve_without(serve, short_pat
 def test_another_user_can_not_connect(serve, short_path):
     """As `nobody`, with the directory open to all: the file's mode is what refuses."""
     server = serve()
-    os.chmod(short_path, 0o777)
+    os.chmod(short_path, 0o711)
     child = os.fork()
     if child == 0:
         os.setgroups([])

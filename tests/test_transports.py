@@ -3,109 +3,31 @@
 from __future__ import annotations
 
 import contextlib
-import json
-import socket
+import os
 import threading
 
 import pytest
-from harness import TIMEOUT, read_all, until
+from harness import SITES, TIMEOUT, Pending, get, until
+from wires import WIRES, Peer, request
 
-from flask_ctl import ControlClient
-from flask_ctl.commands import CommandRegistry, command_from
-from flask_ctl.dispatcher import Call, Dispatcher
-from flask_ctl.guard import Guard
-from flask_ctl.limits import MAX_CONNECTIONS, MAX_PENDING, MAX_QUEUE
-from flask_ctl.pool import Pool
+from flask_ctl import ControlClient, TimedOut
+from flask_ctl.limits import MAX_CONNECTIONS, MAX_PENDING
 from flask_ctl.protocol.framing import MAX_FRAME
-from flask_ctl.server import ControlServer
-from flask_ctl.transports.memory import MemoryListener
-from flask_ctl.transports.unix import UnixListener
+from flask_ctl.transports.connection import HIGH_WATER
 
 
-class Peer:
-    """A control server on one transport, and ways to talk to it."""
-
-    def __init__(self, listener, connect, target, guard):
-        self.gate = threading.Event()
-        self.pool = Pool(lambda: None, MAX_QUEUE)
-        self.server = ControlServer()
-        self.connect, self.target = connect, target
-        registry = CommandRegistry(map(command_from, (self.echo, self.hang, self.big)))
-        registry.add(command_from(self.ping, builtin=True))
-        submit = lambda command, arguments: self.pool.submit(lambda: command.function(**arguments))  # noqa: E731
-        self.server.start([(listener, Dispatcher(registry, submit, guard))])
-
-    def ping(self, call: Call) -> dict:
-        return {"protocol": 1, "pong": True}
-
-    def echo(self, text: str) -> str:
-        return text
-
-    def hang(self) -> str:
-        self.gate.wait()
-        return "released"
-
-    def big(self, size: int) -> str:
-        return "x" * size
-
-    @contextlib.contextmanager
-    def raw(self):
-        with contextlib.closing(self.connect()) as sock:
-            sock.settimeout(TIMEOUT)
-            yield sock
-
-    def client(self):
-        return ControlClient(self.target)
-
-    def answers(self):
-        with self.client() as client:
-            return client.ping()["pong"]
-
-    def close(self):
-        self.gate.set()
-        self.server.close()
-        self.pool.close()
-
-
-def _unix(path):
-    def connect():
-        sock = socket.socket(socket.AF_UNIX)
-        sock.connect(str(path))
-        return sock
-
-    guard = Guard()
-    return Peer(UnixListener(str(path), guard), connect, path, guard)
-
-
-def _memory(_path):
-    guard = Guard()
-    listener = MemoryListener(guard)
-    return Peer(listener, listener.connect, listener, guard)
-
-
-@pytest.fixture(params=[_unix, _memory], ids=["unix", "memory"])
-def peer(request, short_path):
-    peer = request.param(short_path / "x.sock")
+@pytest.fixture(params=WIRES)
+def peer(request, short_path, free_port):
+    peer = Peer(WIRES[request.param](short_path, free_port))
     yield peer
     peer.close()
 
 
-def request(method, id=1, **params):
-    return json.dumps({"jsonrpc": "2.0", "method": method, "params": params, "id": id}).encode() + b"\n"
-
-
-def lines(sock, count):
-    """The next so many messages."""
-    received = b""
-    while received.count(b"\n") < count:
-        data = sock.recv(65536)
-        assert data, f"closed after {received!r}"
-        received += data
-    return [json.loads(line) for line in received.splitlines()]
-
-
-def error_of(sock):
-    return lines(sock, 1)[0]["error"]["code"]
+def receive(talk, count):
+    """The next so many answers, by their ids."""
+    answers = [talk.receive() for _ in range(count)]
+    assert len({answer["id"] for answer in answers}) == count
+    return {answer["id"]: answer for answer in answers}
 
 
 def test_a_command_is_answered(peer):
@@ -119,21 +41,40 @@ def test_a_connection_is_kept_for_any_number_of_commands(peer):
 
 
 def test_commands_sent_at_once_are_all_answered(peer):
-    with peer.raw() as sock:
-        sock.sendall(b"".join(request("echo", n, text=str(n)) for n in range(500)))
-        assert {answer["id"] for answer in lines(sock, 500)} == set(range(500))
+    with peer.raw() as talk:
+        sender = threading.Thread(target=lambda: talk.send(*(request("echo", n, text=str(n)) for n in range(500))))
+        sender.start()
+        sender.join()
+        answers = receive(talk, 500)
+    assert [answers[n]["result"] for n in range(500)] == [str(n) for n in range(500)]
 
 
 def test_a_batch_is_answered_as_one(peer):
-    with peer.raw() as sock:
-        sock.sendall(b"[" + request("ping", 1).strip() + b"," + request("echo", 2, text="x").strip() + b"]\n")
-        assert [answer["id"] for answer in lines(sock, 1)[0]] == [1, 2]
+    with peer.raw() as talk:
+        talk.send(b"[" + request("ping", 1) + b"," + request("echo", 2, text="x") + b"]")
+        assert [answer["id"] for answer in talk.receive()] == [1, 2]
 
 
 def test_a_notification_is_not_answered(peer):
-    with peer.raw() as sock:
-        sock.sendall(b'{"jsonrpc":"2.0","method":"ping"}\n' + request("echo", 7, text="x"))
-        assert lines(sock, 1)[0]["id"] == 7
+    with peer.raw() as talk:
+        talk.send(b'{"jsonrpc":"2.0","method":"ping"}', request("echo", 7, text="x"))
+        assert talk.receive()["id"] == 7
+
+
+def test_a_batch_of_notifications_is_not_answered(peer):
+    with peer.raw() as talk:
+        talk.send(b'[{"jsonrpc":"2.0","method":"ping"}]', request("echo", 7, text="x"))
+        assert talk.receive()["id"] == 7
+
+
+def test_progress_comes_to_who_asked_for_it(peer):
+    """The id says of what. It is no answer, so none of it is queued for a client that does not read."""
+    with peer.raw() as talk:
+        talk.send(request("steps", 1, count=3), request("steps", "a", count=3, _progress=True))
+        messages = [talk.receive() for _ in range(5)]
+    told = [message["params"] for message in messages if message.get("method") == "progress"]
+    assert told == [{"id": "a", "step": step} for step in range(3)]
+    assert {message["id"]: message["result"] for message in messages if "result" in message} == {1: 3, "a": 3}
 
 
 @pytest.mark.parametrize("size", [1, 65536, MAX_FRAME - 100])
@@ -142,120 +83,99 @@ def test_big_results_arrive_whole(peer, size):
         assert client.call("big", size=size) == "x" * size
 
 
+def test_big_commands_arrive_whole(peer):
+    text = "x" * (MAX_FRAME - 100)
+    with peer.client() as client:
+        assert client.call("echo", text=text) == text
+
+
 def test_a_result_over_the_limit_is_an_error(peer):
-    with peer.raw() as sock:
-        sock.sendall(request("big", size=MAX_FRAME))
-        assert error_of(sock) == -32603
+    with peer.raw() as talk:
+        talk.send(request("big", size=MAX_FRAME))
+        assert talk.receive()["error"]["code"] == -32603
 
 
 @pytest.mark.parametrize(
     ("garbage", "code"),
     [
-        (b"{nonsense\n", -32700),
-        (b'{"jsonrpc":"2.0","method":"\xff"}\n', -32700),
-        (b"[" * 100_000 + b"\n", -32700),
-        (b"[]\n", -32600),
-        (b'{"jsonrpc":"1.0","method":"ping","id":1}\n', -32600),
-        (b'{"jsonrpc":"2.0","method":5,"id":1}\n', -32600),
-        (b'{"jsonrpc":"2.0","method":"nope","id":1}\n', -32601),
-        (b'{"jsonrpc":"2.0","method":"echo","id":1}\n', -32602),
-        (b'{"jsonrpc":"2.0","method":"echo","params":{"text":5},"id":1}\n', -32602),
+        (b"{nonsense", -32700),
+        (b'{"jsonrpc":"2.0","method":"\xff"}', -32700),
+        (b"[" * 100_000, -32700),
+        (b"[]", -32600),
+        (b'{"jsonrpc":"1.0","method":"ping","id":1}', -32600),
+        (b'{"jsonrpc":"2.0","method":5,"id":1}', -32600),
+        (b'{"jsonrpc":"2.0","method":"nope","id":1}', -32601),
+        (b'{"jsonrpc":"2.0","method":"echo","id":1}', -32602),
+        (b'{"jsonrpc":"2.0","method":"echo","params":{"text":5},"id":1}', -32602),
     ],
     ids=["not JSON", "not UTF-8", "deep", "empty batch", "version", "method", "unknown", "missing", "wrong type"],
 )
-def test_garbage_gets_its_error_and_the_connection_lives(peer, garbage, code):
-    with peer.raw() as sock:
-        sock.sendall(garbage)
-        assert error_of(sock) == code
-        sock.sendall(request("echo", 2, text="still here"))
-        assert lines(sock, 1)[0]["result"] == "still here"
+def test_garbage_gets_its_error_and_the_conversation_lives(peer, garbage, code):
+    with peer.raw() as talk:
+        talk.send(garbage)
+        assert talk.receive()["error"]["code"] == code
+        talk.send(request("echo", 2, text="still here"))
+        assert talk.receive()["result"] == "still here"
 
 
-def test_a_message_that_is_too_long_is_refused_and_dropped(peer):
-    with peer.raw() as sock, contextlib.suppress(BrokenPipeError, ConnectionResetError):
-        sock.sendall(b"{" + b"x" * (2 * MAX_FRAME))
-    with peer.raw() as sock:
-        sock.sendall(b"{" + b"x" * MAX_FRAME)
-        assert json.loads(read_all(sock))["error"]["code"] == -32600
-    assert peer.answers()
-
-
-def test_half_a_line_and_then_silence_holds_up_nobody(peer):
-    with peer.raw() as sock:
-        sock.sendall(request("echo", text="x")[:10])
+def test_a_message_over_the_limit_ends_nothing_but_its_own_connection(peer):
+    with peer.raw() as other:
+        with peer.raw() as talk, contextlib.suppress(BrokenPipeError, ConnectionResetError):
+            talk.send(b"{" + b"x" * (2 * MAX_FRAME))
+            with contextlib.suppress(EOFError):
+                assert talk.receive()["error"]["code"] == -32600
+            assert talk.ended()
+        other.send(request("echo", text="x"))
+        assert other.receive()["result"] == "x"
         assert peer.answers()
-
-
-def test_half_a_line_that_never_ends_is_refused_in_time(peer, monkeypatch):
-    """Looked at every TICK."""
-    monkeypatch.setattr("flask_ctl.transports.connection.LINE_TIMEOUT", 0.0)
-    with peer.raw() as sock:
-        sock.sendall(b"{")
-        assert json.loads(read_all(sock))["error"]["code"] == -32600
-
-
-def test_a_half_closed_client_gets_its_pending_answers(peer):
-    with peer.raw() as sock:
-        sock.sendall(request("hang"))
-        sock.shutdown(socket.SHUT_WR)
-        peer.gate.set()
-        assert json.loads(read_all(sock))["result"] == "released"
-
-
-def test_the_last_line_needs_no_end(peer):
-    with peer.raw() as sock:
-        sock.sendall(request("echo", text="x").strip())
-        sock.shutdown(socket.SHUT_WR)
-        assert json.loads(read_all(sock))["result"] == "x"
-
-
-def test_a_plain_command_is_answered_in_text_and_closed(peer):
-    with peer.raw() as sock:
-        sock.sendall(b"echo text='a b'\r\n")
-        assert read_all(sock) == b"a b\n"
-
-
-def test_an_http_request_gets_an_error_and_is_closed(peer):
-    with peer.raw() as sock:
-        sock.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
-        assert read_all(sock).startswith(b"error: ")
 
 
 def test_commands_that_hang_lock_out_nobody(peer):
-    with peer.raw() as sock:
-        sock.sendall(b"".join(request("hang", n) for n in range(8)))
+    with peer.raw() as talk:
+        talk.send(*(request("hang", n) for n in range(8)))
         assert peer.answers()
+        talk.send(request("ping", "now"))
+        assert talk.receive()["id"] == "now"
         peer.gate.set()
-        assert {answer["result"] for answer in lines(sock, 8)} == {"released"}
+        assert {answer["result"] for answer in receive(talk, 8).values()} == {"released"}
 
 
-def test_more_commands_than_may_be_pending_are_read_later(peer):
-    with peer.raw() as sock:
-        sock.sendall(b"".join(request("hang", n) for n in range(2 * MAX_PENDING)))
+def test_more_commands_than_may_be_pending_are_handled_later(peer):
+    with peer.raw() as talk:
+        talk.send(*(request("hang", n) for n in range(2 * MAX_PENDING)))
         assert peer.answers()
         assert peer.pool.unfinished <= MAX_PENDING
         peer.gate.set()
-        assert len(lines(sock, 2 * MAX_PENDING)) == 2 * MAX_PENDING
+        assert set(receive(talk, 2 * MAX_PENDING)) == set(range(2 * MAX_PENDING))
 
 
 def test_commands_over_the_pools_limit_are_refused(peer):
     with peer.raw() as one, peer.raw() as other:
-        one.sendall(b"".join(request("hang", n) for n in range(MAX_PENDING)))
+        one.send(*(request("hang", n) for n in range(MAX_PENDING)))
         until(lambda: peer.pool.unfinished == MAX_PENDING, "all are waiting")
-        other.sendall(b"".join(request("hang", n) for n in range(8)))
-        refused = [answer["error"]["code"] for answer in lines(other, 4)]
-        assert refused == [-32002] * 4
+        other.send(*(request("hang", n) for n in range(8)))
+        assert [other.receive()["error"]["code"] for _ in range(4)] == [-32002] * 4
         peer.gate.set()
 
 
-def test_a_client_that_never_reads_holds_up_nobody_and_fills_nothing(peer):
-    with peer.raw() as sock:
-        sock.setblocking(False)
+def test_a_client_that_does_not_read_holds_up_nobody_and_gets_everything_later(peer):
+    """Far more than fits into any buffer on the way."""
+    count = 16 * HIGH_WATER // MAX_FRAME
+    with peer.raw() as talk:
+        talk.send(*(request("big", n, size=MAX_FRAME - 100) for n in range(count)))
+        until(lambda: not peer.pool.unfinished, "it does what it can")
+        assert peer.answers()
+        assert {len(answer["result"]) for answer in receive(talk, count).values()} == {MAX_FRAME - 100}
+        talk.send(request("echo", text="x"))
+        assert talk.receive()["result"] == "x"
+
+
+def test_who_sends_and_never_reads_fills_nothing(peer):
+    """In the end nothing more is taken from it, or it is told that it was too much."""
+    with peer.raw() as talk:
         sent = 0
-        with contextlib.suppress(BlockingIOError):
-            while sent < 64 * MAX_FRAME:
-                sent += sock.send(request("nope"))
-        assert sent < 64 * MAX_FRAME, "it reads without end what it can't answer"
+        while sent < 64 * 1024 and talk.offer(request("big", sent, size=MAX_FRAME // 64)):
+            sent += 1
         assert peer.answers()
 
 
@@ -266,23 +186,50 @@ def test_two_hundred_idle_clients_lock_out_nobody(peer):
         assert peer.answers()
 
 
-def test_over_the_limit_the_one_idle_longest_makes_room(peer):
+def test_over_the_limit_of_connections_one_that_waits_for_its_answer_stays(peer):
     with contextlib.ExitStack() as stack:
-        first = stack.enter_context(peer.raw())
-        first.sendall(request("echo", text="x"))
-        lines(first, 1)
-        for _ in range(MAX_CONNECTIONS):
+        working = stack.enter_context(peer.raw())
+        working.send(request("hang"))
+        until(lambda: peer.pool.unfinished == 1, "it works")
+        for _ in range(MAX_CONNECTIONS + 20):
             stack.enter_context(peer.raw())
         assert peer.answers()
-        assert read_all(first) == b""
+        peer.gate.set()
+        assert working.receive()["result"] == "released"
+
+
+def test_many_clients_at_once_get_each_their_own(peer):
+    def talk(number):
+        with peer.client() as client:
+            return [client.call("echo", text=f"{number} {n}") for n in range(25)]
+
+    pending = [Pending.call(lambda number=number: talk(number)) for number in range(10)]
+    for number, each in enumerate(pending):
+        assert each.result() == [f"{number} {n}" for n in range(25)]
 
 
 def test_a_client_that_is_gone_before_its_answer_is_forgotten(peer):
-    with peer.raw() as sock:
-        sock.sendall(request("hang"))
+    with peer.raw() as talk:
+        talk.send(request("hang"))
         until(lambda: peer.pool.unfinished == 1, "it hangs")
     peer.gate.set()
     assert peer.answers()
+
+
+def test_a_client_that_vanishes_with_much_to_read_is_forgotten(peer):
+    with peer.raw() as talk:
+        talk.send(*(request("big", n, size=MAX_FRAME - 100) for n in range(8)))
+        talk.receive()
+    assert peer.answers()
+    until(lambda: not peer.pool.unfinished, "nothing goes on")
+
+
+def test_a_timeout_leaves_the_conversation_usable(peer):
+    with peer.client() as client:
+        with pytest.raises(TimedOut, match=r"did not answer hang within 0\.05 s"):
+            client.call("hang", timeout=0.05)
+        peer.gate.set()
+        assert client.call("echo", text="x", timeout=TIMEOUT) == "x"
 
 
 def test_a_failure_of_the_control_thread_is_logged_counted_and_mended(peer, caplog):
@@ -292,6 +239,7 @@ def test_a_failure_of_the_control_thread_is_logged_counted_and_mended(peer, capl
     def fail():
         raise Broken
 
+    assert peer.answers()
     peer.server.call_soon(fail)
     until(lambda: peer.server.restarts == 1, "a restart")
     assert peer.answers()
@@ -301,3 +249,104 @@ def test_a_failure_of_the_control_thread_is_logged_counted_and_mended(peer, capl
 def test_closing_twice_is_fine(peer):
     peer.server.close()
     peer.server.close()
+
+
+# The same with real servers: the ends of a process, and of an image of it.
+
+
+def gone(server):
+    """Whether the process has ended well; over TCP the end of the connection tells it a moment before."""
+    return (server.wait() if server.socket.startswith("tcp:") else server.process.poll()) == 0
+
+
+everywhere = pytest.mark.parametrize("site", SITES, indirect=True)
+
+
+@everywhere
+def test_the_methods_that_every_server_answers(serve, site):
+    server = serve(socket=site)
+    with server.client() as client:
+        assert client.ping()["pid"] == server.pid
+        assert client.status()["control"]["sockets"] == [site.socket]
+        assert {"ping", "status", "stop", "reload", "commands", "greet"} <= set(client.commands())
+        assert client.call("greet", name="you") == {"greeting": "hello you"}
+
+
+@everywhere
+def test_when_stop_returns_the_process_is_gone(serve, site):
+    server = serve(socket=site)
+    with server.client() as held, server.client() as client:
+        assert held.ping()["pong"]
+        assert client.stop()["outcome"] == "drained"
+        assert gone(server)
+
+
+@everywhere
+def test_stop_tells_how_it_goes_and_waits_for_the_request_in_flight(serve, site):
+    server = serve(socket=site)
+    held = server.begin("/hold/a")
+    told = []
+
+    def on_progress(progress):
+        told.append(progress)
+        if len(told) == 1:
+            server.release("a")
+
+    with server.client() as client:
+        result = client.stop(on_progress=on_progress)
+    assert (result["outcome"], result["drained"], result["pid"]) == ("drained", 1, server.pid)
+    assert told[0]["in_flight"] == 1
+    assert held.result() == (200, b"held a")
+    assert gone(server)
+
+
+@everywhere
+def test_two_stops_get_the_same_result(serve, site):
+    server = serve(socket=site)
+    held = server.begin("/hold/a")
+    first = Pending.call(lambda: server.client().stop())
+    until(lambda: server.status()["state"] == "stopping", "stopping")
+    second = Pending.call(lambda: server.client().stop())
+    server.release("a")
+    assert first.result() == second.result()
+    assert held.result() == (200, b"held a")
+
+
+@everywhere
+def test_a_reload_under_a_held_connection_is_answered_by_the_new_image(serve, site, program):
+    server = serve(socket=site, cwd=program.directory)
+    address = server.address
+    with server.client() as other, server.client() as client:
+        before = other.ping()["pid"]
+        program.edit("new")
+        result = client.reload()
+        assert (result["generation"], result["pid"]) == (2, before)
+        assert client.ping()["pong"], "the connection that asked goes on"
+        assert other.ping(timeout=TIMEOUT)["pong"], "another one is made anew"
+        assert get(address, "/version") == (200, b"new")
+        assert client.stop()["outcome"] == "drained"
+    assert gone(server)
+
+
+@everywhere
+def test_a_reload_leaves_nothing_open(serve, site, program):
+    server = serve(socket=site, cwd=program.directory)
+    server.reload()
+    before = len(os.listdir(f"/proc/{server.pid}/fd"))
+    for _ in range(3):
+        server.reload()
+    until(lambda: len(os.listdir(f"/proc/{server.pid}/fd")) <= before, "as many descriptors as before")
+
+
+@everywhere
+def test_a_client_that_dies_does_not_end_the_stop_it_asked_for(serve, site):
+    server = serve(socket=site)
+    held = server.begin("/hold/a")
+    client = server.client()
+    assert client.stop(wait=False)["accepted"]
+    client.close()
+    with ControlClient(site.socket, **site.options) as other:
+        assert other.status()["state"] == "stopping"
+    server.release("a")
+    assert held.result() == (200, b"held a")
+    assert server.wait() == 0

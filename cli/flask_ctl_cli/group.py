@@ -11,14 +11,19 @@ import click
 from flask_ctl import ControlError
 
 from .output import reported
-from .settings import ControlCommand, common_options, settings_of
+from .settings import ControlCommand, common_options, settings_of, trust_options
 
 
 class ControlGroup(click.Group):
     """The commands in modules of `commands` that `own` names, and those of the instance that is meant."""
 
     def __init__(self, name: str, own: Iterable[str], **kwargs: Any) -> None:
-        super().__init__(name, params=common_options(), context_settings={"token_normalize_func": _hyphens}, **kwargs)
+        super().__init__(
+            name,
+            params=[*common_options(), *trust_options()],
+            context_settings={"token_normalize_func": _hyphens},
+            **kwargs,
+        )
         self._own = frozenset(own)
 
     def default_socket(self, ctx: click.Context) -> str | None:

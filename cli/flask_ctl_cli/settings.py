@@ -28,6 +28,9 @@ class Settings:
         self.timeout: float | None = None
         self.json = False
         self.quiet = False
+        self.owner: str | None = None
+        self.client_key: str | None = None
+        self.server_key: str | None = None
         self.default_socket: Callable[[], str | None] = lambda: None
         self._described: dict[str, Any] | None = None
 
@@ -35,7 +38,10 @@ class Settings:
         """A client for the instance that is meant; one that had to be found is named on stderr."""
         if self.socket is None and not os.environ.get("FLASK_CTL_SOCKET"):
             self.socket = self.default_socket() or self._find()
-        return ControlClient(self.socket) if self.timeout is None else ControlClient(self.socket, timeout=self.timeout)
+        options: dict[str, Any] = {} if self.timeout is None else {"timeout": self.timeout}
+        return ControlClient(
+            self.socket, owner=self.owner, client_key=self.client_key, server_key=self.server_key, **options
+        )
 
     def described_commands(self) -> dict[str, Any]:
         """What the instance says of its commands, by name; it is asked once."""
@@ -98,6 +104,12 @@ def _store(ctx: click.Context, param: click.Parameter, value: Any) -> None:
         setattr(settings_of(ctx), param.name or "", value)
 
 
+def _complete_file(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    from click.shell_completion import CompletionItem
+
+    return [CompletionItem(incomplete, type="file")]
+
+
 def _complete_socket(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
     from click.shell_completion import CompletionItem
 
@@ -107,22 +119,34 @@ def _complete_socket(ctx: click.Context, param: click.Parameter, incomplete: str
     return [*map(CompletionItem, live), CompletionItem(incomplete, type="file")]
 
 
+_STORE: dict[str, Any] = {"callback": _store, "expose_value": False, "is_eager": True, "default": None}
+
+
 def common_options() -> list[click.Parameter]:
     """New --socket, --timeout, --json and --quiet options, whose values go to the Settings."""
-    store: dict[str, Any] = {"callback": _store, "expose_value": False, "is_eager": True, "default": None}
     return [
         click.Option(
             ["--socket", "-s"],
             metavar="ADDRESS",
             help="Address of the control socket.",
             shell_complete=_complete_socket,
-            **store,
+            **_STORE,
         ),
         click.Option(
-            ["--timeout"], type=Seconds(), metavar="SECONDS", help="Wait at most this long for an answer.", **store
+            ["--timeout"], type=Seconds(), metavar="SECONDS", help="Wait at most this long for an answer.", **_STORE
         ),
-        click.Option(["--json"], is_flag=True, help="Print one JSON document.", **store),
-        click.Option(["--quiet", "-q"], is_flag=True, help="No remarks; ping and stop only exit.", **store),
+        click.Option(["--json"], is_flag=True, help="Print one JSON document.", **_STORE),
+        click.Option(["--quiet", "-q"], is_flag=True, help="No remarks; ping and stop only exit.", **_STORE),
+    ]
+
+
+def trust_options() -> list[click.Parameter]:
+    """New --owner, --client-key and --server-key options, whose values go to the Settings."""
+    file: dict[str, Any] = {"metavar": "FILE", "shell_complete": _complete_file, **_STORE}
+    return [
+        click.Option(["--owner"], metavar="USER", help="Believe in this user's socket, too.", **_STORE),
+        click.Option(["--client-key"], help="Your own CURVE key pair, for TCP.", **file),
+        click.Option(["--server-key"], help="The server's public CURVE key, for TCP.", **file),
     ]
 
 
@@ -131,3 +155,13 @@ class ControlCommand(click.Command):
 
     def __init__(self, name: str | None, *, params: list[click.Parameter] | None = None, **kwargs: Any) -> None:
         super().__init__(name, params=[*(params or []), *common_options()], **kwargs)
+
+
+class ClientCommand(ControlCommand):
+    """One of our own commands that speaks to a server: with the options for whom to trust.
+
+    The app's commands take these before their name, so that their parameters may be called so.
+    """
+
+    def __init__(self, name: str | None, *, params: list[click.Parameter] | None = None, **kwargs: Any) -> None:
+        super().__init__(name, params=[*(params or []), *trust_options()], **kwargs)

@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-import collections
 import logging
 import select
 import socket
 import time
 from collections.abc import Callable
-from concurrent.futures import Future
 from typing import Any
 
 from ..access import Peer
-from ..dispatcher import ReplyTo
+from ..dispatcher import Answer
 from ..errors import INVALID_REQUEST, CommandError, RemoteProtocolError
 from ..protocol.framing import LineBuffer
 from ..protocol.jsonrpc import encode, error_object
 from ..protocol.plain import is_plain
 from ..reactor import READ, WRITE, Reactor
 from . import Handler
+from .session import Session
 
 HIGH_WATER = 1024 * 1024
 """Bytes that wait for a slow reader before we stop reading what it asks."""
@@ -35,11 +34,8 @@ _NO_SIGNAL = getattr(socket, "MSG_NOSIGNAL", 0)
 logger = logging.getLogger("flask_ctl")
 
 
-class Connection:
-    """One client. Lives on the reactor's thread; answers of commands that take their time are handed over to it.
-
-    While `max_pending` commands have not been answered, no other one is read.
-    """
+class Connection(Session):
+    """One client; while `max_pending` of its commands have not been answered, no other one is read."""
 
     def __init__(
         self,
@@ -50,25 +46,17 @@ class Connection:
         forget: Callable[[Connection], Any],
         max_pending: int,
     ) -> None:
+        super().__init__(peer, reactor, handler, max_pending)
         sock.setblocking(False)
         self._sock = sock
-        self._peer = peer
-        self._reactor = reactor
-        self._handler = handler
         self._forget = forget
-        self._max_pending = max_pending
         self._buffer = LineBuffer()
-        self._lines: collections.deque[bytes] = collections.deque()
         self._out = bytearray()
-        self._pending = 0
         self._last_line_seen = False
         self._closed = False
         self._interest = 0
         self._heard = self._moved = time.monotonic()
-        self._current = b""
-        self._replies: list[ReplyTo] = []
-        self._deferring = False
-        self._update()
+        self._settle()
 
     @property
     def idle_since(self) -> float | None:
@@ -115,15 +103,6 @@ class Connection:
         self._sock.setblocking(False)
         self._out.clear()
 
-    def keep(self, reply: ReplyTo) -> None:
-        """See `Keeper`: the next image owes this reply."""
-        self._replies.append(reply)
-
-    def defer(self) -> None:
-        """See `Keeper`: the next image handles the current message, and those after it."""
-        self._lines.appendleft(self._current)
-        self._deferring = True
-
     def resume(self, owed: bytes, unread: bytes, *, finish: bool) -> None:
         """Go on where the former image left off, or with what it owed `finish`."""
         self._last_line_seen = finish
@@ -135,14 +114,14 @@ class Connection:
         """What the next image needs to go on; None for a client that waits for nothing, and gets a clean end."""
         if self._closed or not (self._replies or self._deferring or self._has_unread()):
             return None
-        unread = b"".join(line + b"\n" for line in self._lines) + self._buffer.unread()
+        unread = b"".join(line + b"\n" for line in self._waiting) + self._buffer.unread()
         self._closed = True
         self._forget(self)
         return {"descriptor": self._sock.detach(), "replies": self._replies, "unread": unread.decode("latin-1")}
 
     def _has_unread(self) -> bool:
         """Whether the client has sent, or is about to send, what this image has not handled."""
-        if not self._current or self._lines or self._buffer.partial:
+        if not self._current or self._waiting or self._buffer.partial:
             return True
         try:
             return bool(self._sock.recv(1, socket.MSG_PEEK))
@@ -169,7 +148,7 @@ class Connection:
 
     def _take_in(self, data: bytes, *, ended: bool = False) -> None:
         try:
-            self._lines += self._rest() if ended else self._buffer.feed(data)
+            self._waiting += self._rest() if ended else self._buffer.feed(data)
         except RemoteProtocolError as error:
             self._refuse(error.message)
 
@@ -180,44 +159,25 @@ class Connection:
 
     def _refuse(self, message: str) -> None:
         self._last_line_seen = True
-        self._lines.clear()
+        self._waiting.clear()
         self._write(encode(error_object(None, CommandError(message, code=INVALID_REQUEST))) + b"\n")
-        self._update()
+        self._settle()
 
-    def _proceed(self) -> None:
-        while self._lines and not self._saturated():
-            self._handle(self._lines.popleft())
-        self._update()
+    def _answer(self, message: bytes) -> Answer:
+        if not is_plain(message):
+            return super()._answer(message)
+        # One plain command a connection: nc and shell scripts wait for the end of the stream.
+        self._last_line_seen = True
+        self._waiting.clear()
+        return self._handler.handle_plain(message, self._peer, self)
 
-    def _handle(self, line: bytes) -> None:
-        self._current = line
-        if is_plain(line):
-            # One plain command a connection: nc and shell scripts wait for the end of the stream.
-            self._last_line_seen = True
-            self._lines.clear()
-            answer, end = self._handler.handle_plain(line, self._peer, self), b""
-        else:
-            answer, end = self._handler.handle(line, self._peer, self._notify, self), b"\n"
-        if isinstance(answer, Future):
-            self._pending += 1
-            answer.add_done_callback(lambda future: self._reactor.call_soon(self._answered, future.result(), end))
-        elif answer is not None:
-            self._write(answer + end)
+    def _write_answer(self, message: bytes, answer: bytes) -> None:
+        self._write(answer if is_plain(message) else answer + b"\n")
 
-    def _answered(self, answer: bytes | None, end: bytes) -> None:
-        self._pending -= 1
-        if answer is not None:
-            self._write(answer + end)
-        self._proceed()
-
-    def _notify(self, message: bytes) -> None:
-        self._reactor.call_soon(self._write_if_read, message + b"\n")
-
-    def _write_if_read(self, data: bytes) -> None:
-        # Progress is no answer: who does not read it gets the next.
+    def _write_progress(self, message: bytes) -> None:
         if not self._out:
-            self._write(data)
-            self._update()
+            self._write(message + b"\n")
+            self._settle()
 
     def _write(self, data: bytes) -> None:
         if self._closed:
@@ -238,16 +198,16 @@ class Connection:
         self._moved = time.monotonic()
         del self._out[:sent]
 
-    def _saturated(self) -> bool:
-        return self._closed or self._deferring or self._pending >= self._max_pending or len(self._out) >= HIGH_WATER
+    def _is_full(self) -> bool:
+        return self._closed or len(self._out) >= HIGH_WATER
 
-    def _update(self) -> None:
+    def _settle(self) -> None:
         if self._closed:
             return
-        if self._last_line_seen and not (self._pending or self._out or self._lines):
+        if self._last_line_seen and not (self._pending or self._out or self._waiting):
             self.close()
             return
-        listening = not (self._last_line_seen or self._lines or self._saturated())
+        listening = not (self._last_line_seen or self._waiting or self._saturated())
         interest = (READ if listening else 0) | (WRITE if self._out else 0)
         if interest != self._interest:
             self._interest = interest

@@ -9,7 +9,7 @@ import click
 from ..custom import parse_values
 from ..group import load_command
 from ..output import print_result
-from ..settings import ControlCommand, settings, settings_of
+from ..settings import ClientCommand, settings, settings_of
 
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
@@ -24,7 +24,7 @@ def _complete_name(ctx: click.Context, param: click.Parameter, incomplete: str) 
     return [CompletionItem(name) for name in settings_of(ctx).offered_commands() if name.startswith(incomplete)]
 
 
-@click.command(cls=ControlCommand)
+@click.command(cls=ClientCommand)
 @click.argument("name", shell_complete=_complete_name)
 @click.argument("parameters", nargs=-1, metavar="[KEY=VALUE]...")
 @click.pass_context

@@ -10,7 +10,7 @@ import click
 from flask_ctl import AccessDenied, ConfigurationError, ControlError, LocalProtocolError, TimedOut
 
 from ..output import print_result
-from ..settings import ControlCommand, Seconds, settings
+from ..settings import ClientCommand, Seconds, settings
 
 RETRY_INTERVAL = 0.05
 """Seconds between two tries of `ping --wait`."""
@@ -19,7 +19,7 @@ _FINAL = (ConfigurationError, LocalProtocolError, AccessDenied)
 """Errors that no waiting mends."""
 
 
-@click.command(cls=ControlCommand)
+@click.command(cls=ClientCommand)
 @click.option("--wait", type=Seconds(), metavar="SECONDS", help="Try again until it answers.")
 def ping(wait: float | None) -> None:
     """Ask whether it answers.

@@ -6,10 +6,10 @@ import click
 
 from ..output import print_result
 from ..progress import progress_line
-from ..settings import ControlCommand, Seconds, settings
+from ..settings import ClientCommand, Seconds, settings
 
 
-@click.command(cls=ControlCommand)
+@click.command(cls=ClientCommand)
 @click.option("--config", is_flag=True, help="Only call the app's reload hooks.")
 @click.option(
     "--grace", type=Seconds(), metavar="SECONDS", help="Wait at most this long for requests.  [default: CTL_GRACE]"

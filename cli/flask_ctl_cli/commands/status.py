@@ -5,10 +5,10 @@ from __future__ import annotations
 import click
 
 from ..output import print_result
-from ..settings import ControlCommand, settings
+from ..settings import ClientCommand, settings
 
 
-@click.command(cls=ControlCommand)
+@click.command(cls=ClientCommand)
 def status() -> None:
     """Show what it is, does and has done."""
     with settings().client() as client:

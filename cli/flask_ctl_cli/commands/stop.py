@@ -10,12 +10,12 @@ from flask_ctl import NotRunning
 
 from ..output import print_json, print_result
 from ..progress import progress_line
-from ..settings import ControlCommand, Seconds, settings
+from ..settings import ClientCommand, Seconds, settings
 
 OUTCOME_CODES = {"drained": 0, "accepted": 0, "missing": 0, "forced": 6, "killed": 6, "died": 6}
 
 
-@click.command(cls=ControlCommand)
+@click.command(cls=ClientCommand)
 @click.option(
     "--mode",
     type=click.Choice(["graceful", "fast", "immediate"]),

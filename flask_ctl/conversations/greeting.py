@@ -1,0 +1,70 @@
+"""What security a server of ZeroMQ wants, as its greeting tells (ZMTP 3.1, RFC 37 of ZeroMQ)."""
+
+from __future__ import annotations
+
+import socket
+import time
+
+from ..addresses import Address, resolve
+from ..errors import NotRunning, RemoteProtocolError, TimedOut
+
+_SIGNATURE = b"\xff" + bytes(8) + b"\x7f"
+_VERSION = b"\x03\x00"
+_LENGTH = 64
+
+
+def mechanism_of(address: Address, deadline: float | None) -> str:
+    """What the server at a ``tcp`` address wants: ``NULL``, ``CURVE``, ``PLAIN``.
+
+    Raises NotRunning if nobody listens, TimedOut if nobody greets before `deadline` (on the monotonic clock),
+    RemoteProtocolError for another protocol's greeting.
+    """
+    try:
+        with _connect(address, deadline) as sock:
+            greeting = _exchange(sock, deadline)
+    except TimeoutError:
+        raise TimedOut(f"{address} accepts connections, but does not answer; it is still there") from None
+    except OSError as error:
+        raise NotRunning(
+            f"nothing is running at {address}: {error.strerror or error}", {"tried": [str(address)]}
+        ) from None
+    if len(greeting) < _LENGTH or greeting[:1] != b"\xff" or greeting[9:10] != b"\x7f":
+        raise RemoteProtocolError(f"what listens at {address} does not speak ZeroMQ")
+    return greeting[12:32].rstrip(b"\0").decode("ascii", "replace")
+
+
+def _connect(address: Address, deadline: float | None) -> socket.socket:
+    family, sockaddr = resolve(address)[0]
+    sock = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        sock.settimeout(_left(deadline))
+        sock.connect(sockaddr)
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
+def _exchange(sock: socket.socket, deadline: float | None) -> bytes:
+    try:
+        # Not more than this: a whole greeting of ours would be answered by the end of the connection. The ends of
+        # lines are for servers of other protocols, who say nothing before they have one.
+        sock.sendall(_SIGNATURE + _VERSION + b"\r\n\r\n")
+        return _receive(sock, deadline)
+    except ConnectionError:
+        return b""
+
+
+def _receive(sock: socket.socket, deadline: float | None) -> bytes:
+    greeting = b""
+    while len(greeting) < _LENGTH:
+        sock.settimeout(_left(deadline))
+        data = sock.recv(_LENGTH - len(greeting))
+        if not data:
+            break
+        greeting += data
+    return greeting
+
+
+def _left(deadline: float | None) -> float | None:
+    return None if deadline is None else max(0.01, deadline - time.monotonic())

@@ -1,0 +1,104 @@
+"""Whom a client believes in, and how it shows who it is."""
+
+from __future__ import annotations
+
+import os
+import stat
+from typing import NamedTuple
+
+from ..errors import AccessDenied, ConfigurationError
+
+CLIENT_KEY = "FLASK_CTL_CLIENT_KEY"
+SERVER_KEY = "FLASK_CTL_SERVER_KEY"
+OWNER = "FLASK_CTL_OWNER"
+
+
+class Trust(NamedTuple):
+    """A socket on this machine has to be its own user's or root's, or that of `owner`; a server over TCP has to have
+    `server_key`, and learns our own key from the file `client_key`.
+    """
+
+    owner: int | None = None
+    client_key: str | None = None
+    server_key: str | None = None
+
+    def check_file(self, path: str) -> None:
+        """Raises AccessDenied for a socket that somebody else may have put there; OSError if there is none."""
+        info = os.lstat(path)
+        if stat.S_ISLNK(info.st_mode):
+            raise AccessDenied(f"{path} is a symbolic link, which may lead anywhere; give the socket itself")
+        self._check_directory(os.path.dirname(path))
+        self._check(info.st_uid, f"{path} belongs to")
+
+    def check_peer(self, path: str, uid: int | None) -> None:
+        """Raises AccessDenied if another user has listened there than one we believe in."""
+        if uid is None:
+            raise AccessDenied(f"the kernel does not tell who listens at {path}")
+        self._check(uid, f"at {path} there listens")
+
+    def _check_directory(self, directory: str) -> None:
+        info = os.stat(directory)
+        others = stat.S_IWOTH if _is_private_group(info) else stat.S_IWOTH | stat.S_IWGRP
+        if info.st_mode & others and not info.st_mode & stat.S_ISVTX:
+            raise AccessDenied(
+                f"others can write to {directory} (mode {stat.S_IMODE(info.st_mode):04o}), and so put a socket of their"
+                f" choice there; chmod go-w {directory}, or move the socket"
+            )
+        self._check(info.st_uid, f"{directory} belongs to")
+
+    def _check(self, uid: int, who: str) -> None:
+        if uid not in (0, os.geteuid(), self.owner):
+            raise AccessDenied(
+                f"{who} {_name_of(uid)}, neither you nor root; if you trust that user: --owner {_name_of(uid)}"
+            )
+
+
+def make_trust(
+    owner: str | int | None = None,
+    client_key: str | os.PathLike[str] | None = None,
+    server_key: str | os.PathLike[str] | None = None,
+) -> Trust:
+    """What is given, and for the rest what FLASK_CTL_OWNER, FLASK_CTL_CLIENT_KEY and FLASK_CTL_SERVER_KEY say.
+
+    Raises ConfigurationError for a user that does not exist.
+    """
+    owner = owner if owner is not None else os.environ.get(OWNER) or None
+    client_key = client_key or os.environ.get(CLIENT_KEY) or None
+    server_key = server_key or os.environ.get(SERVER_KEY) or None
+    return Trust(
+        None if owner is None else _uid_of(owner),
+        None if client_key is None else os.fspath(client_key),
+        None if server_key is None else os.fspath(server_key),
+    )
+
+
+def _uid_of(user: str | int) -> int:
+    if isinstance(user, int) or (user.isascii() and user.isdigit()):
+        return int(user)
+    try:
+        import pwd
+
+        return pwd.getpwnam(user).pw_uid
+    except (ImportError, KeyError):
+        raise ConfigurationError(f"there is no user {user!r}; give a name or a uid") from None
+
+
+def _is_private_group(info: os.stat_result) -> bool:
+    """Whether a file's group is its owner's alone, as many systems give every user one of the same name."""
+    try:
+        import grp
+        import pwd
+
+        owner, group = pwd.getpwuid(info.st_uid), grp.getgrgid(info.st_gid)
+    except (ImportError, KeyError):
+        return False
+    return owner.pw_gid == info.st_gid and owner.pw_name == group.gr_name and set(group.gr_mem) <= {owner.pw_name}
+
+
+def _name_of(uid: int) -> str:
+    try:
+        import pwd
+
+        return pwd.getpwuid(uid).pw_name
+    except (ImportError, KeyError):
+        return str(uid)

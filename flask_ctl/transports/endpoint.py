@@ -1,0 +1,147 @@
+"""A listening socket at an address: opened, put back when its file is removed, handed over at a reload."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import socket
+from typing import Any, Protocol
+
+from ..addresses import Address, prepare_directory
+from ..errors import ConfigurationError
+from ..handover import inherited
+
+logger = logging.getLogger("flask_ctl")
+
+
+class Place(Protocol):
+    """What can be listened at: `SocketFile`, `TcpPort`."""
+
+    def check(self) -> None:
+        """Raises InsecureConfiguration where `acquire` would."""
+
+    def acquire(self) -> socket.socket:
+        """A listening socket. Raises ConfigurationError that says what is in the way and what to do."""
+
+    def adopt(self, descriptor: int, lock: int) -> socket.socket:
+        """The listening socket that a former image of this process left. Raises ConfigurationError like `acquire`."""
+
+    def hand_over(self) -> int:
+        """The lock's descriptor, for `adopt`, or -1; the place is left as it is."""
+
+    def obstacle(self) -> str | None:
+        """A directory that keeps out those who are let in, None if there is none."""
+
+    def in_place(self) -> bool:
+        """Whether callers reach our socket there."""
+
+    def vacant(self) -> bool:
+        """Whether nothing is there."""
+
+    def release(self) -> None:
+        """Give it up; more than once is fine."""
+
+    def abandon(self) -> None:
+        """In a forked child: close its copies of descriptors, and touch nothing else."""
+
+
+class Endpoint:
+    """The socket at one address, from `open` to `close`; ``owed`` are the clients that a former image has left."""
+
+    def __init__(self, address: Address, place: Place) -> None:
+        self.address = address
+        self.socket: socket.socket | None = None
+        self.owed: list[dict[str, Any]] = []
+        self._place = place
+        self._complained = False
+        self._warned = False
+
+    def check(self) -> None:
+        """Raises InsecureConfiguration where `open` would."""
+        self._place.check()
+
+    def open(self) -> None:
+        """Listen. Raises ConfigurationError, with the remedy, where that is not possible."""
+        control = inherited.take_control(str(self.address))
+        if control is not None:
+            self._adopt(control)
+        else:
+            if self.address.path:
+                prepare_directory(self.address.path)
+            self.socket = self._place.acquire()
+        self._warn_of_obstacle()
+
+    def in_place(self) -> bool:
+        """Whether callers reach our socket."""
+        return self.socket is not None and self._place.in_place()
+
+    def restore(self) -> bool:
+        """Listen anew, unless somebody else has taken the place; whether there is a new socket."""
+        if not self._place.vacant() and not self._place.in_place():
+            self._complain("something else is there now")
+            return False
+        self.close()
+        try:
+            self.open()
+        except ConfigurationError as error:
+            self._complain(error.message)
+            return False
+        logger.warning("the control socket %s had been removed; it is back", self.address)
+        self._complained = False
+        return True
+
+    def hand_over(self, clients: list[dict[str, Any]]) -> dict[str, Any] | None:
+        """What `Handover` keeps of it for the next image; None if there is no socket."""
+        if self.socket is None:
+            return None
+        descriptor, self.socket = self.socket.detach(), None
+        return {
+            "address": str(self.address),
+            "file": self.address.path or None,
+            "socket": descriptor,
+            "lock": self._place.hand_over(),
+            "clients": clients,
+        }
+
+    def close(self) -> None:
+        """Give up the address; more than once is fine."""
+        self._close_socket()
+        self._place.release()
+
+    def abandon(self) -> None:
+        """In a forked child: close its copies of the descriptors."""
+        self._close_socket()
+        self._place.abandon()
+
+    def _adopt(self, control: dict[str, Any]) -> None:
+        try:
+            self.socket = self._place.adopt(control["socket"], control["lock"])
+        except ConfigurationError:
+            for client in control["clients"]:
+                if "descriptor" in client:
+                    os.close(client["descriptor"])
+            raise
+        self.owed = control["clients"]
+
+    def _warn_of_obstacle(self) -> None:
+        directory = self._place.obstacle()
+        if directory is not None and not self._warned:
+            self._warned = True
+            logger.warning(
+                "%s is open to others by CTL_ALLOW, but they can't all enter %s; give a path in a directory that they"
+                " can enter by FLASK_CTL_SOCKET",
+                self.address,
+                directory,
+            )
+
+    def _close_socket(self) -> None:
+        if self.socket is not None:
+            with contextlib.suppress(OSError):
+                self.socket.close()
+        self.socket = None
+
+    def _complain(self, reason: str) -> None:
+        if not self._complained:
+            self._complained = True
+            logger.warning("the control socket %s was removed and can't be put back: %s", self.address, reason)

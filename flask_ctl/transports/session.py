@@ -1,0 +1,84 @@
+"""The commands of one client, whatever carries them: some under way, the others in order behind them."""
+
+from __future__ import annotations
+
+import collections
+from concurrent.futures import Future
+
+from ..access import Peer
+from ..dispatcher import Answer, ReplyTo
+from ..reactor import Reactor
+from . import Handler
+
+
+class Session:
+    """Hands a client's messages to the handler, at most `max_pending` unanswered ones at once.
+
+    Lives on the reactor's thread; answers of commands that take their time are handed over to it. A subclass writes.
+    """
+
+    def __init__(self, peer: Peer, reactor: Reactor, handler: Handler, max_pending: int) -> None:
+        self._peer = peer
+        self._reactor = reactor
+        self._handler = handler
+        self._max_pending = max_pending
+        self._pending = 0
+        self._waiting: collections.deque[bytes] = collections.deque()
+        self._replies: list[ReplyTo] = []
+        self._deferring = False
+        self._current = b""
+
+    def keep(self, reply: ReplyTo) -> None:
+        """See `Keeper`: the next image owes this reply."""
+        self._replies.append(reply)
+
+    def defer(self) -> None:
+        """See `Keeper`: the next image handles the current message, and those after it."""
+        self._waiting.appendleft(self._current)
+        self._deferring = True
+
+    def _write_answer(self, message: bytes, answer: bytes) -> None:
+        """Send the answer to a message."""
+        raise NotImplementedError
+
+    def _write_progress(self, message: bytes) -> None:
+        """Send a notification, unless the client is slow: it is no answer, and who does not read it gets the next."""
+        raise NotImplementedError
+
+    def _is_full(self) -> bool:
+        """Whether the client has to read before more is handled."""
+        raise NotImplementedError
+
+    def _settle(self) -> None:
+        """Called when messages have been handled or answered."""
+        raise NotImplementedError
+
+    def _answer(self, message: bytes) -> Answer:
+        return self._handler.handle(message, self._peer, self._notify, self)
+
+    def _saturated(self) -> bool:
+        return self._deferring or self._pending >= self._max_pending or self._is_full()
+
+    def _proceed(self) -> None:
+        """Handle what waits, as far as there is room."""
+        while self._waiting and not self._saturated():
+            self._handle(self._waiting.popleft())
+        self._settle()
+
+    def _handle(self, message: bytes) -> None:
+        self._current = message
+        answer = self._answer(message)
+        if isinstance(answer, Future):
+            self._pending += 1
+            answer.add_done_callback(lambda future: self._reactor.call_soon(self._answered, message, future.result()))
+        elif answer is not None:
+            self._write_answer(message, answer)
+
+    def _answered(self, message: bytes, answer: bytes | None) -> None:
+        self._pending -= 1
+        if answer is not None:
+            self._write_answer(message, answer)
+        self._proceed()
+
+    def _notify(self, message: bytes) -> None:
+        self._reactor.call_soon(self._write_progress, message)

@@ -1,0 +1,106 @@
+"""Who may connect over ZeroMQ: the answers to libzmq's questions (ZAP, RFC 27 of ZeroMQ).
+
+libzmq asks at every handshake, and puts the user id of the answer on every message of that connection, beside the
+address of the peer. Over ipc that address holds the credentials that the kernel gave when the connection was made.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections.abc import Callable
+from typing import Protocol
+
+import zmq
+from zmq.utils import z85
+
+from ..access import Peer
+from ..keys import AllowedKeys
+from ..system import user_groups
+
+DOMAIN = b"flask-ctl"
+"""The name of our security settings; libzmq asks nobody for a socket that has none."""
+
+
+class Identity(Protocol):
+    """How peers at one address are known."""
+
+    def user_id(self, address: str, credentials: list[bytes]) -> str:
+        """What is to stand on the messages of a peer that connects; whether it may is decided by its `peer`."""
+
+    def peer(self, address: str, user_id: str) -> Peer:
+        """The peer that has sent a message."""
+
+
+class LocalIdentity:
+    """Peers over ipc, named by the kernel (unix(7), SO_PEERCRED): libzmq's address ends in ``:uid:gid:pid``."""
+
+    _CREDENTIALS = re.compile(r"(?:.*:)?(\d+):(\d+):(\d+)")
+
+    def user_id(self, address: str, credentials: list[bytes]) -> str:
+        return "local"
+
+    # The user database is not read for every message; who connects anew has another pid.
+    @functools.lru_cache(maxsize=256)  # noqa: B019
+    def peer(self, address: str, user_id: str) -> Peer:
+        found = self._CREDENTIALS.fullmatch(address)
+        if found is None:
+            return Peer()
+        uid, gid, pid = map(int, found.groups())
+        return Peer(pid or None, uid, gid, user_groups(uid, gid))
+
+
+class LoopbackIdentity:
+    """Peers over plain TCP: any user of this machine."""
+
+    def user_id(self, address: str, credentials: list[bytes]) -> str:
+        return "anybody"
+
+    def peer(self, address: str, user_id: str) -> Peer:
+        return Peer(address=address)
+
+
+class KeyIdentity:
+    """Peers with a CURVE key, named by the directory of those that are allowed."""
+
+    def __init__(self, allowed: AllowedKeys) -> None:
+        self._allowed = allowed
+
+    def user_id(self, address: str, credentials: list[bytes]) -> str:
+        return z85.encode(credentials[0]).decode() if credentials else ""
+
+    def peer(self, address: str, user_id: str) -> Peer:
+        # Asked again for every message, so that a key that is taken away is shut out at once.
+        name = self._allowed.name_of(user_id.encode())
+        return Peer() if name is None else Peer(key=name)
+
+
+class Authenticator:
+    """Answers the questions of one ZeroMQ context; `admits` says whether a peer, also in words, may connect."""
+
+    def __init__(
+        self, context: zmq.Context[zmq.Socket[bytes]], identity: Identity, admits: Callable[[Peer, str], bool]
+    ) -> None:
+        self.socket = context.socket(zmq.ROUTER)
+        self.socket.linger = 0
+        self.socket.bind("inproc://zeromq.zap.01")
+        self._identity = identity
+        self._admits = admits
+
+    def answer(self, _events: int = 0) -> None:
+        """Answer every question that is there."""
+        while True:
+            try:
+                frames = self.socket.recv_multipart(zmq.NOBLOCK)
+            except zmq.Again:
+                return
+            self.socket.send_multipart(self._reply(frames))
+
+    def _reply(self, frames: list[bytes]) -> list[bytes]:
+        start = frames.index(b"") + 1
+        version, request, _domain, address, _routing_id, _mechanism, *credentials = frames[start:]
+        where = address.decode(errors="replace")
+        user_id = self._identity.user_id(where, credentials)
+        admitted = self._admits(self._identity.peer(where, user_id), f"{user_id} at {where}")
+        code, text = (b"200", b"OK") if admitted else (b"400", b"not allowed")
+        return [*frames[:start], version, request, code, text, user_id.encode() if admitted else b"", b""]

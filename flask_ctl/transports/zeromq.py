@@ -1,0 +1,342 @@
+"""ZeroMQ: a ROUTER at ``ipc://`` or ``tcp://``, one JSON-RPC message a frame (RFC 23 and 28 of ZeroMQ).
+
+The socket is bound by us, under the same rules as a Unix socket, and libzmq accepts at a duplicate of it (ZMQ_USE_FD).
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from typing import Any
+
+import zmq
+
+from ..access import Peer
+from ..addresses import Address
+from ..dispatcher import ReplyTo
+from ..exits import is_leaving
+from ..guard import Guard
+from ..keys import KeyPair
+from ..protocol.framing import MAX_FRAME
+from ..reactor import READ, Reactor
+from ..system import close_copies, wait_readable
+from . import Handler
+from .accepted import AcceptedConnections
+from .endpoint import Endpoint, Place
+from .stream import FLUSH_TIMEOUT
+from .zap import DOMAIN, Authenticator, Identity
+from .zmqclient import Sent, ZmqClient
+
+BURST = 64
+"""Messages that are taken in before other sockets have their turn."""
+
+QUEUED = 4
+"""Messages in libzmq's queue to or from one peer, up to MAX_FRAME each; more waits here, where it is bounded."""
+
+HANDSHAKE_TIMEOUT = 5.0
+"""Seconds for a peer to say who it is; who says nothing occupies a connection."""
+
+KEEPALIVE = 60
+"""Seconds of silence after which the kernel looks whether a peer over TCP is still there."""
+
+MAX_BINDS = 16
+"""Times that a removed file comes back before the descriptors of its former selves are closed."""
+
+HAND_OVER_PAUSE = 10
+"""Milliseconds without a message before a reload ends the connections."""
+
+_abandoned: list[object] = []
+
+
+class ZmqListener:
+    """Listens at one address of ZeroMQ, as the other transports do."""
+
+    def __init__(
+        self,
+        address: Address,
+        place: Place,
+        identity: Identity,
+        guard: Guard,
+        curve: KeyPair | None = None,
+    ) -> None:
+        self._endpoint = Endpoint(address, place)
+        self._identity = identity
+        self._guard = guard
+        self._curve = curve
+        self._clients: dict[tuple[bytes, Peer], ZmqClient] = {}
+        self._blocked: set[ZmqClient] = set()
+        self._owed: list[dict[str, Any]] = []
+        self._reactor: Reactor | None = None
+        self._handler: Handler | None = None
+        self._context: zmq.Context[zmq.Socket[bytes]] | None = None
+        self._binds = 0
+        self._pumping = False
+        self._handing_over = False
+
+    @property
+    def endpoint(self) -> str:
+        return str(self._endpoint.address)
+
+    def check(self) -> None:
+        self._endpoint.check()
+
+    def open(self) -> None:
+        self._endpoint.open()
+
+    def attach(self, reactor: Reactor, handler: Handler) -> None:
+        self._reactor, self._handler = reactor, handler
+        if self._endpoint.socket is not None or self._endpoint.restore():
+            self._start()
+
+    def tick(self) -> None:
+        if not self._endpoint.in_place() and self._endpoint.restore():
+            self._rebind()
+        if self._context is None:
+            return
+        now = time.monotonic()
+        for client in self._clients.values():
+            client.expire(now)
+        self._forget_finished()
+        self._pump()
+
+    def detach(self) -> None:
+        self._clients.clear()
+        self._stop(0)
+
+    def flush(self, timeout: float) -> None:
+        deadline = time.monotonic() + timeout
+        while self._blocked and time.monotonic() < deadline:
+            wait_readable([self._router.fileno()], deadline - time.monotonic())
+            self._pump()
+
+    def hand_over(self) -> dict[str, Any] | None:
+        if self._context is None:
+            return None
+        self._take_unread()
+        left = [client.hand_over() for client in self._clients.values()]
+        control = self._endpoint.hand_over([client for client in left if client is not None])
+        self._stop(FLUSH_TIMEOUT)
+        return control
+
+    def answer_owed(self, reply: Callable[[ReplyTo], bytes]) -> None:
+        owed, self._endpoint.owed = self._endpoint.owed, []
+        for left in owed:
+            client = self._former_client(left)
+            answers = [answer for to in left["replies"] if (answer := reply(to))]
+            client.resume(answers, [message.encode("latin-1") for message in left["unread"]])
+
+    def close(self) -> None:
+        self._stop(FLUSH_TIMEOUT)
+        self._endpoint.close()
+
+    def abandon(self) -> None:
+        # What libzmq has in this process belongs to threads that it does not have: nothing of it may be called.
+        _abandoned.append(self.__dict__.copy())
+        if self._context is not None:
+            self._accepted.close()
+        name = None if self._endpoint.socket is None else self._endpoint.socket.getsockname()
+        self._endpoint.abandon()
+        if name is not None:
+            close_copies(name)
+        self._context = None
+
+    def _start(self) -> None:
+        assert self._reactor is not None
+        assert self._endpoint.socket is not None
+        name = self._endpoint.socket.getsockname()
+        self._binds = 0
+        self._context = zmq.Context()
+        self._authenticator = Authenticator(self._context, self._identity, self._admits)
+        self._router = self._context.socket(zmq.ROUTER)
+        self._configure()
+        self._accepted = AcceptedConnections(self._router, name, self._guard.limits.connections, self._busy)
+        self._bind()
+        self._reactor.register(self._authenticator.socket, READ, self._authenticator.answer)
+        self._reactor.register(self._accepted.monitor, READ, self._accepted.note)
+        self._reactor.register(self._router, READ, self._pump)
+        for left in self._endpoint.owed:
+            # Until it is known what they are owed, what they send has to wait.
+            self._former_client(left).hold()
+        # Their descriptors tell of changes only: what has come before is looked for once.
+        for look in (self._authenticator.answer, self._accepted.note, self._pump):
+            self._reactor.call_soon(look)
+
+    def _bind(self) -> None:
+        """Accept at our socket, too: to give up the one before it would end the connections that were made there."""
+        assert self._endpoint.socket is not None
+        # libzmq closes what it is given.
+        self._router.setsockopt(zmq.USE_FD, os.dup(self._endpoint.socket.fileno()))
+        self._router.bind(_endpoint_name(self._endpoint.socket.getsockname()))
+        self._binds += 1
+
+    def _rebind(self) -> None:
+        if self._context is not None and self._binds < MAX_BINDS:
+            self._bind()
+        else:
+            self._stop(0)
+            self._start()
+
+    def _configure(self) -> None:
+        router = self._router
+        router.linger = 0
+        router.router_mandatory = True
+        router.maxmsgsize = MAX_FRAME
+        router.rcvhwm = router.sndhwm = QUEUED
+        router.handshake_ivl = int(HANDSHAKE_TIMEOUT * 1000)
+        router.tcp_keepalive, router.tcp_keepalive_idle = 1, KEEPALIVE
+        router.tcp_keepalive_intvl, router.tcp_keepalive_cnt = KEEPALIVE // 4, 4
+        router.ipv6 = ":" in self._endpoint.address.host
+        router.zap_domain = DOMAIN
+        router.setsockopt(zmq.ZAP_ENFORCE_DOMAIN, 1)
+        if self._curve is not None:
+            router.curve_server = True
+            router.curve_secretkey = self._curve.secret
+
+    def _stop(self, linger: float) -> None:
+        """Close everything of libzmq's, within about `linger` seconds."""
+        context, self._context = self._context, None
+        if context is None:
+            return
+        sockets = (self._router, self._authenticator.socket, self._accepted.monitor)
+        if self._reactor is not None:
+            for sock in sockets:
+                self._reactor.unregister(sock)
+        self._router.disable_monitor()
+        self._router.close(int(linger * 1000))
+        for sock in sockets[1:]:
+            sock.close(0)
+        if is_leaving():
+            self._accepted.leave()
+        else:
+            self._accepted.close()
+        # Every socket is closed, so it waits for nothing but what lingers.
+        context.term()
+
+    def _pump(self, _events: int = READ) -> None:
+        """Take in messages, a bounded number of them, and send what can be sent."""
+        if self._context is None or self._pumping:
+            return
+        self._pumping = True
+        try:
+            more = self._exchange()
+        finally:
+            self._pumping = False
+        if more:
+            self._reactor_of().call_soon(self._pump)
+
+    def _exchange(self) -> bool:
+        """Receive and send what is possible now; whether there is more."""
+        in_vain = 0
+        for _ in range(BURST):
+            if self._receive_some():
+                return True
+            if not self._blocked:
+                return False
+            # To look for the one may swallow libzmq's sign of the other: only what stays so is so.
+            in_vain = 0 if self._send_rest() else in_vain + 1
+            if in_vain == 2:
+                return False
+        return True
+
+    def _receive_some(self) -> bool:
+        router = self._router
+        for _ in range(BURST):
+            if not int(router.getsockopt(zmq.EVENTS)) & zmq.POLLIN:
+                return False
+            routing_id = router.recv(zmq.NOBLOCK)
+            frame = router.recv(zmq.NOBLOCK, copy=False)
+            whole = not frame.more
+            if not whole:
+                router.recv_multipart(zmq.NOBLOCK, copy=False)
+            self._receive(routing_id, frame, whole=whole)
+        return True
+
+    def _receive(self, routing_id: bytes, frame: zmq.Frame, *, whole: bool) -> None:
+        peer = self._identity.peer(_property(frame, "Peer-Address"), _property(frame, "User-Id"))
+        client = self._client(routing_id, peer)
+        client.descriptor = int(frame.get(zmq.SRCFD))
+        self._accepted.heard(client.descriptor, operates=self._guard.policy.role_of(peer) == "operate")
+        if whole:
+            client.take(frame.bytes)
+        else:
+            client.refuse("a message is one frame")
+
+    def _client(self, routing_id: bytes, peer: Peer, *, away: bool = False) -> ZmqClient:
+        key = (routing_id, peer)
+        client = self._clients.get(key)
+        if client is None:
+            assert self._handler is not None
+            reactor = self._reactor_of()
+            client = ZmqClient(
+                routing_id, peer, reactor, self._handler, self._guard.limits.pending, self._send, away=away
+            )
+            self._clients[key] = client
+            if self._handing_over:
+                client.hold()
+        return client
+
+    def _former_client(self, left: dict[str, Any]) -> ZmqClient:
+        return self._client(bytes.fromhex(left["routing_id"]), Peer.from_dict(left["peer"]), away=True)
+
+    def _send(self, client: ZmqClient, message: bytes) -> Sent:
+        if self._context is None:
+            return "gone"
+        if not self._pumping:
+            self._reactor_of().call_soon(self._pump)
+        try:
+            self._router.send(client.routing_id, zmq.NOBLOCK | zmq.SNDMORE)
+            self._router.send(message, zmq.NOBLOCK)
+        except zmq.Again:
+            self._blocked.add(client)
+            return "blocked"
+        except zmq.ZMQError as error:
+            if error.errno == zmq.EHOSTUNREACH:
+                return "gone"
+            raise
+        return "sent"
+
+    def _send_rest(self) -> bool:
+        """Whether something went that had been blocked."""
+        blocked, self._blocked = self._blocked, set()
+        return sum(client.send_rest() for client in blocked) > 0
+
+    def _forget_finished(self) -> None:
+        for key in [key for key, client in self._clients.items() if client.finished]:
+            del self._clients[key]
+
+    def _take_unread(self) -> None:
+        """Leave to the next image what has arrived, and what arrives in the next moment."""
+        self._handing_over = True
+        for client in self._clients.values():
+            client.hold()
+        deadline = time.monotonic() + FLUSH_TIMEOUT
+        while (self._receive_some() or self._router.poll(HAND_OVER_PAUSE)) and time.monotonic() < deadline:
+            pass
+
+    def _reactor_of(self) -> Reactor:
+        assert self._reactor is not None
+        return self._reactor
+
+    def _admits(self, peer: Peer, description: str) -> bool:
+        if self._guard.policy.role_of(peer) is not None:
+            return True
+        self._guard.turn_away(peer, f"{description} may not connect to {self.endpoint}")
+        return False
+
+    def _busy(self) -> set[int]:
+        return {client.descriptor for client in self._clients.values() if not client.finished}
+
+
+def _property(frame: zmq.Frame, name: str) -> str:
+    try:
+        return str(frame.get(name))
+    except zmq.ZMQError:
+        return ""
+
+
+def _endpoint_name(name: Any) -> str:
+    """A bound socket's name in libzmq's words."""
+    if isinstance(name, (str, bytes)):
+        return f"ipc://{os.fsdecode(name)}"
+    return f"tcp://[{name[0]}]:{name[1]}" if ":" in name[0] else f"tcp://{name[0]}:{name[1]}"
