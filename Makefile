@@ -4,10 +4,11 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help demo test lint bench hammer clean
+.PHONY: help demo test fuzz lint bench hammer clean
 help:
 	@echo "make demo   see it work"
 	@echo "make test   run every test"
+	@echo "make fuzz   10,000 conversations with whatever bytes a client may send"
 	@echo "make lint   ruff and strict mypy"
 	@echo "make bench  measure, as ratios"
 	@echo "make hammer 200 reloads under load, and what was lost"
@@ -23,6 +24,9 @@ demo: $(READY)
 
 test: $(READY)
 	$(BIN)/python -m pytest $(ARGS)
+
+fuzz: $(READY)
+	FUZZ_EXAMPLES=10000 $(BIN)/python -m pytest tests/fuzz --durations=3
 
 lint: $(READY)
 	$(BIN)/ruff check .

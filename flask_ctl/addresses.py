@@ -60,11 +60,14 @@ def _parse_path(address: str, path: str) -> str:
 
 
 def _parse_tcp(address: str) -> Address:
-    host, colon, port = address.removeprefix("tcp://").rpartition(":")
-    host = host.removeprefix("[").removesuffix("]") if host.startswith("[") else host
-    if not (colon and host and port.isascii() and port.isdigit() and 0 < int(port) < 65536):
-        raise ConfigurationError(f"{address!r} is no address; write tcp://host:port, with a port from 1 to 65535")
-    return Address("tcp", host=host, port=int(port))
+    import re
+
+    found = re.fullmatch(r"tcp://(?:\[([0-9A-Fa-f:.]+)\]|([\w.-]+|\*)):([0-9]{1,5})", address, re.ASCII)
+    if found is None or not 0 < int(found[3]) < 65536:
+        raise ConfigurationError(
+            f"{address!r} is no address; write tcp://host:port, with a port from 1 to 65535, and [] around IPv6"
+        )
+    return Address("tcp", host=found[1] or found[2], port=int(found[3]))
 
 
 def resolve(address: Address) -> list[tuple[int, tuple[Any, ...]]]:

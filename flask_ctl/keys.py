@@ -100,7 +100,9 @@ class AllowedKeys:
         self._directory = os.path.abspath(directory)
         self._complaint = ""
         self._infos: dict[str, _Version] | None = None
-        self._names = {_allowed(path, info): _name_of(path) for path, info in self._look().items()}
+        self._names: dict[bytes, str] = {}
+        for path, version in self._look().items():
+            self._names[_new_key(path, version, self._names)] = _name_of(path)
 
     def name_of(self, public: bytes) -> str | None:
         """The name of the file that allows a key, as it is now; None for a key that nobody has allowed.
@@ -136,10 +138,10 @@ class AllowedKeys:
         return found
 
     def _read(self, infos: dict[str, _Version]) -> dict[bytes, str]:
-        names = {}
-        for path, info in infos.items():
+        names: dict[bytes, str] = {}
+        for path, version in infos.items():
             try:
-                names[_allowed(path, info)] = _name_of(path)
+                names[_new_key(path, version, names)] = _name_of(path)
             except ConfigurationError as error:
                 self._complain(error)
         return names
@@ -171,12 +173,23 @@ def _allowed(path: str, version: _Version) -> bytes:
     return _load(path)[0]
 
 
+def _new_key(path: str, version: _Version, names: dict[bytes, str]) -> bytes:
+    """The key that a file allows, which no other file may allow by another name."""
+    key = _allowed(path, version)
+    if key in names:
+        raise ConfigurationError(f"{path} holds the key of {names[key]!r}, too; remove one of the two")
+    return key
+
+
 def _name_of(path: str) -> str:
     return os.path.basename(path).removesuffix(PUBLIC_SUFFIX)
 
 
 def _load(path: str) -> tuple[bytes, bytes | None]:
     try:
+        # To open a FIFO would wait for somebody to write to it.
+        if stat.S_ISFIFO(os.stat(path).st_mode):
+            raise ValueError(path)
         public, secret = load_certificate(path)
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or "it holds no CURVE key"

@@ -101,7 +101,7 @@ class ControlServer:
     def hand_over(self) -> list[dict[str, Any]]:
         """End the thread, and leave the control sockets to the next image of this process."""
         self._end_thread()
-        left = [listener.hand_over() for listener, _ in self._listeners]
+        left = [_handed_over(listener) for listener, _ in self._listeners]
         self._release()
         return [control for control in left if control is not None]
 
@@ -163,6 +163,15 @@ class ControlServer:
                 self._released = True
                 self._flush_and_close()
                 self._reactor.close()
+
+
+def _handed_over(listener: Listener) -> dict[str, Any] | None:
+    """What a listener leaves; the reload goes on without it, and the next image opens it anew, if that fails."""
+    try:
+        return listener.hand_over()
+    except Exception:
+        logger.exception("%s can't be handed over; its clients get no answer", listener.endpoint)
+        return None
 
 
 def _abandon_all() -> None:

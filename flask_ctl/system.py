@@ -328,8 +328,10 @@ def is_named(sock: socket.socket, listener: Any) -> bool:
     name = sock.getsockname()
     if sock.family == getattr(socket, "AF_UNIX", None) or not isinstance(name, tuple):
         return bool(name == listener)
+    if not isinstance(listener, tuple) or sock.type != socket.SOCK_STREAM:
+        return False
     # A listener at every address of the machine accepts at one of them.
-    return isinstance(listener, tuple) and bool(name[1] == listener[1])
+    return bool(name[1] == listener[1]) and listener[0] in (name[0], "0.0.0.0", "::")
 
 
 def close_copies(listener: Any) -> None:

@@ -228,3 +228,12 @@ def test_too_many_keys_are_an_error_and_not_a_delay(keys, allowed, caplog):
         (keys.clients / f"{n}.pub").write_text(text)
     assert allowed.name_of(b"") is None
     assert f"holds {MAX_KEYS + 1} client keys; {MAX_KEYS} can be read" in caplog.text
+
+
+def test_one_key_can_not_have_two_names(keys, allowed, caplog):
+    mine = load_key_pair(keys.client).public
+    (keys.clients / "you.pub").write_text((keys.clients / "me.pub").read_text())
+    assert allowed.name_of(mine) == "me"
+    assert "holds the key of 'me', too" in caplog.text
+    with pytest.raises(ConfigurationError, match="holds the key of 'me', too"):
+        AllowedKeys(keys.clients)

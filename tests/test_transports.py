@@ -198,6 +198,18 @@ def test_over_the_limit_of_connections_one_that_waits_for_its_answer_stays(peer)
         assert working.receive()["result"] == "released"
 
 
+def test_over_the_limit_of_connections_the_one_idle_longest_gives_way(peer):
+    with contextlib.ExitStack() as stack:
+        talks = [stack.enter_context(peer.raw()) for _ in range(MAX_CONNECTIONS)]
+        for talk in talks:
+            talk.send(request("ping"))
+            assert talk.receive()["result"]
+        assert peer.answers()
+        assert talks[0].ended()
+        talks[-1].send(request("ping"))
+        assert talks[-1].receive()["result"]
+
+
 def test_many_clients_at_once_get_each_their_own(peer):
     def talk(number):
         with peer.client() as client:

@@ -20,14 +20,13 @@ from flask_ctl import access as access_module
 from flask_ctl.addresses import parse_address
 from flask_ctl.guard import Guard
 from flask_ctl.keys import load_key_pair, load_public_key
-from flask_ctl.limits import Limits
+from flask_ctl.limits import MAX_PENDING, Limits
 from flask_ctl.protocol.framing import MAX_FRAME
 from flask_ctl.transports.socketfile import SocketFile
 from flask_ctl.transports.zap import LocalIdentity
 from flask_ctl.transports.zeromq import ZmqListener
+from flask_ctl.transports.zmqclient import FENCE, MAX_WAITING
 from flask_ctl_cli.main import cli
-
-FENCE = b""
 
 over_both = pytest.mark.parametrize("site", ["ipc", "tcp with CURVE"], indirect=True)
 over_ipc = pytest.mark.parametrize("site", ["ipc"], indirect=True)
@@ -445,6 +444,29 @@ def test_a_fence_is_answered_after_everything_before_it(peer):
         assert talk.receive_bytes() == FENCE
         talk.send(FENCE)
         assert talk.receive_bytes() == FENCE
+
+
+def test_what_is_too_much_is_refused_and_at_last_not_even_answered(short_path, free_port):
+    """A ROUTER can't stop reading from one peer; what waits for that peer is bounded all the same.
+
+    Over ipc, where the kernel keeps less for the peer than is sent.
+    """
+    many = 12 * MAX_WAITING
+    peer = Peer(ipc_wire(short_path, free_port))
+    with contextlib.closing(peer), peer.raw() as talk:
+        talk.send(*(request("hang", n) for n in range(MAX_PENDING)))
+        talk.send(*(request("ping", n) for n in range(many)), FENCE)
+        assert peer.answers()
+        peer.gate.set()
+        answers = []
+        while (data := talk.receive_bytes()) != FENCE:
+            answers.append(json.loads(data))
+        refused = [answer for answer in answers if answer["id"] is None]
+        assert {answer["error"]["code"] for answer in refused} == {-32002}
+        assert len(answers) - len(refused) >= MAX_PENDING + MAX_WAITING
+        assert len(answers) < many
+        talk.send(request("echo", text="x"))
+        assert talk.receive()["result"] == "x"
 
 
 def test_over_the_limit_the_silent_ones_go_and_the_working_one_stays(short_path, free_port):

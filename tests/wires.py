@@ -101,10 +101,10 @@ class ZmqTalk:
         for message in messages:
             self.sock.send(message)
 
-    def offer(self, message: bytes) -> bool:
-        """Send without waiting; whether it went."""
+    def offer(self, *parts: bytes) -> bool:
+        """Send one message without waiting; whether it went."""
         try:
-            self.sock.send(message, zmq.NOBLOCK)
+            self.sock.send_multipart(parts, zmq.NOBLOCK)
         except zmq.Again:
             return False
         return True

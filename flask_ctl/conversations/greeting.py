@@ -24,6 +24,8 @@ def mechanism_of(address: Address, deadline: float | None) -> str:
             greeting = _exchange(sock, deadline)
     except TimeoutError:
         raise TimedOut(f"{address} accepts connections, but does not answer; it is still there") from None
+    except (ConnectionResetError, BrokenPipeError):
+        raise RemoteProtocolError(f"what listens at {address} ends every connection") from None
     except OSError as error:
         raise NotRunning(
             f"nothing is running at {address}: {error.strerror or error}", {"tried": [str(address)]}

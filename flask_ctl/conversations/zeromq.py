@@ -15,8 +15,8 @@ from collections.abc import Sequence
 import zmq
 from zmq.utils.monitor import parse_monitor_message
 
-from ..addresses import Address
-from ..errors import AccessDenied, ConfigurationError, ControlError, NotRunning, RemoteProtocolError, TimedOut
+from ..addresses import Address, resolve
+from ..errors import AccessDenied, ConfigurationError, ControlError, RemoteProtocolError, TimedOut
 from ..keys import check_curve, load_key_pair, load_public_key
 from ..protocol.framing import MAX_FRAME
 from ..system import ProcessHandle, duplicate_socket, open_peer, peer_credentials
@@ -83,6 +83,7 @@ class ZmqConversation(Conversation):
         self._sockets = 0
         self._tries = 0
         self._absent = False
+        self._reached = False
         self._socket: zmq.Socket[bytes] | None = None
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         try:
@@ -199,6 +200,9 @@ class ZmqConversation(Conversation):
         if self._address.transport == "ipc":
             with connect(self._address.path, timeout, self._trust) as probe:
                 self._server = open_peer(probe)
+        else:
+            # libzmq does it in a thread of its own, and says nothing of a name that nobody knows.
+            resolve(self._address)
         for _ in range(MAX_TRIES):
             self._open_socket()
             try:
@@ -216,8 +220,11 @@ class ZmqConversation(Conversation):
         while not self._open:
             if self._poll(limit, 0, []):
                 self._look_at_events()
+            elif limit == deadline and self._server is not None:
+                # It may still be asked to end, and be killed if it does not.
+                return
             elif limit == deadline:
-                raise TimedOut(f"{self.endpoint} accepts connections, but does not answer; it is still there")
+                raise self._silent()
             else:
                 # To libzmq what is no greeting may be a very old one, or one that has not ended.
                 self._explain(_Failed(), deadline)
@@ -227,15 +234,25 @@ class ZmqConversation(Conversation):
         """Raises the reason of a failure that another try does not mend."""
         if self._address.transport == "ipc":
             if failure.absent:
-                raise NotRunning(f"nothing is running at {self.endpoint}: nobody listens", {"tried": [self.endpoint]})
+                # libzmq says the same of a server that does not accept at the moment; the kernel knows better.
+                connect(self._address.path, _left(deadline), self._trust).close()
             return
         wanted, ours = mechanism_of(self._address, deadline), "NULL" if self._keys is None else "CURVE"
+        if wanted not in ("NULL", "CURVE"):
+            raise RemoteProtocolError(f"{self.endpoint} wants {wanted}, which no flask-ctl speaks")
         if wanted != ours:
             raise AccessDenied(
                 f"{self.endpoint} wants a key: give --client-key and --server-key"
                 if wanted == "CURVE"
                 else f"{self.endpoint} has no CURVE key, which would prove who it is; drop --server-key to believe it"
             )
+
+    def _silent(self) -> TimedOut:
+        if not self._reached:
+            return TimedOut(
+                f"{self.endpoint} can't be reached in that time; whether anything listens there is not known"
+            )
+        return TimedOut(f"{self.endpoint} accepts connections, but does not answer; it is still there")
 
     def _unwilling(self) -> ControlError:
         if self._keys is not None:
@@ -264,7 +281,10 @@ class ZmqConversation(Conversation):
         self._socket = sock
         self._monitor = sock.get_monitor_socket(_EVENTS, addr=f"inproc://monitor-{self._sockets}")
         self._monitor.linger = 0
-        sock.connect(self.endpoint)
+        try:
+            sock.connect(self.endpoint)
+        except zmq.ZMQError as error:
+            raise ConfigurationError(f"{self.endpoint} can't be connected to: {error.strerror}") from None
 
     def _close_socket(self) -> None:
         sock, self._socket = self._socket, None
@@ -295,6 +315,7 @@ class ZmqConversation(Conversation):
             event = parse_monitor_message(self._monitor.recv_multipart(zmq.NOBLOCK))
             kind = event["event"]
             if kind == zmq.EVENT_CONNECTED:
+                self._reached = True
                 self._check_peer(event["value"])
             elif kind == zmq.EVENT_HANDSHAKE_SUCCEEDED:
                 self._begin()
@@ -323,6 +344,10 @@ class ZmqConversation(Conversation):
             f"{self.endpoint} does not know your key {self._keys[0].decode()}; have the .pub file of"
             f" {self._trust.client_key} put into its CTL_CURVE_CLIENTS"
         )
+
+
+def _left(deadline: float | None) -> float | None:
+    return None if deadline is None else max(0.001, deadline - time.monotonic())
 
 
 def _load_keys(trust: Trust) -> tuple[bytes, bytes, bytes] | None:

@@ -21,7 +21,7 @@ SHARES: dict[Role | None, int] = {"operate": 1, "observe": 2, None: 16}
 FLUSH_TIMEOUT = 1.0
 """Seconds that the end of the server waits for clients to read their last answer."""
 
-_OUT_OF_RESOURCES = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
+OUT_OF_RESOURCES = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 
 
 class StreamServer:
@@ -46,7 +46,7 @@ class StreamServer:
             except (BlockingIOError, ConnectionError):
                 return
             except OSError as error:
-                if error.errno not in _OUT_OF_RESOURCES:
+                if error.errno not in OUT_OF_RESOURCES:
                     raise
                 self._drop_the_gone()
                 # The listener stays ready for as long as there are no descriptors: look again at the next tick.

@@ -35,7 +35,7 @@ class Identity(Protocol):
 class LocalIdentity:
     """Peers over ipc, named by the kernel (unix(7), SO_PEERCRED): libzmq's address ends in ``:uid:gid:pid``."""
 
-    _CREDENTIALS = re.compile(r"(?:.*:)?(\d+):(\d+):(\d+)")
+    _CREDENTIALS = re.compile(r"(?:.*:)?(\d+):(\d+):(\d*)")
 
     def user_id(self, address: str, credentials: list[bytes]) -> str:
         return "local"
@@ -46,7 +46,7 @@ class LocalIdentity:
         found = self._CREDENTIALS.fullmatch(address)
         if found is None:
             return Peer()
-        uid, gid, pid = map(int, found.groups())
+        uid, gid, pid = (int(number or 0) for number in found.groups())
         return Peer(pid or None, uid, gid, user_groups(uid, gid))
 
 

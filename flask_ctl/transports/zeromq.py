@@ -28,8 +28,11 @@ from .stream import FLUSH_TIMEOUT
 from .zap import DOMAIN, Authenticator, Identity
 from .zmqclient import Sent, ZmqClient
 
-BURST = 64
-"""Messages that are taken in before other sockets have their turn."""
+MAX_EXCHANGES = 64
+"""Times that libzmq is asked by turns what can be received and sent, before other sockets have their turn."""
+
+BURST = 0.01
+"""Seconds for messages to be taken in before other sockets have their turn."""
 
 QUEUED = 4
 """Messages in libzmq's queue to or from one peer, up to MAX_FRAME each; more waits here, where it is bounded."""
@@ -106,7 +109,7 @@ class ZmqListener:
 
     def flush(self, timeout: float) -> None:
         deadline = time.monotonic() + timeout
-        while self._blocked and time.monotonic() < deadline:
+        while self._context is not None and self._blocked and time.monotonic() < deadline:
             wait_readable([self._router.fileno()], deadline - time.monotonic())
             self._pump()
 
@@ -114,6 +117,7 @@ class ZmqListener:
         if self._context is None:
             return None
         self._take_unread()
+        self.flush(FLUSH_TIMEOUT)
         left = [client.hand_over() for client in self._clients.values()]
         control = self._endpoint.hand_over([client for client in left if client is not None])
         self._stop(FLUSH_TIMEOUT)
@@ -198,6 +202,7 @@ class ZmqListener:
         context, self._context = self._context, None
         if context is None:
             return
+        self._blocked.clear()
         sockets = (self._router, self._authenticator.socket, self._accepted.monitor)
         if self._reactor is not None:
             for sock in sockets:
@@ -228,7 +233,7 @@ class ZmqListener:
     def _exchange(self) -> bool:
         """Receive and send what is possible now; whether there is more."""
         in_vain = 0
-        for _ in range(BURST):
+        for _ in range(MAX_EXCHANGES):
             if self._receive_some():
                 return True
             if not self._blocked:
@@ -241,22 +246,23 @@ class ZmqListener:
 
     def _receive_some(self) -> bool:
         router = self._router
-        for _ in range(BURST):
-            if not int(router.getsockopt(zmq.EVENTS)) & zmq.POLLIN:
-                return False
+        end = time.monotonic() + BURST
+        while int(router.getsockopt(zmq.EVENTS)) & zmq.POLLIN:
+            if time.monotonic() > end:
+                return True
             routing_id = router.recv(zmq.NOBLOCK)
             frame = router.recv(zmq.NOBLOCK, copy=False)
             whole = not frame.more
             if not whole:
                 router.recv_multipart(zmq.NOBLOCK, copy=False)
             self._receive(routing_id, frame, whole=whole)
-        return True
+        return False
 
     def _receive(self, routing_id: bytes, frame: zmq.Frame, *, whole: bool) -> None:
         peer = self._identity.peer(_property(frame, "Peer-Address"), _property(frame, "User-Id"))
         client = self._client(routing_id, peer)
         client.descriptor = int(frame.get(zmq.SRCFD))
-        self._accepted.heard(client.descriptor, operates=self._guard.policy.role_of(peer) == "operate")
+        self._accepted.heard(client.descriptor, self._guard.policy.role_of(peer))
         if whole:
             client.take(frame.bytes)
         else:

@@ -71,8 +71,9 @@ class ZmqClient(Session):
             self._proceed()
 
     def refuse(self, reason: str) -> None:
-        """Answer a message that is not looked at."""
-        self._write(encode(error_object(None, CommandError(reason, code=CONFLICT))))
+        """Answer a message that is not looked at, unless too many of such answers have not been read."""
+        if len(self._out) < MAX_WAITING:
+            self._write(encode(error_object(None, CommandError(reason, code=CONFLICT))))
 
     def hold(self) -> None:
         """Handle nothing more: the next image does, or this one when it resumes."""
@@ -137,10 +138,10 @@ class ZmqClient(Session):
             self._write(message)
 
     def _is_full(self) -> bool:
-        return bool(self._out) and sum(map(len, self._out)) >= HIGH_WATER
+        return len(self._out) >= MAX_WAITING or sum(map(len, self._out)) >= HIGH_WATER
 
     def _settle(self) -> None:
-        if self._fence and not (self._pending or self._waiting or self._deferring):
+        if self._fence and not (self._pending or self._waiting or self._saturated()):
             self._fence = False
             self._write(FENCE)
 

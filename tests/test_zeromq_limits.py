@@ -1,0 +1,112 @@
+"""What peers over ZeroMQ can grow, or hold up: nothing without bound."""
+
+from __future__ import annotations
+
+import contextlib
+import resource
+import select
+import signal
+import socket
+
+import pytest
+import zmq
+from harness import Pending, get, until
+from wires import ZEROMQ, Peer, request
+
+from flask_ctl import TimedOut
+from flask_ctl.addresses import parse_address
+from flask_ctl.transports.socketfile import BACKLOG
+from flask_ctl.transports.zmqclient import MAX_WAITING
+
+
+@pytest.fixture(params=ZEROMQ)
+def peer(request, short_path, free_port):
+    peer = Peer(ZEROMQ[request.param](short_path, free_port))
+    yield peer
+    peer.close()
+
+
+HANDSHAKE = (
+    b"\xff" + bytes(8) + b"\x7f\x03\x00" + b"NULL".ljust(20, b"\0") + bytes(32)
+    + b"\x04\x1c\x05READY\x0bSocket-Type\x00\x00\x00\x06DEALER"
+)  # fmt: skip
+"""What a DEALER without a key says first (ZMTP 3.0)."""
+
+
+def is_ended(sock):
+    """Whether the server has ended a connection, of which nothing is read."""
+    poll = select.poll()
+    poll.register(sock, select.POLLRDHUP)
+    return bool(poll.poll(0))
+
+
+def knock(address):
+    """A connection to an address of ZeroMQ, without a word."""
+    address = parse_address(address)
+    sock = socket.socket(socket.AF_UNIX if address.transport == "ipc" else socket.AF_INET)
+    sock.connect(address.path or (address.host, address.port))
+    return sock
+
+
+def test_many_who_come_and_go_while_the_control_thread_is_busy_do_not_keep_it_from_ending(peer):
+    peer.server.call_soon(peer.gate.wait)
+    for _ in range(3000):
+        knock(peer.wire.target).close()
+    closing = Pending.call(peer.server.close)
+    peer.gate.set()
+    closing.result()
+
+
+def test_more_connections_than_there_are_descriptors_are_ended_down_to_the_limit(serve, free_port):
+    server = serve(socket=f"tcp://127.0.0.1:{free_port}", env={"FLASK_CTL_MAX_CONNECTIONS": "20"})
+    address = server.address
+    resource.prlimit(server.pid, resource.RLIMIT_NOFILE, (100, 100))
+    held = [knock(server.socket) for _ in range(100)]
+    for sock in held:
+        with contextlib.suppress(OSError):
+            sock.sendall(HANDSHAKE)
+    until(lambda: sum(map(is_ended, held)) >= 80, "those over the limit are ended")
+    assert get(address, "/")[0] == 200
+    assert server.status()["state"] == "running"
+    for sock in held:
+        sock.close()
+
+
+def test_who_never_reads_is_told_no_more_of_what_is_wrong_with_its_messages(peer):
+    with peer.raw() as talk:
+        for _ in range(10 * MAX_WAITING):
+            talk.sock.send_multipart([b"one", b"two"])
+            talk.send(b"")
+        assert peer.answers()
+        assert max(len(client._out) for client in peer.wire.listener._clients.values()) <= MAX_WAITING + 1
+
+
+def test_a_server_that_accepts_nobody_is_there_all_the_same(serve, short_path):
+    server = serve(socket=f"ipc://{short_path / 'x.zmq'}").suspend()
+    waiting = [knock(server.socket) for _ in range(BACKLOG)]
+    with server.client(timeout=0.05) as client:
+        for _ in range(3):
+            with pytest.raises(TimedOut):
+                client.ping()
+    for sock in waiting:
+        sock.close()
+
+
+def test_a_server_that_is_suspended_can_be_killed_over_ipc(serve, short_path):
+    server = serve(socket=f"ipc://{short_path / 'x.zmq'}").suspend()
+    with server.client(timeout=0.05) as client:
+        assert client.stop(kill_after=0.05)["outcome"] == "killed"
+    assert server.wait() == -signal.SIGKILL
+
+
+def test_a_client_that_never_reads_does_not_keep_a_reload_from_its_end(serve, short_path, program):
+    site = f"ipc://{short_path / 'x.zmq'}"
+    server = serve(socket=site, cwd=program.directory)
+    with zmq.Context() as context, context.socket(zmq.DEALER) as sock:
+        sock.linger, sock.rcvhwm = 0, 1
+        sock.connect(site)
+        for number in range(40):
+            sock.send(request("greet", number, name="x" * 900, times=1000))
+        until(lambda: server.status()["requests"]["in_flight"] == 0, "answered")
+        assert server.reload()["generation"] == 2
+        assert server.status()["pid"] == server.pid
