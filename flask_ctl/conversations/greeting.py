@@ -25,14 +25,20 @@ def mechanism_of(address: Address, deadline: float | None) -> str:
     except TimeoutError:
         raise TimedOut(f"{address} accepts connections, but does not answer; it is still there") from None
     except (ConnectionResetError, BrokenPipeError):
-        raise RemoteProtocolError(f"what listens at {address} ends every connection") from None
+        raise _unfriendly(address) from None
     except OSError as error:
         raise NotRunning(
             f"nothing is running at {address}: {error.strerror or error}", {"tried": [str(address)]}
         ) from None
+    if not greeting:
+        raise _unfriendly(address)
     if len(greeting) < _LENGTH or greeting[:1] != b"\xff" or greeting[9:10] != b"\x7f":
         raise RemoteProtocolError(f"what listens at {address} does not speak ZeroMQ")
     return greeting[12:32].rstrip(b"\0").decode("ascii", "replace")
+
+
+def _unfriendly(address: Address) -> RemoteProtocolError:
+    return RemoteProtocolError(f"what listens at {address} ends every connection")
 
 
 def _connect(address: Address, deadline: float | None) -> socket.socket:
