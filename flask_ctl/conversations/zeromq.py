@@ -57,6 +57,10 @@ _EVENTS = (
 )
 
 
+# Plain numbers: libzmq's own are enums, which cost more than the calls.
+_STATE, _POLLIN = int(zmq.EVENTS), int(zmq.POLLIN)
+
+
 class _Failed(Exception):
     """A connection could not be made, or has ended; `absent` if nobody listens."""
 
@@ -147,7 +151,8 @@ class ZmqConversation(Conversation):
         return False
 
     def _fill(self) -> None:
-        self._take_all()
+        if not self._messages:
+            self._take_all()
         if not self._messages:
             self._note_events()
 
@@ -311,7 +316,7 @@ class ZmqConversation(Conversation):
 
     def _look_at_events(self) -> None:
         """Raises _Failed at the end of the connection, AccessDenied if the server does not want us."""
-        while int(self._monitor.getsockopt(zmq.EVENTS)) & zmq.POLLIN:
+        while int(self._monitor.get(_STATE)) & _POLLIN:
             event = parse_monitor_message(self._monitor.recv_multipart(zmq.NOBLOCK))
             kind = event["event"]
             if kind == zmq.EVENT_CONNECTED:

@@ -49,6 +49,9 @@ MAX_BINDS = 16
 HAND_OVER_PAUSE = 10
 """Milliseconds without a message before a reload ends the connections."""
 
+# Plain numbers: libzmq's own are enums, which cost more than the calls.
+_EVENTS, _POLLIN, _FIRST = int(zmq.EVENTS), int(zmq.POLLIN), int(zmq.NOBLOCK | zmq.SNDMORE)
+
 _abandoned: list[object] = []
 
 
@@ -247,7 +250,7 @@ class ZmqListener:
     def _receive_some(self) -> bool:
         router = self._router
         end = time.monotonic() + BURST
-        while int(router.getsockopt(zmq.EVENTS)) & zmq.POLLIN:
+        while int(router.get(_EVENTS)) & _POLLIN:
             if time.monotonic() > end:
                 return True
             routing_id = router.recv(zmq.NOBLOCK)
@@ -291,7 +294,7 @@ class ZmqListener:
         if not self._pumping:
             self._reactor_of().call_soon(self._pump)
         try:
-            self._router.send(client.routing_id, zmq.NOBLOCK | zmq.SNDMORE)
+            self._router.send(client.routing_id, _FIRST)
             self._router.send(message, zmq.NOBLOCK)
         except zmq.Again:
             self._blocked.add(client)
