@@ -21,11 +21,11 @@ from flask_ctl.addresses import parse_address
 from flask_ctl.guard import Guard
 from flask_ctl.keys import load_key_pair, load_public_key
 from flask_ctl.limits import MAX_PENDING, Limits
-from flask_ctl.protocol.framing import MAX_FRAME
+from flask_ctl.protocol.framing import FENCE, MAX_FRAME
 from flask_ctl.transports.socketfile import SocketFile
 from flask_ctl.transports.zap import LocalIdentity
 from flask_ctl.transports.zeromq import ZmqListener
-from flask_ctl.transports.zmqclient import FENCE, MAX_WAITING
+from flask_ctl.transports.zmqclient import MAX_WAITING
 from flask_ctl_cli.main import cli
 
 over_both = pytest.mark.parametrize("site", ["ipc", "tcp with CURVE"], indirect=True)
@@ -499,3 +499,21 @@ def test_a_client_that_comes_and_goes_leaves_nothing_open(serve, site):
         with server.client() as client:
             client.ping()
     until(lambda: len(os.listdir(f"/proc/{server.pid}/fd")) <= before, "as many descriptors as before")
+
+
+@pytest.mark.parametrize(
+    ("site", "asked_by"),
+    [("ipc", {"uid": os.geteuid(), "gid": os.getegid(), "pid": os.getpid()}), ("tcp with CURVE", {"key": "me"})],
+    indirect=["site"],
+)
+def test_status_names_who_asked_for_the_reload_and_the_stop(serve, site, asked_by):
+    server = serve(socket=site)
+    assert server.reload()["generation"] == 2
+    assert server.status()["last_reload"]["by"] == asked_by
+    held = server.begin("/hold/a")
+    with server.client() as client:
+        client.stop(wait=False)
+    assert server.status()["stopping"]["by"] == asked_by
+    server.release("a")
+    assert held.result() == (200, b"held a")
+    assert server.wait() == 0

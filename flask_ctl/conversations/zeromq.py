@@ -1,8 +1,7 @@
 """Conversations over ZeroMQ: a DEALER, one JSON-RPC message a frame.
 
-A socket connects once. What libzmq's monitor tells of that connection becomes an event of the table below; when it
-ends with questions unanswered, as at a reload of the server, another is made with the same routing id, by which the
-server knows whose answers they are.
+A socket connects once, and libzmq's monitor tells how that goes. When the connection ends with questions unanswered, as
+at a reload of the server, another is made with the same routing id, by which the server knows whose answers they are.
 """
 
 from __future__ import annotations
@@ -18,15 +17,12 @@ from zmq.utils.monitor import parse_monitor_message
 from ..addresses import Address, resolve
 from ..errors import AccessDenied, ConfigurationError, ControlError, RemoteProtocolError, TimedOut
 from ..keys import check_curve, load_key_pair, load_public_key
-from ..protocol.framing import MAX_FRAME
+from ..protocol.framing import FENCE, MAX_FRAME
 from ..system import ProcessHandle, duplicate_socket, open_peer, peer_credentials
 from . import END_DELAY, Conversation
 from .greeting import mechanism_of
 from .trust import Trust
 from .unix import connect, ends_soon
-
-FENCE = b""
-"""An empty message asks for one in return, once everything before it has been answered."""
 
 REPEATABLE = frozenset({b'"ping"', b'"status"', b'"commands"'})
 """Questions that may be asked again when it is certain that the answer is lost."""

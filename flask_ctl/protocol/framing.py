@@ -1,4 +1,4 @@
-"""Messages in a byte stream: one a line."""
+"""Where a message ends: a line of a byte stream, a frame of ZeroMQ."""
 
 from __future__ import annotations
 
@@ -6,6 +6,9 @@ from ..errors import RemoteProtocolError
 
 MAX_FRAME = 1024 * 1024
 """Bytes in one message. The biggest honest one is a custom command's result; a peer must not fill the memory."""
+
+FENCE = b""
+"""A frame of ZeroMQ that asks for one like it in return, once everything before it has been answered."""
 
 
 class LineBuffer:

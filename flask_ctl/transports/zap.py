@@ -22,6 +22,9 @@ DOMAIN = b"flask-ctl"
 """The name of our security settings; libzmq asks nobody for a socket that has none."""
 
 
+_CREDENTIALS = re.compile(r"(?:.*:)?(\d+):(\d+):(\d*)")
+
+
 class Identity(Protocol):
     """How peers at one address are known."""
 
@@ -35,19 +38,21 @@ class Identity(Protocol):
 class LocalIdentity:
     """Peers over ipc, named by the kernel (unix(7), SO_PEERCRED): libzmq's address ends in ``:uid:gid:pid``."""
 
-    _CREDENTIALS = re.compile(r"(?:.*:)?(\d+):(\d+):(\d*)")
-
     def user_id(self, address: str, credentials: list[bytes]) -> str:
         return "local"
 
-    # The user database is not read for every message; who connects anew has another pid.
-    @functools.lru_cache(maxsize=256)  # noqa: B019
     def peer(self, address: str, user_id: str) -> Peer:
-        found = self._CREDENTIALS.fullmatch(address)
-        if found is None:
-            return Peer()
-        uid, gid, pid = (int(number or 0) for number in found.groups())
-        return Peer(pid or None, uid, gid, user_groups(uid, gid))
+        return _local_peer(address)
+
+
+@functools.lru_cache(maxsize=256)
+def _local_peer(address: str) -> Peer:
+    """The peer with such an address. Kept, so that the user database is not read for every message of a process."""
+    found = _CREDENTIALS.fullmatch(address)
+    if found is None:
+        return Peer()
+    uid, gid, pid = (int(number or 0) for number in found.groups())
+    return Peer(pid or None, uid, gid, user_groups(uid, gid))
 
 
 class LoopbackIdentity:

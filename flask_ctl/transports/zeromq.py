@@ -72,7 +72,6 @@ class ZmqListener:
         self._curve = curve
         self._clients: dict[tuple[bytes, Peer], ZmqClient] = {}
         self._blocked: set[ZmqClient] = set()
-        self._owed: list[dict[str, Any]] = []
         self._reactor: Reactor | None = None
         self._handler: Handler | None = None
         self._context: zmq.Context[zmq.Socket[bytes]] | None = None

@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from ..access import Peer
 from ..errors import CONFLICT, CommandError
+from ..protocol.framing import FENCE
 from ..protocol.jsonrpc import encode, error_object
 from ..reactor import Reactor
 from . import Handler
@@ -20,9 +21,6 @@ MAX_WAITING = 1024
 
 RETURN_TIMEOUT = 60.0
 """Seconds for a client to come back after a reload; the new image keeps its answer for so long."""
-
-FENCE = b""
-"""An empty message asks for one in return, once everything before it has been answered."""
 
 Sent = Literal["sent", "blocked", "gone"]
 Send = Callable[["ZmqClient", bytes], Sent]

@@ -21,13 +21,14 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule, run_state_machine_as_test
 from wires import STREAMS, Peer, ZmqTalk, ipc_wire, request
 
+from flask_ctl.protocol.framing import FENCE
+
 EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "40"))
 SHARES = {"memory": 0.3, "unix": 0.3, "ipc": 0.4}
 WIRES = {**STREAMS, "ipc": ipc_wire}
 
 MAX_CLIENTS = 6
 ERROR = "an error that names no request"
-FENCE = b""
 
 
 def key_of(message):
