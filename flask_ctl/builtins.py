@@ -13,7 +13,8 @@ from .reloading import ReloadRequest
 from .stopping import Mode
 
 if TYPE_CHECKING:
-    from .instance import Instance, ServedApp
+    from .instance import Instance
+from .served import ServedApp
 
 
 def builtin_commands(instance: Instance, app: ServedApp, registry: CommandRegistry) -> list[Command]:

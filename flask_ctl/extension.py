@@ -18,11 +18,12 @@ from .addresses import OFF, Sockets, as_list, default_path, from_environment, pa
 from .commands import Command, Role, Scope, command_from
 from .errors import ConfigurationError, NotRunning
 from .host import ProcessHost, begin
-from .instance import Instance, ServedApp
+from .instance import Instance
 from .limits import SETTINGS, Limits
 from .middleware import Environ, RequestCounter
 from .operation import MAX_SECONDS
 from .reload.preflight import preflighting
+from .served import ServedApp
 from .system import HAS_UNIX_SOCKETS
 from .transports.factory import CurveFiles
 

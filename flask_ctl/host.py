@@ -9,7 +9,8 @@ from collections.abc import Iterable
 from typing import Any, Protocol
 
 from .adapters import HttpServer, WSGIApp, arm_all
-from .instance import Instance, ServedApp, refuse_insecure
+from .instance import Instance
+from .served import ServedApp, refuse_insecure
 
 logger = logging.getLogger("flask_ctl")
 

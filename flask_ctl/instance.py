@@ -8,13 +8,11 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
 from typing import Any
 
-from .access import Policy, this_process
+from .access import this_process
 from .adapters import HttpServer
 from .adapters.unknown import UnknownServer
-from .addresses import parse_address
 from .audit import Audit, Entry
 from .builtins import builtin_commands
 from .commands import Command, CommandRegistry
@@ -26,45 +24,18 @@ from .guard import Guard
 from .handover import inherited
 from .history import History
 from .lifecycle import Event, Lifecycle, State
-from .limits import Limits
-from .middleware import RequestCounter
 from .operation import Progress
 from .pool import Pool
 from .protocol import VERSION
 from .reload.program import program
 from .reloading import Reload, ReloadRequest
+from .served import ServedApp, listener_at
 from .server import ControlServer
 from .signalcommands import SignalCommands
 from .signals import would_kill
 from .stopping import Mode, Stop, StopRequest
-from .transports import Listener
-from .transports.factory import CurveFiles, make_listener
 
 logger = logging.getLogger("flask_ctl")
-
-
-@dataclass(frozen=True)
-class ServedApp:
-    """What has to be known of an app to control it; nothing here is Flask's."""
-
-    name: str
-    root_path: str
-    requests: RequestCounter
-    commands: Sequence[Command]
-    stop_hooks: Sequence[Callable[[], Any]]
-    reload_hooks: Sequence[Callable[[], Any]]
-    run_command: Callable[[Callable[..., Any], dict[str, Any]], Any]
-    """Calls a function in the app's context; the result is JSON."""
-    run_hook: Callable[[Callable[[], Any]], Any]
-    """Calls a function in the app's context."""
-    endpoints: Sequence[str]
-    required: bool
-    policy: Policy
-    curve: CurveFiles
-    limits: Limits
-    grace: float
-    preflight_timeout: float
-    versions: dict[str, str]
 
 
 class Instance:
@@ -299,7 +270,7 @@ class Instance:
         dispatcher = Dispatcher(registry, lambda c, a: self._submit(app, c, a), guard)
         for endpoint in app.endpoints:
             try:
-                self._control.open(_listener(app, endpoint, guard), dispatcher)
+                self._control.open(listener_at(app, endpoint, guard), dispatcher)
             except ConfigurationError as error:
                 if app.required or isinstance(error, InsecureConfiguration):
                     raise
@@ -416,22 +387,6 @@ class Instance:
 
     def _reload_result(self, cut: int, elapsed: float) -> dict[str, Any]:
         return {"generation": self._history.generation, "cut": cut, "elapsed": round(elapsed, 3), "pid": self.pid}
-
-
-def refuse_insecure(app: ServedApp) -> None:
-    """Raises InsecureConfiguration for an address with which the app would not start; nothing is bound."""
-    guard = Guard(app.policy, app.limits)
-    for endpoint in app.endpoints:
-        try:
-            _listener(app, endpoint, guard).check()
-        except InsecureConfiguration:
-            raise
-        except ConfigurationError as error:
-            logger.debug("%s can't be checked: %s", endpoint, error.message)
-
-
-def _listener(app: ServedApp, endpoint: str, guard: Guard) -> Listener:
-    return make_listener(parse_address(endpoint), guard, app.curve)
 
 
 def _current_directory() -> str:

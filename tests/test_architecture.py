@@ -26,7 +26,7 @@ LAYERS = [
     "guard",
     "dispatcher",
     "adapters  client  transports",
-    "reloading  server  stopping",
+    "reloading  served  server  stopping",
     "builtins  signalcommands",
     "instance",
     "host",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 import os
 import socket
 from collections import deque
@@ -31,7 +32,7 @@ class Connectable(Protocol):
 Target = Union[str, "os.PathLike[str]", Connectable]
 
 
-class Conversation:
+class Conversation(abc.ABC):
     """Numbered requests to one server, and its messages; a subclass for each way to carry them.
 
     `ended` tells whether the other side has closed; what it sent before can still be received. `undelivered` tells
@@ -46,16 +47,17 @@ class Conversation:
         self._messages: deque[Response | Request] = deque()
         self._last_id = 0
 
+    @abc.abstractmethod
     def peer(self) -> ProcessHandle | None:
         """A handle on the server's process; None if it is this process, or nobody can name it. The caller closes it."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def peer_has_ended(self) -> bool:
         """Whether the server's process is gone for certain, or goes within END_DELAY."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def close(self) -> None:
-        raise NotImplementedError
+        """End the connection; more than once is fine."""
 
     def send(self, requests: Sequence[tuple[str, Mapping[str, Any]]], deadline: float | None) -> list[int]:
         """The ids of some methods with their parameters, which are on their way in one go.
@@ -84,17 +86,17 @@ class Conversation:
         """Take in one message of the server. Raises RemoteProtocolError for what is none."""
         self._messages.append(parse_reply(data))
 
+    @abc.abstractmethod
     def _transmit(self, messages: list[bytes], deadline: float | None) -> None:
         """Send messages, one after another."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def _wait(self, deadline: float | None, watched: Sequence[ProcessHandle]) -> bool:
         """Whether there is something to receive; False at the deadline, or when a watched process has ended first."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def _fill(self) -> None:
         """Take in what has arrived."""
-        raise NotImplementedError
 
 
 def converse(target: Target, timeout: float | None, trust: Trust | None = None) -> Conversation:

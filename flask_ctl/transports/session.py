@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 import collections
 from concurrent.futures import Future
 
@@ -11,7 +12,7 @@ from ..reactor import Reactor
 from . import Handler
 
 
-class Session:
+class Session(abc.ABC):
     """Hands a client's messages to the handler, at most `max_pending` unanswered ones at once.
 
     Lives on the reactor's thread; answers of commands that take their time are handed over to it. A subclass writes.
@@ -37,21 +38,21 @@ class Session:
         self._waiting.appendleft(self._current)
         self._deferring = True
 
+    @abc.abstractmethod
     def _write_answer(self, message: bytes, answer: bytes) -> None:
         """Send the answer to a message."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def _write_progress(self, message: bytes) -> None:
         """Send a notification, unless the client is slow: it is no answer, and who does not read it gets the next."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def _is_full(self) -> bool:
         """Whether the client has to read before more is handled."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def _settle(self) -> None:
         """Called when messages have been handled or answered."""
-        raise NotImplementedError
 
     def _answer(self, message: bytes) -> Answer:
         return self._handler.handle(message, self._peer, self._notify, self)
