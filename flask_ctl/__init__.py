@@ -9,7 +9,8 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .adapters import servers
+    from .adapters import prepare_server, servers
+    from .adapters.programs import server_program
     from .background import BackgroundServer
     from .client import ControlClient
     from .discovery import find_instance, live_instances
@@ -53,7 +54,9 @@ _MODULES = {
     "find_instance": "discovery",
     "live_instances": "discovery",
     "preflighting": "reload.preflight",
+    "prepare_server": "adapters",
     "render_result": "render",
+    "server_program": "adapters.programs",
     "servers": "adapters",
     "write_key_pair": "keys",
 }
@@ -78,7 +81,9 @@ __all__ = [
     "find_instance",
     "live_instances",
     "preflighting",
+    "prepare_server",
     "render_result",
+    "server_program",
     "servers",
     "write_key_pair",
 ]

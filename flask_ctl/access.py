@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import socket
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Union, get_args
@@ -11,6 +10,7 @@ from typing import Any, NamedTuple, Union, get_args
 from .commands import Role
 from .errors import AccessDenied, ConfigurationError
 from .system import group_id, peer_credentials, peer_groups, user_id
+from .unpatched import socket
 
 Party = tuple[str, Union[int, str, None]]
 """Who somebody is, as far as it can be known: ``("uid", 1001)``, ``("gid", 100)``, ``("key", "alice")``."""
@@ -122,6 +122,17 @@ class Policy:
             if role not in ROLES:
                 raise ConfigurationError(f"CTL_ALLOW: there is no role {role!r}; there are: {', '.join(ROLES)}")
         return cls({role: frozenset(_parties(role, entries)) for role, entries in value.items()}, tcp_operate)
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Policy:
+        """The policy that `as_json` gave."""
+        allow = {role: frozenset((kind, who) for kind, who in parties) for role, parties in value["allow"].items()}
+        return cls(allow, value["tcp_operate"])
+
+    def as_json(self) -> dict[str, Any]:
+        """All of it, for another process."""
+        allow = {role: [list(party) for party in parties] for role, parties in self.allow.items()}
+        return {"allow": allow, "tcp_operate": self.tcp_operate}
 
     def role_of(self, peer: Peer) -> Role | None:
         """The most that a peer may do; None for nothing at all."""

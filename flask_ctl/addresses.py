@@ -75,7 +75,7 @@ def resolve(address: Address) -> list[tuple[int, tuple[Any, ...]]]:
 
     Raises ConfigurationError for a host that nobody knows.
     """
-    import socket
+    from .unpatched import socket
 
     host = None if address.host == "*" else address.host
     try:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import logging
 import time
+from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any
 
@@ -21,11 +22,15 @@ from .system import program_name
 
 logger = logging.getLogger("flask_ctl.audit")
 
+Write = Callable[[int, dict[str, Any]], Any]
+"""Takes the level of a record, and what it tells."""
+
 
 class Audit:
-    """The log of one instance, and the entries that are still without an outcome."""
+    """The log of one instance, and the entries that are still without an outcome. `write` puts a record into it."""
 
-    def __init__(self) -> None:
+    def __init__(self, write: Write | None = None) -> None:
+        self._write = write or write_record
         self._open: set[Entry] = set()
 
     def begin(self, peer: Peer, command: Command, params: Params) -> Entry:
@@ -39,11 +44,26 @@ class Audit:
         self, peer: Peer, error: CommandError, name: str, command: Command | None = None, params: Params | None = None
     ) -> None:
         """Log that a peer may not have a command run; `command` is None for one that there is not."""
-        _log(logging.WARNING, _described(peer), cut(name), masked(command, params or {}), "refused", _told(error))
+        self.tell(logging.WARNING, _described(peer), cut(name), masked(command, params or {}), "refused", _told(error))
 
     def turned_away(self, peer: Peer, error: CommandError, count: int = 1) -> None:
         """Log that a peer was refused before it could say what it wanted, or `count` times more than was logged."""
-        _log(logging.WARNING, _described(peer), None, {}, "refused", _told(error), count=count)
+        self.tell(logging.WARNING, _described(peer), None, {}, "refused", _told(error), count=count)
+
+    def tell(
+        self,
+        level: int,
+        peer: dict[str, Any],
+        command: str | None,
+        parameters: dict[str, Any],
+        outcome: str,
+        error: dict[str, Any] | None,
+        duration: float = 0.0,
+        count: int = 1,
+    ) -> None:
+        """Log something, for what is known of it."""
+        fields: dict[str, Any] = {"peer": peer, "command": command, "parameters": parameters, "outcome": outcome}
+        self._write(level, {**fields, "error": error, "duration": round(duration, 3), "count": count})
 
     def leave(self) -> list[dict[str, Any]]:
         """The entries without an outcome, for the next image of this process to log."""
@@ -93,7 +113,7 @@ class Entry:
             error = _told(outcome, self.secrets) if isinstance(outcome, CommandError) else None
             duration = time.monotonic() - self._began
             how = "failed" if error else "done"
-            _log(logging.INFO, self._peer, self.command, self._parameters, how, error, duration)
+            self._audit.tell(logging.INFO, self._peer, self.command, self._parameters, how, error, duration)
         return outcome
 
     def follow(self, outcome: Future[Any]) -> None:
@@ -116,10 +136,6 @@ class Entry:
         }
 
 
-NO_ENTRY = Entry(Audit(), {}, "", {}, 0.0)
-"""For what is not logged: it was never open."""
-
-
 def _described(peer: Peer) -> dict[str, Any]:
     """The peer as in `by` of status, and the name of its program, which that has chosen for itself."""
     described = peer.describe()
@@ -133,18 +149,8 @@ def _told(error: CommandError, secrets: list[str] | None = None) -> dict[str, An
     return {"code": error.code, "message": cut(message)}
 
 
-def _log(
-    level: int,
-    peer: dict[str, Any],
-    command: str | None,
-    parameters: dict[str, Any],
-    outcome: str,
-    error: dict[str, Any] | None,
-    duration: float = 0.0,
-    count: int = 1,
-) -> None:
-    fields: dict[str, Any] = {"peer": peer, "command": command, "parameters": parameters, "outcome": outcome}
-    fields |= {"error": error, "duration": round(duration, 3), "count": count}
+def write_record(level: int, fields: dict[str, Any]) -> None:
+    """Give a record to the logging of this process."""
     try:
         if logger.isEnabledFor(level):
             logger.log(level, "%s", _line(fields), extra={"audit": fields})
@@ -165,3 +171,7 @@ def _line(fields: dict[str, Any]) -> str:
 
 def _quoted(text: str) -> str:
     return json.dumps(text)[1:-1]
+
+
+NO_ENTRY = Entry(Audit(), {}, "", {}, 0.0)
+"""For what is not logged: it was never open."""

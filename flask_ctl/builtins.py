@@ -3,28 +3,63 @@
 from __future__ import annotations
 
 from concurrent.futures import Future
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal, Protocol
 
 from .commands import Command, CommandRegistry, command_from, invalid_parameter
-from .dispatcher import Call
+from .dispatcher import Call, Reply
 from .errors import NOT_SUPPORTED, CommandError
+from .operation import Progress
 from .protocol import VERSION
 from .reloading import ReloadRequest
 from .stopping import Mode
 
-if TYPE_CHECKING:
-    from .instance import Instance
-from .served import ServedApp
+
+class Answering(Protocol):
+    """What the commands ask: an instance, or a hub."""
+
+    @property
+    def pid(self) -> int: ...
+
+    def status(self, app: Any) -> dict[str, Any] | Future[dict[str, Any]]: ...
+
+    def stop(
+        self,
+        mode: Mode,
+        grace: float,
+        delay: float,
+        by: dict[str, Any],
+        progress: Progress | None = None,
+        reply: Reply | None = None,
+    ) -> Future[dict[str, Any]]: ...
+
+    def reload(
+        self, request: ReloadRequest, reply: Reply, progress: Progress | None = None
+    ) -> Future[dict[str, Any]]: ...
+
+    def reload_config(self) -> Future[dict[str, Any]]: ...
 
 
-def builtin_commands(instance: Instance, app: ServedApp, registry: CommandRegistry) -> list[Command]:
+class AnsweredApp(Protocol):
+    """What the commands have to know of an app."""
+
+    @property
+    def grace(self) -> float: ...
+
+    @property
+    def preflight_timeout(self) -> float: ...
+
+    @property
+    def versions(self) -> dict[str, str]: ...
+
+
+def builtin_commands(instance: Answering, app: AnsweredApp, registry: CommandRegistry) -> list[Command]:
     """ping, status, stop, reload and commands for one app of an instance."""
 
     def ping(call: Call) -> dict[str, Any]:
         """Answer at once: the server's pid and version."""
         return {"pong": True, "protocol": VERSION, "pid": instance.pid, "version": app.versions["flask_ctl"]}
 
-    def status(call: Call) -> dict[str, Any]:
+    def status(call: Call) -> Any:
         """What the server is, does and has done."""
         return instance.status(app)
 

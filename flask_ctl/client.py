@@ -20,6 +20,9 @@ from .stopcall import FOLLOW, StopCall
 QUESTION_TIMEOUT = 5.0
 """Seconds for an answer that needs no waiting."""
 
+HUB_SHARE = 0.9
+"""The part of a caller's time that a hub may wait for its workers."""
+
 Progress = Callable[[Mapping[str, Any]], Any]
 
 
@@ -87,7 +90,11 @@ class ControlClient:
             return self.stop(**params, timeout=timeout)
         if name not in FROZEN_METHODS:
             self._require_protocol(timeout)
-        return self._ask(name, params, self._limit(timeout, None))
+        limit = self._limit(timeout, None)
+        if limit is not None:
+            # A hub tells in time which of the workers have not answered.
+            params.setdefault("_timeout", limit * HUB_SHARE)
+        return self._ask(name, params, limit)
 
     def stop(
         self,

@@ -66,6 +66,10 @@ class Command:
     scope: Scope = "each"
     builtin: bool = False
 
+    @property
+    def parameter_names(self) -> list[str]:
+        return [parameter.name for parameter in self.parameters]
+
     def bind(self, params: list[Any] | Mapping[str, Any]) -> dict[str, Any]:
         """Keyword arguments for JSON parameters, by name or by position. Raises CommandError -32602."""
         if isinstance(params, list):

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple, Protocol, Union
 from .access import Peer
 from .audit import NO_ENTRY, Entry
 from .commands import Command, CommandRegistry
-from .errors import INTERNAL_ERROR, INVALID_REQUEST, CommandError
+from .errors import INVALID_REQUEST, CommandError, as_command_error
 from .guard import Guard
 from .protocol.framing import MAX_FRAME
 from .protocol.jsonrpc import (
@@ -30,6 +30,7 @@ from .protocol.jsonrpc import (
 )
 from .protocol.plain import parse_plain
 from .render import render_error, render_result
+from .unpatched import new_future
 
 Answer = Union[bytes, None, "Future[bytes | None]"]
 Notify = Callable[[bytes], None]
@@ -39,6 +40,9 @@ Submit = Callable[[Command, dict[str, Any]], "Future[Any]"]
 
 MAX_BATCH = 128
 """Requests in one batch: each costs an answer, and a frame could hold half a million empty ones."""
+
+PLAIN_META = frozenset({"_pid", "_timeout"})
+"""What a plain command may say about its call."""
 
 logger = logging.getLogger("flask_ctl")
 
@@ -51,6 +55,9 @@ class Keeper(Protocol):
 
     def defer(self) -> None:
         """Leave it to the next image to answer the message that is being handled."""
+
+    def send(self, message: bytes) -> None:
+        """Send a message that is no answer, however slow the client is. Any thread may ask."""
 
 
 class Reply(NamedTuple):
@@ -78,6 +85,9 @@ class _Nobody:
     def defer(self) -> None:
         """There is no message to defer."""
 
+    def send(self, message: bytes) -> None:
+        """There is nobody to tell."""
+
 
 NOBODY = Reply(_Nobody(), {})
 """For a call that no client has made."""
@@ -89,6 +99,8 @@ class Call(NamedTuple):
     peer: Peer
     progress: Callable[[Mapping[str, Any]], None] | None = None
     reply: Reply | None = None
+    meta: Mapping[str, Any] = {}
+    """Parameters that begin with an underscore: they are about the call, not for the command."""
 
 
 class Dispatcher:
@@ -120,7 +132,8 @@ class Dispatcher:
             entry = self._guard.admit(peer, name, self.registry.find(name), texts)
             command = self.registry.get(name)
             reply = None if keeper is None else Reply(keeper, {"plain": True}, entry)
-            outcome = self._run(entry, command, lambda: command.bind_text(texts), Call(peer, None, reply))
+            meta = {key: texts.pop(key) for key in PLAIN_META & texts.keys()}
+            outcome = self._run(entry, command, lambda: command.bind_text(texts), Call(peer, None, reply, meta))
         except CommandError as error:
             return render_error(error).encode(errors="replace")
         answer: Answer = _then(outcome, lambda result: _as_text(name, result).encode(errors="replace"))
@@ -146,13 +159,14 @@ class Dispatcher:
         return answer
 
     def _execute(self, request: Request, peer: Peer, notify: Notify, keeper: Keeper | None) -> Any:
-        params, wants_progress = _without_meta(request.params)
+        params, meta = _without_meta(request.params)
+        wants_progress = meta.get("_progress") is True
         entry = self._guard.admit(peer, request.method, self.registry.find(request.method), params)
         command = self.registry.get(request.method)
         progress = _progress_sender(request.id, notify) if wants_progress and not request.is_notification else None
         to = {} if request.is_notification else {"id": request.id}
         reply = None if keeper is None else Reply(keeper, to, entry)
-        return self._run(entry, command, lambda: command.bind(params), Call(peer, progress, reply))
+        return self._run(entry, command, lambda: command.bind(params), Call(peer, progress, reply, meta))
 
     def _run(self, entry: Entry, command: Command, bind: Callable[[], dict[str, Any]], call: Call) -> Any:
         try:
@@ -182,22 +196,15 @@ def _failure(name: str, error: BaseException) -> CommandError:
     if isinstance(error, CommandError):
         return error
     logger.error("the command %s failed", name, exc_info=error)
-    kind, text = type(error).__name__, _text_of(error)
-    return CommandError(f"{kind}: {text}" if text else kind, {"type": kind}, code=INTERNAL_ERROR)
+    return as_command_error(error)
 
 
-def _text_of(error: BaseException) -> str:
-    try:
-        return str(error)
-    except Exception:
-        return "its text can't be had"
-
-
-def _without_meta(params: Any) -> tuple[Any, bool]:
-    """The parameters without those that begin with an underscore, and whether progress is wanted."""
+def _without_meta(params: Any) -> tuple[Any, dict[str, Any]]:
+    """The parameters without those that begin with an underscore, and those."""
     if isinstance(params, list) or not any(name.startswith("_") for name in params):
-        return params, False
-    return {name: params[name] for name in params if not name.startswith("_")}, params.get("_progress") is True
+        return params, {}
+    meta = {name: params[name] for name in params if name.startswith("_")}
+    return {name: params[name] for name in params if name not in meta}, meta
 
 
 def _progress_sender(id: Any, notify: Notify) -> Callable[[Mapping[str, Any]], None]:
@@ -239,7 +246,7 @@ def _bounded(data: bytes, id: Any = None) -> bytes:
 
 def _settled(name: str, outcome: Future[Any]) -> Future[Any]:
     """A Future that always has a result: where the other failed, a CommandError."""
-    settled: Future[Any] = Future()
+    settled: Future[Any] = new_future()
 
     def done(future: Future[Any]) -> None:
         try:
@@ -258,7 +265,7 @@ def _then(value: Any, *steps: Callable[[Any], Any]) -> Any:
         for step in steps:
             value = step(value)
         return value
-    following: Future[Any] = Future()
+    following: Future[Any] = new_future()
     value.add_done_callback(lambda future: following.set_result(_then(future.result(), *steps)))
     return following
 
@@ -268,7 +275,7 @@ def _gather(answers: list[Answer]) -> Answer:
     futures = [answer for answer in answers if isinstance(answer, Future)]
     if not futures:
         return _joined(answers)
-    gathered: Future[bytes | None] = Future()
+    gathered: Future[bytes | None] = new_future()
     # Futures are done in several threads; `next` of a count is one step, so that only one of them is the last.
     left = itertools.count(len(futures) - 1, -1)
 

@@ -131,6 +131,18 @@ _CLASS_OF_CODE: dict[int, type[CommandError]] = {
 }
 
 
+def as_command_error(error: BaseException) -> CommandError:
+    """What a caller is told of an exception in a command."""
+    if isinstance(error, CommandError):
+        return error
+    kind = type(error).__name__
+    try:
+        text = str(error)
+    except Exception:
+        text = "its text can't be had"
+    return CommandError(f"{kind}: {text}" if text else kind, {"type": kind}, code=INTERNAL_ERROR)
+
+
 def error_from_object(code: int, message: str, data: Any = None) -> CommandError:
     """The exception for an error object: a subclass of :class:`CommandError` where the code has one."""
     return _CLASS_OF_CODE.get(code, CommandError)(message, data, code=code)

@@ -13,11 +13,14 @@ from typing import Any, TypeVar, overload
 from flask import Flask, current_app, has_app_context
 
 from .access import Policy
+from .adapters import load_adapter
+from .adapters.programs import refuse_program
 from .adapters.unknown import UnknownServer
 from .addresses import OFF, Sockets, as_list, default_path, from_environment, parse_address
 from .commands import Command, Role, Scope, command_from
 from .errors import ConfigurationError, NotRunning
 from .host import ProcessHost, begin
+from .hub.agent import Agent
 from .instance import Instance
 from .limits import SETTINGS, Limits
 from .middleware import Environ, RequestCounter
@@ -134,19 +137,31 @@ class Control:
         return function
 
     def run(
-        self, app: Flask | None = None, *, socket: Sockets | None = None, threads: int | None = None, **options: Any
+        self,
+        app: Flask | None = None,
+        *,
+        socket: Sockets | None = None,
+        threads: int | None = None,
+        server: str | None = None,
+        **options: Any,
     ) -> None:
         """Serve the app by ``app.run(**options)``, with at most `threads` requests at once.
 
+        Another `server` than Werkzeug's takes the options `host` and `port` only.
         `socket` comes before every other setting, but for ``off`` in the environment, and must be usable. Raises
-        ConfigurationError if it is not, or if there is no app or several and `app` does not say which.
+        ConfigurationError if it is not, if there is no app or several and `app` does not say which, or for a `server`
+        that is not known, not installed, or starts processes of its own.
         """
         app = app or self._only_app()
         state: _AppState = app.extensions["ctl"]
         state.threads = threads
         if socket is not None:
             state.override, state.required = as_list(socket), True
-        app.run(**options)
+        if server is None:
+            app.run(**options)
+        else:
+            refuse_program(server)
+            load_adapter(server).serve(app, threads=threads, **{"host": "127.0.0.1", "port": 5000, **options})
 
     def stop(self) -> None:
         """Begin a graceful stop of the current app, or of all apps that are served; never blocks.
@@ -209,7 +224,7 @@ class _AppState:
         self.required = False
         self._app = weakref.ref(app)
         self._argument = as_list(socket)
-        self._instances: list[Instance] = []
+        self._instances: list[Instance | Agent] = []
         self.requests = RequestCounter(app.wsgi_app)
         self._lock = threading.Lock()
 
@@ -227,7 +242,7 @@ class _AppState:
         """Whether the app is not to be controlled."""
         return OFF in from_environment() or OFF in (self.override or self._configured())
 
-    def instances(self) -> list[Instance]:
+    def instances(self) -> list[Instance | Agent]:
         """The servers that serve the app now."""
         return [instance for instance in self._instances if not instance.ended]
 
@@ -237,7 +252,7 @@ class _AppState:
             if instance.ended:
                 instance.close()
 
-    def attach(self, instance: Instance) -> None:
+    def attach(self, instance: Instance | Agent) -> None:
         """Note that a server serves the app."""
         self._instances = [*self.instances(), instance]
         self.requests.on_first = None

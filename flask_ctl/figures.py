@@ -1,20 +1,24 @@
-"""Figures of this process, at most a second old."""
+"""Figures of processes, at most a second old."""
 
 from __future__ import annotations
 
+import contextlib
 import os
-import threading
 import time
+from collections.abc import Iterable
 from typing import Any
+
+from .unpatched import threading
 
 MAX_AGE = 1.0
 """Seconds for which figures are good: reading them costs some twenty system calls."""
 
 
 class ProcessFigures:
-    """Memory, CPU, threads and descriptors of this process."""
+    """Memory, CPU, threads and descriptors of this process, or of another one of the same user."""
 
-    def __init__(self) -> None:
+    def __init__(self, pid: int | None = None) -> None:
+        self._pid = pid
         self._lock = threading.Lock()
         self._figures: dict[str, Any] = {}
         self._read_at = 0.0
@@ -32,8 +36,8 @@ class ProcessFigures:
     def _measure(self, now: float) -> dict[str, Any]:
         import psutil
 
-        process = psutil.Process(os.getpid())
-        cpu = time.process_time()
+        process = psutil.Process(os.getpid() if self._pid is None else self._pid)
+        cpu = time.process_time() if self._pid is None else sum(process.cpu_times()[:2])
         since = now - self._read_at if self._figures else time.time() - process.create_time()
         cores = (cpu - self._cpu_then) / max(since, 0.001)
         self._cpu_then = cpu
@@ -44,3 +48,26 @@ class ProcessFigures:
                 "threads": process.num_threads(),
                 "fds": process.num_fds() if hasattr(process, "num_fds") else None,
             }
+
+
+def figures_of(readers: dict[int, ProcessFigures], pids: Iterable[int]) -> dict[int, dict[str, Any]]:
+    """The figures of some processes, without those that have ended; `readers` remembers what each was before."""
+    import psutil
+
+    figures = {}
+    for pid in pids:
+        with contextlib.suppress(psutil.Error):
+            figures[pid] = readers.setdefault(pid, ProcessFigures(pid)).read()
+    for pid in set(readers) - set(figures):
+        del readers[pid]
+    return figures
+
+
+def age_of(pid: int) -> float:
+    """Seconds since a process was started, 0 if it can't be known."""
+    import psutil
+
+    try:
+        return max(0.0, time.time() - psutil.Process(pid).create_time())
+    except psutil.Error:
+        return 0.0

@@ -9,9 +9,10 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import socket
 import tempfile
 from typing import Any
+
+from .unpatched import socket
 
 ENVIRONMENT = "FLASK_CTL_HANDOVER"
 

@@ -5,11 +5,14 @@ from __future__ import annotations
 import contextlib
 import logging
 import weakref
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, Protocol
 
-from .adapters import HttpServer, WSGIApp, arm_all
+from .adapters import HttpServer, PreforkWorker, WSGIApp, arm_all, server_of_workers
+from .errors import ConfigurationError
+from .hub.agent import Agent
 from .instance import Instance
+from .reload.preflight import check_at_exit
 from .served import ServedApp, refuse_insecure
 
 logger = logging.getLogger("flask_ctl")
@@ -30,13 +33,13 @@ class Controllable(Protocol):
     def is_off(self) -> bool:
         """Whether the app is not to be controlled."""
 
-    def instances(self) -> list[Instance]:
+    def instances(self) -> Sequence[Instance | Agent]:
         """The servers that serve the app now."""
 
     def served_app(self) -> ServedApp:
         """What an instance has to know of the app."""
 
-    def attach(self, instance: Instance) -> None:
+    def attach(self, instance: Instance | Agent) -> None:
         """Note that `instance` serves the app."""
 
     def close_ended(self) -> None:
@@ -54,6 +57,7 @@ class ProcessHost:
     def add(self, app: Any, state: Controllable) -> None:
         """Have an app controlled by whatever serves it."""
         self._states[id(app)] = state
+        check_at_exit(self.check_settings)
         arm_all(self)
 
     def claim_environment(self, app: Any) -> None:
@@ -76,21 +80,49 @@ class ProcessHost:
     def wants_signals(self) -> bool:
         return any(state.wants_signals for state in self._states.values())
 
+    def serves_controlled(self, wsgi_app: WSGIApp) -> bool:
+        return any(not state.is_off() for state in self._behind(wsgi_app))
+
     def begin(self, server: HttpServer, wsgi_app: WSGIApp) -> Instance | None:
+        return begin(server, self._behind(wsgi_app))
+
+    def _behind(self, wsgi_app: WSGIApp) -> list[Controllable]:
         known = dict(self._states)
-        return begin(server, [known[id(item)] for item in _walk(wsgi_app, known) if id(item) in known])
+        return [known[id(item)] for item in _walk(wsgi_app, known) if id(item) in known]
+
+    def begin_worker(self, worker: PreforkWorker, wsgi_app: WSGIApp | None) -> None:
+        known = dict(self._states)
+        served = list(known) if wsgi_app is None else [id(item) for item in _walk(wsgi_app, known)]
+        states = _unserved(known[key] for key in served if key in known)
+        if not states:
+            return
+        apps = [state.served_app() for state in states]
+        for app in apps:
+            refuse_insecure(app)
+        try:
+            agent = Agent(worker, apps)
+            agent.begin()
+        except ConfigurationError as error:
+            if any(app.required for app in apps):
+                raise
+            logger.warning("%s serves without a control socket: %s", worker.name, error.message)
+            return
+        for state in states:
+            state.attach(agent)
 
 
 def begin(server: HttpServer, states: Iterable[Controllable]) -> Instance | None:
     """An open Instance for those of the apps that no server serves yet; None if there is none.
 
+    In a worker of another server there is never one.
+
     Raises ConfigurationError for an app that requires a socket which can't be had.
     """
-    states = [state for state in states if not state.instances() and not state.is_off()]
+    if server_of_workers() not in (None, server.name):
+        return None
+    states = _unserved(states)
     if not states:
         return None
-    for state in states:
-        state.close_ended()
     instance = Instance(
         server,
         [state.served_app() for state in states],
@@ -101,6 +133,14 @@ def begin(server: HttpServer, states: Iterable[Controllable]) -> Instance | None
     for state in states:
         state.attach(instance)
     return instance
+
+
+def _unserved(states: Iterable[Controllable]) -> list[Controllable]:
+    """Those that are to be controlled, and that no server serves yet."""
+    unserved = [state for state in states if not state.instances() and not state.is_off()]
+    for state in unserved:
+        state.close_ended()
+    return unserved
 
 
 def _walk(wsgi_app: Any, known: dict[int, Controllable]) -> Iterable[Any]:
@@ -118,16 +158,18 @@ def _walk(wsgi_app: Any, known: dict[int, Controllable]) -> Iterable[Any]:
 
 
 def _held_by(item: Any) -> list[Any]:
-    """Callables and dicts that an object holds; nothing of one that does not let itself be looked at."""
+    """Callables and collections that an object holds; nothing of one that does not let itself be looked at."""
     try:
         if isinstance(item, dict):
             return list(item.values())
+        if isinstance(item, (list, tuple)):
+            return list(item[:MAX_WALK])
         held = [getattr(item, "__self__", None), getattr(item, "func", None)]
         held += getattr(item, "__dict__", {}).values()
         for cell in getattr(item, "__closure__", None) or ():
             with contextlib.suppress(ValueError):
                 held.append(cell.cell_contents)
-        return [value for value in held if callable(value) or isinstance(value, dict)]
+        return [value for value in held if callable(value) or isinstance(value, (dict, list, tuple))]
     except Exception as error:
         # A LocalProxy, say, which stands for something that is there during a request only.
         logger.debug("can't look behind a %s: %s", type(item).__name__, error)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
@@ -34,6 +33,7 @@ from .server import ControlServer
 from .signalcommands import SignalCommands
 from .signals import would_kill
 from .stopping import Mode, Stop, StopRequest
+from .unpatched import new_future, threading
 
 logger = logging.getLogger("flask_ctl")
 
@@ -150,7 +150,7 @@ class Instance:
             )
         if mode != "immediate" and self._reload is not None and not self._reload.cancel():
             self._leave_stop_to_next(by, reply)
-            return Future()
+            return new_future()
         stop = self._stop or Stop(self.server, self, StopRequest(mode, grace, delay, by), self.pid)
         if mode == "immediate":
             stop.give_up()
@@ -318,7 +318,7 @@ class Instance:
             outcome = self.stop(mode, grace, 0.0, by)
         except CommandError as error:
             logger.error("%s", error.message)
-            outcome = Future()
+            outcome = new_future()
             outcome.set_exception(error)
         for entry in entries:
             entry.follow(outcome)

@@ -56,7 +56,7 @@ def cut(text: str) -> str:
 
 
 def _names(command: Command | None) -> list[str]:
-    return [] if command is None else [parameter.name for parameter in command.parameters]
+    return [] if command is None else command.parameter_names
 
 
 def _named(names: list[str], params: Params) -> Mapping[str, Any]:

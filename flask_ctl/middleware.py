@@ -7,10 +7,11 @@ of a dict come and go atomically under the GIL, and `next` of an `itertools.coun
 from __future__ import annotations
 
 import itertools
-import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
+
+from .unpatched import threading
 
 Environ = dict[str, Any]
 StartResponse = Callable[..., Any]

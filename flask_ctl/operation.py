@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from datetime import datetime, timezone
 from typing import Any, Protocol
+
+from .unpatched import new_future, threading
 
 Progress = Callable[[Mapping[str, Any]], Any]
 
@@ -38,7 +39,7 @@ class Operation:
     """Something that runs in a thread of its own, so that it reads from top to bottom and keeps nobody else waiting."""
 
     def __init__(self, by: dict[str, Any], deadline: float) -> None:
-        self.result: Future[dict[str, Any]] = Future()
+        self.result: Future[dict[str, Any]] = new_future()
         self.by = by
         self.since = datetime.now(timezone.utc)
         self.began = time.monotonic()
@@ -54,10 +55,11 @@ class Operation:
         """Seconds since it was asked for."""
         return round(time.monotonic() - self.began, 3)
 
-    def wait(self) -> None:
-        """Wait until its thread has ended."""
+    def wait(self, timeout: float | None = None) -> bool:
+        """Wait until its thread has ended, at most for so many seconds; whether it has."""
         if self._thread is not None:
-            self._thread.join()
+            self._thread.join(timeout)
+        return self._thread is None or not self._thread.is_alive()
 
     def poke(self) -> None:
         """Look again whether what is waited for has come; never call it with a lock of the server's."""

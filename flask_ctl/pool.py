@@ -5,13 +5,12 @@ One that hangs keeps neither the other commands nor the end of the process waiti
 
 from __future__ import annotations
 
-import queue
-import threading
 from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any
 
 from .errors import CONFLICT, CommandError
+from .unpatched import new_future, queue, threading
 
 SIZE = 4
 """Commands that run at once; they are questions to a server, not its work."""
@@ -37,7 +36,7 @@ class Pool:
 
     def submit(self, function: Callable[[], Any]) -> Future[Any]:
         """The function's result, in time. Raises CommandError -32002 if too many wait already."""
-        future: Future[Any] = Future()
+        future: Future[Any] = new_future()
         with self._lock:
             if self._unfinished >= SIZE + self._max_waiting:
                 raise CommandError(

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import collections
 import contextlib
-import selectors
 import time
 from collections.abc import Callable
 from typing import Any, Protocol
 
 from .system import Waker, eager_switching
+from .unpatched import selectors
 
 READ, WRITE = selectors.EVENT_READ, selectors.EVENT_WRITE
 

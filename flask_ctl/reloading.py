@@ -136,5 +136,6 @@ class Reload(Operation):
 
     def _fail(self, error: CommandError, on_failure: Callable[[CommandError], Any]) -> None:
         self._server.resume()
+        self._server.unwatch()
         on_failure(error)
         self.result.set_exception(error)

@@ -55,6 +55,7 @@ def _status(status: dict[str, Any]) -> str:
     lines = [(status["app"], _headline(status)), ("server", _server(status["server"]))]
     lines.append(("requests", _requests(status["requests"])))
     lines.append(("process", _process(status["process"])))
+    lines += [("worker", _worker(worker)) for worker in status.get("workers", [])]
     lines.append(("directory", status["cwd"]))
     lines.append(("versions", ", ".join(f"{name} {version}" for name, version in status["versions"].items())))
     if status.get("last_reload"):
@@ -90,6 +91,11 @@ def _process(process: dict[str, Any]) -> str:
         f"{size(process['rss'])}, {process['cpu']:.2f} cores, {plural(process['threads'], 'thread')},"
         f" {process['fds']} descriptors"
     )
+
+
+def _worker(worker: dict[str, Any]) -> str:
+    rss = f", {size(worker['rss'])}" if worker.get("rss") is not None else ""
+    return f"pid {worker['pid']}, generation {worker['generation']}: {_requests(worker)}{rss}"
 
 
 def _last_reload(reload: dict[str, Any]) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import threading
 import weakref
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -14,6 +13,7 @@ from .errors import ConfigurationError
 from .reactor import Reactor
 from .transports import Handler, Listener
 from .transports.stream import FLUSH_TIMEOUT
+from .unpatched import threading
 
 TICK = 2.0
 """Seconds between two looks at what is overdue; a removed socket file is back within that time."""
@@ -64,6 +64,12 @@ class ControlServer:
     def on_tick(self, chore: Callable[[], Any]) -> None:
         """Before `serve`: have the thread do it every TICK."""
         self._chores.append(chore)
+
+    def add(self, listener: Listener, handler: Handler) -> None:
+        """On the control thread: open one more listener, and serve it. Raises like `open`."""
+        self.open(listener, handler)
+        listener.attach(self._reactor, handler)
+        self._reactor.every(TICK, listener.tick)
 
     def serve(self) -> None:
         """Start the thread."""

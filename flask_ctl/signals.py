@@ -10,10 +10,11 @@ import logging
 import os
 import signal
 import sys
-import threading
 from collections.abc import Callable
 from types import FrameType
 from typing import Any
+
+from .unpatched import threading
 
 Handler = Callable[[int, "FrameType | None"], Any]
 

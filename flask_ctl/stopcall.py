@@ -9,11 +9,14 @@ from typing import Any
 from .conversations import Conversation
 from .errors import AccessDenied, RemoteProtocolError, TimedOut, error_from_object
 from .protocol.jsonrpc import Request, Response
-from .system import ProcessHandle, open_reloader, wait_readable
+from .system import ProcessHandle, open_process, open_reloader, open_staff, wait_readable
 
 MARGIN = 5.0
 """Seconds beyond delay and grace for hooks and the interpreter's end; also for a killed process to be gone."""
 
+
+STATUS_TIMEOUT = 1.0
+"""Seconds to find out who is to be killed, or what a process waits for."""
 
 FOLLOW = -1.0
 """A limit that stands for: as long as the server's progress tells, and MARGIN."""
@@ -41,20 +44,29 @@ class StopCall:
         peer = conversation.peer()
         self._pid = None if peer is None else peer.pid
         self._processes: list[ProcessHandle] = [] if peer is None else [peer]
+        """Whose ends are the end of the server."""
         reloader = None if peer is None else open_reloader(peer)
         if reloader is not None:
             self._processes.append(reloader)
+        self._to_kill = self._processes[::-1]
+        self._staff = [] if peer is None else open_staff(peer)
+        """Behind a hub, the master and its workers: the hub ends with them, but it may be killed alone."""
+        if self._staff:
+            self._pid = self._staff[0].pid
+            self._processes.append(self._staff[0])
         self._progress: dict[str, Any] = {}
         self._result: dict[str, Any] | None = None
 
     def ask(self, params: dict[str, Any]) -> None:
-        """Send the request."""
+        """Send the request; if there is somebody to be killed, find out before who that is."""
+        if self._kill_at is not None:
+            self._find_staff(min(self._kill_at, self._began + STATUS_TIMEOUT))
         if self._follow:
             self._deadline = self._began + MARGIN + params["delay"] + params.get("grace", 0)
         (self._stop_id,) = self._conversation.send([("stop", params)], self._until())
 
     def close(self) -> None:
-        for process in self._processes:
+        for process in {*self._processes, *self._to_kill, *self._staff}:
             process.close()
 
     def until_accepted(self) -> dict[str, Any]:
@@ -73,6 +85,24 @@ class StopCall:
         if not self._wait_until_gone(self._until()):
             return self._overdue("ended")
         return self._outcome()
+
+    def _find_staff(self, deadline: float) -> None:
+        """Behind a hub it is the master and its workers that are to be killed, the master first; the hub ends then."""
+        status = self._ask_status(deadline)
+        # If nobody answers, what the kernel tells has to do.
+        self._to_kill = self._staff or self._to_kill
+        if status and status.get("workers"):
+            pids = [status.get("pid"), *(worker.get("pid") for worker in status["workers"])]
+            self._to_kill = [handle for handle in map(open_process, pids) if handle is not None]
+        self._processes = list({*self._processes, *self._to_kill})
+
+    def _ask_status(self, deadline: float) -> dict[str, Any] | None:
+        """What `status` answers, None if nothing comes in time."""
+        (id,) = self._conversation.send([("status", {})], deadline)
+        while (message := self._conversation.receive(deadline)) is not None:
+            if isinstance(message, Response) and message.id == id:
+                return message.result if isinstance(message.result, dict) else {}
+        return None
 
     def _until(self) -> float | None:
         return self._deadline if self._kill_at is None else self._kill_at
@@ -116,6 +146,11 @@ class StopCall:
         return True
 
     def _died(self) -> dict[str, Any]:
+        if self._staff and not self._staff[0].ended() and self._kill_at is None:
+            raise TimedOut(
+                f"the hub of pid {self._pid} has been killed; the server goes on, and can be stopped again",
+                {"pid": self._pid, **self._progress},
+            )
         if self._processes and _wait_for_end(self._processes, self._kill_at or time.monotonic() + MARGIN):
             return self._outcome("died")
         if not self._processes and self._conversation.peer_has_ended():
@@ -132,7 +167,7 @@ class StopCall:
                 f"{self._conversation.endpoint}: the kernel does not name the process, so it can't be killed"
             )
         try:
-            for process in reversed(self._processes):
+            for process in self._to_kill:
                 process.kill()
         except PermissionError:
             raise AccessDenied(f"pid {self._pid} belongs to another user, so it can't be killed") from None
@@ -166,12 +201,9 @@ class StopCall:
         return f"kept alive by {', '.join(threads)}" if threads else "its main thread has not returned"
 
     def _threads_that_stay(self) -> list[str]:
-        deadline = time.monotonic() + 1.0
-        (id,) = self._conversation.send([("status", {})], deadline)
-        while (message := self._conversation.receive(deadline)) is not None:
-            if isinstance(message, Response) and message.id == id and isinstance(message.result, dict):
-                self._progress = {"waiting_for": (message.result.get("stopping") or {}).get("waiting_for", [])}
-                break
+        status = self._ask_status(time.monotonic() + STATUS_TIMEOUT)
+        if status:
+            self._progress = {"waiting_for": (status.get("stopping") or {}).get("waiting_for", [])}
         return [str(name) for name in self._progress.get("waiting_for", [])]
 
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Literal
 
+from . import unpatched
 from .adapters import HttpServer
 from .operation import MAX_SECONDS, Operation, Progress, Work, timestamp
 
@@ -123,7 +124,7 @@ class Stop(Operation):
             self._hooks_ran = True
             self.poke()
 
-        threading.Thread(target=run, name="flask-ctl-hooks", daemon=True).start()
+        unpatched.threading.Thread(target=run, name="flask-ctl-hooks", daemon=True).start()
         if not self._wait(lambda: self._hooks_ran or self._hurry, lambda: math.inf) or not self._hooks_ran:
             logger.warning("an on_stop hook still runs; stopping without it")
 

@@ -15,8 +15,10 @@ import socket
 import stat
 import struct
 import sys
-import threading
 from typing import Any
+
+from . import unpatched
+from .unpatched import threading
 
 HAS_UNIX_SOCKETS = hasattr(socket, "AF_UNIX") and hasattr(os, "fork")
 LINUX = sys.platform.startswith("linux")
@@ -118,11 +120,18 @@ class ProcessHandle:
 
     def kill(self) -> None:
         """SIGKILL, if it still runs. Raises PermissionError for another user's."""
+        self._send(signal.SIGKILL)
+
+    def suspend(self) -> None:
+        """SIGSTOP, so that it hears of no other signal but SIGKILL. Raises PermissionError for another user's."""
+        self._send(signal.SIGSTOP)
+
+    def _send(self, signum: int) -> None:
         with contextlib.suppress(ProcessLookupError):
             if isinstance(self._descriptor, int):
-                signal.pidfd_send_signal(self._descriptor, signal.SIGKILL)
+                signal.pidfd_send_signal(self._descriptor, signum)
             elif not self.ended():
-                os.kill(self.pid, signal.SIGKILL)
+                os.kill(self.pid, signum)
 
     def duplicate(self) -> ProcessHandle | None:
         """Another handle on the same process; None if it is gone and can't be watched any more."""
@@ -139,9 +148,12 @@ class ProcessHandle:
             self._descriptor.close()
 
 
-def open_process(pid: int | None) -> ProcessHandle | None:
-    """A handle on the running process `pid`; None if it is gone, can't be watched, or belongs to another namespace."""
-    if pid is None or pid <= 1:
+def open_process(pid: int | None, *, init: bool = False) -> ProcessHandle | None:
+    """A handle on the running process `pid`; None if it is gone, can't be watched, or belongs to another namespace.
+
+    Process 1 counts as one that is named by mistake, unless `init` says that it is meant.
+    """
+    if pid is None or pid < 1 or (pid == 1 and not init):
         return None
     if hasattr(os, "pidfd_open"):
         with contextlib.suppress(OSError):
@@ -186,9 +198,55 @@ def open_reloader(child: ProcessHandle) -> ProcessHandle | None:
     return handle
 
 
+def open_staff(hub: ProcessHandle) -> list[ProcessHandle]:
+    """Handles on the master and the workers of a hub that does not answer, the master first; none if it is no hub.
+
+    All of it is the kernel's word (proc(5)), and only processes of the same user are believed in.
+    """
+    try:
+        with open(f"/proc/{hub.pid}/cmdline", "rb") as file:
+            words = file.read().split(b"\0")
+        if words[1:3] != [b"-m", b"flask_ctl.hub"] or hub.ended():
+            return []
+        master, started = int(words[4]), int(words[5])
+        owner = os.stat(f"/proc/{hub.pid}").st_uid
+        handles = [handle for pid in (master, *children_of(master)) if (handle := open_process(pid)) is not None]
+        ours = [handle for handle in handles if os.stat(f"/proc/{handle.pid}").st_uid == owner]
+    except (OSError, ValueError, IndexError):
+        return []
+    if start_time(master) == started and len(ours) == len(handles):
+        return handles
+    for handle in handles:
+        handle.close()
+    return []
+
+
 def _parent_of(pid: int) -> int:
+    return int(_stat_fields(pid)[1])
+
+
+def start_time(pid: int) -> int:
+    """When a process was started, in ticks of the kernel's clock; 0 if it can't be known. With the pid it is unique."""
+    try:
+        return int(_stat_fields(pid)[19])
+    except (OSError, ValueError, IndexError):
+        return 0
+
+
+def children_of(pid: int) -> list[int]:
+    """The processes that `pid` has started and not yet waited for; none where the kernel does not tell."""
+    children: list[int] = []
+    with contextlib.suppress(OSError):
+        for thread in os.listdir(f"/proc/{pid}/task"):
+            with contextlib.suppress(OSError), open(f"/proc/{pid}/task/{thread}/children") as file:
+                children += map(int, file.read().split())
+    return children
+
+
+def _stat_fields(pid: int) -> list[str]:
+    """The fields of /proc/<pid>/stat from the third on: proc(5)."""
     with open(f"/proc/{pid}/stat") as file:
-        return int(file.read().rpartition(")")[2].split()[1])
+        return file.read().rpartition(")")[2].split()
 
 
 def _is_pidfd_of(descriptor: int, pid: int) -> bool:
@@ -214,7 +272,7 @@ def _kqueue_handle(pid: int) -> ProcessHandle | None:
 
 def wait_readable(descriptors: list[int], timeout: float | None) -> list[int]:
     """Those of `descriptors` that are readable or at their end, after at most `timeout` seconds (None: for ever)."""
-    poll = select.poll()
+    poll = unpatched.select.poll()
     for descriptor in descriptors:
         poll.register(descriptor, select.POLLIN)
     return [descriptor for descriptor, _ in poll.poll(_milliseconds(timeout))]
@@ -222,7 +280,7 @@ def wait_readable(descriptors: list[int], timeout: float | None) -> list[int]:
 
 def wait_writable(descriptor: int, timeout: float | None) -> bool:
     """Whether the descriptor is writable after at most `timeout` seconds."""
-    poll = select.poll()
+    poll = unpatched.select.poll()
     poll.register(descriptor, select.POLLOUT)
     return bool(poll.poll(_milliseconds(timeout)))
 
@@ -263,6 +321,39 @@ class Waker:
         self._read = self._write = -1
         for descriptor in descriptors:
             os.close(descriptor)
+
+
+class Gate:
+    """Like a threading.Event that any thread may set, for the thread of a loop.
+
+    Where gevent has patched the program, greenlets go on while it waits; a real Event would hold up all of them.
+    """
+
+    def __init__(self) -> None:
+        self._waker = Waker()
+        self._is_set = False
+
+    def is_set(self) -> bool:
+        return self._is_set
+
+    def set(self) -> None:
+        self._is_set = True
+        # Who has waited may be through already, and have closed it.
+        with contextlib.suppress(OSError):
+            self._waker.wake()
+
+    def clear(self) -> None:
+        self._is_set = False
+        self._waker.clear()
+
+    def wait(self) -> None:
+        poll = select.poll()
+        poll.register(self._waker.fileno(), select.POLLIN)
+        while not self._is_set:
+            poll.poll()
+
+    def close(self) -> None:
+        self._waker.close()
 
 
 _DROP_SYN = (
@@ -313,11 +404,27 @@ def waiting_connections(listener: socket.socket) -> int:
     return int(struct.unpack_from("I", info, 24)[0])
 
 
+def received_bytes(connection: socket.socket) -> int:
+    """How many bytes a TCP connection has received, read or not: tcp(7), TCP_INFO, tcpi_bytes_received (Linux 4.1)."""
+    info = connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 136)
+    return int(struct.unpack_from("Q", info, 128)[0]) if len(info) == 136 else 0
+
+
+def unread_bytes(connection: socket.socket) -> int:
+    """How many bytes have been received and not been read: ioctl_tty(2), FIONREAD."""
+    import fcntl
+    import termios
+
+    count = array.array("i", [0])
+    fcntl.ioctl(connection.fileno(), termios.FIONREAD, count)
+    return count[0]
+
+
 def duplicate_socket(descriptor: int) -> socket.socket:
     """A socket of its own for what a descriptor leads to. Raises OSError, and leaves nothing open, if that is none."""
     duplicate = os.dup(descriptor)
     try:
-        return socket.socket(fileno=duplicate)
+        return unpatched.socket.socket(fileno=duplicate)
     except OSError:
         os.close(duplicate)
         raise

@@ -13,9 +13,12 @@ import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import flaskr
 import psutil
 import pytest
 from harness import MODES, SITES, Program, Server, Site, until
+from manyworkers import all_there, hubs_of
+from servers import Row
 
 
 def _descriptors() -> set[str]:
@@ -84,12 +87,42 @@ def serve(short_path: pathlib.Path) -> Iterator[Callable[..., Server]]:
     yield start
     for server in servers:
         server.kill()
+        print(f"$ {' '.join(server.process.args)}\n{server.output}")  # shown if the test has failed
 
 
 @pytest.fixture
 def program(short_path: pathlib.Path) -> Program:
     """A copy of `sample` that can be edited; servers that run it are started with ``cwd=program.directory``."""
     return Program(short_path / "program")
+
+
+@pytest.fixture
+def start(
+    no_hubs_left: None, serve: Callable[..., Server], program: Program, free_port: int, request: pytest.FixtureRequest
+) -> Callable[..., Server]:
+    """Serve the program that can be edited by a row of SERVERS; when this returns, all workers are there."""
+
+    def start(row: Row, *options: str, **more: Any) -> Server:
+        command = [word.replace("{port}", str(free_port)) for word in (*row.command, *options)]
+        if row.app == "flaskr":
+            flaskr.unpack(request.getfixturevalue("flask_distribution"), program.directory)
+        more["env"] = {"SAMPLE_OF": row.app, **row.env, **more.get("env", {})}
+        return all_there(serve(command=command, cwd=program.directory, **more), row.workers)
+
+    return start
+
+
+@pytest.fixture(scope="session")
+def flask_distribution(request: pytest.FixtureRequest) -> pathlib.Path:
+    """The source distribution of the installed Flask."""
+    return flaskr.download(pathlib.Path(request.config.cache.mkdir("flask-sdist")))
+
+
+@pytest.fixture
+def no_hubs_left(short_path: pathlib.Path) -> Iterator[None]:
+    """When a test's servers have ended, so have their hubs."""
+    yield
+    until(lambda: not hubs_of(short_path), f"the end of the hubs: {hubs_of(short_path)}")
 
 
 @pytest.fixture

@@ -17,6 +17,7 @@ import pytest
 import flask_ctl
 
 LAYERS = [
+    "unpatched",
     "errors  exits  figures  handover  lifecycle  middleware  operation  parameters  signals  system",
     "addresses  history  limits  pool  protocol  reactor  reload  render",
     "commands  keys",
@@ -28,6 +29,7 @@ LAYERS = [
     "adapters  client  transports",
     "reloading  served  server  stopping",
     "builtins  signalcommands",
+    "hub",
     "instance",
     "host",
     "extension",
@@ -46,6 +48,9 @@ ONLY_IN = {
     "flask_ctl_cli": set(),
     "flask": {"background", "extension"},
     "werkzeug": {"adapters"},
+    "waitress": {"adapters"},
+    "cheroot": {"adapters"},
+    "gevent": {"adapters", "hub", "unpatched"},
     "gunicorn": {"adapters"},
     "psutil": {"figures"},
     "zmq": {"conversations", "keys", "transports"},
@@ -158,6 +163,33 @@ def test_the_core_has_neither_sockets_nor_threads_nor_clocks(module):
 def test_another_package_is_imported_only_where_it_belongs(package):
     importers = [item for item in IMPORTS if item.module.partition(".")[0] == package]
     wrong = [item for item in importers if unit(item.importer) not in ONLY_IN[package]]
+    assert not wrong, complain(wrong)
+
+
+PATCHED = {"queue", "select", "selectors", "socket", "subprocess", "threading"}
+"""What gevent changes; the control thread, and what it shares with others, takes it from `unpatched`."""
+
+AS_THE_PROGRAM_HAS_IT = {
+    "adapters",
+    "background",
+    "client",
+    "conversations",
+    "extension",
+    "stopping",
+    "system",
+    "unpatched",
+}
+"""Clients, the loops of HTTP servers, and what looks at the program's own threads."""
+
+
+def test_the_control_thread_uses_nothing_that_gevent_patches():
+    wrong = [
+        item
+        for item in IMPORTS
+        if item.module in PATCHED
+        and unit(item.importer) not in AS_THE_PROGRAM_HAS_IT
+        and item.importer != "flask_ctl.transports.memory"
+    ]
     assert not wrong, complain(wrong)
 
 

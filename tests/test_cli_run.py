@@ -7,7 +7,7 @@ import subprocess
 import sys
 
 import pytest
-from harness import APPS, PYTHON, TIMEOUT, run_cli
+from harness import APPS, PYTHON, TIMEOUT, Pending, run_cli, until
 
 RUN = [*PYTHON, "-m", "flask_ctl_cli", "run", "--port", "0"]
 PLAIN = """
@@ -91,6 +91,78 @@ def test_run_with_a_socket_that_cannot_be_used_is_exit_1(serve, short_path):
         assert done.returncode == 1, path
         assert path in done.stderr
         assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("name", ["werkzeug", "waitress", "cheroot", "pywsgi"])
+def test_run_serves_by_the_server_that_is_named(serve, name):
+    """Where it is told, with so many threads, and it ends and reloads like any other."""
+    command = [*RUN, "--app", "sample", "--server", name, "--host", "127.0.0.2", "--threads", "2"]
+    server = serve(command=command)
+    assert server.status()["server"]["name"] == name
+    assert server.address[0] == "127.0.0.2"
+    held = [server.begin("/hold/a") for _ in range(2)]
+    third = Pending(server.address, "/")
+    assert server.status()["requests"]["total"] == 2
+    server.release("a")
+    assert [pending.result()[0] for pending in (*held, third)] == [200, 200, 200]
+    assert server.reload()["generation"] == 2
+    assert run_cli("stop", "-s", server.socket).returncode == 0
+    assert server.wait() == 0
+
+
+@pytest.mark.parametrize("name", ["werkzeug", "waitress", "cheroot", "pywsgi"])
+def test_no_server_serves_where_the_socket_is_required_and_cannot_be_had(name):
+    """Exit 1, at once."""
+    command = ["run", "--app", "sample", "--port", "0", "--server", name, "--socket", "/nowhere/x.sock"]
+    done = run_cli(*command, cwd=APPS)
+    assert done.returncode == 1
+    assert "/nowhere" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("name", ["gunicorn", "uwsgi", "granian"])
+def test_run_becomes_the_program_of_a_server_that_starts_processes(serve, short_path, free_port, name):
+    """The app needs no Control; `--socket` counts, and where the socket is, is shown."""
+    (short_path / "app.py").write_text(PLAIN)
+    socket = short_path / "given.sock"
+    command = [*PYTHON, "-m", "flask_ctl_cli", "run", "--server", name, "--host", "127.0.0.2", "--threads", "2"]
+    server = serve(command=[*command, "--port", str(free_port), "-s", str(socket)], ready=False, cwd=short_path)
+    server.socket = str(socket)
+    status = server.ready().status()
+    assert (status["server"]["name"], status["pid"], len(status["workers"])) == (name, server.pid, 1)
+    until(lambda: server.status()["server"]["listeners"] == [f"http://127.0.0.2:{free_port}"], "it listens")
+    assert server.get("/") == (200, b"plain")
+    assert f"listens for control at {socket}" in server.output
+    (short_path / "app.py").write_text(PLAIN.replace("plain", "new"))
+    assert server.reload()["generation"] == 2
+    assert server.get("/") == (200, b"new")
+    assert run_cli("stop", "-s", server.socket).returncode == 0
+    assert server.wait() == 0
+
+
+@pytest.mark.parametrize("name", ["gunicorn", "uwsgi", "granian"])
+def test_such_a_server_ends_where_the_socket_is_required_and_cannot_be_had(name, free_port):
+    """With what is wrong."""
+    command = ["run", "--app", "sample", "--port", str(free_port), "--server", name, "--socket", "/nowhere/x.sock"]
+    done = run_cli(*command, cwd=APPS)
+    assert name == "uwsgi" or done.returncode != 0, "uWSGI's own exit code"
+    assert "/nowhere" in done.stderr + done.stdout
+
+
+def test_such_a_server_is_not_run_in_a_process_that_has_the_app(short_path):
+    """It says what to do instead."""
+    (short_path / "app.py").write_text(PLAIN + "from flask_ctl import Control\nControl(app).run(server='gunicorn')\n")
+    done = subprocess.run([*PYTHON, "app.py"], cwd=short_path, capture_output=True, text=True, timeout=TIMEOUT)
+    assert done.returncode == 1
+    assert "flask-ctl run --server gunicorn" in done.stderr
+
+
+def test_a_server_that_is_not_installed_is_exit_1_with_the_remedy(short_path):
+    """Before the app is imported."""
+    (short_path / "waitress.py").write_text("raise ModuleNotFoundError('no waitress', name='waitress')")
+    done = run_cli("run", "--server", "waitress", "--app", "no_such", env={"PYTHONPATH": str(short_path)})
+    assert done.returncode == 1
+    assert "pip install waitress" in done.stderr
 
 
 def test_a_server_that_is_not_known_is_exit_2_with_the_list():

@@ -1,18 +1,58 @@
 """What is known of each HTTP server: one module a server, each only what differs.
 
-A module of this package has `arm(host)`, which makes its server call `host.begin` when it begins to serve.
+An adapter is a module with
+
+- `SERVER`, the name of its server's module, at whose import it is armed;
+- `arm(host)`, which makes that server call `host.begin` when it begins to serve;
+- `serve(app, host, port, threads)`, which serves by it, for ``flask-ctl run --server``; if the process has to be made
+  ready for that before the app is imported, also `prepare()`. For servers of several processes there is `programs`.
+
+It may import its server, because it is loaded only when the server has been. Other packages add theirs by the
+entry-point group GROUP: the name is the server's, the object is such a module, which is loaded at once.
 """
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import importlib
-from collections.abc import Callable
-from typing import Any, Protocol
+import logging
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from ..errors import ConfigurationError
+from .importing import when_imported
 
-ADAPTERS: dict[str, str] = {"werkzeug": "flask_ctl.adapters.werkzeug"}
-"""Names of servers, as `run --server` takes them and `status` shows them, and the modules that know them."""
+if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint
+
+
+class Known(NamedTuple):
+    """A server's adapter, its own module, and the package that has it."""
+
+    adapter: str
+    server: str
+    package: str
+
+
+ADAPTERS = {
+    "werkzeug": Known("flask_ctl.adapters.werkzeug", "werkzeug.serving", "werkzeug"),
+    "waitress": Known("flask_ctl.adapters.waitress", "waitress.server", "waitress"),
+    "cheroot": Known("flask_ctl.adapters.cheroot", "cheroot.server", "cheroot"),
+    "pywsgi": Known("flask_ctl.adapters.pywsgi", "gevent.pywsgi", "gevent"),
+    "gunicorn": Known("flask_ctl.adapters.gunicorn", "gunicorn.workers.base", "gunicorn"),
+    "uwsgi": Known("flask_ctl.adapters.uwsgi", "uwsgi", "pyuwsgi"),
+    "granian": Known("flask_ctl.adapters.granian", "granian.server.mp", "granian"),
+}
+"""By the names of the servers, as `run --server` takes them and `status` shows them."""
+
+GROUP = "flask_ctl.adapters"
+"""The entry points of adapters that other packages bring."""
+
+WORKERS: dict[str, Callable[[], bool]] = {}
+"""Servers that serve from worker processes, by name: whether this process is one of theirs."""
+
+logger = logging.getLogger("flask_ctl")
 
 WSGIApp = Callable[..., Any]
 
@@ -53,7 +93,10 @@ class HttpServer(Protocol):
         """Why its process can't be replaced under it, None if it can."""
 
     def watch(self, on_change: Callable[[], Any]) -> None:
-        """Have `on_change` called when a request has ended, or the server has paused."""
+        """For a reload: have `on_change` called when a request has ended, or the server has paused."""
+
+    def unwatch(self) -> None:
+        """The reload was given up."""
 
     def requests(self) -> frozenset[Any]:
         """What stands for the requests in flight, for `answers_any`."""
@@ -80,6 +123,59 @@ class HttpServer(Protocol):
         """Whether the calling thread is answering one of its requests."""
 
 
+class PreforkWorker(Protocol):
+    """One of the worker processes of an HTTP server, as its hub sees it. Methods are called by any thread."""
+
+    name: str
+    version: str
+    master: int
+    """Pid of the process that starts and ends the workers."""
+    wanted: int
+    """Number of workers that the master keeps, 0 for as many as there are."""
+    signals: dict[str, int]
+    """What to send to the master: ``stop`` lets the workers finish, ``fast`` does not, ``reload`` replaces them."""
+
+    drains_by_itself: bool
+    """Whether the signal ``stop`` lets requests in flight end, where visitors can't be held back before."""
+
+    @property
+    def listeners(self) -> list[str]:
+        """The URLs at which the server listens; not asked by the thread that is about to serve."""
+
+    def has_master(self) -> bool:
+        """Whether the master is still there."""
+
+    def obstacle(self) -> str | None:
+        """Why the master can't replace the code of its workers, None if it can."""
+
+    def rehearsal(self) -> dict[str, Any] | None:
+        """The ``command``, ``directory`` and ``environment`` that load the new code and end; None if there are none."""
+
+    def hold_back(self, yes: bool) -> bool:
+        """Let no new connection arrive, or let them in again; whether that is possible.
+
+        Those that have arrived are answered, and then closed.
+        """
+
+    def waiting(self) -> int:
+        """Connections that have arrived and wait to be accepted."""
+
+    def begun(self) -> int:
+        """Accepted connections that have sent something and wait for an answer; 0 where some are kept open."""
+
+    def silent(self) -> int:
+        """Accepted connections that have not sent a byte."""
+
+    def close_silent(self) -> None:
+        """Close the connections that have not sent a byte; the server must not wait for them when it ends."""
+
+    def allow(self, seconds: float) -> None:
+        """Have at least so much time for requests in flight when the master ends this worker."""
+
+    def is_serving_thread(self) -> bool:
+        """Whether the calling thread is answering one of its requests."""
+
+
 class Controlled(Protocol):
     """What `Host.begin` gives for a server that is under control."""
 
@@ -96,8 +192,17 @@ class Controlled(Protocol):
 class Host(Protocol):
     """What the adapters know of the rest of the package."""
 
+    def serves_controlled(self, wsgi_app: WSGIApp) -> bool:
+        """Whether an app that `wsgi_app` leads to is to be controlled."""
+
     def begin(self, server: HttpServer, wsgi_app: WSGIApp) -> Controlled | None:
         """Called by the thread that is about to serve `wsgi_app`. None if no app that it leads to is under control."""
+
+    def begin_worker(self, worker: PreforkWorker, wsgi_app: WSGIApp | None) -> None:
+        """Called by a worker process that is about to serve `wsgi_app`, or whatever app there is if it can't tell.
+
+        Raises ConfigurationError for an app that requires a socket which can't be had.
+        """
 
     def check_settings(self) -> None:
         """Raises ConfigurationError for settings with which an app would not start."""
@@ -111,19 +216,75 @@ class Host(Protocol):
 
 def servers() -> list[str]:
     """The names of the servers that are known."""
-    return list(ADAPTERS)
+    return list({**ADAPTERS, **_brought()})
 
 
 def load_adapter(name: str) -> Any:
-    """The module for a server's name. Raises ConfigurationError, with the known names, for another name."""
+    """The module for a server's name. Raises ConfigurationError for one that is not known, or not installed."""
+    if name in ADAPTERS:
+        known = ADAPTERS[name]
+        try:
+            # First, because its import may arm the adapter, which must not be half loaded then.
+            importlib.import_module(known.server)
+            return importlib.import_module(known.adapter)
+        except ModuleNotFoundError as error:
+            if error.name is None or not known.server.startswith(error.name):
+                raise
+            raise ConfigurationError(f"{name} is not installed; try: pip install {known.package}") from None
     try:
-        module = ADAPTERS[name]
+        return _brought()[name].load()
     except KeyError:
-        raise ConfigurationError(f"no server is called {name!r}; there are: {', '.join(ADAPTERS)}") from None
-    return importlib.import_module(module)
+        raise ConfigurationError(f"no server is called {name!r}; there are: {', '.join(servers())}") from None
+
+
+def prepare_server(name: str) -> None:
+    """Make this process ready to be served by that server, before the app is imported. Raises like `load_adapter`."""
+    adapter = load_adapter(name)
+    if hasattr(adapter, "prepare"):
+        adapter.prepare()
 
 
 def arm_all(host: Host) -> None:
-    """Make every known server tell `host` when it begins to serve."""
-    for name in ADAPTERS:
-        load_adapter(name).arm(host)
+    """Make every known server, whether it is imported already or later, tell `host` when it begins to serve."""
+    for name, known in ADAPTERS.items():
+        _arm_once(name, host, known.server)
+    for name in _brought():
+        _arm_once(name, host)
+
+
+def server_of_workers() -> str | None:
+    """The name of the server that this process is a worker of, None if it is of none."""
+    return next((name for name, is_worker in WORKERS.items() if is_worker()), None)
+
+
+_armed: set[str] = set()
+
+
+def _arm_once(name: str, host: Host, server: str | None = None) -> None:
+    if name in _armed:
+        return
+    _armed.add(name)
+
+    def arm() -> None:
+        with _complaining(name):
+            load_adapter(name).arm(host)
+
+    with _complaining(name):
+        when_imported(server or load_adapter(name).SERVER, arm)
+
+
+@contextlib.contextmanager
+def _complaining(name: str) -> Iterator[None]:
+    """An adapter that does not work, or not with this version of its server, costs a warning; the app serves."""
+    try:
+        yield
+    except Exception as error:
+        logger.warning("apps that %s serves are not under control: %s: %s", name, type(error).__name__, error)
+
+
+@functools.cache
+def _brought() -> dict[str, EntryPoint]:
+    # Loading this costs a client more than all else together.
+    from importlib.metadata import entry_points
+
+    return {found.name: found for found in entry_points(group=GROUP) if found.name not in ADAPTERS}

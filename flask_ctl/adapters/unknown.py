@@ -7,13 +7,13 @@ accepting until it ends.
 from __future__ import annotations
 
 import sys
-import threading
 from collections.abc import Callable, Mapping
 from types import FrameType
 from typing import Any
 
 from ..middleware import RequestCounter
 from ..signals import signals
+from ..unpatched import threading
 
 RETRY_INTERVAL = 0.02
 """Seconds between two tries to find the main thread outside a request."""
@@ -78,6 +78,9 @@ class UnknownServer:
 
     def watch(self, on_change: Callable[[], Any]) -> None:
         self._requests.on_done = on_change
+
+    def unwatch(self) -> None:
+        """It is never reloaded."""
 
     def requests(self) -> frozenset[Any]:
         return frozenset()

@@ -6,7 +6,6 @@ import functools
 import inspect
 import os
 import socket
-import threading
 from typing import Any
 
 from werkzeug.serving import LISTEN_QUEUE, BaseWSGIServer, make_server, select_address_family
@@ -14,13 +13,20 @@ from werkzeug.serving import LISTEN_QUEUE, BaseWSGIServer, make_server, select_a
 from ..handover import inherited
 from ..reload.preflight import end_if_preflighting
 from ..signals import signals
+from ..unpatched import threading
 from . import Controlled, Host, WSGIApp, reloader
 from .werkzeug_server import WerkzeugServer
 
 _serve_forever = BaseWSGIServer.serve_forever
 _init = BaseWSGIServer.__init__
 _signature = inspect.signature(_init)
-_armed = False
+
+SERVER = "werkzeug.serving"
+
+
+def serve(app: Any, host: str, port: int, threads: int | None) -> None:
+    """Serve a Flask app, for ``flask-ctl run``; the host bounds the requests at once."""
+    app.run(host=host, port=port)
 
 
 def run(server: WerkzeugServer, controlled: Controlled, poll_interval: float = 0.5) -> None:
@@ -49,10 +55,6 @@ def make_background_server(
 
 def arm(host: Host) -> None:
     """Make every Werkzeug server of this process tell `host` when it begins to serve."""
-    global _armed
-    if _armed:
-        return
-    _armed = True
 
     @functools.wraps(_init)
     def __init__(self: Any, *args: Any, **options: Any) -> None:

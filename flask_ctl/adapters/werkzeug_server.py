@@ -9,10 +9,8 @@ from __future__ import annotations
 
 import contextlib
 import os
-import selectors
 import signal
 import socket
-import threading
 from collections.abc import Callable
 from importlib.metadata import version
 from typing import Any
@@ -21,7 +19,8 @@ from werkzeug.serving import BaseWSGIServer
 
 from ..handover import inherited
 from ..signals import signals
-from ..system import Waker, refuse_new_connections, wait_readable, waiting_connections, welcome_connections
+from ..system import Gate, Waker, refuse_new_connections, wait_readable, waiting_connections, welcome_connections
+from ..unpatched import selectors, threading
 
 _serve_forever = BaseWSGIServer.serve_forever
 
@@ -62,10 +61,10 @@ class WerkzeugServer:
         self._in_loop = True
         self._on_change: Callable[[], Any] = lambda: None
         self._loop_ended = False
-        self._released = threading.Event()
         self._pausing = False
         self._is_paused = False
-        self._resumed = threading.Condition()
+        self._resumed = Gate()
+        self._released = Gate()
         self._leaving = False
         self._kept: dict[str, Any] = {}
 
@@ -152,6 +151,9 @@ class WerkzeugServer:
     def watch(self, on_change: Callable[[], Any]) -> None:
         self._on_change = on_change
 
+    def unwatch(self) -> None:
+        """Nothing that watching has changed has to be changed back."""
+
     def requests(self) -> frozenset[socket.socket]:
         with self._lock:
             return frozenset(self._busy)
@@ -161,13 +163,13 @@ class WerkzeugServer:
             return not requests.isdisjoint(self._busy)
 
     def pause(self) -> None:
+        self._resumed.clear()
         self._pausing = True
         self._wake.wake()
 
     def resume(self) -> None:
-        with self._resumed:
-            self._pausing = False
-            self._resumed.notify_all()
+        self._pausing = False
+        self._resumed.set()
 
     def paused(self) -> bool:
         with self._lock:
@@ -202,8 +204,8 @@ class WerkzeugServer:
 
     def close(self) -> None:
         """Release its own descriptors."""
-        self._selector.close()
-        self._wake.close()
+        for resource in (self._selector, self._wake, self._resumed, self._released):
+            resource.close()
 
     def _children(self) -> list[int]:
         """Processes that answer a request each, where the server forks."""
@@ -294,9 +296,8 @@ class WerkzeugServer:
 
     def _stay_paused(self) -> None:
         self._set_paused(True)
-        with self._resumed:
-            while self._pausing:
-                self._resumed.wait()
+        while self._pausing:
+            self._resumed.wait()
         self._set_paused(False)
 
     def _set_paused(self, paused: bool) -> None:

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import os
 import signal
-import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable
-from typing import IO, Any
+from typing import IO, Any, Protocol
 
-from ..errors import ReloadFailed
+from ..errors import ConfigurationError, ReloadFailed
 from ..system import Waker, wait_readable
-from .program import Program
+from ..unpatched import subprocess
 
 ENVIRONMENT = "FLASK_CTL_PREFLIGHT"
 _PASSED = b"passed"
@@ -38,12 +39,44 @@ def end_if_preflighting(check: Callable[[], Any]) -> None:
         os._exit(0)
 
 
-class Preflight:
-    """One rehearsal; `cancel` may be called by another thread."""
+def check_at_exit(check: Callable[[], Any]) -> None:
+    """In a preflight that only loads the code: as `end_if_preflighting`, once it has ended."""
+    if preflighting:
+        atexit.unregister(_check)
+        atexit.register(_check, check)
 
-    def __init__(self, program: Program, limit: float) -> None:
+
+def _check(check: Callable[[], Any]) -> None:
+    try:
+        check()
+    except ConfigurationError as error:
+        print(error.message, file=sys.stderr, flush=True)
+        # An exception would not change the exit code any more.
+        os._exit(1)
+
+
+class Rehearsable(Protocol):
+    """What can be started for trial."""
+
+    @property
+    def command(self) -> list[str]: ...
+
+    @property
+    def directory(self) -> str: ...
+
+    def environment_for_preflight(self) -> dict[str, str]: ...
+
+
+class Preflight:
+    """One rehearsal; `cancel` may be called by another thread.
+
+    With `by_exit` the program is one that only loads the code, and passes by ending with exit code 0.
+    """
+
+    def __init__(self, program: Rehearsable, limit: float, *, by_exit: bool = False) -> None:
         self._program = program
         self._limit = limit
+        self._by_exit = by_exit
         self._cancelled = False
         self._waker = Waker()
 
@@ -73,6 +106,8 @@ class Preflight:
             finally:
                 _end(process, wait=time.monotonic() - began < self._limit and not self._cancelled)
                 self._waker.close()
+            if self._by_exit:
+                passed = process.returncode == 0
             if not passed and not self._cancelled:
                 raise self._failure(process, output, time.monotonic() - began >= self._limit)
 

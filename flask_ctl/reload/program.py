@@ -7,6 +7,7 @@ import contextlib
 import logging
 import os
 import sys
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -22,6 +23,7 @@ class Program:
 
     def __init__(self) -> None:
         self.pid = os.getpid()
+        self.loaded_at = time.monotonic()
         self.environment = _environment_of_start()
         self.directory = _directory_of_start(self.environment.get("PWD"))
 

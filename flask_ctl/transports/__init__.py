@@ -35,6 +35,12 @@ class Listener(Protocol):
     def open(self) -> None:
         """Bind. Raises ConfigurationError, with the remedy, where that is not possible."""
 
+    def renew_access(self) -> None:
+        """The guard's policy is another: let those in, and those only, whom it names; who is connected stays.
+
+        Raises ConfigurationError like `open`; the address stays ours.
+        """
+
     def attach(self, reactor: Reactor, handler: Handler) -> None:
         """Serve from the reactor's thread; after a failure of that thread, again."""
 

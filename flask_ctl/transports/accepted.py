@@ -7,7 +7,6 @@ that is ended is the one that was meant.
 from __future__ import annotations
 
 import contextlib
-import socket
 import time
 from collections.abc import Callable, Set
 from typing import Any
@@ -17,6 +16,7 @@ from zmq.utils.monitor import parse_monitor_message
 
 from ..commands import Role
 from ..system import duplicate_socket, is_named
+from ..unpatched import socket
 from .stream import OUT_OF_RESOURCES, SHARES
 
 _EVENTS = zmq.EVENT_ACCEPTED | zmq.EVENT_DISCONNECTED

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import logging
-import select
-import socket
 import time
 from collections.abc import Callable
 from typing import Any
@@ -16,6 +14,7 @@ from ..protocol.framing import LineBuffer
 from ..protocol.jsonrpc import encode, error_object
 from ..protocol.plain import is_plain
 from ..reactor import READ, WRITE, Reactor
+from ..unpatched import select, socket
 from . import Handler
 from .session import Session
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import socket
 from typing import Any, Protocol
 
+from ..access import FileAccess
 from ..addresses import Address, prepare_directory
 from ..errors import ConfigurationError
 from ..handover import inherited
+from ..unpatched import socket
 
 logger = logging.getLogger("flask_ctl")
 
@@ -23,6 +24,9 @@ class Place(Protocol):
 
     def acquire(self) -> socket.socket:
         """A listening socket. Raises ConfigurationError that says what is in the way and what to do."""
+
+    def admit(self, access: FileAccess) -> None:
+        """Be as open as this from now on. Raises ConfigurationError like `acquire`."""
 
     def adopt(self, descriptor: int, lock: int) -> socket.socket:
         """The listening socket that a former image of this process left. Raises ConfigurationError like `acquire`."""
@@ -70,6 +74,11 @@ class Endpoint:
             if self.address.path:
                 prepare_directory(self.address.path)
             self.socket = self._place.acquire()
+        self._warn_of_obstacle()
+
+    def admit(self, access: FileAccess) -> None:
+        """Let others reach the socket, or no longer. Raises ConfigurationError where that is not possible."""
+        self._place.admit(access)
         self._warn_of_obstacle()
 
     def in_place(self) -> bool:

@@ -40,6 +40,9 @@ class MemoryListener:
     def open(self) -> None:
         """Nothing has to be bound."""
 
+    def renew_access(self) -> None:
+        """There is no file."""
+
     def attach(self, reactor: Reactor, handler: Handler) -> None:
         self._server = StreamServer(reactor, handler, self._guard)
         reactor.register(self._waker, READ, self._accept)

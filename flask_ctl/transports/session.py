@@ -11,6 +11,9 @@ from ..dispatcher import Answer, ReplyTo
 from ..reactor import Reactor
 from . import Handler
 
+_OBJECT = b"{}"
+"""Stands for the message that is answered, where it is none but JSON."""
+
 
 class Session(abc.ABC):
     """Hands a client's messages to the handler, at most `max_pending` unanswered ones at once.
@@ -37,6 +40,15 @@ class Session(abc.ABC):
         """See `Keeper`: the next image handles the current message, and those after it."""
         self._waiting.appendleft(self._current)
         self._deferring = True
+
+    def send(self, message: bytes) -> None:
+        """See `Keeper`."""
+
+        def write() -> None:
+            self._write_answer(_OBJECT, message)
+            self._settle()
+
+        self._reactor.call_soon(write)
 
     @abc.abstractmethod
     def _write_answer(self, message: bytes, answer: bytes) -> None:

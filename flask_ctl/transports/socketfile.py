@@ -9,12 +9,12 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import socket
 import stat
 
 from ..access import PRIVATE, FileAccess
 from ..errors import ConfigurationError, InsecureConfiguration
 from ..system import MAX_SOCKET_PATH, bind_private, lock_holder, open_to, peer_credentials, try_lock
+from ..unpatched import socket
 
 BACKLOG = 128
 """Connections that wait while the control thread is busy; somaxconn of older kernels."""
@@ -23,13 +23,14 @@ BACKLOG = 128
 class SocketFile:
     """A path that is ours from `acquire` to `release`, and the socket that listens there.
 
-    It is bound for the owner alone, and opened to others once it is there, if `access` says so.
+    It is bound for the owner alone, and opened to others once it is there, if `access` says so. `lock` is the
+    descriptor of the lock, where that has been taken already.
     """
 
-    def __init__(self, path: str, access: FileAccess = PRIVATE) -> None:
+    def __init__(self, path: str, access: FileAccess = PRIVATE, lock: int = -1) -> None:
         self.path = os.path.abspath(path)
         self.access = access
-        self._lock = -1
+        self._lock = lock
         self._inode: tuple[int, int] | None = None
 
     def check(self) -> None:
@@ -57,7 +58,8 @@ class SocketFile:
             )
         try:
             self.check()
-            self._take_lock()
+            if self._lock < 0:
+                self._take_lock()
             self._remove_stale()
             return self._bind()
         except OSError as error:
@@ -70,6 +72,15 @@ class SocketFile:
         except ConfigurationError:
             self.release()
             raise
+
+    def admit(self, access: FileAccess) -> None:
+        """Open the file to others, or close it. Raises ConfigurationError like `acquire`; the path stays ours."""
+        if access == self.access:
+            return
+        self.access = access
+        self.check()
+        if self.in_place():
+            self._set_access()
 
     def adopt(self, descriptor: int, lock: int) -> socket.socket:
         """The socket that a former image of this process left, listening for this one, and as open as it says.

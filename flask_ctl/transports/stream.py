@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import socket
 import time
 from collections.abc import Callable
 from typing import Any
@@ -12,6 +11,7 @@ from ..access import Peer
 from ..commands import Role
 from ..guard import Guard
 from ..reactor import READ, Reactor
+from ..unpatched import socket
 from . import Handler
 from .connection import Connection
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import errno
-import socket
 
+from ..access import FileAccess
 from ..addresses import Address, resolve
 from ..errors import ConfigurationError
+from ..unpatched import socket
 from .socketfile import BACKLOG
 
 
@@ -36,6 +37,9 @@ class TcpPort:
                 f"can't listen at {self._address}: {reason}; give another port by FLASK_CTL_SOCKET"
             ) from None
         return listener
+
+    def admit(self, access: FileAccess) -> None:
+        """A port has no file."""
 
     def adopt(self, descriptor: int, lock: int) -> socket.socket:
         """The socket that a former image of this process left, listening for this one."""

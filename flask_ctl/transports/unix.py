@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 from collections.abc import Callable
 from typing import Any
 
@@ -11,6 +10,7 @@ from ..addresses import Address
 from ..dispatcher import ReplyTo
 from ..guard import Guard
 from ..reactor import Reactor
+from ..unpatched import socket
 from . import Handler
 from .endpoint import Endpoint
 from .socketfile import SocketFile
@@ -20,9 +20,9 @@ from .stream import StreamServer
 class UnixListener:
     """Listens at a path, for those whom the guard's policy names; puts the socket back if a cleaner removes it."""
 
-    def __init__(self, path: str, guard: Guard) -> None:
+    def __init__(self, path: str, guard: Guard, file: SocketFile | None = None) -> None:
         self._guard = guard
-        self._endpoint = Endpoint(Address("unix", path), SocketFile(path, guard.policy.file_access()))
+        self._endpoint = Endpoint(Address("unix", path), file or SocketFile(path, guard.policy.file_access()))
         self._server: StreamServer | None = None
         self._reactor: Reactor | None = None
 
@@ -35,6 +35,9 @@ class UnixListener:
 
     def open(self) -> None:
         self._endpoint.open()
+
+    def renew_access(self) -> None:
+        self._endpoint.admit(self._guard.policy.file_access())
 
     def attach(self, reactor: Reactor, handler: Handler) -> None:
         self._reactor = reactor

@@ -89,6 +89,9 @@ class ZmqListener:
     def open(self) -> None:
         self._endpoint.open()
 
+    def renew_access(self) -> None:
+        self._endpoint.admit(self._guard.policy.file_access())
+
     def attach(self, reactor: Reactor, handler: Handler) -> None:
         self._reactor, self._handler = reactor, handler
         if self._endpoint.socket is not None or self._endpoint.restore():

@@ -1,8 +1,18 @@
-"""The app that the tests serve. What takes its time waits for the command `release`, never for a clock."""
+"""The app that the tests serve. What takes its time waits for the command `release`, never for a clock.
 
-import atexit
+All of it can be added to another application: SAMPLE_OF names a package that has a `create_app`.
+"""
+
 import os
 import sys
+
+if "patched" in sys.argv:
+    from gevent import monkey
+
+    monkey.patch_all()
+
+import atexit
+import importlib
 import threading
 from collections import defaultdict
 
@@ -10,7 +20,13 @@ from flask import Flask, request
 
 from flask_ctl import Control
 
-app = Flask("sample")
+
+def make_app():
+    package = os.environ.get("SAMPLE_OF", "sample")
+    return Flask("sample") if package == "sample" else importlib.import_module(package).create_app()
+
+
+app = make_app()
 app.config.from_prefixed_env("FLASK")  # FLASK_CTL_SIGNALS and the like
 control = Control(app)
 gates = defaultdict(threading.Event)
@@ -48,6 +64,11 @@ def stream(name):
     return pieces()
 
 
+@app.get("/big")
+def big():
+    return b"x" * 8_000_000
+
+
 @app.post("/echo")
 def echo():
     return request.get_data()
@@ -56,6 +77,14 @@ def echo():
 @app.get("/boom")
 def boom():
     raise RuntimeError("boom")
+
+
+@app.get("/spin")
+def spin():
+    """Compute, and let nothing else of this thread run, until a file is there."""
+    while not os.path.exists(request.args["until"]):
+        pass
+    return "spun"
 
 
 @app.get("/stop")
@@ -93,6 +122,12 @@ def look() -> str:
     return VERSION
 
 
+@control.command(scope="one")
+def whoami() -> int:
+    """The process that runs this."""
+    return os.getpid()
+
+
 @control.command
 def fail(message: str = "no") -> None:
     """Raise an exception."""
@@ -120,6 +155,10 @@ atexit.register(say, "atexit")
 
 if __name__ == "__main__":
     how = sys.argv[1:]
+    if "patched late" in how:
+        from gevent import monkey
+
+        monkey.patch_all()
     options = {"port": 0}
     if "unthreaded" in how:
         options["threaded"] = False
@@ -135,6 +174,18 @@ if __name__ == "__main__":
         from werkzeug.serving import make_server
 
         make_server("127.0.0.1", 0, app, threaded=True).serve_forever()
+    elif "waitress" in how:
+        import waitress
+
+        waitress.serve(app, host="127.0.0.1", port=0)
+    elif "cheroot" in how:
+        from cheroot.wsgi import Server
+
+        Server(("127.0.0.1", 0), app).start()
+    elif "pywsgi" in how:
+        from gevent.pywsgi import WSGIServer
+
+        WSGIServer(("127.0.0.1", 0), app).serve_forever()
     elif "wsgiref" in how:
         from wsgiref.simple_server import make_server
 

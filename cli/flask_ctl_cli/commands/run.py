@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 import click
 
@@ -12,6 +12,12 @@ from ..settings import ControlCommand, settings
 
 if TYPE_CHECKING:
     from flask import Flask
+
+MANNER = "FLASK_CTL_RUN"
+"""The variable by which a server of several processes is told how to run: ``quiet``, ``required``."""
+
+SERVED = "flask_ctl_cli.served:app"
+"""What such a server loads."""
 
 
 def _known_server(ctx: click.Context, param: click.Parameter, value: str) -> str:
@@ -34,18 +40,39 @@ def _known_server(ctx: click.Context, param: click.Parameter, value: str) -> str
 @click.option("--threads", type=click.IntRange(min=1), metavar="N", help="Answer at most so many requests at once.")
 def run(import_name: str | None, host: str, port: int, server: str, threads: int | None) -> None:
     """Serve a Flask app with a control socket."""
-    from flask_ctl import ConfigurationError, Control
+    from flask_ctl import ConfigurationError, prepare_server, server_program
 
-    app = _load(import_name)
-    _show_log()
-    control = app.extensions["ctl"].control if "ctl" in app.extensions else Control(app)
     try:
-        control.run(app, socket=settings().socket, threads=threads, host=host, port=port)
+        program = server_program(server, SERVED, host, port, threads)
+        if program is not None:
+            _become(program.command, program.environment, import_name)
+        prepare_server(server)
+        _serve(load(import_name), host, port, server, threads)
     except ConfigurationError as error:
         raise click.ClickException(error.message) from None
 
 
-def _load(import_name: str | None) -> Flask:
+def _become(command: list[str], environment: dict[str, str], import_name: str | None) -> NoReturn:
+    """Be the server's own program from now on."""
+    manner = {"quiet": settings().quiet, "required": settings().socket is not None}
+    told = {MANNER: " ".join(word for word, yes in manner.items() if yes)}
+    if import_name is not None:
+        told["FLASK_APP"] = import_name
+    if (socket := settings().socket) is not None:
+        told["FLASK_CTL_SOCKET"] = socket
+    os.execve(command[0], command, {**os.environ, **environment, **told})
+
+
+def _serve(app: Flask, host: str, port: int, server: str, threads: int | None) -> None:
+    from flask_ctl import Control
+
+    show_log(quiet=settings().quiet)
+    control = app.extensions["ctl"].control if "ctl" in app.extensions else Control(app)
+    control.run(app, socket=settings().socket, threads=threads, server=server, host=host, port=port)
+
+
+def load(import_name: str | None) -> Flask:
+    """The app, found as `flask` finds it."""
     from flask.cli import ScriptInfo
 
     # As under `flask run`: an app.run() at the module's end does nothing while it is imported.
@@ -56,12 +83,12 @@ def _load(import_name: str | None) -> Flask:
         del os.environ["FLASK_RUN_FROM_CLI"]
 
 
-def _show_log() -> None:
-    """Show INFO too, unless --quiet; the app's own logging, if it has set any up, stays as it is."""
+def show_log(*, quiet: bool) -> None:
+    """Show INFO too, unless it is to be quiet; the app's own logging, if it has set any up, stays as it is."""
     logger = logging.getLogger("flask_ctl")
     if not logger.hasHandlers():
         handler = logging.StreamHandler()
         handler.setFormatter(logging.Formatter("flask-ctl: %(message)s"))
         logger.addHandler(handler)
     if logger.level == logging.NOTSET:
-        logger.setLevel(logging.WARNING if settings().quiet else logging.INFO)
+        logger.setLevel(logging.WARNING if quiet else logging.INFO)

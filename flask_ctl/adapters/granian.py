@@ -1,0 +1,159 @@
+"""granian: its worker processes are noticed when they construct what serves the WSGI interface."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import socket
+import sys
+import time
+from collections.abc import Callable
+from importlib.metadata import version
+from types import FrameType
+from typing import Any
+
+from ..reload.program import program
+from ..system import refuse_new_connections, waiting_connections, welcome_connections
+from ..unpatched import start_thread
+from . import WORKERS, Host
+from .descriptors import end_silent_connections, listening, silent_connections, unread_connections
+
+BACKLOG_TIMEOUT, BACKLOG_INTERVAL = 2.0, 0.005
+"""Seconds for what has arrived at a worker's socket to be accepted before the worker ends; and between two looks."""
+
+UNREAD_TIMEOUT = 0.5
+"""Seconds for a connection that has been accepted to send something, and for that to be read."""
+
+LISTEN_TIMEOUT = 10.0
+"""Seconds for a worker that is about to serve to listen."""
+
+SIGNALS = {"stop": signal.SIGTERM, "fast": signal.SIGTERM, "reload": signal.SIGHUP}
+
+
+def arm(host: Host) -> None:
+    """Make every granian worker of this process tell `host` when it begins to serve."""
+    WORKERS["granian"] = lambda: multiprocessing.parent_process() is not None
+    module: Any = sys.modules["granian.server.mp"]
+    construct = module.WSGIWorker
+
+    def begin(*args: Any, **options: Any) -> Any:
+        worker = GranianWorker(_loader())
+        worker.take_over_signals()
+        host.begin_worker(worker, None)
+        return construct(*args, **options)
+
+    module.WSGIWorker = begin
+
+
+def _loader() -> Any:
+    """The function that has loaded the app of this worker, None if granian has changed."""
+    frame: FrameType | None = sys._getframe()
+    while frame is not None:
+        if "callback_loader" in frame.f_locals and frame.f_globals.get("__name__") == "granian.server.mp":
+            return frame.f_locals["callback_loader"]
+        frame = frame.f_back
+    return None
+
+
+class GranianWorker:
+    """One worker process. Its listening sockets are its own, made where Python does not see them."""
+
+    name = "granian"
+    drains_by_itself = True
+
+    def __init__(self, loader: Any) -> None:
+        self._loader = loader
+        self.version = version("granian")
+        self.master: int = os.getppid()
+        self.wanted = 0
+        self.signals = {what: int(signum) for what, signum in SIGNALS.items()}
+
+    @property
+    def listeners(self) -> list[str]:
+        """Where it listens, as soon as it does."""
+        deadline = time.monotonic() + LISTEN_TIMEOUT
+        while not (urls := [_url(sock) for sock in listening()]) and time.monotonic() < deadline:
+            time.sleep(BACKLOG_INTERVAL)
+        return urls
+
+    def take_over_signals(self) -> None:
+        """In the main thread: before a signal ends this worker, what has arrived at its socket is accepted."""
+        for signum in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(signum, self._drained(signal.getsignal(signum)))
+
+    def has_master(self) -> bool:
+        return os.getppid() == self.master
+
+    def obstacle(self) -> str | None:
+        if program.pid == os.getpid():
+            return None
+        return f"the program that runs granian has loaded the code in the master, pid {self.master}; stop and start"
+
+    def rehearsal(self) -> dict[str, Any] | None:
+        target: tuple[Any, ...] = getattr(self._loader, "args", ())
+        options: dict[str, Any] = getattr(self._loader, "keywords", {})
+        if len(target) != 1 or not isinstance(target[0], str):
+            return None
+        wanted = {"wd": str(options.get("wd") or ""), "factory": bool(options.get("factory"))}
+        code = f"from granian._internal import load_target; load_target({target[0]!r}, **{wanted!r})"
+        command = [sys.executable, "-c", code.replace("'wd': ''", "'wd': None")]
+        return {"command": command, "directory": program.directory, "environment": program.environment}
+
+    def hold_back(self, yes: bool) -> bool:
+        refused = []
+        for sock in listening():
+            if yes:
+                refused.append(sock.family != socket.AF_UNIX and refuse_new_connections(sock))
+            else:
+                welcome_connections(sock)
+        return not yes or (bool(refused) and all(refused))
+
+    def waiting(self) -> int:
+        return sum(map(waiting_connections, listening()))
+
+    def begun(self) -> int:
+        return 0
+
+    def silent(self) -> int:
+        return silent_connections(_ports())
+
+    def close_silent(self) -> None:
+        end_silent_connections(_ports())
+
+    def allow(self, seconds: float) -> None:
+        """Its patience is a setting of the master, --workers-kill-timeout, and by default without end."""
+
+    def is_serving_thread(self) -> bool:
+        return True
+
+    def _drained(self, handler: Any) -> Any:
+        def drain_first(signum: int, frame: FrameType | None) -> None:
+            self.hold_back(True)
+            start_thread(lambda: self._hand_on(handler, signum))
+
+        return drain_first
+
+    def _hand_on(self, handler: Any, signum: int) -> None:
+        _wait_while(self.waiting, BACKLOG_TIMEOUT)
+        # It closes those whose request it has not begun to read.
+        ports = _ports()
+        _wait_while(lambda: unread_connections(ports), UNREAD_TIMEOUT)
+        handler(signum, None)
+
+
+def _wait_while(condition: Callable[[], Any], seconds: float) -> None:
+    deadline = time.monotonic() + seconds
+    while condition() and time.monotonic() < deadline:
+        time.sleep(BACKLOG_INTERVAL)
+
+
+def _ports() -> set[int]:
+    return {sock.getsockname()[1] for sock in listening() if sock.family != socket.AF_UNIX}
+
+
+def _url(sock: socket.socket) -> str:
+    if sock.family == socket.AF_UNIX:
+        return f"unix:{os.fsdecode(sock.getsockname())}"
+    host, port = sock.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"

@@ -1,0 +1,89 @@
+"""The command lines of servers that start processes of their own, for ``flask-ctl run --server``."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import sys
+from collections.abc import Callable
+from typing import NamedTuple
+
+from ..errors import ConfigurationError
+
+
+class Program(NamedTuple):
+    """What to execute, and what its environment has to have besides ours."""
+
+    command: list[str]
+    environment: dict[str, str]
+
+
+def server_program(name: str, target: str, host: str, port: int, threads: int | None) -> Program | None:
+    """The program by which a server serves `target`, a ``module:name``; None for one that serves in this process.
+
+    Raises ConfigurationError if it is not installed.
+    """
+    if name not in _PROGRAMS:
+        return None
+    package, make = _PROGRAMS[name]
+    if importlib.util.find_spec(package) is None:
+        raise ConfigurationError(f"{name} is not installed; try: pip install {package}")
+    return make(target, host, port, threads)
+
+
+def refuse_program(name: str) -> None:
+    """Raises ConfigurationError for a server that does not serve in this process."""
+    if name in _PROGRAMS:
+        raise ConfigurationError(
+            f"{name} starts processes of its own, which load the app; start it by its own command,"
+            f" or by: flask-ctl run --server {name}"
+        )
+
+
+def _gunicorn(target: str, host: str, port: int, threads: int | None) -> Program:
+    from gunicorn.config import KNOWN_SETTINGS
+
+    command = [sys.executable, "-m", "gunicorn", "--bind", _address(host, port)]
+    if any(setting.name == "control_socket_disable" for setting in KNOWN_SETTINGS):
+        # Its own control socket is served by a thread of the master, which forks.
+        command.append("--no-control-socket")
+    return Program([*command, *_option("--threads", threads), target], {})
+
+
+def _uwsgi(target: str, host: str, port: int, threads: int | None) -> Program:
+    command = [sys.executable, "-c", "import pyuwsgi; pyuwsgi.run()", "--master", "--need-app", "--die-on-term"]
+    command += ["--http-socket", _address(host, port), *_option("--threads", threads), "--module", target]
+    # At a reload it executes itself anew by an interpreter that does not know the virtual environment.
+    places = [_place_of(name) for name in ("pyuwsgi", "flask_ctl", target.partition(".")[0])]
+    known = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+    return Program(command, {"PYTHONPATH": os.pathsep.join(dict.fromkeys(filter(None, [*known, *places])))})
+
+
+def _granian(target: str, host: str, port: int, threads: int | None) -> Program:
+    command = [sys.executable, "-m", "granian", "--interface", "wsgi", "--host", host, "--port", str(port)]
+    return Program([*command, *_option("--blocking-threads", threads), target], {})
+
+
+def _address(host: str, port: int) -> str:
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def _place_of(module: str) -> str:
+    """The directory in which a module or package is found."""
+    spec = importlib.util.find_spec(module)
+    if spec is None or spec.origin is None:
+        return ""
+    place = os.path.dirname(spec.origin)
+    return place if spec.submodule_search_locations is None else os.path.dirname(place)
+
+
+def _option(name: str, value: int | None) -> list[str]:
+    return [] if value is None else [name, str(value)]
+
+
+_PROGRAMS: dict[str, tuple[str, Callable[[str, str, int, int | None], Program]]] = {
+    "gunicorn": ("gunicorn", _gunicorn),
+    "uwsgi": ("pyuwsgi", _uwsgi),
+    "granian": ("granian", _granian),
+}
+"""The module that has to be there, and how it is called."""

@@ -1,0 +1,150 @@
+"""The hub's side of the workers' private socket: messages become calls of the hub."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from ..access import Peer, Policy
+from ..dispatcher import Answer, Keeper, Notify
+from ..errors import INVALID_REQUEST, METHOD_NOT_FOUND, CommandError, RemoteProtocolError
+from ..guard import Guard
+from ..limits import Limits
+from ..protocol.jsonrpc import decode, encode, error_object, result_object
+from ..reactor import READ, Reactor
+from ..system import open_process
+from ..transports import Handler
+from ..transports.socketfile import SocketFile
+from ..transports.unix import UnixListener
+from . import messages
+from .messages import Figures, Hello, Welcome
+from .workers import MAX_WORKERS, Worker, Workers
+
+_SAME_USER = Policy()
+_ROOM = Limits(connections=2 * MAX_WORKERS)
+
+
+class WorkersSocket(UnixListener):
+    """Listens for workers; the lock on its path has been taken by the worker that started the hub."""
+
+    def __init__(self, path: str, lock: int, on_attach: Callable[[Reactor], Any], on_tick: Callable[[], Any]) -> None:
+        super().__init__(path, Guard(limits=_ROOM), SocketFile(path, lock=lock))
+        self._on_attach, self._on_tick = on_attach, on_tick
+
+    def attach(self, reactor: Reactor, handler: Handler) -> None:
+        super().attach(reactor, handler)
+        self._on_attach(reactor)
+
+    def tick(self) -> None:
+        super().tick()
+        self._on_tick()
+
+
+class Listening(Protocol):
+    """What workers have to say to the hub."""
+
+    @property
+    def workers(self) -> Workers: ...
+
+    def generation_of(self, hello: Hello) -> int:
+        """The generation to which a worker's code belongs."""
+
+    def welcome(self, worker: Worker) -> Welcome:
+        """A worker is there, or there again."""
+
+    def changed(self) -> None:
+        """A worker has told new figures."""
+
+    def ended(self, worker: Worker) -> None:
+        """A worker is gone."""
+
+    def stop_asked(self, mode: Any, grace: float, peer: Peer) -> None:
+        """The app asks for a stop."""
+
+
+class Gate:
+    """Takes in what workers send."""
+
+    def __init__(self, hub: Listening) -> None:
+        self._hub = hub
+        self._reactor: Reactor | None = None
+
+    def attach(self, reactor: Reactor) -> None:
+        """Watch the workers' ends from this reactor."""
+        self._reactor = reactor
+        for worker in self._hub.workers:
+            self._watch(worker)
+
+    def handle(self, message: bytes, peer: Peer, notify: Notify, keeper: Keeper | None = None) -> Answer:
+        id = None
+        try:
+            _SAME_USER.check(peer, "operate")
+            value = decode(message)
+            if not isinstance(value, dict):
+                raise CommandError("no object", code=INVALID_REQUEST)
+            id = value.get("id")
+            if "method" not in value:
+                self._settle(value, peer)
+                return None
+            return self._serve(value["method"], value.get("params") or {}, id, peer, keeper)
+        except CommandError as error:
+            return encode(error_object(id, error))
+        except RemoteProtocolError as error:
+            return encode(error_object(id, CommandError(error.message, code=INVALID_REQUEST)))
+
+    def handle_plain(self, line: bytes, peer: Peer, keeper: Keeper | None = None) -> Answer:
+        return b"this socket is for the workers; look for the app's own\n"
+
+    def _serve(self, method: str, params: dict[str, Any], id: Any, peer: Peer, keeper: Keeper | None) -> bytes | None:
+        if method == "hello":
+            assert keeper is not None
+            welcome = self._hello(Hello.from_json(params), peer, lambda line: keeper.send(line.rstrip(b"\n")))
+            return encode(result_object(id, messages.as_json(welcome)))
+        worker = self._hub.workers.get(peer.pid)
+        if worker is None:
+            raise CommandError("say hello first", code=INVALID_REQUEST)
+        if method == "report":
+            worker.final = bool(params.get("final"))
+            worker.hear(Figures.from_json(params.get("figures")))
+            self._hub.changed()
+        elif method == "taken":
+            worker.take_in(params["id"])
+        elif method == "stop":
+            self._hub.stop_asked(params["mode"], params["grace"], peer)
+        else:
+            raise CommandError(f"no method {method!r}", code=METHOD_NOT_FOUND)
+        return None
+
+    def _settle(self, value: dict[str, Any], peer: Peer) -> None:
+        worker = self._hub.workers.get(peer.pid)
+        if worker is not None:
+            worker.settle(value.get("id"), value)
+
+    def _hello(self, hello: Hello, peer: Peer, send: Callable[[bytes], Any]) -> Welcome:
+        if hello.pid != peer.pid:
+            raise CommandError(f"pid {peer.pid} says that it is {hello.pid}", code=INVALID_REQUEST)
+        worker = self._hub.workers.get(hello.pid)
+        if worker is not None:
+            worker.renew(hello, send)
+            return self._hub.welcome(worker)
+        handle = open_process(hello.pid)
+        if handle is None:
+            raise CommandError(f"pid {hello.pid} can't be watched")
+        worker = Worker(hello, handle, send, self._hub.generation_of(hello))
+        try:
+            self._hub.workers.add(worker)
+        except CommandError:
+            handle.close()
+            raise
+        self._watch(worker)
+        return self._hub.welcome(worker)
+
+    def _watch(self, worker: Worker) -> None:
+        assert self._reactor is not None
+        self._reactor.register(worker.handle, READ, lambda _events: self._ended(worker))
+
+    def _ended(self, worker: Worker) -> None:
+        assert self._reactor is not None
+        self._reactor.unregister(worker.handle)
+        # Its last words may be read in this very round.
+        self._reactor.call_soon(self._hub.ended, worker)

@@ -1,0 +1,180 @@
+"""What workers and their hub tell each other: JSON-RPC both ways over a private Unix socket. No I/O here.
+
+A worker's first request is `hello`; the answer is a Welcome. From then on it sends `report` when its figures change,
+and the hub sends requests. Workers and hub may be of different versions of the package for the time of a reload: fields
+may be added, never changed, unknown ones are ignored, and `hello` means the same for ever.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields, replace
+from typing import Any, TypeVar
+
+from ..errors import INTERNAL_ERROR, CommandError, RemoteProtocolError, as_command_error, error_from_object
+from ..protocol.framing import MAX_FRAME
+from ..protocol.jsonrpc import encode, error_object, request_object, result_object
+
+VERSION = 1
+"""Version of this protocol."""
+
+HELLO_ID = 0
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Tally:
+    """What one worker counts for one app: requests in flight, the age of the oldest in seconds, totals."""
+
+    in_flight: int = 0
+    oldest: float | None = None
+    total: int = 0
+    errors: int = 0
+
+
+@dataclass(frozen=True)
+class Figures:
+    """What a worker counts: a tally for each app, custom commands in flight, connections that wait to be accepted.
+
+    `begun` are its connections that have sent something, as far as there are more of them than requests in flight;
+    `silent` those that have not sent a byte. Both are told while a stop drains.
+    """
+
+    apps: dict[str, Tally] = field(default_factory=dict)
+    commands: int = 0
+    waiting: int = 0
+    begun: int = 0
+    silent: int = 0
+
+    @property
+    def in_flight(self) -> int:
+        """Requests and commands that have not been answered."""
+        return sum(tally.in_flight for tally in self.apps.values()) + self.commands + self.begun
+
+    @classmethod
+    def from_json(cls, value: Any) -> Figures:
+        figures = known(cls, value)
+        return replace(figures, apps={key: known(Tally, tally) for key, tally in figures.apps.items()})
+
+
+@dataclass(frozen=True)
+class AppRecord:
+    """What the hub has to know of an app; `commands` as the command `commands` describes them."""
+
+    key: str
+    name: str
+    root_path: str
+    endpoints: list[str]
+    required: bool
+    grace: float
+    preflight_timeout: float
+    versions: dict[str, str]
+    commands: dict[str, Any]
+    policy: dict[str, Any]
+    limits: dict[str, int]
+    curve: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """The load token of a worker's code: the process that imported it, and when, on the system's monotonic clock.
+
+    A forked child has its parent's token, which is how code that a reload would not renew gives itself away.
+    """
+
+    pid: int
+    at: float
+
+
+@dataclass(frozen=True)
+class Hello:
+    """A worker introduces itself.
+
+    `signals` are the master's, by what they ask of it: stop, fast, reload. `obstacle` says why a reload can't be done.
+    A worker that has to know first whether it may serve is not `ready`, and says hello again when it serves.
+    """
+
+    package: str
+    pid: int
+    master: int
+    loaded: Loaded
+    wanted: int
+    cwd: str
+    server: dict[str, Any]
+    signals: dict[str, int]
+    drains_by_itself: bool
+    obstacle: str | None
+    apps: list[AppRecord]
+    figures: Figures
+    memory: dict[str, Any] | None = None
+    ready: bool = True
+    protocol: int = VERSION
+
+    @classmethod
+    def from_json(cls, value: Any) -> Hello:
+        """Raises RemoteProtocolError for anything else."""
+        made = known(cls, value)
+        changes = {
+            "loaded": known(Loaded, made.loaded),
+            "apps": [known(AppRecord, app) for app in made.apps],
+            "figures": Figures.from_json(made.figures),
+        }
+        return cls(**{**{f.name: getattr(made, f.name) for f in fields(cls)}, **changes})
+
+
+@dataclass(frozen=True)
+class Welcome:
+    """The hub's answer: addresses, what is wrong with them, and whether visitors are held back at this time.
+
+    `first` tells one of the workers that it is the one to put the problems into the log.
+    """
+
+    endpoints: list[str]
+    problems: list[str]
+    holding: bool
+    first: bool
+    protocol: int = VERSION
+
+    @classmethod
+    def from_json(cls, value: Any) -> Welcome:
+        return known(cls, value)
+
+
+def request(method: str, params: Mapping[str, Any] | None = None, id: int | None = None) -> bytes:
+    """A request, or without `id` a notification, as a line."""
+    message = request_object(method, params) if id is None else request_object(method, params, id)
+    return encode(message) + b"\n"
+
+
+def answer(id: int, result: Any) -> bytes:
+    """The answer to a request, as a line; `result` may be the exception that it has ended with."""
+    failed = isinstance(result, BaseException)
+    try:
+        line = encode(error_object(id, as_command_error(result)) if failed else result_object(id, result)) + b"\n"
+    except (TypeError, ValueError, RecursionError) as error:
+        return answer(id, CommandError(f"the result is not JSON: {error}"))
+    if len(line) > MAX_FRAME:
+        return answer(id, CommandError(f"the result takes {len(line)} bytes, and {MAX_FRAME} is the most"))
+    return line
+
+
+def error_of(value: Mapping[str, Any]) -> CommandError:
+    """The exception for the error of an answer."""
+    error = value["error"]
+    return error_from_object(error.get("code", INTERNAL_ERROR), str(error.get("message")), error.get("data"))
+
+
+def as_json(value: Any) -> dict[str, Any]:
+    """A Hello, Welcome or Figures as JSON."""
+    return asdict(value)
+
+
+def known(cls: type[T], value: Any) -> T:
+    """A dataclass from its JSON, without what a later version may have added. Raises RemoteProtocolError."""
+    if isinstance(value, cls):
+        return value
+    names = {f.name for f in fields(cls)}  # type: ignore[arg-type]
+    try:
+        return cls(**{name: item for name, item in value.items() if name in names})
+    except (AttributeError, TypeError) as error:
+        raise RemoteProtocolError(f"no {cls.__name__}: {error}") from None

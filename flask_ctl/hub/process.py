@@ -1,0 +1,314 @@
+"""The hub: one small process beside the master, which answers for all of its workers."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import logging
+import math
+import os
+import time
+from concurrent.futures import Future
+from datetime import datetime, timedelta, timezone
+from typing import Any
+
+from .. import figures
+from ..access import Peer
+from ..dispatcher import Reply
+from ..errors import CONFLICT, NOT_SUPPORTED, CommandError
+from ..history import History
+from ..lifecycle import Event, Lifecycle, State
+from ..operation import Progress, timestamp
+from ..reloading import ReloadRequest
+from ..server import ControlServer
+from ..stopping import Mode, StopRequest
+from ..system import ProcessHandle, Waker, wait_readable
+from . import status
+from .apps import HubApp
+from .auditing import HubAudit
+from .gate import Gate, WorkersSocket
+from .master import MasterServer
+from .messages import AppRecord, Hello, Welcome
+from .reloading import HubReload
+from .staff import Outcome, Staff, then
+from .stopping import HubStop
+from .workers import Worker, Workers
+
+EXPIRY_INTERVAL = 0.05
+"""Seconds between two looks at requests that workers have to answer in time."""
+
+logger = logging.getLogger("flask_ctl")
+
+
+class Hub:
+    """Answers for the workers of one master, until that ends.
+
+    Its state belongs to the control thread; the main thread waits for the master's end.
+    """
+
+    def __init__(self, path: str, lock: int, master: ProcessHandle) -> None:
+        self._path = path
+        self._master = master
+        self._control = ControlServer("flask-ctl-hub")
+        self._waker = Waker()
+        # The main thread watches over deadlines.
+        self._staff = Staff(self._control.call_soon, self._waker.wake, self.changed)
+        self._server = MasterServer(self._staff, master)
+        self._gate = Gate(self)
+        self._socket = WorkersSocket(path, lock, self._gate.attach, self._tick)
+        self._audit = HubAudit(self._staff)
+        self._apps: dict[str, HubApp] = {}
+        self._readers: dict[int, figures.ProcessFigures] = {}
+        self._lifecycle = Lifecycle()
+        self._history = History()
+        self._stop: HubStop | None = None
+        self._reload: HubReload | None = None
+        self._loaded_at = time.monotonic()
+        self._outdated = False
+        self._memory_number = 0
+        age = figures.age_of(master.pid)
+        self._history.began -= age
+        self._history.started_at = timestamp(datetime.now(timezone.utc) - timedelta(seconds=age))
+
+    @property
+    def pid(self) -> int:
+        """The process to signal: the master."""
+        return self._master.pid
+
+    @property
+    def workers(self) -> Workers:
+        """Those of the master."""
+        return self._staff.workers
+
+    def run(self) -> None:
+        """Serve until the master has ended (with its workers, if that was asked for here), or a new version is due."""
+        self._control.start([(self._socket, self._gate)])
+        while not self._is_over():
+            deadline = self._staff.workers.next_deadline()
+            timeout = None if deadline is None or deadline == math.inf else EXPIRY_INTERVAL
+            watched = [self._waker.fileno()] if self._master.ended() else [self._waker.fileno(), self._master.fileno()]
+            wait_readable(watched, timeout)
+            self._waker.clear()
+            self._control.call_soon(self._staff.workers.expire)
+            reload = self._reload
+            if reload is not None and self._master.ended():
+                reload.cancel()
+        for operation in (self._stop, self._reload):
+            while operation is not None and not operation.wait(EXPIRY_INTERVAL):
+                self._control.call_soon(self._staff.workers.expire)
+        # The answer to who has asked, and for the workers what the next hub has to know.
+        self._control.flush()
+        # Nobody needs the lock's file from now on, and it is ours until the lock is closed.
+        with contextlib.suppress(OSError):
+            os.unlink(self._path + ".lock")
+        self._control.close()
+        for app in self._apps.values():
+            app.close()
+        self._audit.close()
+
+    def _is_over(self) -> bool:
+        if self._outdated and self._stop is None and self._reload is None:
+            return self._staff.workers.next_deadline() is None
+        return self._master.ended() and (self._stop is None or not len(self._staff.workers))
+
+    # What workers have to say
+
+    def generation_of(self, hello: Hello) -> int:
+        return self._history.generation + (self._reload is not None and self._reload.is_new(hello))
+
+    def welcome(self, worker: Worker) -> Welcome:
+        hello = worker.hello
+        first = not self._apps
+        self._recall(hello.memory)
+        for record in hello.apps:
+            self._note_app(record, hello)
+        self._open_sockets()
+        if self._lifecycle.state is State.STARTING:
+            self._lifecycle.advance(Event.SERVE)
+        if hello.package != _package_version():
+            self._give_way(hello, f"flask-ctl {_package_version()} is followed by {hello.package}")
+        if self._memory_number:
+            self._control.call_soon(self.remember)
+        self.changed()
+        return Welcome(
+            endpoints=self._control.endpoints[1:],
+            problems=[problem for app in self._apps.values() for problem in app.problems.values()],
+            holding=self._staff.holding,
+            first=first,
+        )
+
+    def ended(self, worker: Worker) -> None:
+        self._staff.workers.remove(worker)
+        self.remember()
+        self.changed()
+
+    def changed(self) -> None:
+        self._server.look_again()
+        reload = self._reload
+        if reload is not None:
+            reload.poke()
+        self._waker.wake()
+
+    def remember(self) -> None:
+        """Have the workers keep what the next hub has to know."""
+        self._memory_number += 1
+        history = {"generation": self._history.generation, "reloaded_at": self._history.reloaded_at}
+        memory = {
+            "number": self._memory_number,
+            "totals": self._staff.workers.leave(),
+            "history": {**history, "last_reload": self._history.last_reload},
+        }
+        for worker in self._staff.workers:
+            worker.tell("memory", memory)
+
+    def stop_asked(self, mode: Mode, grace: float, peer: Peer) -> None:
+        try:
+            self.stop(mode, grace, 0.0, peer.describe())
+        except CommandError as error:
+            logger.error("%s", error.message)
+
+    # What the built-in commands ask
+
+    def status(self, app: AppRecord) -> Future[dict[str, Any]]:
+        """What `status` answers for one of the apps."""
+        return then(self._staff.refresh(), lambda _: self._status(self._apps[app.key].record))
+
+    def stop(
+        self,
+        mode: Mode,
+        grace: float,
+        delay: float,
+        by: dict[str, Any],
+        progress: Progress | None = None,
+        reply: Reply | None = None,
+    ) -> Future[dict[str, Any]]:
+        """Begin a stop of the whole server, or join the one under way; the Future gets its result."""
+        self._server.check()
+        stop = self._stop or HubStop(self._server, self._staff, StopRequest(mode, grace, delay, by))
+        if self._reload is not None:
+            self._reload.cancel()
+        if mode == "immediate":
+            stop.give_up()
+            self._stop = stop
+            # In two steps: the answer to this very call is queued only when it has returned.
+            self._control.call_soon(self._control.call_soon, self._server.end_at_once)
+            return stop.result
+        if self._stop is None:
+            stop.start(self._end_server)
+            self._stop = stop
+            self._lifecycle.advance(Event.STOP)
+            logger.info("stopping (%s), asked by %s", stop.mode, by)
+        return stop.join(mode, progress)
+
+    def reload(self, request: ReloadRequest, reply: Reply, progress: Progress | None = None) -> Future[dict[str, Any]]:
+        """Begin a reload; the Future gets its result.
+
+        Raises CommandError -32001 where the master would not load the code anew, -32002 during another operation.
+        """
+        self._server.check()
+        newest = self._staff.workers.newest()
+        if newest is None:
+            raise CommandError("no worker serves at this moment; try again", code=CONFLICT)
+        if newest.hello.obstacle is not None:
+            raise CommandError(f"can't reload: {newest.hello.obstacle}", code=NOT_SUPPORTED)
+        if self._lifecycle.state is not State.RUNNING:
+            raise CommandError(f"can't reload while {self._lifecycle.state.value}", code=CONFLICT)
+        self._lifecycle.advance(Event.RELOAD)
+        self._reload = reload = HubReload(self._server, self._staff, request)
+        logger.info("reloading, asked by %s", request.by)
+        reload.start(lambda cut: self._reloaded(reload, cut), lambda error: self._reload_failed(reload, error))
+        return reload.follow(progress)
+
+    def reload_config(self) -> Future[dict[str, Any]]:
+        """Have each worker run its `on_reload` functions; the Future fails with the text of those that fail."""
+        began = time.monotonic()
+
+        def result(outcomes: list[Outcome]) -> dict[str, Any]:
+            failed = [
+                f"pid {worker.pid}: {error.message}" for worker, error in outcomes if isinstance(error, CommandError)
+            ]
+            if failed:
+                raise CommandError("; ".join(failed))
+            return self._result(0, time.monotonic() - began)
+
+        return then(self._staff.ask(list(self._staff.workers), "reload_hooks", {}, math.inf), result)
+
+    # Helpers
+
+    def _note_app(self, record: AppRecord, hello: Hello) -> None:
+        app = self._apps.get(record.key)
+        if app is None:
+            self._apps[record.key] = HubApp(record, self, self._staff, self._audit)
+        elif self._staff.workers.newest() is self._staff.workers.get(hello.pid):
+            if app.listens_elsewhere(record):
+                self._give_way(hello, f"{record.name} is to listen elsewhere, or with other keys")
+            app.renew(record)
+
+    def _give_way(self, hello: Hello, why: str) -> None:
+        """Let the workers start another hub as soon as nothing is under way here; old code does not bring it about."""
+        if hello.loaded.at > self._loaded_at:
+            logger.info("another hub takes over: %s", why)
+            self._outdated = True
+
+    def _tick(self) -> None:
+        for app in self._apps.values():
+            app.tick()
+        self._open_sockets()
+
+    def _open_sockets(self) -> None:
+        for app in self._apps.values():
+            app.open(self._control)
+
+    def _recall(self, memory: dict[str, Any] | None) -> None:
+        if memory is not None and memory["number"] > self._memory_number:
+            self._memory_number = memory["number"]
+            self._staff.workers.carry_on(memory["totals"])
+            for name, value in memory["history"].items():
+                setattr(self._history, name, value)
+
+    def _status(self, app: AppRecord) -> dict[str, Any]:
+        seen = figures.figures_of(self._readers, [worker.pid for worker in self._staff.workers])
+        return {
+            **status.of_server(self._staff.workers, app, seen, self._lifecycle.state.value),
+            "pid": self.pid,
+            "generation": self._history.generation,
+            "started_at": self._history.started_at,
+            "reloaded_at": self._history.reloaded_at,
+            "uptime": self._history.uptime,
+            "last_reload": self._history.last_reload,
+            "stopping": None if self._stop is None else self._stop.describe(),
+            "control": {"restarts": self._control.restarts, "sockets": self._control.endpoints[1:], "hub": os.getpid()},
+        }
+
+    def _end_server(self) -> None:
+        self._control.flush()
+        self._server.end()
+
+    def _reloaded(self, reload: HubReload, cut: int) -> dict[str, Any]:
+        self._history.generation += 1
+        self._history.reloaded(reload.by, reload.elapsed)
+        logger.info("reloaded in %.3f s: generation %d", reload.elapsed, self._history.generation)
+        self._reload_over()
+        return self._result(cut, reload.elapsed)
+
+    def _reload_failed(self, reload: HubReload, error: CommandError) -> None:
+        logger.error("%s", error.message)
+        self._history.refused(reload.by, reload.elapsed, error.message)
+        self._reload_over()
+
+    def _reload_over(self) -> None:
+        self._reload = None
+        if self._lifecycle.state is State.RELOADING:
+            self._lifecycle.advance(Event.RETURN)
+        self._control.call_soon(self.remember)
+        self._waker.wake()
+
+    def _result(self, cut: int, elapsed: float) -> dict[str, Any]:
+        return {"generation": self._history.generation, "cut": cut, "elapsed": round(elapsed, 3), "pid": self.pid}
+
+
+@functools.cache
+def _package_version() -> str:
+    from importlib.metadata import version
+
+    return version("flask_ctl")

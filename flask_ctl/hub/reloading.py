@@ -1,0 +1,161 @@
+"""A reload by the master: it replaces its workers, and the hub tells the truth about it."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from ..errors import CONFLICT, INTERNAL_ERROR, NOT_SUPPORTED, CommandError, ReloadFailed, TimedOut
+from ..operation import MAX_SECONDS, Operation
+from ..reload.preflight import Preflight
+from ..reloading import ReloadRequest
+from .master import ANSWER_TIMEOUT, MasterServer
+from .messages import Hello
+from .staff import Staff
+from .workers import Worker
+
+logger = logging.getLogger("flask_ctl")
+
+
+class Rehearsal:
+    """The command that loads the new code and ends, as a worker has described it."""
+
+    def __init__(self, described: Mapping[str, Any]) -> None:
+        self.command: list[str] = described["command"]
+        self.directory: str = described["directory"]
+        self._environment: dict[str, str] = described["environment"]
+
+    def environment_for_preflight(self) -> dict[str, str]:
+        return self._environment
+
+
+class HubReload(Operation):
+    """A reload under way: rehearse, have the master replace the workers, wait for the last old and the last new one."""
+
+    def __init__(self, server: MasterServer, staff: Staff, request: ReloadRequest) -> None:
+        super().__init__(request.by, time.monotonic() + min(request.grace, MAX_SECONDS))
+        self._server = server
+        self._staff = staff
+        self._request = request
+        self._cancelled = False
+        self._preflight: Preflight | None = None
+        self._since: float | None = None
+        self._cut = 0
+        self._count = 0
+
+    def is_new(self, hello: Hello) -> bool:
+        """Whether a worker's code has been loaded since the master was asked for new workers."""
+        return self._since is not None and hello.loaded.at > self._since
+
+    def start(self, on_success: Callable[[int], Any], on_failure: Callable[[CommandError], Any]) -> None:
+        """Go through it in a thread; one of the functions is called there, then `result` is there."""
+
+        def run() -> None:
+            try:
+                self._run()
+            except CommandError as error:
+                self._fail(error, on_failure)
+            except BaseException as error:
+                logger.exception("the reload failed on its way")
+                self._fail(CommandError(f"the reload failed: {error}", code=INTERNAL_ERROR), on_failure)
+            else:
+                self.result.set_result(on_success(self._cut))
+
+        self._spawn(run, "flask-ctl-reload")
+
+    def cancel(self) -> None:
+        """Give it up, for a stop, or because the master has ended; what the master has begun goes on."""
+        with self._changed:
+            self._cancelled = True
+            if self._preflight is not None:
+                self._preflight.cancel()
+            self._changed.notify_all()
+
+    def progress(self) -> dict[str, Any]:
+        """How far it is: the phase, requests in flight in old workers, how many old and new workers there are."""
+        old, new = self._old(), self._new()
+        in_flight = sum(worker.figures.in_flight for worker in old)
+        return {**super().progress(), "in_flight": in_flight, "old": len(old), "new": len(new)}
+
+    def _run(self) -> None:
+        if self._request.preflight:
+            self._enter("preflight")
+            self._rehearse()
+        self._deadline = time.monotonic() + min(self._request.grace, MAX_SECONDS)
+        # Their own patience must not be shorter than what was asked for.
+        self._staff.ask_all("allow", {"seconds": self._request.grace}, ANSWER_TIMEOUT)
+        with self._changed:
+            self._check()
+            self._since = time.monotonic()
+            self._count = len(self._staff.workers)
+        self._server.reload()
+        self._enter("load")
+        self._wait_for_new()
+        self._enter("drain")
+        self._wait_for_old()
+
+    def _rehearse(self) -> None:
+        newest = self._staff.workers.newest()
+        answers = [
+            result for worker, result in self._staff.ask_all("rehearsal", {}, ANSWER_TIMEOUT) if worker is newest
+        ]
+        described = answers[0] if answers else None
+        if isinstance(described, CommandError):
+            raise described
+        if described is None:
+            message = "the new code can't be rehearsed here, and if it is broken the server may die of it"
+            raise CommandError(
+                f"{message}; reload without preflight all the same, or stop and start", code=NOT_SUPPORTED
+            )
+        with self._changed:
+            self._check()
+            self._preflight = Preflight(Rehearsal(described), self._request.preflight_timeout, by_exit=True)
+        self._preflight.run()
+        self._check()
+
+    def _wait_for_new(self) -> None:
+        limit = time.monotonic() + self._request.preflight_timeout
+        if not self._wait(lambda: self._cancelled or len(self._new()) >= self._wanted(), lambda: limit):
+            count = f"{len(self._new())} of {self._wanted()} new workers serve"
+            raise TimedOut(f"{count} after {self._request.preflight_timeout:g} s; the server's log may tell why")
+        self._check()
+
+    def _wait_for_old(self) -> None:
+        gone = self._wait(lambda: self._cancelled or not self._old(), lambda: self._deadline)
+        self._check()
+        if gone:
+            return
+        if not self._request.cut:
+            pids = ", ".join(str(worker.pid) for worker in self._old())
+            late = f"after {self._request.grace:g} s of grace old workers still answer requests: {pids}"
+            raise TimedOut(f"{late}; the new code serves")
+        self._cut = sum(worker.figures.in_flight for worker in self._old())
+        self._staff.call_soon(self._kill_old)
+        self._wait(lambda: self._cancelled or not self._old(), lambda: time.monotonic() + MAX_SECONDS)
+        self._check()
+
+    def _kill_old(self) -> None:
+        for worker in self._old():
+            worker.handle.kill()
+
+    def _check(self) -> None:
+        if self._server.has_ended():
+            raise ReloadFailed("the server has ended; its log may tell why", {"traceback": ""})
+        if self._cancelled:
+            raise CommandError("the reload was called off by a stop", code=CONFLICT)
+
+    def _new(self) -> list[Worker]:
+        return [worker for worker in self._staff.workers if self.is_new(worker.hello) and worker.hello.ready]
+
+    def _old(self) -> list[Worker]:
+        return [worker for worker in self._staff.workers if not self.is_new(worker.hello)]
+
+    def _wanted(self) -> int:
+        newest = self._staff.workers.newest()
+        return self._count if newest is None else newest.hello.wanted or self._count
+
+    def _fail(self, error: CommandError, on_failure: Callable[[CommandError], Any]) -> None:
+        on_failure(error)
+        self.result.set_exception(error)

@@ -1,0 +1,139 @@
+"""How servers come to be known: when they are imported, now or later, and by whom."""
+
+from __future__ import annotations
+
+import inspect
+import pathlib
+import sys
+
+import pytest
+from harness import PYTHON, until
+
+from flask_ctl import ConfigurationError, adapters, servers
+from flask_ctl.adapters.busy import Busy
+from flask_ctl.adapters.importing import when_imported
+
+
+@pytest.fixture
+def module(tmp_path, monkeypatch):
+    """The name of a module that can be imported, and has not been."""
+    (tmp_path / "some_server.py").write_text("class Server:\n    def run(self): ...\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    yield "some_server"
+    sys.modules.pop("some_server", None)
+
+
+def test_what_is_to_be_called_at_an_import_is_called_once_the_module_is_there(module):
+    seen = []
+    when_imported(module, lambda: seen.append(sys.modules[module].Server))
+    when_imported(module, lambda: seen.append("again"))
+    assert module not in sys.modules, "it was imported for this"
+    import some_server
+
+    assert seen == [some_server.Server, "again"]
+    when_imported(module, lambda: seen.append("at once"))
+    assert seen[2:] == ["at once"]
+
+
+def test_the_module_is_as_if_nobody_had_looked(module):
+    when_imported(module, lambda: None)
+    import some_server
+
+    assert type(some_server.__loader__).__module__ == "_frozen_importlib_external"
+    assert some_server.__spec__.loader is some_server.__loader__
+    assert "def run" in inspect.getsource(some_server.Server)
+
+
+def test_a_module_that_cannot_be_imported_fails_as_ever():
+    when_imported("no_such_server", lambda: None)
+    with pytest.raises(ModuleNotFoundError, match="no_such_server"):
+        import no_such_server  # noqa: F401
+
+
+def test_no_server_is_imported_for_control(serve):
+    code = """
+import sample, sys
+print([name for name in ("waitress", "cheroot", "gevent", "gunicorn") if name in sys.modules])
+sample.app.run(port=0)
+"""
+    assert serve(command=[*PYTHON, "-c", code]).lines[0] == "[]"
+
+
+def test_a_server_that_was_imported_first_is_noticed_too(serve):
+    code = "import waitress.server, sample; waitress.serve(sample.app, host='127.0.0.1', port=0)"
+    server = serve(command=[*PYTHON, "-c", code])
+    assert server.status()["server"]["name"] == "waitress"
+
+
+@pytest.mark.parametrize("name", ["werkzeug", "waitress", "cheroot", "pywsgi"])
+def test_a_program_can_name_its_server(serve, name):
+    server = serve(command=[*PYTHON, "-c", f"import sample; sample.control.run(port=0, server={name!r})"])
+    assert server.status()["server"]["name"] == name
+    assert "not under control" not in server.output
+
+
+def test_the_name_of_no_server_is_refused_with_those_that_are():
+    with pytest.raises(ConfigurationError, match=r"'nonsense'.*werkzeug.*waitress"):
+        adapters.load_adapter("nonsense")
+
+
+def test_a_server_that_is_not_installed_is_refused_with_the_remedy(monkeypatch):
+    monkeypatch.setitem(sys.modules, "waitress", None)
+    monkeypatch.delitem(sys.modules, "flask_ctl.adapters.waitress", raising=False)
+    with pytest.raises(ConfigurationError, match="waitress is not installed; try: pip install waitress"):
+        adapters.load_adapter("waitress")
+
+
+BROUGHT = """
+SERVER = "wsgiref.simple_server"
+
+def arm(host):
+    print("armed", flush=True)
+"""
+
+
+@pytest.fixture
+def bring(tmp_path):
+    """Install a package that brings an adapter; the environment in which it is installed."""
+
+    def install(code: str) -> dict[str, str]:
+        info = pathlib.Path(tmp_path / "bringer-1.0.dist-info")
+        info.mkdir()
+        (info / "METADATA").write_text("Metadata-Version: 2.1\nName: bringer\nVersion: 1.0\n")
+        (info / "entry_points.txt").write_text("[flask_ctl.adapters]\nsimple = bringer\n")
+        (tmp_path / "bringer.py").write_text(code)
+        return {"PYTHONPATH": str(tmp_path)}
+
+    return install
+
+
+IMPORT = "import sample; print('before', flush=True); import wsgiref.simple_server; sample.app.run(port=0)"
+
+
+def test_other_packages_bring_adapters(serve, bring):
+    server = serve(command=[*PYTHON, "-c", IMPORT], env=bring(BROUGHT))
+    assert server.lines[:2] == ["before", "armed"]
+
+
+@pytest.mark.parametrize("code", ["1 / 0", "", BROUGHT.replace("print(", "nothing(")], ids=["broken", "empty", "arm"])
+def test_one_that_does_not_work_costs_one_warning(serve, bring, code):
+    server = serve(command=[*PYTHON, "-c", IMPORT], env=bring(code))
+    until(lambda: "are not under control" in server.output, "the warning")
+    assert server.output.count("are not under control") == 1
+    assert server.get("/") == (200, b"hello")
+
+
+def test_a_connection_that_has_begun_its_next_request_is_not_idle_for_having_answered_the_last():
+    busy = Busy()
+    busy.begin("connection")
+    first = busy.request_of("connection")
+    busy.begin("connection")
+    busy.done("connection", first)
+    assert "connection" in busy
+    assert busy.requests() == {busy.request_of("connection")} != {first}
+    busy.done("connection")
+    assert (len(busy), busy.connections()) == (0, [])
+
+
+def test_the_names_of_servers():
+    assert {"werkzeug", "waitress", "cheroot", "pywsgi"} <= set(servers())

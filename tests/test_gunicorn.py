@@ -1,0 +1,293 @@
+"""gunicorn: one socket for the master and all its workers, whatever their class."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import sys
+
+import psutil
+import pytest
+from harness import Pending, get, until
+from manyworkers import all_there, hub, is_alive, kill, workers
+from servers import SERVERS, Row
+
+from flask_ctl import CommandError, ReloadFailed, TimedOut
+
+SYNC = SERVERS["gunicorn sync"]
+
+
+def version(server):
+    return server.get("/version")[1].decode()
+
+
+def test_a_stop_answers_those_who_wait_to_be_accepted(start):
+    server = start(SERVERS["gunicorn sync, 1 worker"])
+    server.get("/version")
+    held = server.begin("/hold/a")
+    waiting = [Pending(server.address, "/version") for _ in range(3)]
+    until(lambda: _backlog(server) == 3, "three wait")
+    stop = Pending.call(lambda: server.client().stop())
+    until(lambda: server.status()["state"] == "stopping", "stopping")
+    server.release("a")
+    assert held.result() == (200, b"held a")
+    assert [one.result() for one in waiting] == [(200, b"old")] * 3
+    assert stop.result()["drained"] == 4
+    assert server.wait() == 0
+
+
+def _backlog(server):
+    """Connections of ours that nobody has accepted: their server's end belongs to no process yet."""
+    port = server.address[1]
+    accepted = [c for pid in workers(server) for c in psutil.Process(pid).net_connections() if c.raddr]
+    ours = [c for c in psutil.Process().net_connections() if c.raddr and c.raddr.port == port]
+    return len(ours) - len(accepted)
+
+
+@pytest.mark.parametrize("kind", ["sync", "gthread", "gevent"])
+def test_the_grace_is_ours_even_where_gunicorn_would_have_lost_patience(start, kind):
+    server = start(SERVERS[f"gunicorn {kind}"], "--graceful-timeout", "1")
+    held = server.begin("/hold/a")
+    stop = Pending.call(lambda: server.client().stop(grace=60))
+    until(lambda: server.status()["stopping"], "stopping")
+    began = server.status()["uptime"]
+    until(lambda: server.status()["uptime"] > began + 2.5, "gunicorn would have killed it")
+    server.release("a")
+    assert held.result() == (200, b"held a")
+    assert stop.result()["outcome"] == "drained"
+    assert server.wait() == 0
+
+
+def test_new_commands_come_with_the_new_code(start, program):
+    server = start(SYNC)
+    program.edit("new", "Flask.later = True")
+    program.file.write_text(program.file.read_text() + "\n@control.command\ndef later() -> str:\n    return 'later'\n")
+    server.reload()
+    assert [answer["result"] for answer in server.call("later")] == ["later", "later"]
+
+
+@pytest.mark.parametrize("kind", ["sync", "gthread", "gevent"])
+def test_a_reload_lets_old_workers_finish(start, program, kind):
+    server = start(SERVERS[f"gunicorn {kind}"], "--graceful-timeout", "1")
+    held = server.begin("/hold/a")
+    program.edit("new")
+    seen = []
+    reload = Pending.call(lambda: server.reload(on_progress=seen.append))
+    until(lambda: any(p["phase"] == "drain" and p["old"] == 1 for p in seen), "the drain")
+    assert version(server) == "new"
+    assert server.status()["state"] == "reloading"
+    server.release("a")
+    assert held.result() == (200, b"held a")
+    assert reload.result()["cut"] == 0
+
+
+def test_past_the_grace_a_reload_tells_who_is_left(start):
+    server = start(SYNC)
+    held = server.begin("/hold/a")
+    with pytest.raises(TimedOut, match="old workers still answer"):
+        server.reload(grace=0.1)
+    assert server.status()["state"] == "running"
+    assert len(workers(server)) == 3
+    server.release("a")
+    assert held.result() == (200, b"held a")
+
+
+def test_past_the_grace_a_reload_can_cut(start):
+    server = start(SYNC)
+    held = server.begin("/hold/a")
+    assert server.reload(grace=0.1, cut=True)["cut"] == 1
+    with pytest.raises(ConnectionError):
+        held.result()
+
+
+BROKEN = {"a syntax error": "def f(:", "an exception": "1 / 0", "an exit": "sys.exit(3)"}
+
+
+@pytest.mark.parametrize("code", BROKEN.values(), ids=BROKEN)
+def test_broken_code_is_refused_and_nothing_else_has_happened(start, program, code):
+    server = start(SYNC)
+    before = workers(server)
+    program.edit("new", code)
+    with pytest.raises(ReloadFailed) as failure:
+        server.reload()
+    assert failure.value.data["traceback"]
+    assert workers(server) == before
+    assert version(server) == "old"
+    assert server.status()["last_reload"]["ok"] is False
+    program.edit("mended")
+    assert server.reload()["generation"] == 2
+    assert version(server) == "mended"
+
+
+EMBEDDED = """
+from gunicorn.app.base import BaseApplication
+BEFORE
+class Server(BaseApplication):
+    def load_config(self):
+        for name, value in {"bind": "127.0.0.1:0", "workers": 2, "control_socket_disable": True}.items():
+            self.cfg.set(name, value)
+    def load(self):
+        from sample import app
+        return app
+Server().run()
+"""
+
+
+def embedded(before):
+    return Row("gunicorn", [sys.executable, "-c", EMBEDDED.replace("BEFORE", before)], workers=2)
+
+
+def test_embedded_with_an_app_that_was_imported_before(start):
+    server = start(embedded("import sample"))
+    with pytest.raises(CommandError, match="stop and start") as refusal:
+        server.reload()
+    assert refusal.value.code == -32001
+    assert server.client().stop()["outcome"] == "drained"
+    assert server.wait() == 0
+
+
+def test_embedded_with_an_app_that_its_workers_import(start, program):
+    server = start(embedded(""))
+    program.edit("new")
+    with pytest.raises(CommandError, match="without preflight") as refusal:
+        server.reload()
+    assert refusal.value.code == -32001
+    assert server.reload(preflight=False)["generation"] == 2
+    assert version(server) == "new"
+
+
+def test_broken_code_that_was_not_rehearsed_is_told(start, program):
+    server = start(SYNC)
+    program.edit("new", "1 / 0")
+    with pytest.raises(ReloadFailed, match="the server has ended"):
+        server.reload(preflight=False)
+    assert server.wait() != 0
+
+
+def test_what_all_workers_refuse_is_refused(start):
+    server = start(SYNC)
+    with pytest.raises(CommandError, match="times: must be an integer") as refusal:
+        server.call("greet", name="ann", times="x")
+    assert refusal.value.code == -32602
+    with pytest.raises(CommandError, match="no worker has the pid 1"):
+        server.call("greet", name="ann", _pid=1)
+
+
+def test_what_fails_is_told_for_each_worker(start):
+    answers = start(SYNC).call("fail", message="sorry")
+    assert [answer["error"]["message"] for answer in answers] == ["ValueError: sorry"] * 2
+
+
+def test_a_plain_command_reaches_the_workers(start):
+    server = start(SYNC)
+    pid = workers(server)[0]
+    with socket.socket(socket.AF_UNIX) as sock:
+        sock.connect(server.socket)
+        sock.sendall(f"greet name=ann _pid={pid}\n".encode())
+        assert "hello ann" in sock.recv(65536).decode()
+
+
+def test_a_worker_that_does_not_answer_is_told_beside_the_others(start):
+    server = start(SYNC)
+    silent, awake = workers(server)
+    os.kill(silent, signal.SIGSTOP)
+    try:
+        answers = {answer["pid"]: answer for answer in server.call("greet", name="ann", _timeout=0.3)}
+        assert answers[awake]["result"] == {"greeting": "hello ann"}
+        assert answers[silent]["error"]["code"] == -32005
+        assert len(server.status()["workers"]) == 2
+    finally:
+        os.kill(silent, signal.SIGCONT)
+
+
+def test_a_hub_that_is_killed_while_it_stops_the_server_is_followed_by_one_that_lets_visitors_in(start):
+    server = start(SYNC)
+    address = server.address
+    held = server.begin("/hold/a")
+    stop = Pending.call(lambda: server.client().stop())
+    until(lambda: server.status()["state"] == "stopping", "stopping")
+    kill(hub(server))
+    with pytest.raises(TimedOut, match="the server goes on"):
+        stop.result()
+    server.ready()
+    all_there(server, 2)
+    assert server.status()["state"] == "running"
+    assert get(address, "/version") == (200, b"old")
+    server.release("a")
+    assert held.result() == (200, b"held a")
+
+
+def test_kill_after_ends_the_master_and_its_workers_and_nobody_else(start):
+    server, other = start(SYNC), start(SYNC)
+    pids = workers(server)
+    held = server.begin("/hold/a")
+    os.kill(server.pid, signal.SIGSTOP)
+    result = server.client().stop(grace=60, kill_after=0.3)
+    assert result["outcome"] == "killed"
+    assert not any(is_alive(pid) for pid in [server.pid, *pids])
+    assert server.process.wait() == -9
+    with pytest.raises(ConnectionError):
+        held.result()
+    assert other.status()["state"] == "running"
+
+
+@pytest.mark.parametrize("kind", ["gevent", "gevent, preload"])
+def test_status_answers_while_a_greenlet_spins(start, kind, short_path):
+    server = start(SERVERS[f"gunicorn {kind}"])
+    gate = short_path / "gate"
+    spinning = server.begin(f"/spin?until={gate}")
+    assert server.status()["requests"]["in_flight"] == 1
+    gate.touch()
+    assert spinning.result() == (200, b"spun")
+
+
+ANOTHER = """
+import threading
+from werkzeug.serving import make_server
+threading.Thread(target=make_server("127.0.0.1", 0, app).serve_forever, daemon=True).start()
+"""
+
+
+def test_another_server_inside_a_worker_is_not_under_control(start, program):
+    program.edit("first", ANOTHER)
+    server = start(SYNC)
+    status = server.status()
+    assert (status["server"]["name"], status["pid"]) == ("gunicorn", server.pid)
+    assert server.get("/") == (200, b"hello")
+    assert server.client().stop()["outcome"] == "drained"
+    assert server.wait() == 0
+    assert "without a control socket" not in server.output
+
+
+def test_a_worker_class_that_is_made_of_another_server_is_gunicorns(start, program):
+    server = start(SYNC, "-k", "gunicorn.workers.ggevent.GeventPyWSGIWorker")
+    assert server.status()["server"]["name"] == "gunicorn"
+    held = server.begin("/hold/a")
+    stop = Pending.call(lambda: server.client().stop())
+    until(lambda: server.status()["state"] == "stopping", "stopping")
+    server.release("a")
+    assert held.result() == (200, b"held a")
+    assert stop.result()["outcome"] == "drained"
+    assert server.wait() == 0
+    assert "without a control socket" not in server.output
+
+
+def test_an_app_that_no_worker_can_tell_its_hub_is_not_served_by_another(serve, program, short_path):
+    """Without a directory for the hub there is no control socket, for any worker."""
+    (short_path / "run").chmod(0o777)
+    (short_path / "tmp" / f"flask-ctl-{os.getuid()}").write_text("in the way")
+    server = serve(command=SYNC.command, cwd=program.directory, ready=False, env={"XDG_RUNTIME_DIR": ""})
+    until(lambda: "Booting worker" in server.output and "without a control socket" in server.output, "the warning")
+    port = int(server.output.partition("Listening at: http://127.0.0.1:")[2].split()[0])
+    assert get(("127.0.0.1", port), "/") == (200, b"hello")
+    assert not os.path.exists(server.socket)
+
+
+def test_two_servers_have_hubs_of_their_own(start, short_path):
+    one, two = start(SYNC), start(SYNC)
+    assert hub(one) != hub(two)
+    assert not set(workers(one)) & set(workers(two))
+    assert one.client().stop()["outcome"] == "drained"
+    assert one.wait() == 0
+    assert two.status()["state"] == "running"

@@ -1,0 +1,200 @@
+"""Who may do what behind a hub, what the audit log tells of it, and where: as the app's settings say, and only so."""
+
+from __future__ import annotations
+
+import os
+import stat
+
+import pytest
+from harness import SITES, as_user, raw, read_all, run_cli, until
+from manyworkers import all_there
+from servers import SERVERS
+
+from flask_ctl import AccessDenied, ReloadFailed
+
+NOBODY = 65534
+SYNC = SERVERS["gunicorn sync"]
+
+only_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
+
+AUDIT_TO = """
+import logging
+logging.getLogger("flask_ctl.audit").addHandler(logging.FileHandler({path!r}))
+logging.getLogger("flask_ctl.audit").setLevel("INFO")
+"""
+
+
+@pytest.fixture
+def log(program, short_path):
+    """The file to which the program's own logging writes the audit log."""
+    path = short_path / "audit.log"
+    program.edit("first", AUDIT_TO.format(path=str(path)))
+    return path
+
+
+def mode_of(path):
+    return stat.S_IMODE(os.stat(path).st_mode)
+
+
+def as_nobody(server, line):
+    """What another user is answered to a plain command."""
+
+    def ask() -> bytes:
+        with raw(server.socket) as sock:
+            sock.sendall(f"{line}\n".encode())
+            return read_all(sock)
+
+    return as_user(NOBODY, NOBODY, (), ask).decode()
+
+
+@pytest.mark.parametrize("site", SITES, indirect=True)
+@pytest.mark.parametrize("kind", ["sync", "gthread", "gevent"])
+def test_every_kind_of_address_works(start, program, site, kind):
+    server = start(SERVERS[f"gunicorn {kind}"], socket=site)
+    assert server.status()["control"]["sockets"] == [site.socket]
+    assert [answer["result"] for answer in server.call("greet", name="x")] == [{"greeting": "hello x"}] * 2
+    program.edit("new")
+    assert server.reload()["generation"] == 2
+    assert server.get("/version") == (200, b"new")
+    held = server.begin("/hold/a") if kind == "sync" else None
+    with server.client() as client:
+        assert client.stop("fast" if held else "graceful")["outcome"] == ("forced" if held else "drained")
+    if held is not None:
+        with pytest.raises(OSError):  # noqa: PT011
+            held.result()
+    assert server.wait() == 0
+
+
+@pytest.mark.parametrize("site", ["tcp with CURVE"], indirect=True)
+def test_keys_may_be_relative_to_the_directory_of_the_app(start, program, site):
+    paths = {name: os.path.relpath(site.env[name], program.directory) for name in site.env if "CURVE" in name}
+    assert start(SYNC, socket=site, env=paths).call("look")
+
+
+def test_a_socket_may_be_relative_to_the_directory_of_the_app(serve, program):
+    server = serve(command=SYNC.command, cwd=program.directory, ready=False, socket="here.sock")
+    server.socket = str(program.directory / "here.sock")
+    assert server.ready().status()["control"]["sockets"] == [server.socket]
+
+
+@only_root
+def test_another_user_may_do_what_the_policy_says(start, short_path):
+    os.chmod(short_path, 0o755)
+    server = start(SYNC, env={"FLASK_CTL_ALLOW": '{"observe": ["uid:65534"]}'})
+    assert mode_of(server.socket) == 0o666
+    assert "pong" in as_nobody(server, "ping")
+    assert "may observe this server but not operate it" in as_nobody(server, "stop")
+    assert "old" in as_nobody(server, "look")
+    assert "may observe this server but not operate it" in as_nobody(server, "greet name=x")
+    assert server.status()["state"] == "running"
+
+
+@only_root
+@pytest.mark.parametrize(("before", "after"), [("[]", '["uid:65534"]'), ('["uid:65534"]', "[]")])
+def test_a_reload_changes_who_may_do_what(start, program, short_path, before, after):
+    os.chmod(short_path, 0o755)
+    modes = {"[]": 0o600, '["uid:65534"]': 0o666}
+    code = "app.config['CTL_ALLOW'] = {'observe': %s}"
+    program.edit("first", code % before)
+    server = start(SYNC)
+    assert mode_of(server.socket) == modes[before]
+    program.edit("second", code % after)
+    assert server.reload()["generation"] == 2
+    assert mode_of(server.socket) == modes[after]
+    assert ("pong" in as_nobody(server, "ping")) is (after != "[]")
+
+
+def test_a_reload_changes_where_it_listens(start, program, short_path):
+    server = start(SYNC)
+    old, new = server.socket, str(short_path / "new.sock")
+    server.get("/boom")
+    program.edit("new", f"os.environ['FLASK_CTL_SOCKET'] = {new!r}")
+    assert server.reload()["generation"] == 2
+    server.socket = new
+    status = all_there(server.ready(), 2).status()
+    assert (status["generation"], status["requests"]["errors"]) == (2, 1)
+    assert not os.path.exists(old)
+
+
+def test_limits_are_the_apps(start, free_port):
+    """Over plain TCP nobody is known, so nobody may operate."""
+    server = start(SYNC, socket=f"tcp://127.0.0.1:{free_port}", env={"FLASK_CTL_MAX_REFUSALS": "1"})
+    with server.client() as client:
+        assert client.ping()
+        with pytest.raises(AccessDenied, match="plain TCP"):
+            client.stop()
+        with pytest.raises(AccessDenied, match="too often"):
+            client.stop()
+
+
+def test_the_audit_log_is_where_the_app_has_put_it(start, log):
+    server = start(SYNC)
+    server.call("greet", name="x")
+    server.call("look")
+    assert run_cli("stop", "-s", server.socket).returncode == 0
+    assert server.wait() == 0
+    greeted = log.read_text().splitlines()[0]
+    assert greeted.startswith('greet(name="x") by uid ')
+    assert "done in" in greeted
+    # The last worker may have ended before it could write this one.
+    [stopped] = [line for line in [*log.read_text().splitlines(), *server.lines] if line.startswith("stop(")]
+    assert "done in" in stopped
+
+
+def test_who_is_refused_is_in_the_audit_log(start, log, free_port):
+    server = start(SYNC, socket=f"tcp://127.0.0.1:{free_port}")
+    with server.client() as client, pytest.raises(AccessDenied):
+        client.call("greet", name="x")
+    until(lambda: "refused" in log.read_text(), "the record")
+    [line] = log.read_text().splitlines()
+    assert line.startswith('greet(name="x") by ')
+
+
+def test_what_no_worker_can_write_is_on_standard_error(start, log):
+    server = start(SYNC)
+    with server.client() as client:
+        client.stop("immediate")
+    assert server.wait() == 0
+    until(lambda: "stop(mode=" in server.output + log.read_text(), "the record")
+
+
+def test_a_reload_is_in_the_audit_log(start, log):
+    server = start(SYNC)
+    server.reload()
+    until(lambda: "reload(" in log.read_text(), "the record")
+    assert "done in" in log.read_text()
+
+
+FAULTY = {
+    "a faulty policy": ("app.config['CTL_ALLOW'] = {'observe': ['anybody']}", "names nobody"),
+    "a faulty limit": ("app.config['CTL_MAX_QUEUE'] = 0", "CTL_MAX_QUEUE has to be"),
+    "an insecure socket": ("app.config['CTL_ALLOW'] = {'observe': ['uid:12345']}", "a directory that all can write to"),
+}
+
+
+@pytest.mark.parametrize(("code", "message"), FAULTY.values(), ids=FAULTY)
+def test_a_reload_to_settings_that_would_not_start_is_refused(start, program, short_path, code, message):
+    (short_path / "d").mkdir()
+    os.chmod(short_path / "d", 0o1777)
+    server = start(SYNC, socket=short_path / "d" / "x")
+    program.edit("second", code)
+    with pytest.raises(ReloadFailed) as caught:
+        server.reload()
+    assert message in caught.value.data["traceback"]
+    assert server.get("/version") == (200, b"old")
+
+
+@pytest.mark.parametrize(("code", "message"), FAULTY.values(), ids=FAULTY)
+def test_with_such_settings_it_does_not_start(serve, program, short_path, code, message):
+    (short_path / "d").mkdir()
+    os.chmod(short_path / "d", 0o1777)
+    program.edit("first", code)
+    server = serve(command=SYNC.command, cwd=program.directory, ready=False, socket=short_path / "d" / "x")
+    assert server.wait() != 0
+    assert message in server.output
+
+
+def test_an_address_on_the_network_without_curve_is_no_start(serve, program, free_port):
+    server = serve(command=SYNC.command, cwd=program.directory, ready=False, socket=f"tcp://0.0.0.0:{free_port}")
+    assert server.wait() != 0
+    assert "can be reached from the network" in server.output
