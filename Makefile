@@ -11,7 +11,7 @@ help:
 	@echo "make fuzz   10,000 conversations with whatever bytes a client may send"
 	@echo "make lint   ruff and strict mypy"
 	@echo "make bench  measure, as ratios"
-	@echo "make hammer 200 reloads under load, and what was lost"
+	@echo "make hammer 200 reloads of each server under load, and what was lost"
 	@echo "make clean  remove the environment and caches"
 
 $(READY): pyproject.toml

@@ -24,6 +24,7 @@ from typing import Any
 
 from benchmarks.measuring import Row, average, duration, each, elapsed, medians, table, verdict
 from benchmarks.programs import flask_app, wsgi
+from benchmarks.reloads import reloads
 from benchmarks.running import HERE, PROGRAMS, Program, controlled, one_processor, process, scratch_directory
 from benchmarks.zeromq import zeromq
 from flask_ctl.middleware import RequestCounter, WSGIApp
@@ -246,6 +247,7 @@ MEASUREMENTS: dict[str, Callable[[bool], list[Row]]] = {
     "ping": ping,
     "stop": stop,
     "idle": idle,
+    "reloads": reloads,
 }
 
 

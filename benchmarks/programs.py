@@ -63,6 +63,15 @@ def controlled(address: str, curve_key: str | None = None, curve_clients: str | 
     app.run(port=0)
 
 
+def gunicorn_app(address: str) -> Any:
+    """A Flask app under control, for gunicorn to serve."""
+    from flask_ctl import Control
+
+    app = flask_app()
+    Control(app, socket=address)
+    return app
+
+
 def plain() -> None:
     """A Flask app on Werkzeug's own server, whose `shutdown` a helper thread calls for the first line on stdin."""
     from werkzeug.serving import make_server
