@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import socket
@@ -9,7 +10,7 @@ import sys
 
 import psutil
 import pytest
-from harness import Pending, get, until
+from harness import Pending, get, run_cli, until
 from manyworkers import all_there, hub, is_alive, kill, workers
 from servers import SERVERS, Row
 
@@ -87,8 +88,8 @@ def test_past_the_grace_a_reload_tells_who_is_left(start):
     held = server.begin("/hold/a")
     with pytest.raises(TimedOut, match="old workers still answer"):
         server.reload(grace=0.1)
-    assert server.status()["state"] == "running"
-    assert len(workers(server)) == 3
+    status = server.status()
+    assert (status["state"], status["generation"], len(status["workers"])) == ("running", 2, 3)
     server.release("a")
     assert held.result() == (200, b"held a")
 
@@ -163,6 +164,27 @@ def test_broken_code_that_was_not_rehearsed_is_told(start, program):
     with pytest.raises(ReloadFailed, match="the server has ended"):
         server.reload(preflight=False)
     assert server.wait() != 0
+
+
+def test_the_command_line_asks_a_certain_worker(start):
+    server = start(SYNC)
+    pid = workers(server)[1]
+    done = run_cli("--json", "call", "greet", "name=ann", f"_pid={pid}", "-s", server.socket)
+    assert json.loads(done.stdout) == [{"pid": pid, "result": {"greeting": "hello ann"}}]
+    assert run_cli("call", "greet", "name=ann", "_pid=x", "-s", server.socket).returncode == 2
+
+
+def test_a_worker_that_is_killed_during_a_stop_has_answered_nothing(start):
+    server = start(SYNC)
+    held = server.begin("/hold/a")
+    busy = next(worker["pid"] for worker in server.status()["workers"] if worker["in_flight"])
+    stop = Pending.call(lambda: server.client().stop())
+    until(lambda: server.status()["state"] == "stopping", "stopping")
+    kill(busy)
+    result = stop.result()
+    assert (result["outcome"], result["drained"], result["cut"]) == ("forced", 0, 1)
+    with pytest.raises(ConnectionError):
+        held.result()
 
 
 def test_what_all_workers_refuse_is_refused(start):

@@ -170,7 +170,8 @@ class Link:
             if sock.fileno() in ready and not self._receive(sock, buffer):
                 return
             self.flush()
-            if self._closing:
+            # What the hub has sent before the end is heard, too.
+            if self._closing and not wait_readable([sock.fileno()], 0):
                 return
 
     def _receive(self, sock: socket.socket, buffer: LineBuffer) -> bool:

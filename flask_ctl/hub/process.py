@@ -293,6 +293,8 @@ class Hub:
 
     def _reload_failed(self, reload: HubReload, error: CommandError) -> None:
         logger.error("%s", error.message)
+        if reload.loaded:
+            self._history.generation += 1
         self._history.refused(reload.by, reload.elapsed, error.message)
         self._reload_over()
 

@@ -39,6 +39,8 @@ class HubReload(Operation):
         self._server = server
         self._staff = staff
         self._request = request
+        self.loaded = False
+        """Whether the new code serves, whatever becomes of the old workers."""
         self._cancelled = False
         self._preflight: Preflight | None = None
         self._since: float | None = None
@@ -93,6 +95,7 @@ class HubReload(Operation):
         self._server.reload()
         self._enter("load")
         self._wait_for_new()
+        self.loaded = True
         self._enter("drain")
         self._wait_for_old()
 

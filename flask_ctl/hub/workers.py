@@ -134,7 +134,8 @@ class Workers:
         self.latest: Hello | None = None
         """The last one to introduce itself, which may have ended: what it has told of the master is still true."""
         self.lost = 0
-        """Requests in flight in workers that ended without a last word."""
+        """Requests, commands and connections in flight in workers that ended without a last word."""
+        self._cut_off = 0
 
     def __iter__(self) -> Iterator[Worker]:
         return iter(list(self._workers.values()))
@@ -158,6 +159,7 @@ class Workers:
             return
         if not worker.final:
             self.lost += worker.figures.in_flight
+            self._cut_off += sum(tally.in_flight for tally in worker.figures.apps.values())
         for key, tally in worker.figures.apps.items():
             past = self._past.get(key, Tally())
             self._past[key] = Tally(0, None, past.total + tally.total, past.errors + tally.errors)
@@ -196,7 +198,7 @@ class Workers:
     def finished(self) -> int:
         """Requests that have ended, of all apps."""
         keys = {*self._past, *(key for worker in self for key in worker.figures.apps)}
-        return sum(tally.total - tally.in_flight for tally in map(self.tally, keys))
+        return sum(tally.total - tally.in_flight for tally in map(self.tally, keys)) - self._cut_off
 
     def expire(self) -> None:
         """Give up what has taken too long."""

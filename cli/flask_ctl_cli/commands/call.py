@@ -31,24 +31,31 @@ def _complete_name(ctx: click.Context, param: click.Parameter, incomplete: str) 
 def call(ctx: click.Context, name: str, parameters: tuple[str, ...]) -> None:
     """Call any command by name.
 
-    A list is written with commas: tags=a,b.
+    A list is written with commas: tags=a,b. Where there are workers, _pid=PID asks a certain one.
     """
     name = name.replace("-", "_")
     texts = dict(map(_assignment, parameters))
     if name in _OWN:
         _call_own(ctx, name, texts)
         return
+    worker = {key: _worker(texts.pop(key)) for key in ("_pid",) if key in texts}
     described = settings().described_commands()
     # A command that the server does not have is refused by the server, with the list of those that it has.
     values = parse_values(name, described[name], texts) if name in described else {}
     with settings().client() as client:
-        print_result(name, client.call(name, **values), as_json=settings().json)
+        print_result(name, client.call(name, **values, **worker), as_json=settings().json)
 
 
 def _call_own(ctx: click.Context, name: str, texts: dict[str, str]) -> None:
     command = load_command(name)
     with command.make_context(name, [f"--{key}={text}" for key, text in texts.items()], parent=ctx.parent) as own:
         command.invoke(own)
+
+
+def _worker(text: str) -> int:
+    if not text.isdecimal():
+        raise click.UsageError(f"_pid={text} is no process id")
+    return int(text)
 
 
 def _assignment(word: str) -> tuple[str, str]:
