@@ -83,6 +83,19 @@ def test_a_reload_lets_old_workers_finish(start, program, kind):
     assert reload.result()["cut"] == 0
 
 
+@pytest.mark.parametrize("preflight", [True, False], ids=["preflight", "no preflight"])
+def test_an_edit_that_bytecode_does_not_show_is_served_all_the_same(start, program, preflight):
+    """Same size, same second."""
+    server = start(SYNC, env={"PYTHONDONTWRITEBYTECODE": ""})
+    program.edit("new1")
+    server.reload()
+    times = os.stat(program.file).st_atime_ns, os.stat(program.file).st_mtime_ns
+    program.edit("new2")
+    os.utime(program.file, ns=times)
+    server.reload(preflight=preflight)
+    assert version(server) == "new2"
+
+
 def test_past_the_grace_a_reload_tells_who_is_left(start):
     server = start(SYNC)
     held = server.begin("/hold/a")

@@ -15,6 +15,7 @@ from ..commands import CommandRegistry
 from ..errors import INTERNAL_ERROR, CommandError, ConfigurationError, RemoteProtocolError
 from ..exits import close_at_exit, forget
 from ..protocol.jsonrpc import decode
+from ..reload.bytecode import remove_stale
 from ..reload.program import program
 from ..served import ServedApp
 from ..stopping import Mode
@@ -72,7 +73,7 @@ class Agent:
             "calm": self._calm,
             "close_silent": self._close_silent,
             "audit": write_record,
-            "rehearsal": self.server.rehearsal,
+            "rehearsal": self._rehearsal,
             "leave": self._leave,
         }
 
@@ -216,7 +217,13 @@ class Agent:
         self._calmed = yes
         self.server.hold_back(yes)
 
+    def _rehearsal(self) -> dict[str, Any] | None:
+        remove_stale()
+        return self.server.rehearsal()
+
     def _allow(self, seconds: float) -> None:
+        # The last question before the master starts new workers.
+        remove_stale()
         self._grace = max(self._grace, seconds)
         self.server.allow(seconds)
 
