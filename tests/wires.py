@@ -199,7 +199,7 @@ def zmq_wire(address: str, keys: Keys | None, guard: Guard = GUARD) -> Wire:
 class Peer:
     """A control server on one wire, and ways to talk to it."""
 
-    def __init__(self, wire: Wire) -> None:
+    def __init__(self, wire: Wire, guard: Guard = GUARD) -> None:
         self.wire = wire
         self.gate = threading.Event()
         self.pool = Pool(lambda: None, MAX_QUEUE)
@@ -208,7 +208,7 @@ class Peer:
         for builtin in (self.ping, self.steps):
             registry.add(command_from(builtin, builtin=True))
         submit = lambda command, arguments: self.pool.submit(lambda: command.function(**arguments))  # noqa: E731
-        self.server.start([(wire.listener, Dispatcher(registry, submit, GUARD))])
+        self.server.start([(wire.listener, Dispatcher(registry, submit, guard))])
 
     def ping(self, call: Call) -> dict[str, Any]:
         return {"protocol": 1, "pong": True, "pid": os.getpid(), "version": "0"}

@@ -6,7 +6,6 @@ address of the peer. Over ipc that address holds the credentials that the kernel
 
 from __future__ import annotations
 
-import functools
 import re
 from collections.abc import Callable
 from typing import Protocol
@@ -34,25 +33,34 @@ class Identity(Protocol):
     def peer(self, address: str, user_id: str) -> Peer:
         """The peer that has sent a message."""
 
+    def describe(self, address: str, user_id: str) -> str:
+        """A peer that may not connect, for the log."""
+
 
 class LocalIdentity:
-    """Peers over ipc, named by the kernel (unix(7), SO_PEERCRED): libzmq's address ends in ``:uid:gid:pid``."""
+    """Peers over ipc, named by the kernel (unix(7), SO_PEERCRED): libzmq's address ends in ``:uid:gid:pid``.
+
+    The user database is asked for their groups once for each connection. The user id carries them to the messages.
+    """
 
     def user_id(self, address: str, credentials: list[bytes]) -> str:
-        return "local"
+        return ",".join(map(str, user_groups(*_credentials(address)[:2])))
 
     def peer(self, address: str, user_id: str) -> Peer:
-        return _local_peer(address)
+        uid, gid, pid = _credentials(address)
+        return Peer(pid, uid, gid, tuple(map(int, filter(None, user_id.split(",")))))
+
+    def describe(self, address: str, user_id: str) -> str:
+        return f"local at {address}"
 
 
-@functools.lru_cache(maxsize=256)
-def _local_peer(address: str) -> Peer:
-    """The peer with such an address. Kept, so that the user database is not read for every message of a process."""
+def _credentials(address: str) -> tuple[int | None, int | None, int | None]:
+    """uid, gid and pid in such an address, None for what is not there."""
     found = _CREDENTIALS.fullmatch(address)
     if found is None:
-        return Peer()
+        return None, None, None
     uid, gid, pid = (int(number or 0) for number in found.groups())
-    return Peer(pid or None, uid, gid, user_groups(uid, gid))
+    return uid, gid, pid or None
 
 
 class LoopbackIdentity:
@@ -63,6 +71,9 @@ class LoopbackIdentity:
 
     def peer(self, address: str, user_id: str) -> Peer:
         return Peer(address=address)
+
+    def describe(self, address: str, user_id: str) -> str:
+        return f"anybody at {address}"
 
 
 class KeyIdentity:
@@ -78,6 +89,9 @@ class KeyIdentity:
         # Asked again for every message, so that a key that is taken away is shut out at once.
         name = self._allowed.name_of(user_id.encode())
         return Peer() if name is None else Peer(key=name)
+
+    def describe(self, address: str, user_id: str) -> str:
+        return f"{user_id} at {address}"
 
 
 class Authenticator:
@@ -106,6 +120,6 @@ class Authenticator:
         version, request, _domain, address, _routing_id, _mechanism, *credentials = frames[start:]
         where = address.decode(errors="replace")
         user_id = self._identity.user_id(where, credentials)
-        admitted = self._admits(self._identity.peer(where, user_id), f"{user_id} at {where}")
+        admitted = self._admits(self._identity.peer(where, user_id), self._identity.describe(where, user_id))
         code, text = (b"200", b"OK") if admitted else (b"400", b"not allowed")
         return [*frames[:start], version, request, code, text, user_id.encode() if admitted else b"", b""]
