@@ -115,13 +115,17 @@ def from_environment() -> list[str]:
 
 def default_directories() -> list[str]:
     """The directories of default sockets, the preferred one first; they need not exist."""
-    import tempfile
-
     uid = os.geteuid() if hasattr(os, "geteuid") else 0
     runtime = os.environ.get("XDG_RUNTIME_DIR", "")
     directories = [os.path.join(runtime, "flask-ctl")] if os.path.isabs(runtime) and _belongs_to(runtime, uid) else []
-    directories.append(os.path.join(tempfile.gettempdir(), f"flask-ctl-{uid}"))
+    directories.append(os.path.join(_temporary_directory(), f"flask-ctl-{uid}"))
     return [os.path.abspath(directory) for directory in directories]
+
+
+def _temporary_directory() -> str:
+    """TMPDIR, else /tmp: what can be written there at this moment must not decide where others look for a server."""
+    given = os.environ.get("TMPDIR", "")
+    return given if os.path.isabs(given) and os.path.isdir(given) else "/tmp"
 
 
 def _belongs_to(directory: str, uid: int) -> bool:

@@ -6,7 +6,6 @@ import signal
 import socket
 import subprocess
 import sys
-import tempfile
 
 import pytest
 from harness import run_cli
@@ -25,9 +24,8 @@ app.run(port=0)
 
 
 @pytest.fixture
-def project(short_path, monkeypatch):
+def project(short_path):
     """A directory for apps to run in; also the directory that the client is in."""
-    monkeypatch.setattr(tempfile, "tempdir", None)  # Read TMPDIR again.
     directory = short_path / "project"
     directory.mkdir()
     return directory

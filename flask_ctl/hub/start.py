@@ -17,10 +17,14 @@ LOCK = 3
 
 
 def private_path(master: int) -> str:
-    """The socket of a master's hub, in a directory that is ours alone. Raises ConfigurationError if there is none."""
+    """The socket of a master's hub, in a directory that is ours alone. Raises ConfigurationError if there is none.
+
+    Where workers before this one have found it comes first: a user who logs in brings a directory that is preferred.
+    """
     problem = ConfigurationError("there is no directory for the hub's socket")
-    for directory in default_directories():
-        path = os.path.join(directory, f"{master}-{start_time(master)}.hub")
+    name = f"{master}-{start_time(master)}.hub"
+    paths = [os.path.join(directory, name) for directory in default_directories()]
+    for path in sorted(paths, key=os.path.exists, reverse=True):
         try:
             prepare_directory(path)
         except ConfigurationError as error:
