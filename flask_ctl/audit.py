@@ -18,7 +18,7 @@ from .access import Peer
 from .commands import Command
 from .errors import CommandError
 from .masking import MASK, Params, cut, masked, secrets_of
-from .system import program_name
+from .processes import program_name
 
 logger = logging.getLogger("flask_ctl.audit")
 

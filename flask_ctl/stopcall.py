@@ -8,8 +8,9 @@ from typing import Any
 
 from .conversations import Conversation
 from .errors import AccessDenied, RemoteProtocolError, TimedOut, error_from_object
+from .processes import ProcessHandle, open_process, open_reloader, open_staff
 from .protocol.jsonrpc import Request, Response
-from .system import ProcessHandle, open_process, open_reloader, open_staff, wait_readable
+from .system import wait_readable
 
 MARGIN = 5.0
 """Seconds beyond delay and grace for hooks and the interpreter's end; also for a killed process to be gone."""

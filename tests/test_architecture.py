@@ -19,6 +19,7 @@ import flask_ctl
 LAYERS = [
     "unpatched",
     "errors  exits  figures  handover  lifecycle  middleware  operation  parameters  signals  system",
+    "processes",
     "addresses  history  limits  pool  protocol  reactor  reload  render",
     "commands  keys",
     "conversations",
@@ -175,6 +176,7 @@ AS_THE_PROGRAM_HAS_IT = {
     "client",
     "conversations",
     "extension",
+    "processes",
     "stopping",
     "system",
     "unpatched",

@@ -19,7 +19,7 @@ from flask_ctl.hub import messages
 from flask_ctl.hub.messages import AppRecord, Figures, Hello, Loaded, Tally, Welcome
 from flask_ctl.hub.start import private_path, start_hub
 from flask_ctl.hub.workers import Worker, Workers
-from flask_ctl.system import open_process, open_staff
+from flask_ctl.processes import open_process, open_staff
 
 
 @pytest.fixture

@@ -9,8 +9,9 @@ from typing import Any
 
 from gunicorn.workers import base
 
+from ..processes import children_of
 from ..reload.program import program
-from ..system import children_of, refuse_new_connections, waiting_connections, welcome_connections
+from ..system import refuse_new_connections, waiting_connections, welcome_connections
 from . import WORKERS, Host
 from .descriptors import begun_connections, end_silent_connections, silent_connections
 

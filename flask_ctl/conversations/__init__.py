@@ -11,9 +11,9 @@ from typing import Any, Protocol, Union
 
 from ..addresses import OFF, parse_address
 from ..errors import ConfigurationError, LocalProtocolError
+from ..processes import ProcessHandle
 from ..protocol.framing import MAX_FRAME
 from ..protocol.jsonrpc import Request, Response, encode, parse_reply, request_object
-from ..system import ProcessHandle
 from .trust import Trust
 
 END_DELAY = 1.0

@@ -11,16 +11,9 @@ import time
 from collections.abc import Sequence
 
 from ..errors import AccessDenied, ConfigurationError, NotRunning, RemoteProtocolError, TimedOut
+from ..processes import ProcessHandle, open_peer
 from ..protocol.framing import LineBuffer
-from ..system import (
-    HAS_UNIX_SOCKETS,
-    MAX_SOCKET_PATH,
-    ProcessHandle,
-    open_peer,
-    peer_credentials,
-    wait_readable,
-    wait_writable,
-)
+from ..system import HAS_UNIX_SOCKETS, MAX_SOCKET_PATH, peer_credentials, wait_readable, wait_writable
 from . import END_DELAY, Conversation
 from .trust import Trust
 

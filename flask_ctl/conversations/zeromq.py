@@ -17,8 +17,9 @@ from zmq.utils.monitor import parse_monitor_message
 from ..addresses import Address, resolve
 from ..errors import AccessDenied, ConfigurationError, ControlError, RemoteProtocolError, TimedOut
 from ..keys import check_curve, load_key_pair, load_public_key
+from ..processes import ProcessHandle, open_peer
 from ..protocol.framing import FENCE, MAX_FRAME
-from ..system import ProcessHandle, duplicate_socket, open_peer, peer_credentials
+from ..system import duplicate_socket, peer_credentials
 from . import END_DELAY, Conversation
 from .greeting import mechanism_of
 from .trust import Trust

@@ -40,7 +40,7 @@ def main() -> None:
     path, pid, started = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
     detach(LOCK)
     show_audit()
-    from ..system import open_process, start_time
+    from ..processes import open_process, start_time
     from .process import Hub
 
     master = open_process(pid, init=True)

@@ -10,9 +10,9 @@ from ..dispatcher import Answer, Keeper, Notify
 from ..errors import INVALID_REQUEST, METHOD_NOT_FOUND, CommandError, RemoteProtocolError
 from ..guard import Guard
 from ..limits import Limits
+from ..processes import open_process
 from ..protocol.jsonrpc import decode, encode, error_object, result_object
 from ..reactor import READ, Reactor
-from ..system import open_process
 from ..transports import Handler
 from ..transports.socketfile import SocketFile
 from ..transports.unix import UnixListener

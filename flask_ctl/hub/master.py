@@ -11,7 +11,7 @@ from concurrent.futures import Future
 from typing import Any
 
 from ..errors import CONFLICT, NOT_SUPPORTED, CommandError
-from ..system import ProcessHandle
+from ..processes import ProcessHandle
 from .staff import Staff
 
 ANSWER_TIMEOUT = 2.0

@@ -19,10 +19,11 @@ from ..errors import CONFLICT, NOT_SUPPORTED, CommandError
 from ..history import History
 from ..lifecycle import Event, Lifecycle, State
 from ..operation import Progress, timestamp
+from ..processes import ProcessHandle
 from ..reloading import ReloadRequest
 from ..server import ControlServer
 from ..stopping import Mode, StopRequest
-from ..system import ProcessHandle, Waker, wait_readable
+from ..system import Waker, wait_readable
 from . import status
 from .apps import HubApp
 from .auditing import HubAudit

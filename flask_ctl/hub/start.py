@@ -10,7 +10,8 @@ from typing import Any
 
 from ..addresses import default_directories, prepare_directory
 from ..errors import ConfigurationError
-from ..system import LINUX, start_time, try_lock
+from ..processes import start_time
+from ..system import LINUX, try_lock
 
 LOCK = 3
 """The number at which the hub finds the lock that was taken for it."""

@@ -9,8 +9,8 @@ from typing import Any
 
 from ..commands import invalid_parameter
 from ..errors import INTERNAL_ERROR, CommandError, TimedOut
+from ..processes import ProcessHandle
 from ..protocol.framing import MAX_FRAME
-from ..system import ProcessHandle
 from ..unpatched import new_future
 from . import messages
 from .messages import Figures, Hello, Tally

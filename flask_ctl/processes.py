@@ -1,0 +1,197 @@
+"""Handles on processes, and what the kernel tells of them: owner, parent, start.
+
+Linux first, then macOS. Everything here imports everywhere; what a system lacks is said by None.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import signal
+import socket
+from typing import Any
+
+from .system import LINUX, peer_credentials, wait_readable
+
+_SO_PEERPIDFD = 77  # Linux 6.5; not in the socket module yet
+
+
+def program_name(pid: int | None) -> str | None:
+    """The name of a running process, None if it can't be had. The process has chosen it: proc(5), comm."""
+    if not LINUX or pid is None or pid <= 0:
+        return None
+    try:
+        with open(f"/proc/{pid}/comm", "rb") as file:
+            return file.read().removesuffix(b"\n").decode(errors="replace")
+    except OSError:
+        return None
+
+
+class ProcessHandle:
+    """A running process that can't be mistaken for a later one with its pid.
+
+    `fileno()` becomes readable when the process has ended: pidfd_open(2), kqueue(2).
+    """
+
+    def __init__(self, pid: int, descriptor: Any) -> None:
+        self.pid = pid
+        self._descriptor = descriptor
+
+    def fileno(self) -> int:
+        return self._descriptor if isinstance(self._descriptor, int) else int(self._descriptor.fileno())
+
+    def ended(self) -> bool:
+        """Whether the process is gone (a zombie is gone)."""
+        return bool(wait_readable([self.fileno()], 0))
+
+    def kill(self) -> None:
+        """SIGKILL, if it still runs. Raises PermissionError for another user's."""
+        self._send(signal.SIGKILL)
+
+    def suspend(self) -> None:
+        """SIGSTOP, so that it hears of no other signal but SIGKILL. Raises PermissionError for another user's."""
+        self._send(signal.SIGSTOP)
+
+    def _send(self, signum: int) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            if isinstance(self._descriptor, int):
+                signal.pidfd_send_signal(self._descriptor, signum)
+            elif not self.ended():
+                os.kill(self.pid, signum)
+
+    def duplicate(self) -> ProcessHandle | None:
+        """Another handle on the same process; None if it is gone and can't be watched any more."""
+        return (
+            ProcessHandle(self.pid, os.dup(self._descriptor))
+            if isinstance(self._descriptor, int)
+            else open_process(self.pid)
+        )
+
+    def close(self) -> None:
+        if isinstance(self._descriptor, int):
+            os.close(self._descriptor)
+        else:
+            self._descriptor.close()
+
+
+def open_process(pid: int | None, *, init: bool = False) -> ProcessHandle | None:
+    """A handle on the running process `pid`; None if it is gone, can't be watched, or belongs to another namespace.
+
+    Process 1 counts as one that is named by mistake, unless `init` says that it is meant.
+    """
+    if pid is None or pid < 1 or (pid == 1 and not init):
+        return None
+    if hasattr(os, "pidfd_open"):
+        with contextlib.suppress(OSError):
+            return ProcessHandle(pid, os.pidfd_open(pid))
+    elif hasattr(select, "kqueue"):
+        return _kqueue_handle(pid)
+    return None
+
+
+def open_peer(sock: socket.socket) -> ProcessHandle | None:
+    """A handle on the process at the other end of a connected Unix socket; None if the kernel can't name it."""
+    pid = peer_credentials(sock)[0]
+    if pid is None or pid <= 1:
+        return None
+    if LINUX:
+        with contextlib.suppress(OSError):
+            descriptor = sock.getsockopt(socket.SOL_SOCKET, _SO_PEERPIDFD)
+            if _is_pidfd_of(descriptor, pid):
+                return ProcessHandle(pid, descriptor)
+    return open_process(pid)
+
+
+def open_reloader(child: ProcessHandle) -> ProcessHandle | None:
+    """A handle on the parent of a process that Werkzeug's reloader has started, and that ends with it.
+
+    All of it is the kernel's word (proc(5)), and only a parent of the same user is believed in.
+    """
+    if not LINUX:
+        return None
+    try:
+        with open(f"/proc/{child.pid}/environ", "rb") as file:
+            if b"WERKZEUG_RUN_MAIN=true" not in file.read().split(b"\0"):
+                return None
+        parent = _parent_of(child.pid)
+        same_user = os.stat(f"/proc/{parent}").st_uid == os.stat(f"/proc/{child.pid}").st_uid
+        handle = open_process(parent)
+    except (OSError, ValueError):
+        return None
+    if handle is not None and (not same_user or child.ended() or _parent_of(child.pid) != parent):
+        handle.close()
+        return None
+    return handle
+
+
+def open_staff(hub: ProcessHandle) -> list[ProcessHandle]:
+    """Handles on the master and the workers of a hub that does not answer, the master first; none if it is no hub.
+
+    All of it is the kernel's word (proc(5)), and only processes of the same user are believed in.
+    """
+    try:
+        with open(f"/proc/{hub.pid}/cmdline", "rb") as file:
+            words = file.read().split(b"\0")
+        if words[1:3] != [b"-m", b"flask_ctl.hub"] or hub.ended():
+            return []
+        master, started = int(words[4]), int(words[5])
+        owner = os.stat(f"/proc/{hub.pid}").st_uid
+        handles = [handle for pid in (master, *children_of(master)) if (handle := open_process(pid)) is not None]
+        ours = [handle for handle in handles if os.stat(f"/proc/{handle.pid}").st_uid == owner]
+    except (OSError, ValueError, IndexError):
+        return []
+    if start_time(master) == started and len(ours) == len(handles):
+        return handles
+    for handle in handles:
+        handle.close()
+    return []
+
+
+def _parent_of(pid: int) -> int:
+    return int(_stat_fields(pid)[1])
+
+
+def start_time(pid: int) -> int:
+    """When a process was started, in ticks of the kernel's clock; 0 if it can't be known. With the pid it is unique."""
+    try:
+        return int(_stat_fields(pid)[19])
+    except (OSError, ValueError, IndexError):
+        return 0
+
+
+def children_of(pid: int) -> list[int]:
+    """The processes that `pid` has started and not yet waited for; none where the kernel does not tell."""
+    children: list[int] = []
+    with contextlib.suppress(OSError):
+        for thread in os.listdir(f"/proc/{pid}/task"):
+            with contextlib.suppress(OSError), open(f"/proc/{pid}/task/{thread}/children") as file:
+                children += map(int, file.read().split())
+    return children
+
+
+def _stat_fields(pid: int) -> list[str]:
+    """The fields of /proc/<pid>/stat from the third on: proc(5)."""
+    with open(f"/proc/{pid}/stat") as file:
+        return file.read().rpartition(")")[2].split()
+
+
+def _is_pidfd_of(descriptor: int, pid: int) -> bool:
+    # The option's number is another one on some architectures, where it yields anything but this.
+    try:
+        with open(f"/proc/self/fdinfo/{descriptor}") as info:
+            return any(line.split() == ["Pid:", str(pid)] for line in info)
+    except OSError:
+        return False
+
+
+def _kqueue_handle(pid: int) -> ProcessHandle | None:
+    module: Any = select
+    queue = module.kqueue()
+    event = module.kevent(pid, module.KQ_FILTER_PROC, module.KQ_EV_ADD, module.KQ_NOTE_EXIT)
+    try:
+        queue.control([event], 0)
+    except OSError:
+        queue.close()
+        return None
+    return ProcessHandle(pid, queue)
