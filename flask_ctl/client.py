@@ -2,28 +2,43 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from types import TracebackType
 from typing import Any
 
-from .addresses import from_environment
+from .addresses import OFF, from_environment, parse_address
 from .conversations import Conversation, Target, converse
-from .conversations.trust import make_trust
-from .errors import LocalProtocolError, RemoteProtocolError, ServerDied, TimedOut, error_from_object
+from .conversations.trust import Trust, make_trust
+from .errors import (
+    ConfigurationError,
+    ControlError,
+    LocalProtocolError,
+    NotRunning,
+    RemoteProtocolError,
+    ServerDied,
+    TimedOut,
+    error_from_object,
+)
 from .protocol import FROZEN_METHODS, VERSION
 from .protocol.jsonrpc import Request, Response
-from .stopcall import FOLLOW, StopCall
+from .stopcall import FOLLOW, HubDied, Progress, StopCall, StopTimes, kill_unreached
+from .targets import targets_at, targets_of, workers_live
 
 QUESTION_TIMEOUT = 5.0
 """Seconds for an answer that needs no waiting."""
 
+HARMLESS = frozenset({"ping", "status", "commands"})
+"""Questions that are asked again where whoever was asked has ended."""
+
+MAX_TRIES = 5
+"""How often such a question is asked."""
+
 HUB_SHARE = 0.9
 """The part of a caller's time that a hub may wait for its workers."""
-
-Progress = Callable[[Mapping[str, Any]], Any]
 
 
 class _Default:
@@ -110,25 +125,63 @@ class ControlClient:
         """End the server; returns when its process is gone.
 
         The result has ``outcome`` (``drained``, ``forced``, ``killed`` or ``died``), ``drained`` and ``cut`` (numbers
-        of requests, None where a killed server could not tell), ``elapsed`` (seconds) and ``pid``. `grace` and
-        `delay` are seconds; `kill_after` seconds after the request the process is killed. Without `wait` it returns,
-        with the first progress, once the stop is accepted. `on_progress` gets ``phase``, ``in_flight``,
-        ``remaining``, ``waiting_for``.
+        of requests, None where a killed server could not tell), ``elapsed`` (seconds), ``pid``, and ``proof``, how it
+        is known that the server is gone: ``process`` (the kernel says that the process has ended), ``connection`` (the
+        connection has ended: over TCP, or of a server in a bigger program), or ``answer`` (the server says so, where
+        nobody could see more: it is process 1 of this PID namespace).
+
+        `grace` and `delay` are seconds; `kill_after` seconds after the call the server is killed, whether it could be
+        asked or not. Killed is only what the kernel names; where it names nobody ConfigurationError is raised, and
+        nothing has been sent. Without `wait` it returns, with the first progress, once the stop is accepted.
+        `on_progress` gets ``phase``, ``in_flight``, ``remaining``, ``waiting_for``.
         """
+        began = time.monotonic()
         for name, value in (("grace", grace), ("delay", delay), ("kill_after", kill_after)):
             _check_seconds(name, value)
         limit = self._limit(timeout, FOLLOW)
-        conversation = self._connected(QUESTION_TIMEOUT if limit == FOLLOW else limit)
         params = {"mode": mode, "delay": delay, "_progress": True}
         if grace is not None:
             params["grace"] = grace
-        call = StopCall(conversation, limit, kill_after, on_progress)
-        try:
-            call.ask(params)
-            return call.until_gone() if wait else call.until_accepted()
-        finally:
-            call.close()
-            self.close()
+        path = None
+        if kill_after is not None:
+            path = self._local_path()
+            _check_killable(path, self._trust)
+        with contextlib.closing(self):
+            return self._stop(params, path, StopTimes(began, limit, kill_after), wait, on_progress)
+
+    def _stop(
+        self, params: dict[str, Any], path: str | None, times: StopTimes, wait: bool, on_progress: Progress | None
+    ) -> dict[str, Any]:
+        """Ask for a stop, the next hub where one has died before it began; the server at `path` is to be killed."""
+        death: HubDied | None = None
+        for _ in range(MAX_TRIES):
+            try:
+                conversation = self._connected(times.to_connect(QUESTION_TIMEOUT))
+            except NotRunning:
+                if death is None:
+                    raise
+                return death.outcome
+            except TimedOut:
+                targets = None if path is None else targets_at(path, self._trust)
+                if targets is None:
+                    raise
+                with contextlib.closing(targets):
+                    return kill_unreached(targets, times.began)
+            if death is not None and death.accepted:
+                raise death
+            with contextlib.closing(targets_of(conversation)) as targets:
+                if path is not None and targets.obstacle is not None and conversation.peer_has_ended():
+                    # A hub that is just dying holds no lock any more.
+                    self.close()
+                    continue
+                call = StopCall(conversation, targets, times, on_progress)
+                try:
+                    call.ask(params)
+                    return call.until_gone() if wait else call.until_accepted()
+                except HubDied as error:
+                    death = error
+                    self.close()
+        raise death or TimedOut("the stop was not accepted")
 
     def reload(
         self,
@@ -181,10 +234,26 @@ class ControlClient:
     def _connected(self, timeout: float | None) -> Conversation:
         if self._conversation is None or self._conversation.ended:
             self.close()
-            if self._target is None:
-                self._target = next(iter(from_environment()), None) or _find_instance(timeout)
-            self._conversation = converse(self._target, timeout, self._trust)
+            self._conversation = converse(self._resolved_target(timeout), timeout, self._trust)
         return self._conversation
+
+    def _resolved_target(self, timeout: float | None) -> Target:
+        if self._target is None:
+            self._target = next(iter(from_environment()), None) or _find_instance(timeout)
+        return self._target
+
+    def _local_path(self) -> str | None:
+        """The path of the server's socket, None where it is no address. Raises ConfigurationError for TCP."""
+        target = self._resolved_target(QUESTION_TIMEOUT)
+        if not isinstance(target, (str, os.PathLike)) or os.fspath(target) == OFF:
+            return None
+        address = parse_address(target)
+        if not address.path:
+            raise ConfigurationError(
+                f"a server can't be killed over {address}: the kernel does not name it there, and what it says of"
+                " itself is not believed; run it on the server's machine, by the path of its Unix socket"
+            )
+        return address.path
 
     def _require_protocol(self, timeout: float | _Default | None) -> None:
         if self._protocol is None or self._conversation is None:
@@ -205,15 +274,22 @@ class ControlClient:
         self, method: str, params: Mapping[str, Any], timeout: float | None, on_progress: Progress | None = None
     ) -> Any:
         deadline = None if timeout is None else time.monotonic() + timeout
-        conversation, id = self._send(method, params, timeout, deadline)
-        while True:
-            message = conversation.receive(deadline)
-            if message is None:
+        for _ in range(MAX_TRIES):
+            conversation, id = self._send(method, params, _left(deadline), deadline)
+            while (message := conversation.receive(deadline)) is not None:
+                if isinstance(message, Response) and message.id in (id, None):
+                    return _result(message)
+                if isinstance(message, Request) and on_progress is not None and isinstance(message.params, dict):
+                    on_progress(message.params)
+            if method not in HARMLESS or not conversation.ended or not conversation.peer_has_ended():
                 raise self._no_answer(conversation, method, timeout)
-            if isinstance(message, Response) and message.id in (id, None):
-                return _result(message)
-            if isinstance(message, Request) and on_progress is not None and isinstance(message.params, dict):
-                on_progress(message.params)
+            # Perhaps the hub has been killed, and another one answers soon.
+            self.close()
+            try:
+                self._connected(_left(deadline))
+            except NotRunning:
+                break
+        raise ServerDied(f"the server at {conversation.endpoint} ended before it answered {method}")
 
     def _send(
         self, method: str, params: Mapping[str, Any], timeout: float | None, deadline: float | None
@@ -229,11 +305,34 @@ class ControlClient:
         return conversation, id
 
     def _no_answer(self, conversation: Conversation, method: str, timeout: float | None) -> Exception:
+        endpoint = conversation.endpoint
         if not conversation.ended:
-            return TimedOut(f"{conversation.endpoint} did not answer {method} within {timeout:g} s; it is still there")
-        if conversation.peer_has_ended():
-            return ServerDied(f"the server at {conversation.endpoint} ended before it answered {method}")
-        return RemoteProtocolError(f"{conversation.endpoint} closed the connection without an answer to {method}")
+            return TimedOut(
+                f"{endpoint} did not answer {method} within {timeout:g} s; it is still there",
+                {"can_be_killed": conversation.path is not None and conversation.peer_pid() != 1},
+            )
+        if not conversation.peer_has_ended():
+            return RemoteProtocolError(f"{endpoint} closed the connection without an answer to {method}")
+        if conversation.path is not None and workers_live(conversation.path, self._trust):
+            return ControlError(
+                f"the hub at {endpoint} ended before it answered {method}, which may have been done; the server goes"
+                " on",
+                {"may_have_run": True},
+            )
+        return ServerDied(f"the server at {endpoint} ended before it answered {method}")
+
+
+def _check_killable(path: str | None, trust: Trust) -> None:
+    """Raises what would keep a server from being killed, as far as that can be known without connecting to it."""
+    targets = None if path is None else targets_at(path, trust)
+    if targets is not None:
+        targets.close()
+        if targets.obstacle is not None:
+            raise targets.obstacle
+
+
+def _left(deadline: float | None) -> float | None:
+    return None if deadline is None else max(0.0, deadline - time.monotonic())
 
 
 def _check_seconds(name: str, value: float | None) -> None:

@@ -106,7 +106,8 @@ def open_peer(sock: socket.socket) -> ProcessHandle | None:
 def open_reloader(child: ProcessHandle) -> ProcessHandle | None:
     """A handle on the parent of a process that Werkzeug's reloader has started, and that ends with it.
 
-    All of it is the kernel's word (proc(5)), and only a parent of the same user is believed in.
+    That it is the parent, of the same user, and runs the same interpreter, is the kernel's word. That the reloader has
+    started it is the process's own (its environment): a server can at most name its own parent.
     """
     if not LINUX:
         return None
@@ -114,46 +115,78 @@ def open_reloader(child: ProcessHandle) -> ProcessHandle | None:
         with open(f"/proc/{child.pid}/environ", "rb") as file:
             if b"WERKZEUG_RUN_MAIN=true" not in file.read().split(b"\0"):
                 return None
-        parent = _parent_of(child.pid)
-        same_user = os.stat(f"/proc/{parent}").st_uid == os.stat(f"/proc/{child.pid}").st_uid
-        handle = open_process(parent)
-    except (OSError, ValueError):
+    except OSError:
         return None
-    if handle is not None and (not same_user or child.ended() or _parent_of(child.pid) != parent):
+    parent = open_parent(child)
+    if parent is not None and not _same_program(child.pid, parent.pid):
+        # Whoever takes in the children of a reloader that has died.
+        parent.close()
+        return None
+    return parent
+
+
+def _same_program(one: int, other: int) -> bool:
+    try:
+        return os.path.samestat(os.stat(f"/proc/{one}/exe"), os.stat(f"/proc/{other}/exe"))
+    except OSError:
+        return False
+
+
+def open_parent(child: ProcessHandle) -> ProcessHandle | None:
+    """A handle on the parent of a process, if it is of the same user; all of it the kernel's word.
+
+    Process 1 is given too, as a handle that is not to be killed.
+    """
+    parent = parent_of(child.pid)
+    handle = open_process(parent, init=True)
+    if handle is None:
+        return None
+    owner = owner_of(handle.pid)
+    if owner is None or owner != owner_of(child.pid) or child.ended() or parent_of(child.pid) != parent:
         handle.close()
         return None
     return handle
 
 
-def open_staff(hub: ProcessHandle) -> list[ProcessHandle]:
-    """Handles on the master and the workers of a hub that does not answer, the master first; none if it is no hub.
+def owner_of(pid: int) -> int | None:
+    """The effective uid of a process, as this user namespace sees it; None if it can't be known. The kernel's word."""
+    # The owner of /proc/<pid> is root for processes that have changed their user: proc(5), dumpable.
+    words = _status_field(pid, "Uid")
+    return int(words[1]) if len(words) > 1 else None
 
-    All of it is the kernel's word (proc(5)), and only processes of the same user are believed in.
-    """
+
+def inner_pid(pid: int) -> int:
+    """The pid that a process has in its own PID namespace. The kernel's word: proc(5), NSpid."""
+    words = _status_field(pid, "NSpid")
+    return int(words[-1]) if words else pid
+
+
+def parent_of(pid: int) -> int | None:
+    """The pid of a process's parent; None if it can't be known, or is in another PID namespace. The kernel's word."""
+    words = _status_field(pid, "PPid")
+    return int(words[0]) or None if words else None
+
+
+def is_suspended(pid: int) -> bool:
+    """Whether a process has been stopped by a signal. The kernel's word."""
+    return _status_field(pid, "State")[:1] == ["T"]
+
+
+def _status_field(pid: int, name: str) -> list[str]:
+    """The words of one line of /proc/<pid>/status; none if it can't be read."""
     try:
-        with open(f"/proc/{hub.pid}/cmdline", "rb") as file:
-            words = file.read().split(b"\0")
-        if words[1:3] != [b"-m", b"flask_ctl.hub"] or hub.ended():
-            return []
-        master, started = int(words[4]), int(words[5])
-        owner = os.stat(f"/proc/{hub.pid}").st_uid
-        handles = [handle for pid in (master, *children_of(master)) if (handle := open_process(pid)) is not None]
-        ours = [handle for handle in handles if os.stat(f"/proc/{handle.pid}").st_uid == owner]
-    except (OSError, ValueError, IndexError):
+        with open(f"/proc/{pid}/status", "rb") as file:
+            lines = [line.decode("ascii", "replace").partition(":") for line in file]
+    except OSError:
         return []
-    if start_time(master) == started and len(ours) == len(handles):
-        return handles
-    for handle in handles:
-        handle.close()
-    return []
-
-
-def _parent_of(pid: int) -> int:
-    return int(_stat_fields(pid)[1])
+    return next((value.split() for key, _, value in lines if key == name), [])
 
 
 def start_time(pid: int) -> int:
-    """When a process was started, in ticks of the kernel's clock; 0 if it can't be known. With the pid it is unique."""
+    """When a process was started, in ticks of the kernel's clock and by its word; 0 if it can't be known.
+
+    With the pid it is unique.
+    """
     try:
         return int(_stat_fields(pid)[19])
     except (OSError, ValueError, IndexError):
@@ -161,7 +194,7 @@ def start_time(pid: int) -> int:
 
 
 def children_of(pid: int) -> list[int]:
-    """The processes that `pid` has started and not yet waited for; none where the kernel does not tell."""
+    """The processes that `pid` has started and not yet waited for; none where it is not told. The kernel's word."""
     children: list[int] = []
     with contextlib.suppress(OSError):
         for thread in os.listdir(f"/proc/{pid}/task"):

@@ -109,7 +109,7 @@ def _stopping(stopping: dict[str, Any]) -> str:
 
 
 def _stop(result: dict[str, Any]) -> str:
-    what = "the server" if result.get("embedded") else f"pid {result['pid']}"
+    what = "the server" if result.get("embedded") or not result["pid"] else f"pid {result['pid']}"
     if result["outcome"] == "killed":
         return f"{what} was killed after {seconds(result['elapsed'])}"
     if result["outcome"] == "died":

@@ -19,10 +19,11 @@ import flask_ctl
 LAYERS = [
     "unpatched",
     "errors  exits  figures  handover  lifecycle  middleware  operation  parameters  signals  system",
-    "processes",
+    "locks  processes",
     "addresses  history  limits  pool  protocol  reactor  reload  render",
     "commands  keys",
     "conversations",
+    "targets",
     "access  discovery  masking  stopcall",
     "audit",
     "guard",

@@ -33,7 +33,7 @@ _EXITS: list[tuple[type[ControlError], int, str]] = [
     (LocalProtocolError, 2, ""),
     (AmbiguousTarget, 2, ""),
     (NotRunning, 3, "Start it, or say where it listens by --socket; `flask --app … ctl` finds that out from the app."),
-    (TimedOut, 4, "Wait longer by --timeout, or end it by: flask-ctl stop --kill-after SECONDS"),
+    (TimedOut, 4, "Wait longer by --timeout, or end it by: flask-ctl stop --kill-after SECONDS"),  # see _advice
     (AccessDenied, 5, ""),
     (ReloadFailed, 7, "The old code serves on."),
     (ServerDied, 6, "The app's log may tell why."),
@@ -64,13 +64,19 @@ def reported(*, as_json: bool) -> Iterator[None]:
 
 
 def _report(error: ControlError, as_json: bool) -> None:
-    code, advice = next((code, advice) for kind, code, advice in _EXITS if isinstance(error, kind))
+    code, advice = next((code, _advice(error, text)) for kind, code, text in _EXITS if isinstance(error, kind))
     if as_json:
         _print_document(code, error.code, error.message, error.data)
     else:
         traceback = error.data["traceback"] if isinstance(error, ReloadFailed) else ""
         click.echo("\n".join(filter(None, [traceback.rstrip(), f"Error: {error.message}", advice])), err=True)
     raise click.exceptions.Exit(code)
+
+
+def _advice(error: ControlError, text: str) -> str:
+    # Not to be given where killing is refused, or has been tried.
+    killable = not isinstance(error.data, dict) or error.data.get("can_be_killed", True)
+    return text if killable else "Wait longer by --timeout."
 
 
 def _print_document(exit: int, code: int | None, message: str, data: Any) -> None:

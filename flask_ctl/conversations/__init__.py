@@ -36,16 +36,22 @@ class Conversation(abc.ABC):
     """Numbered requests to one server, and its messages; a subclass for each way to carry them.
 
     `ended` tells whether the other side has closed; what it sent before can still be received. `undelivered` tells
-    whether that was so before the last request, of which the server then knows nothing.
+    whether that was so before the last request, of which the server then knows nothing. `path` is the path of the
+    server's socket, None if it has none on this machine.
     """
 
     endpoint: str
+    path: str | None = None
     ended = False
     undelivered = False
 
     def __init__(self) -> None:
         self._messages: deque[Response | Request] = deque()
         self._last_id = 0
+
+    @abc.abstractmethod
+    def peer_pid(self) -> int | None:
+        """The pid of the process that listens, by the kernel's word; None where it names nobody."""
 
     @abc.abstractmethod
     def peer(self) -> ProcessHandle | None:
@@ -113,7 +119,7 @@ def converse(target: Target, timeout: float | None, trust: Trust | None = None) 
     address = parse_address(target)
     trust = trust or Trust()
     if address.transport == "unix":
-        return UnixConversation(str(address), connect(address.path, timeout, trust))
+        return UnixConversation(str(address), connect(address.path, timeout, trust), address.path)
     from .zeromq import ZmqConversation
 
     return ZmqConversation(address, timeout, trust)

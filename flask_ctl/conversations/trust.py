@@ -30,6 +30,10 @@ class Trust(NamedTuple):
         self._check_directory(os.path.dirname(path))
         self._check(info.st_uid, f"{path} belongs to")
 
+    def check_owner(self, path: str, uid: int) -> None:
+        """Raises AccessDenied if a file belongs to another user than one we believe in."""
+        self._check(uid, f"{path} belongs to")
+
     def check_peer(self, path: str, uid: int | None) -> None:
         """Raises AccessDenied if another user has listened there than one we believe in."""
         if uid is None:
@@ -46,8 +50,12 @@ class Trust(NamedTuple):
             )
         self._check(info.st_uid, f"{directory} belongs to")
 
+    def believes(self, uid: int) -> bool:
+        """Whether what this user says counts."""
+        return uid in (0, os.geteuid(), self.owner)
+
     def _check(self, uid: int, who: str) -> None:
-        if uid not in (0, os.geteuid(), self.owner):
+        if not self.believes(uid):
             raise AccessDenied(
                 f"{who} {_name_of(uid)}, neither you nor root; if you trust that user: --owner {_name_of(uid)}"
             )

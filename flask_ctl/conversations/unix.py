@@ -15,6 +15,7 @@ from ..processes import ProcessHandle, open_peer
 from ..protocol.framing import LineBuffer
 from ..system import HAS_UNIX_SOCKETS, MAX_SOCKET_PATH, peer_credentials, wait_readable, wait_writable
 from . import END_DELAY, Conversation
+from .absence import Absence
 from .trust import Trust
 
 _CHUNK = 65536
@@ -23,12 +24,16 @@ _CHUNK = 65536
 class UnixConversation(Conversation):
     """A conversation over a connected stream socket, which it closes in the end."""
 
-    def __init__(self, endpoint: str, sock: socket.socket) -> None:
+    def __init__(self, endpoint: str, sock: socket.socket, path: str | None = None) -> None:
         super().__init__()
         self.endpoint = endpoint
+        self.path = path
         self._sock = sock
         self._sock.setblocking(False)
         self._buffer = LineBuffer()
+
+    def peer_pid(self) -> int | None:
+        return peer_credentials(self._sock)[0]
 
     def peer(self) -> ProcessHandle | None:
         handle = open_peer(self._sock)
@@ -99,12 +104,22 @@ def ends_soon(process: ProcessHandle | None) -> bool:
 def connect(path: str, timeout: float | None, trust: Trust) -> socket.socket:
     """A socket that is connected to the server at `path`, which `trust` believes in.
 
-    Raises NotRunning, AccessDenied, TimedOut or ConfigurationError.
+    While a process of the server lives another one may be about to listen again; that is waited for. Raises NotRunning,
+    AccessDenied, TimedOut or ConfigurationError.
     """
     if not HAS_UNIX_SOCKETS:
         raise ConfigurationError("this system has no Unix sockets")
     if len(os.fsencode(path)) > MAX_SOCKET_PATH:
         raise ConfigurationError(f"{path} is longer than {MAX_SOCKET_PATH} bytes, the most for a Unix socket")
+    absence = Absence(path, None if timeout is None else time.monotonic() + timeout, trust)
+    while True:
+        try:
+            return _connect(path, absence.left(), trust)
+        except NotRunning as error:
+            absence.pause(error)
+
+
+def _connect(path: str, timeout: float | None, trust: Trust) -> socket.socket:
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         trust.check_file(path)

@@ -72,6 +72,7 @@ class ZmqConversation(Conversation):
     def __init__(self, address: Address, timeout: float | None, trust: Trust) -> None:
         super().__init__()
         self.endpoint = str(address)
+        self.path = address.path or None
         self._address = address
         self._trust = trust
         self._keys = _load_keys(trust) if address.transport == "tcp" else None
@@ -80,6 +81,7 @@ class ZmqConversation(Conversation):
         self._unanswered: dict[object, bytes] = {}
         self._fenced: list[object] = []
         self._server: ProcessHandle | None = None
+        self._server_pid: int | None = None
         self._open = False
         self._sockets = 0
         self._tries = 0
@@ -92,6 +94,9 @@ class ZmqConversation(Conversation):
         except BaseException:
             self.close()
             raise
+
+    def peer_pid(self) -> int | None:
+        return self._server_pid
 
     def peer(self) -> ProcessHandle | None:
         if self._server is None or self._server.pid == os.getpid():
@@ -201,7 +206,7 @@ class ZmqConversation(Conversation):
         """Raises what the errors of the base class tell."""
         if self._address.transport == "ipc":
             with connect(self._address.path, timeout, self._trust) as probe:
-                self._server = open_peer(probe)
+                self._server, self._server_pid = open_peer(probe), peer_credentials(probe)[0]
         else:
             # libzmq does it in a thread of its own, and says nothing of a name that nobody knows.
             resolve(self._address)
@@ -222,7 +227,7 @@ class ZmqConversation(Conversation):
         while not self._open:
             if self._poll(limit, 0, []):
                 self._look_at_events()
-            elif limit == deadline and self._server is not None:
+            elif limit == deadline and self._server_pid is not None:
                 # It may still be asked to end, and be killed if it does not.
                 return
             elif limit == deadline:

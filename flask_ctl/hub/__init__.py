@@ -5,5 +5,5 @@ forks, and the workers come and go. So the first worker starts a small process o
 sockets, knows the master by a pidfd and ends with it. The workers connect to it, and bring it back if it dies.
 
 In the hub: `process`, `apps`, `auditing`, `gate`, `workers`, `staff`, `status`, `commands`, `master`, `stopping`,
-`reloading`. In a worker: `agent`, `introduction`, `link`, `work`, `start`. Both know `messages`.
+`reloading`. In a worker: `agent`, `introduction`, `link`, `presence`, `work`, `start`. Both know `messages`.
 """

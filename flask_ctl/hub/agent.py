@@ -6,11 +6,11 @@ import atexit
 import contextlib
 import logging
 import os
-import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from ..adapters import PreforkWorker
+from ..addresses import parse_address
 from ..audit import write_record
 from ..commands import CommandRegistry
 from ..errors import INTERNAL_ERROR, CommandError, ConfigurationError, RemoteProtocolError
@@ -25,8 +25,9 @@ from . import messages
 from .introduction import by_key, current_directory, record_of
 from .link import Link
 from .messages import Figures, Hello, Tally, Welcome
+from .presence import Presence
 from .start import private_path
-from .work import POLL, make_work
+from .work import make_work
 
 REPORT_INTERVAL, EAGER_INTERVAL = 1.0, 0.02
 """Seconds between two reports, and while the hub waits for the last request to end."""
@@ -58,7 +59,7 @@ class Agent:
         self._eager = False
         self._lingering = False
         self._calmed = False
-        self._hooks_run = self._hooks_ran = False
+        self._hooks_ran = False
         self._final = False
         # Where a socket is required, the thread that is about to serve waits for the hub to say that there is one.
         self._ready = not any(app.required for app in apps)
@@ -66,8 +67,10 @@ class Agent:
         self._welcome: Welcome | None = None
         self._welcomed = threading.Lock()
         self._ending = threading.Lock()
+        self._presence = Presence(server.master)
         self._link = Link(private_path(server.master), server.master, self)
         self._methods: dict[str, Callable[..., Any]] = {
+            "be_at": self._be_at,
             "figures": self._figures_now,
             "hold_back": self._hold_back,
             "allow": self._allow,
@@ -112,7 +115,7 @@ class Agent:
         self._ending.acquire()
         self.ended = True
         self._work.wait(self._grace)
-        self._run_stop_hooks(wait=False)
+        self._run_stop_hooks()
         self._final = True
         self._link.close(CLOSE_TIMEOUT)
 
@@ -148,6 +151,7 @@ class Agent:
         return messages.request("hello", messages.as_json(hello), messages.HELLO_ID)
 
     def report(self) -> bytes | None:
+        self._presence.renew()
         figures = self._figures()
         if figures == self._told and not self._final:
             return None
@@ -204,6 +208,10 @@ class Agent:
         self._told = self._figures()
         return messages.as_json(self._told)
 
+    def _be_at(self, endpoints: list[str]) -> None:
+        """The hub listens at these addresses."""
+        self._presence.be_at(path for endpoint in endpoints if (path := parse_address(endpoint).path))
+
     def _hold_back(self, yes: bool) -> bool:
         """Let no new visitor in, or let them in again; whether that can be done."""
         self._eager = self._lingering = self.stopping = yes
@@ -243,24 +251,17 @@ class Agent:
         if not wait:
             os._exit(0)
 
-    def _run_stop_hooks(self, wait: bool = True) -> None:
-        """Each app's `on_stop` functions, once; one that fails is logged and the others still run.
-
-        Whoever comes second may `wait` for the end of that.
-        """
-        if self._hooks_run:
-            while wait and not self._hooks_ran:
-                # This lets greenlets go on, too.
-                time.sleep(POLL)
+    def _run_stop_hooks(self) -> None:
+        """Each app's `on_stop` functions, once; one that fails is logged and the others still run."""
+        if self._hooks_ran:
             return
-        self._hooks_run = True
+        self._hooks_ran = True
         for app in self.apps:
             for hook in app.stop_hooks:
                 try:
                     app.run_hook(hook)
                 except BaseException:
                     logger.exception("the on_stop hook %r failed", hook)
-        self._hooks_ran = True
 
     def _run_reload_hooks(self) -> None:
         failed = []
@@ -292,6 +293,7 @@ class Agent:
             return
         welcome, before = Welcome.from_json(value.get("result")), self._welcome
         self._welcome = welcome
+        self._be_at(welcome.endpoints)
         self._hold_back(welcome.holding)
         if welcome.first and before is None:
             for endpoint in welcome.endpoints:

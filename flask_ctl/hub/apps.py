@@ -74,6 +74,7 @@ class HubApp:
                     parse_address(endpoint),
                     self._guard,
                     CurveFiles(self.record.curve.get("key"), self.record.curve.get("clients")),
+                    master=self._hub.pid,
                 )
                 control.add(listener, self._dispatcher)
             except ConfigurationError as error:

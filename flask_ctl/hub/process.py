@@ -123,7 +123,7 @@ class Hub:
         self._recall(hello.memory)
         for record in hello.apps:
             self._note_app(record, hello)
-        self._open_sockets()
+        self._open_sockets(worker)
         if self._lifecycle.state is State.STARTING:
             self._lifecycle.advance(Event.SERVE)
         if hello.package != _package_version():
@@ -256,9 +256,15 @@ class Hub:
             app.tick()
         self._open_sockets()
 
-    def _open_sockets(self) -> None:
+    def _open_sockets(self, asking: Worker | None = None) -> None:
+        """Listen where nobody does; the workers learn of it, but for one that is answered anyway."""
+        before = self._control.endpoints
         for app in self._apps.values():
             app.open(self._control)
+        if self._control.endpoints != before:
+            # Workers hold a lock beside each socket, so that clients know that they live.
+            for worker in (worker for worker in self._staff.workers if worker is not asking):
+                worker.tell("be_at", {"endpoints": self._control.endpoints[1:]})
 
     def _recall(self, memory: dict[str, Any] | None) -> None:
         if memory is not None and memory["number"] > self._memory_number:

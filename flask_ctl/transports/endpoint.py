@@ -40,6 +40,9 @@ class Place(Protocol):
     def in_place(self) -> bool:
         """Whether callers reach our socket there."""
 
+    def keep_lock(self) -> None:
+        """Hold the place's lock where others look for it; called now and then."""
+
     def vacant(self) -> bool:
         """Whether nothing is there."""
 
@@ -80,6 +83,12 @@ class Endpoint:
         """Let others reach the socket, or no longer. Raises ConfigurationError where that is not possible."""
         self._place.admit(access)
         self._warn_of_obstacle()
+
+    def tend(self) -> bool:
+        """Called now and then: whether callers reach our socket, and see its lock; the latter is mended here."""
+        if self.socket is not None:
+            self._place.keep_lock()
+        return self.in_place()
 
     def in_place(self) -> bool:
         """Whether callers reach our socket."""

@@ -9,6 +9,7 @@ from ..addresses import Address, is_loopback
 from ..errors import ConfigurationError, InsecureConfiguration
 from ..guard import Guard
 from . import Listener
+from .socketfile import SocketFile
 from .unix import UnixListener
 
 logger = logging.getLogger("flask_ctl")
@@ -21,22 +22,28 @@ class CurveFiles(NamedTuple):
     clients: str | None = None
 
 
-def make_listener(address: Address, guard: Guard, curve: CurveFiles) -> Listener:
-    """A listener that has not been opened. Raises ConfigurationError, or InsecureConfiguration for an open door."""
+def make_listener(address: Address, guard: Guard, curve: CurveFiles, master: int | None = None) -> Listener:
+    """A listener that has not been opened; a hub gives the pid of its `master`.
+
+    Raises ConfigurationError, or InsecureConfiguration for an open door.
+    """
     if address.transport == "unix":
-        return UnixListener(address.path, guard)
-    from .socketfile import SocketFile
+        return UnixListener(address.path, guard, _socket_file(address, guard, master))
     from .tcpport import TcpPort
     from .zap import LocalIdentity, LoopbackIdentity
     from .zeromq import ZmqListener
 
     if address.transport == "ipc":
-        return ZmqListener(address, SocketFile(address.path, guard.policy.file_access()), LocalIdentity(), guard)
+        return ZmqListener(address, _socket_file(address, guard, master), LocalIdentity(), guard)
     options: dict[str, Any] = _curve(curve)
     if not options:
         _check_plain(address, guard)
         options = {"identity": LoopbackIdentity()}
     return ZmqListener(address, TcpPort(address), guard=guard, **options)
+
+
+def _socket_file(address: Address, guard: Guard, master: int | None) -> SocketFile:
+    return SocketFile(address.path, guard.policy.file_access(), master=master)
 
 
 def _curve(files: CurveFiles) -> dict[str, Any]:

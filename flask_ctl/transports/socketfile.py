@@ -1,16 +1,18 @@
 """The file of a listening Unix socket: who owns the path, and how it comes and goes.
 
 The owner holds a flock(2) on ``<path>.lock``, which stays behind. Only under that lock is a dead socket replaced, and
-only our own inode is ever removed.
+only our own inode is ever removed. Record locks on the same descriptor tell clients who that is: see `locks`.
 """
 
 from __future__ import annotations
 
 import contextlib
 import errno
+import logging
 import os
 import stat
 
+from .. import locks
 from ..access import PRIVATE, FileAccess
 from ..errors import ConfigurationError, InsecureConfiguration
 from ..system import MAX_SOCKET_PATH, bind_private, lock_holder, open_to, peer_credentials, try_lock
@@ -19,18 +21,22 @@ from ..unpatched import socket
 BACKLOG = 128
 """Connections that wait while the control thread is busy; somaxconn of older kernels."""
 
+logger = logging.getLogger("flask_ctl")
+
 
 class SocketFile:
     """A path that is ours from `acquire` to `release`, and the socket that listens there.
 
     It is bound for the owner alone, and opened to others once it is there, if `access` says so. `lock` is the
-    descriptor of the lock, where that has been taken already.
+    descriptor of the lock, where that has been taken already, and tells nobody who holds it. `master` is the pid of the
+    master that a hub listens for.
     """
 
-    def __init__(self, path: str, access: FileAccess = PRIVATE, lock: int = -1) -> None:
+    def __init__(self, path: str, access: FileAccess = PRIVATE, lock: int = -1, master: int | None = None) -> None:
         self.path = os.path.abspath(path)
         self.access = access
         self._lock = lock
+        self._bytes = [locks.SERVER, *([] if master is None else [locks.hub_byte(master)])] if lock < 0 else []
         self._inode: tuple[int, int] | None = None
 
     def check(self) -> None:
@@ -89,6 +95,8 @@ class SocketFile:
         """
         self._lock = lock
         self._inode = _inode(self.path)
+        # The former image had them too, but older kernels let go of them at an exec.
+        self._take_bytes()
         listener = socket.socket(fileno=descriptor)
         try:
             if self._inode is not None:
@@ -124,6 +132,20 @@ class SocketFile:
         """Whether the path still leads to our socket."""
         return self._inode is not None and _inode(self.path) == self._inode
 
+    def keep_lock(self) -> None:
+        """Where the lock's file has been removed or replaced lock the one that is found now; called now and then."""
+        if self._lock < 0 or not self._bytes or _is_at(locks.lock_path(self.path), self._lock):
+            return
+        before, self._lock = self._lock, -1
+        try:
+            self._take_lock()
+        except (OSError, ConfigurationError) as error:
+            logger.debug("the lock of %s can't be put back: %s", self.path, error)
+            self._drop_lock()
+            self._lock = before
+        else:
+            locks.close(before)
+
     def vacant(self) -> bool:
         """Whether nothing is at the path."""
         return _inode(self.path) is None
@@ -141,7 +163,10 @@ class SocketFile:
         self._drop_lock()
 
     def _take_lock(self) -> None:
-        path = self.path + ".lock"
+        path = locks.lock_path(self.path)
+        if locks.is_ours(path):
+            # To close it here once more would release what this process has locked.
+            raise _in_use(self.path, os.getpid())
         lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
         self._lock = lock
         info = os.fstat(lock)
@@ -155,10 +180,18 @@ class SocketFile:
         # Between open() and flock() a cleaner, or the owner of the directory, may have removed the file.
         if _inode(path) != (info.st_dev, info.st_ino):
             raise ConfigurationError(f"{path} was replaced while it was being locked; try again")
+        self._take_bytes()
+
+    def _take_bytes(self) -> None:
+        try:
+            if self._lock >= 0 and not all(locks.take(self._lock, byte) for byte in self._bytes):
+                logger.warning("%s.lock is locked by another process, too; --kill-after will be refused", self.path)
+        except OSError as error:
+            logger.debug("%s.lock can't be locked by record: %s", self.path, error)
 
     def _drop_lock(self) -> None:
         if self._lock >= 0:
-            os.close(self._lock)
+            locks.close(self._lock)
             self._lock = -1
 
     def _remove_stale(self) -> None:
@@ -216,6 +249,13 @@ def _inode(path: str) -> tuple[int, int] | None:
     except OSError:
         return None
     return info.st_dev, info.st_ino
+
+
+def _is_at(path: str, descriptor: int) -> bool:
+    try:
+        return locks.same_file(path, descriptor)
+    except OSError:
+        return False
 
 
 def _lets_through(directory: str, gid: int | None) -> bool:

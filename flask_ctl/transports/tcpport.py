@@ -59,6 +59,9 @@ class TcpPort:
         """Nobody can take it away."""
         return True
 
+    def keep_lock(self) -> None:
+        """There is no lock."""
+
     def vacant(self) -> bool:
         return False
 

@@ -48,7 +48,7 @@ class UnixListener:
     def tick(self) -> None:
         if self._server is not None:
             self._server.tick()
-        if not self._endpoint.in_place():
+        if not self._endpoint.tend():
             self._ignore()
             self._endpoint.restore()
             self._listen()

@@ -98,7 +98,7 @@ class ZmqListener:
             self._start()
 
     def tick(self) -> None:
-        if not self._endpoint.in_place() and self._endpoint.restore():
+        if not self._endpoint.tend() and self._endpoint.restore():
             self._rebind()
         if self._context is None:
             return

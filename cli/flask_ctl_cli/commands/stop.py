@@ -26,7 +26,7 @@ OUTCOME_CODES = {"drained": 0, "accepted": 0, "missing": 0, "forced": 6, "killed
 @click.option("--grace", type=Seconds(), metavar="SECONDS", help="Drain at most this long.  [default: CTL_GRACE]")
 @click.option("--delay", type=Seconds(), default=0.0, metavar="SECONDS", help="Keep accepting this long first.")
 @click.option("--no-wait", is_flag=True, help="Return once the stop is accepted.")
-@click.option("--kill-after", type=Seconds(), metavar="SECONDS", help="SIGKILL the process after this long.")
+@click.option("--kill-after", type=Seconds(), metavar="SECONDS", help="Kill after this long; only on this machine.")
 @click.option("--missing-ok", is_flag=True, help="Exit with 0 if nothing is running.")
 @click.pass_context
 def stop(
@@ -40,8 +40,8 @@ def stop(
 ) -> None:
     """End the server; return when its process is gone.
 
-    Exit codes: 0 every request was finished, 3 nothing is running, 4 it is still there, 6 requests were cut, or the
-    process was killed or died.
+    Exit codes: 0 every request was finished, 2 --kill-after can't be used there, 3 nothing is running, 4 it is still
+    there, 6 requests were cut, or the process was killed or died.
     """
     if no_wait and kill_after is not None:
         raise click.UsageError("--kill-after has to wait; leave out --no-wait")
@@ -68,6 +68,6 @@ def _print(outcome: str, result: dict[str, Any]) -> None:
     elif settings().quiet or outcome == "missing":
         return
     elif outcome == "accepted":
-        click.echo(f"pid {result['pid']} is stopping")
+        click.echo(f"{'pid ' + str(result['pid']) if result['pid'] else 'the server'} is stopping")
     else:
         print_result("stop", result, as_json=False)

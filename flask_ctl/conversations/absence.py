@@ -1,0 +1,79 @@
+"""What it means that nobody listens at a socket: that nothing runs, or that a part of the server has died.
+
+The hub of several workers may be killed. The workers start another one, within a second or so, and until then nobody
+listens. The lock file tells that they live.
+"""
+
+from __future__ import annotations
+
+import time
+
+from ..errors import NotRunning, TimedOut
+from ..locks import LockFile, is_ours, lock_path
+from .trust import Trust
+
+RETRY_INTERVAL, MAX_RETRY_INTERVAL = 0.01, 0.1
+"""Seconds between two tries: at first, and at the most."""
+
+BLIND_TIME = 2.0
+"""Seconds for a server to listen again, as far as a client is concerned that may not read the lock file."""
+
+MAX_NAMED = 3
+"""Processes that a message names."""
+
+
+class Absence:
+    """A server at whose socket nobody listens, as a client that wants to connect meets it."""
+
+    def __init__(self, path: str, deadline: float | None, trust: Trust) -> None:
+        self._path = path
+        self._deadline = deadline
+        self._trust = trust
+        self._began = time.monotonic()
+        self._interval = RETRY_INTERVAL
+
+    def left(self) -> float | None:
+        """Seconds until the deadline, None without one."""
+        return None if self._deadline is None else max(0.0, self._deadline - time.monotonic())
+
+    def pause(self, error: NotRunning) -> None:
+        """Wait a moment for somebody to listen again.
+
+        Raises `error` if no process of the server is left; TimedOut if one is, but the deadline has passed.
+        """
+        holders = self._holders()
+        if holders is None:
+            if time.monotonic() >= min(self._began + BLIND_TIME, self._deadline or float("inf")):
+                raise error
+        elif not holders:
+            raise error
+        elif self._deadline is not None and time.monotonic() >= self._deadline:
+            raise TimedOut(
+                f"nobody listens at {self._path}, but the server is still there: {_processes(holders)} held the lock"
+                f" {lock_path(self._path)} all the time",
+                {"pids": [pid for pid in holders if pid]},
+            )
+        left = self.left()
+        time.sleep(self._interval if left is None else min(self._interval, left))
+        self._interval = min(2 * self._interval, MAX_RETRY_INTERVAL)
+
+    def _holders(self) -> list[int] | None:
+        """The pids of those who hold the lock file, 0 for one that can't be named; None if it may not be read."""
+        path = lock_path(self._path)
+        if is_ours(path):
+            return []
+        try:
+            with LockFile(path) as lock:
+                if not self._trust.believes(lock.owner):
+                    return []
+                server = lock.server()
+                return sorted({*(member.pid for member in lock.members()), *([] if server is None else [server])})
+        except PermissionError:
+            return None
+        except OSError:
+            return []
+
+
+def _processes(pids: list[int]) -> str:
+    named = [f"pid {pid}" for pid in pids if pid][:MAX_NAMED]
+    return " and ".join(named) or "a process of another PID namespace"

@@ -1,0 +1,40 @@
+"""Processes that hold locks on a file, for the tests."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+HOLDER = """
+import os, sys
+from flask_ctl import locks
+from flask_ctl.hub import presence
+path, todo = sys.argv[1], sys.argv[2]
+descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+exec(todo)
+print("ready", flush=True)
+for line in sys.stdin:
+    exec(line)
+    print("done", flush=True)
+"""
+
+
+class Holder:
+    """A process that runs some code with `descriptor` of a lock file, and more when it is told."""
+
+    def __init__(self, path, todo):
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", HOLDER, str(path), todo], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+        self.pid = self.process.pid
+        assert self.process.stdout.readline() == "ready\n"
+
+    def do(self, line):
+        self.process.stdin.write(line + "\n")
+        self.process.stdin.flush()
+        assert self.process.stdout.readline() == "done\n"
+
+    def end(self):
+        self.process.stdin.close()
+        self.process.wait()
+        self.process.stdout.close()

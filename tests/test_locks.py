@@ -1,0 +1,209 @@
+"""Record locks: what the kernel tells of those who hold a socket's lock file. Each holder is a process of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+from harness import until
+from holders import HOLDER, Holder
+
+from flask_ctl import ConfigurationError, locks
+from flask_ctl.hub.presence import Presence
+from flask_ctl.locks import LockFile, Member
+from flask_ctl.transports.socketfile import SocketFile
+
+ASKER = """
+import json, sys
+from flask_ctl.locks import LockFile
+with LockFile(sys.argv[1]) as lock:
+    print(json.dumps([lock.server(), lock.members(), lock.is_held()]))
+"""
+
+
+@pytest.fixture
+def path(short_path):
+    return short_path / "x.sock.lock"
+
+
+@pytest.fixture
+def hold(path):
+    """Start processes that hold locks; they end with the test."""
+    holders = []
+
+    def start(todo):
+        holders.append(Holder(path, todo))
+        return holders[-1]
+
+    yield start
+    for holder in holders:
+        holder.end()
+
+
+def ask(path):
+    """Server, members and whether anything is held, as another process sees it."""
+    done = subprocess.run([sys.executable, "-c", ASKER, str(path)], capture_output=True, text=True, check=True)
+    server, members, held = json.loads(done.stdout)
+    return server, [Member(*member) for member in members], held
+
+
+def test_nobody_holds_a_file_that_was_left_behind(path):
+    path.touch()
+    assert ask(path) == (None, [], False)
+
+
+def test_the_listener_is_named(path, hold):
+    holder = hold("locks.take(descriptor, locks.SERVER)")
+    with LockFile(str(path)) as lock:
+        assert (lock.server(), lock.members(), lock.is_held()) == (holder.pid, [], True)
+        assert lock.owner == os.geteuid()
+
+
+def test_a_hub_and_its_workers_are_named_with_the_master_that_they_tell(path, hold):
+    hub = hold("locks.take(descriptor, 0), locks.take(descriptor, locks.hub_byte(4711))")
+    workers = [hold("p = presence.Presence(4711); p.be_at([path.removesuffix('.lock')])") for _ in range(3)]
+    with LockFile(str(path)) as lock:
+        assert lock.server() == hub.pid
+        found = lock.members()
+        assert found[0] == Member(hub.pid, 4711, 0)
+        assert {member.pid for member in found[1:]} == {worker.pid for worker in workers}
+        assert {member.master for member in found} == {4711}
+        assert all(lock.holds(member) for member in found)
+        assert not lock.holds(found[1]._replace(pid=hub.pid))
+
+
+def test_a_lock_ends_with_its_process(path, hold):
+    holder = hold("locks.take(descriptor, 0)")
+    holder.process.kill()
+    holder.process.wait()
+    assert ask(path) == (None, [], False)
+
+
+def test_a_lock_stays_over_an_exec(path, hold):
+    holder = hold("locks.take(descriptor, 0)")
+    again = [sys.executable, "-c", HOLDER, str(path).replace(".lock", ".other"), "1"]
+    holder.process.stdin.write(f"os.set_inheritable(descriptor, True); os.execv({sys.executable!r}, {again!r})\n")
+    holder.process.stdin.flush()
+    assert holder.process.stdout.readline() == "ready\n"
+    assert ask(path)[0] == holder.pid
+
+
+def test_a_forked_child_neither_holds_the_lock_nor_releases_it(path, hold):
+    holder = hold("locks.take(descriptor, 0)")
+    holder.do("child = os.fork(); child or (locks.close(descriptor), os._exit(0)); os.waitpid(child, 0)")
+    assert ask(path)[0] == holder.pid
+
+
+def test_bytes_of_others_can_not_be_taken(path, hold):
+    hold("locks.take(descriptor, 0)")
+    descriptor = os.open(path, os.O_RDWR)
+    try:
+        assert not locks.take(descriptor, 0)
+        assert locks.take(descriptor, 1)
+    finally:
+        locks.close(descriptor)
+
+
+def test_what_this_process_holds_it_must_not_open_again(path):
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+    assert not locks.is_ours(str(path))
+    locks.take(descriptor, 0)
+    assert locks.is_ours(str(path))
+    locks.close(descriptor)
+    assert not locks.is_ours(str(path))
+
+
+def test_a_symlink_and_what_is_no_file_are_refused(short_path, path):
+    path.symlink_to(short_path / "elsewhere")
+    with pytest.raises(OSError, match="symbolic"):
+        LockFile(str(path))
+    os.mkfifo(short_path / "fifo")
+    with pytest.raises(PermissionError):
+        LockFile(str(short_path / "fifo"))
+
+
+def test_a_worker_follows_a_lock_file_that_was_replaced(path):
+    path.touch()
+    presence = Presence(7)
+    presence.be_at([str(path).removesuffix(".lock")])
+    assert len(ask(path)[1]) == 1
+    path.unlink()
+    presence.renew()
+    path.touch()
+    assert ask(path)[1] == []
+    presence.renew()
+    assert [member.pid for member in ask(path)[1]] == [os.getpid()]
+    presence.be_at([])
+    assert ask(path)[1] == []
+    presence.close()
+
+
+def test_a_worker_makes_no_lock_file(path):
+    presence = Presence(7)
+    presence.be_at([str(path).removesuffix(".lock")])
+    assert not path.exists()
+    presence.close()
+
+
+# The listener's own
+
+
+@pytest.fixture
+def file(path):
+    file = SocketFile(str(path).removesuffix(".lock"))
+    with file.acquire():
+        yield file
+    file.release()
+
+
+def test_whoever_listens_holds_byte_0(path, file):
+    assert ask(path)[0] == os.getpid()
+    file.release()
+    assert ask(path) == (None, [], False)
+
+
+def test_a_second_try_in_the_same_process_does_not_release_the_first_ones_lock(path, file):
+    with pytest.raises(ConfigurationError, match=f"in use by pid {os.getpid()}"):
+        SocketFile(file.path).acquire()
+    assert ask(path)[0] == os.getpid()
+
+
+def test_a_hub_tells_its_master(path):
+    file = SocketFile(str(path).removesuffix(".lock"), master=4711)
+    with file.acquire():
+        assert ask(path) == (os.getpid(), [Member(os.getpid(), 4711, 0)], True)
+    file.release()
+
+
+def test_a_lock_file_that_was_removed_is_back_and_locked(path, file):
+    path.unlink()
+    file.keep_lock()
+    assert ask(path)[0] == os.getpid()
+
+
+def test_a_lock_file_of_somebody_else_is_left_alone_until_it_is_free(path, file, hold):
+    path.unlink()
+    other = hold("import fcntl; fcntl.flock(descriptor, fcntl.LOCK_EX)")
+    file.keep_lock()
+    assert ask(path)[0] is None
+    other.process.kill()
+    other.process.wait()
+    file.keep_lock()
+    assert ask(path)[0] == os.getpid()
+
+
+# Servers
+
+
+def test_a_server_keeps_its_lock_through_a_reload_and_gets_it_back_where_it_was_removed(serve):
+    server = serve()
+    path = server.socket + ".lock"
+    assert ask(path)[0] == server.pid
+    server.reload()
+    assert ask(path)[0] == server.pid
+    os.unlink(path)
+    until(lambda: os.path.exists(path) and ask(path)[0] == server.pid, "the lock is back")
+    assert server.client().stop()["outcome"] == "drained"

@@ -1,0 +1,361 @@
+"""The client's side of a stop, over a conversation and processes of our own: every order of answers, ends and kills."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from typing import NamedTuple
+
+import pytest
+
+from flask_ctl import AccessDenied, CommandError, ConfigurationError, RemoteProtocolError, TimedOut
+from flask_ctl.conversations import Conversation
+from flask_ctl.protocol.jsonrpc import decode, encode, result_object
+from flask_ctl.stopcall import FOLLOW, HubDied, StopCall, StopTimes, kill_unreached
+from flask_ctl.targets import Targets
+
+NO_PID = 2**22
+"""From here on the kernel gives no pids."""
+
+RESULT = {"outcome": "drained", "drained": 2, "cut": 0, "elapsed": 0.1, "pid": 4711}
+
+
+class Process:
+    """A process that ends when a script says so, or when it is killed; `immortal` ones do not."""
+
+    def __init__(self, name, pid, immortal=False):
+        self.name, self.pid, self.immortal = name, pid, immortal
+        self.killed = False
+        self._read, self._write = os.pipe()
+
+    def fileno(self):
+        return self._read
+
+    def ended(self):
+        return self._write < 0
+
+    def end(self):
+        if self._write >= 0:
+            os.close(self._write)
+            self._write = -1
+
+    def kill(self):
+        self.killed = True
+        if not self.immortal:
+            self.end()
+
+    def close(self):
+        self.end()
+        if self._read >= 0:
+            os.close(self._read)
+            self._read = -1
+
+
+class Foreign(Process):
+    def kill(self):
+        raise PermissionError
+
+
+class Fake(Conversation):
+    """A server that does what a script says: a step is a message, or a function that changes something.
+
+    After the script it is silent, so that the caller's time passes at once.
+    """
+
+    endpoint = path = "/fake.sock"
+
+    def __init__(self, *script):
+        super().__init__()
+        self.script = list(script)
+        self.sent = []
+        self.stuck = False
+
+    def peer_pid(self):
+        return None
+
+    def peer(self):
+        return None
+
+    def peer_has_ended(self):
+        return self.ended
+
+    def close(self):
+        pass
+
+    def _transmit(self, messages, deadline):
+        if self.stuck:
+            raise TimedOut("does not read")
+        self.sent += [decode(message) for message in messages]
+
+    def _wait(self, deadline, watched):
+        if any(process.ended() for process in watched):
+            return False
+        return not self.ended and bool(self.script)
+
+    def _fill(self):
+        step = self.script.pop(0)
+        if callable(step):
+            step()
+        elif step == "end":
+            self.ended = True
+        else:
+            self._say(*step)
+            # What ends with an answer has ended when its reader goes on.
+            while step[0] == "stop" and self.script and callable(self.script[0]):
+                self.script.pop(0)()
+
+    def _say(self, method, value):
+        if method == "progress":
+            params = {"id": self._id_of("stop"), **value}
+            self._note(encode({"jsonrpc": "2.0", "method": "progress", "params": params}))
+        elif isinstance(value, Exception):
+            error = {"code": value.code, "message": value.message}
+            self._note(encode({"jsonrpc": "2.0", "id": self._id_of(method), "error": error}))
+        else:
+            self._note(encode(result_object(self._id_of(method), value)))
+
+    def _id_of(self, method):
+        return next(message["id"] for message in self.sent if message["method"] == method)
+
+
+class World(NamedTuple):
+    """The processes of a server that may take part in a script, by their names."""
+
+    single: Process
+    reloader: Process
+    master: Process
+    hub: Process
+    worker: Process
+    foreign: Process
+    immortal: Process
+
+    def killed(self):
+        return {process.name for process in self if process.killed}
+
+
+@pytest.fixture
+def world():
+    kinds = {"foreign": Foreign}
+    processes = [kinds.get(name, Process)(name, NO_PID + n, name == "immortal") for n, name in enumerate(World._fields)]
+    yield World(*processes)
+    for process in processes:
+        process.close()
+
+
+def single(world):
+    return Targets(4711, server=[world.single])
+
+
+def reloaded(world):
+    return Targets(4711, server=[world.single, world.reloader])
+
+
+def staff(world):
+    return Targets(4711, server=[world.master], hub=world.hub, workers=[world.worker])
+
+
+def nobody(world):
+    return Targets(obstacle=ConfigurationError("the kernel names nobody"))
+
+
+def remote(world):
+    return Targets(obstacle=ConfigurationError("over TCP"))
+
+
+def init(world):
+    return Targets(1, ConfigurationError("run it from outside, or docker stop"), unobservable=True)
+
+
+def not_yours(world):
+    return Targets(4711, AccessDenied("not yours"), server=[world.single])
+
+
+def foreign(world):
+    return Targets(4711, server=[world.foreign])
+
+
+def immortal(world):
+    return Targets(4711, server=[world.immortal])
+
+
+PROGRESS = ("progress", {"phase": "drain", "in_flight": 3, "remaining": 5.0})
+HOOKS = ("progress", {"phase": "hooks", "in_flight": 0, "remaining": 0.0})
+ANSWER = ("stop", RESULT)
+
+
+class Case(NamedTuple):
+    targets: object
+    script: list
+    expected: object
+    """Outcome and proof, or an exception with a part of its message."""
+
+    kill: bool = False
+    killed: frozenset = frozenset()
+
+
+def raises(kind, words):
+    return kind, words
+
+
+CASES = {
+    # What ends by itself
+    "an answer, and the end": Case(single, [PROGRESS, ANSWER, "single"], ("drained", "process")),
+    "an answer, and the ends of child and reloader": Case(
+        reloaded, [ANSWER, "single", "reloader"], ("drained", "process")
+    ),
+    "an answer, then master and hub end": Case(staff, [ANSWER, "master", "hub"], ("drained", "process")),
+    "an answer in a bigger program": Case(
+        single, [("stop", {**RESULT, "embedded": True}), "end"], ("drained", "connection")
+    ),
+    "an answer, and the connection ends where nobody is named": Case(
+        nobody, [ANSWER, "end"], ("drained", "connection")
+    ),
+    "an answer of process 1 is all that can be had": Case(init, [ANSWER], ("drained", "answer")),
+    # What ends otherwise
+    "a process that is killed by somebody": Case(single, [PROGRESS, "single"], ("died", "process")),
+    "a connection that ends with its process": Case(single, ["connection and single"], ("died", "process")),
+    "a connection that ends where nobody is named": Case(nobody, ["end"], raises(HubDied, "the server goes on")),
+    "a connection that ends on another machine": Case(remote, ["end"], ("died", "connection")),
+    "a master that is killed by somebody": Case(staff, ["master"], ("died", "process")),
+    "a hub that is killed by somebody": Case(staff, ["hub"], raises(HubDied, "the server goes on")),
+    "a hub that is killed in the drain": Case(staff, [PROGRESS, "hub"], raises(HubDied, "the server goes on")),
+    "a hub that is killed with its server": Case(staff, ["hub and master"], ("died", "process")),
+    "perhaps a hub, for one who can't know": Case(
+        not_yours, ["connection and single"], raises(HubDied, "the server goes on")
+    ),
+    "a refusal": Case(single, [("stop", CommandError("no", code=-32002))], raises(CommandError, "no")),
+    "an answer without an outcome": Case(single, [("stop", {})], raises(RemoteProtocolError, "no outcome")),
+    # Too late
+    "silence": Case(single, [], raises(TimedOut, "pid 4711 has not ended .*use --kill-after")),
+    "silence of what can't be killed": Case(
+        nobody, [], raises(TimedOut, "the server at /fake.sock has not ended .* still there$")
+    ),
+    "silence of process 1": Case(init, [], raises(TimedOut, "pid 1 has not ended .* still there$")),
+    "silence with requests in flight": Case(single, [PROGRESS], raises(TimedOut, "3 in flight")),
+    "silence in the hooks": Case(single, [HOOKS], raises(TimedOut, "on_stop hooks run")),
+    # Killed
+    "killed out of silence": Case(single, [], ("killed", "process"), True, frozenset({"single"})),
+    "killed with requests in flight": Case(single, [PROGRESS], ("killed", "process"), True, frozenset({"single"})),
+    "killed after the answer": Case(single, [ANSWER], ("killed", "process"), True, frozenset({"single"})),
+    "killed with its reloader": Case(reloaded, [], ("killed", "process"), True, frozenset({"single", "reloader"})),
+    "killed with its workers, without the hub": Case(
+        staff, [], ("killed", "process"), True, frozenset({"master", "worker"})
+    ),
+    "its hub has died before it was asked, so the next one is": Case(
+        staff, ["hub"], raises(HubDied, "the server goes on"), True
+    ),
+    "killed after its hub has died": Case(
+        staff, [PROGRESS, "hub"], ("killed", "process"), True, frozenset({"master", "worker"})
+    ),
+    "not killed because it ends in time": Case(single, [ANSWER, "single"], ("drained", "process"), True),
+    "not killed because it dies before": Case(single, ["single"], ("died", "process"), True),
+    "nobody to kill": Case(nobody, [], raises(ConfigurationError, "names nobody"), True),
+    "process 1 is not killed": Case(init, [], raises(ConfigurationError, "docker stop"), True),
+    "nobody to kill without permission": Case(not_yours, [], raises(AccessDenied, "not yours"), True),
+    "the kernel does not permit the kill": Case(foreign, [], raises(AccessDenied, "another user"), True),
+}
+
+
+@pytest.fixture(autouse=True)
+def _brief(monkeypatch):
+    """What does not end is waited for this long."""
+    monkeypatch.setattr("flask_ctl.stopcall.MARGIN", 0.02)
+    monkeypatch.setattr("flask_ctl.stopcall.STATUS_TIMEOUT", 0.02)
+
+
+def call_of(world, case):
+    """A StopCall, its conversation and its targets."""
+    conversation = Fake()
+    steps = {process.name: process.end for process in world}
+
+    def both():
+        conversation.ended = True
+        world.single.end()
+
+    def all_of_it():
+        world.hub.end()
+        world.master.end()
+
+    steps |= {"connection and single": both, "hub and master": all_of_it}
+    conversation.script = [steps.get(step, step) if isinstance(step, str) else step for step in case.script]
+    targets = case.targets(world)
+    if case.targets is remote:
+        conversation.path = None
+    call = StopCall(conversation, targets, StopTimes(time.monotonic(), 0.02, 0.01 if case.kill else None))
+    return call, conversation, targets
+
+
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+def test_a_stop_ends_with_the_truth(world, case):
+    call, _, targets = call_of(world, case)
+    expectation = contextlib.nullcontext()
+    if not isinstance(case.expected[0], str):
+        expectation = pytest.raises(case.expected[0], match=case.expected[1])
+    with contextlib.closing(targets), expectation:
+        call.ask({"mode": "graceful", "delay": 0.0})
+        result = call.until_gone()
+        assert (result["outcome"], result["proof"]) == case.expected
+    assert world.killed() == case.killed
+
+
+@pytest.mark.parametrize("targets", [nobody, init, not_yours], ids=lambda kind: kind.__name__)
+def test_who_is_not_to_be_killed_is_not_even_asked_to_stop(world, targets):
+    call, conversation, opened = call_of(world, Case(targets, [], None, kill=True))
+    with pytest.raises((ConfigurationError, AccessDenied)):
+        call.ask({"mode": "graceful", "delay": 0.0})
+    assert conversation.sent == []
+    opened.close()
+
+
+def test_a_server_that_does_not_even_read_is_killed(world):
+    call, conversation, targets = call_of(world, Case(single, [], None, kill=True))
+    conversation.stuck = True
+    call.ask({"mode": "graceful", "delay": 0.0})
+    assert call.until_gone()["outcome"] == "killed"
+    targets.close()
+
+
+def test_a_killed_process_that_stays_is_told_and_no_second_kill_is_advised(world):
+    call, _, targets = call_of(world, Case(immortal, [], None, kill=True))
+    call.ask({"mode": "graceful", "delay": 0.0})
+    with pytest.raises(TimedOut, match="was killed, but is still there") as late:
+        call.until_gone()
+    assert late.value.data["can_be_killed"] is False
+    targets.close()
+
+
+def test_where_the_kernel_names_nobody_the_pid_is_the_servers_own_word_and_kills_nobody(world):
+    call, conversation, targets = call_of(world, Case(nobody, [("ping", {"pid": os.getpid()}), PROGRESS], None))
+    call.ask({"mode": "graceful", "delay": 0.0})
+    assert [message["method"] for message in conversation.sent] == ["ping", "stop"]
+    accepted = call.until_accepted()
+    assert (accepted["accepted"], accepted["pid"]) == (True, os.getpid())
+    assert world.killed() == set()
+    targets.close()
+
+
+def test_where_the_kernel_names_somebody_nothing_else_is_asked(world):
+    call, conversation, targets = call_of(world, Case(single, [PROGRESS], None))
+    call.ask({"mode": "graceful", "delay": 0.0})
+    assert [message["method"] for message in conversation.sent] == ["stop"]
+    assert call.until_accepted()["pid"] == 4711
+    targets.close()
+
+
+def test_a_stop_that_is_followed_lasts_as_long_as_its_progress_tells(world):
+    conversation = Fake(("progress", {"remaining": 60.0}))
+    targets = single(world)
+    call = StopCall(conversation, targets, StopTimes(time.monotonic(), FOLLOW))
+    call.ask({"mode": "graceful", "delay": 0.0})
+    assert call.until_accepted()["remaining"] == 60.0
+    assert call._until() > time.monotonic() + 59
+    targets.close()
+
+
+def test_a_server_that_could_not_be_asked_is_killed_or_the_reason_is_raised(world):
+    result = kill_unreached(single(world), time.monotonic())
+    assert (result["outcome"], result["pid"], result["proof"]) == ("killed", 4711, "process")
+    assert world.killed() == {"single"}
+    with pytest.raises(ConfigurationError):
+        kill_unreached(nobody(world), time.monotonic())
