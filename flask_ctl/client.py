@@ -195,10 +195,12 @@ class ControlClient:
     ) -> dict[str, Any]:
         """Serve the program's new code in the same process; returns when it serves.
 
-        The result has ``generation``, ``cut`` (number of requests), ``elapsed`` (seconds) and ``pid``. Raises
-        ReloadFailed, with the traceback in ``data``, if the new code was refused, TimedOut if requests were in flight
-        after `grace` seconds (without `cut`): in both cases the old code serves on. ServerDied if the process ended on
-        the way. With `what` "config" only the app's `on_reload` functions are called.
+        The result has ``generation``, ``cut`` (number of requests), ``elapsed`` (seconds) and ``pid``; ``hooks`` is
+        ``unfinished`` if hooks or exit functions did not end within `grace`, and ``threads_left`` names threads that
+        did not: the new code serves without having waited for them. Raises ReloadFailed, with the traceback in
+        ``data``, if the new code was refused, TimedOut if requests or threads were at work after `grace` seconds
+        (without `cut`): in both cases the old code serves on. ServerDied if the process ended on the way. With `what`
+        "config" only the app's `on_reload` functions are called.
         """
         self._require_protocol(timeout)
         params: dict[str, Any] = {"what": what, "cut": cut, "preflight": preflight}

@@ -53,8 +53,11 @@ class Keeper(Protocol):
     def keep(self, reply: ReplyTo) -> None:
         """Leave it to the next image, which owes the client this reply."""
 
-    def defer(self) -> None:
-        """Leave it to the next image to answer the message that is being handled."""
+    def current(self) -> bytes:
+        """The message that is being handled."""
+
+    def defer(self, message: bytes) -> None:
+        """Leave it to the next image to answer a message that was `current`."""
 
     def send(self, message: bytes) -> None:
         """Send a message that is no answer, however slow the client is. Any thread may ask."""
@@ -72,17 +75,21 @@ class Reply(NamedTuple):
         self.entry.replaces = True
         self.keeper.keep(self.to)
 
-    def defer(self) -> None:
-        """Have the next image handle the whole call."""
+    def defer(self, message: bytes) -> None:
+        """Have the next image handle the whole call, which came as `message`."""
         self.entry.drop()
-        self.keeper.defer()
+        self.keeper.defer(message)
 
 
 class _Nobody:
     def keep(self, reply: ReplyTo) -> None:
         """There is nobody to reply to."""
 
-    def defer(self) -> None:
+    def current(self) -> bytes:
+        """There is no message."""
+        return b""
+
+    def defer(self, message: bytes) -> None:
         """There is no message to defer."""
 
     def send(self, message: bytes) -> None:

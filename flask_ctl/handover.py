@@ -71,16 +71,27 @@ class Handover:
         return [*self._state.get("listeners", {}).values(), *self._state.get("parked", []), *sockets, *clients]
 
 
-def write(state: dict[str, Any]) -> str:
-    """The value for ENVIRONMENT that leaves `state` to the next image of this very process."""
-    handover = Handover(state)
-    with tempfile.TemporaryFile("w") as file:
-        json.dump(state, file)
-        file.flush()
-        descriptor = os.dup(file.fileno())
-    for number in (descriptor, *handover._descriptors()):
-        os.set_inheritable(number, True)
-    return f"{os.getpid()}:{descriptor}"
+class Record:
+    """The unnamed file for the state, opened before a reload commits. Raises OSError if it can't be had."""
+
+    def __init__(self) -> None:
+        # In memory where that is possible: the temporary directory may be full.
+        if hasattr(os, "memfd_create"):
+            self._file = open(os.memfd_create("flask-ctl-handover"), "w+")  # noqa: SIM115
+        else:
+            self._file = tempfile.TemporaryFile("w+")  # noqa: SIM115
+
+    def write(self, state: dict[str, Any]) -> str:
+        """The value for ENVIRONMENT that leaves `state`, with its descriptors, to the next image of this process."""
+        json.dump(state, self._file)
+        self._file.flush()
+        for number in (self._file.fileno(), *Handover(state)._descriptors()):
+            os.set_inheritable(number, True)
+        return f"{os.getpid()}:{self._file.fileno()}"
+
+    def close(self) -> None:
+        """Give it up."""
+        self._file.close()
 
 
 def _read() -> Handover:

@@ -23,16 +23,16 @@ from .guard import Guard
 from .handover import inherited
 from .history import History
 from .lifecycle import Event, Lifecycle, State
-from .operation import Progress
+from .operation import Progress, StandbyThread
 from .pool import Pool
 from .protocol import VERSION
 from .reload.program import program
-from .reloading import Reload, ReloadRequest
+from .reloading import Reload, ReloadRequest, Replaceable
 from .served import ServedApp, listener_at
 from .server import ControlServer
 from .signalcommands import SignalCommands
-from .signals import would_kill
-from .stopping import Mode, Stop, StopRequest
+from .signals import signals, would_kill
+from .stopping import DeferredStop, Mode, Stop, StopRequest
 from .unpatched import new_future, threading
 
 logger = logging.getLogger("flask_ctl")
@@ -42,7 +42,13 @@ class Instance:
     """A served HTTP server and the apps that it leads to, each with its own control sockets."""
 
     def __init__(
-        self, server: HttpServer, apps: Sequence[ServedApp], *, handle_signals: bool, threads: int | None = None
+        self,
+        server: HttpServer,
+        apps: Sequence[ServedApp],
+        *,
+        handle_signals: bool,
+        threads: int | None = None,
+        program: Replaceable = program,
     ) -> None:
         self.server = server
         self.apps = apps
@@ -50,6 +56,7 @@ class Instance:
         self.pid = os.getpid()
         self.lifecycle = Lifecycle()
         self._signals = SignalCommands(self) if handle_signals and not server.embedded else None
+        self._program = program
         self._control = ControlServer()
         self._pool = Pool(self._poke, max(app.limits.queue for app in apps))
         self._audit = Audit()
@@ -59,7 +66,10 @@ class Instance:
         self._lock = threading.Lock()
         self._stop: Stop | None = None
         self._reload: Reload | None = None
-        self._stop_in_next: dict[str, Any] | None = None
+        self._stops_for_next: list[DeferredStop] = []
+        self._ended: dict[str, Any] | None = None
+        self._stop_threads: list[StandbyThread] = []
+        server.notify = self._poke
         self._cwd = _current_directory()
         self._history = History()
         self._former = None if server.embedded else inherited.take_instance()
@@ -94,7 +104,10 @@ class Instance:
         try:
             for app in self.apps:
                 self._open_sockets(app)
-        except ConfigurationError:
+            # A stop must not fail for want of threads.
+            for name in ("flask-ctl-stop", "flask-ctl-hooks"):
+                self._stop_threads.append(StandbyThread(name))
+        except (ConfigurationError, RuntimeError):
             self.close()
             raise
         self._control.serve()
@@ -127,6 +140,8 @@ class Instance:
         self._control.close()
         self._pool.close()
         self._close_audit()
+        for thread in self._stop_threads:
+            thread.discard()
         forget(self)
 
     def stop(
@@ -149,8 +164,7 @@ class Instance:
                 code=NOT_SUPPORTED,
             )
         if mode != "immediate" and self._reload is not None and not self._reload.cancel():
-            self._leave_stop_to_next(by, reply)
-            return new_future()
+            return self._stop_after_commit(self._reload, mode, grace, by, reply)
         stop = self._stop or Stop(self.server, self, StopRequest(mode, grace, delay, by), self.pid)
         if mode == "immediate":
             stop.give_up()
@@ -174,16 +188,24 @@ class Instance:
 
         Raises CommandError -32001 where the process can't be replaced, -32002 during a stop or another reload.
         """
-        reason = self.server.obstacle() or program.obstacle()
+        reason = self.server.obstacle() or self._program.obstacle()
         if reason is not None:
             raise CommandError(f"can't reload: {reason}", code=NOT_SUPPORTED)
         with self._lock:
             if self.lifecycle.state is not State.RUNNING:
                 raise CommandError(f"can't reload while {self.lifecycle.state.value}", code=CONFLICT)
             self.lifecycle.advance(Event.RELOAD)
-        self._reload = reload = Reload(self.server, self, request)
+        try:
+            self._reload = reload = Reload(self.server, self, request, self._program)
+            reload.start(
+                lambda error: self._reload_failed(reload, error), self._reload_committed, lambda: self._hand_over(reply)
+            )
+        except (OSError, RuntimeError) as error:
+            with self._lock:
+                self._reload = None
+                self.lifecycle.advance(Event.RETURN)
+            raise CommandError(f"can't reload now: {error}; try again", code=INTERNAL_ERROR) from None
         logger.info("reloading, asked by %s", request.by)
-        reload.start(lambda error: self._reload_failed(reload, error), lambda: self._reload_committed(reply))
         return reload.follow(progress)
 
     def reload_config(self) -> Future[dict[str, Any]]:
@@ -210,7 +232,6 @@ class Instance:
     def status(self, app: ServedApp) -> dict[str, Any]:
         """What `status` answers for one of the apps."""
         total, errors = app.requests.totals()
-        stop = self._stop
         return {
             "protocol": VERSION,
             "pid": self.pid,
@@ -218,8 +239,7 @@ class Instance:
             "app": app.name,
             "cwd": self._cwd,
             "root_path": app.root_path,
-            # The server has ended, the process has not: threads, exit handlers or the program's own code go on.
-            "state": (State.STOPPING if self.ended else self.lifecycle.state).value,
+            "state": self._state.value,
             "generation": self._history.generation,
             "started_at": self._history.started_at,
             "reloaded_at": self._history.reloaded_at,
@@ -235,7 +255,7 @@ class Instance:
             "versions": app.versions,
             "workers": [],
             "last_reload": self._history.last_reload,
-            "stopping": stop.describe() if stop is not None else None,
+            "stopping": self._stopping(),
             "control": {"restarts": self._control.restarts, "sockets": self.endpoints},
         }
 
@@ -255,6 +275,24 @@ class Instance:
                 except BaseException:
                     # A hook that calls sys.exit is no reason to leave out the others.
                     logger.exception("the on_stop hook %r failed", hook)
+
+    @property
+    def has_stop_hooks(self) -> bool:
+        """Whether there is an `on_stop` function, which may end the program's threads."""
+        return any(app.stop_hooks for app in self.apps)
+
+    @property
+    def _state(self) -> State:
+        if not self.ended:
+            return self.lifecycle.state
+        # The server has ended, the process has not: threads, exit handlers or the program's own code go on.
+        reload = self._reload
+        return State.RELOADING if reload is not None and reload.committed and self._stop is None else State.STOPPING
+
+    def _stopping(self) -> dict[str, Any] | None:
+        if self._stop is not None:
+            return self._stop.describe()
+        return self._stops_for_next[0].describe() if self._stops_for_next else None
 
     @property
     def _default_grace(self) -> float:
@@ -287,10 +325,8 @@ class Instance:
                 operation.poke()
 
     def _begin_stop(self, stop: Stop) -> None:
-        try:
-            stop.start(self._end_server)
-        except RuntimeError as error:
-            raise CommandError(f"can't stop now: {error}; try again", code=INTERNAL_ERROR) from None
+        first, second = self._stop_threads
+        stop.start(self._end_server, (first, second))
         with self._lock:
             self._stop = stop
             if not self.ended:
@@ -336,32 +372,70 @@ class Instance:
             self._history.refused(reload.by, reload.elapsed, error.message)
             self.lifecycle.advance(Event.RETURN)
 
-    def _reload_committed(self, reply: Reply) -> None:
-        self._control.call_soon(reply.leave)
+    def _reload_committed(self) -> None:
         forget(self)
-        program.replace_at_exit(self._hand_over)
 
-    def _leave_stop_to_next(self, by: dict[str, Any], reply: Reply | None) -> None:
-        if reply is None:
-            self._stop_in_next = by
-        else:
-            reply.defer()
+    def _stop_after_commit(
+        self, reload: Reload, mode: Mode, grace: float, by: dict[str, Any], reply: Reply | None
+    ) -> Future[dict[str, Any]]:
+        """Leave a graceful stop to the next image; a fast one, or the same signal once more, ends this one."""
+        again = "signal" in by and any(stop.by == by for stop in self._stops_for_next)
+        stop = DeferredStop(mode, grace, by, reply)
+        self._stops_for_next.append(stop)
+        if self._ended is not None:
+            stop.result.set_result(self._ended)
+        elif mode == "fast" or again:
+            reload.end_instead(lambda: self._end_after_commit(reload))
+        return stop.result
 
-    def _hand_over(self) -> dict[str, Any]:
-        """At the very end of this image: what the next one carries on."""
+    def _end_after_commit(self, reload: Reload) -> int:
+        """The process is to end, and not to be replaced; its exit code."""
+        cut = reload.cut + reload.discard_hand_over()
+        with self._lock:
+            if not self.ended:
+                self.lifecycle.advance(Event.STOP)
+        self._control.call_soon(self._answer_deferred, reload.ended(cut, self.pid))
+        self._control.flush()
+        self.close()
+        return signals.exit_status
+
+    def _answer_deferred(self, result: dict[str, Any]) -> None:
+        self._ended = result
+        for stop in self._stops_for_next:
+            stop.result.set_result(result)
+
+    def _hand_over(self, reply: Reply) -> dict[str, Any] | None:
+        """At the very end of this image: what the next one carries on; None if this one is to end after all."""
         assert self._reload is not None
         # The control thread first: what it still does goes into all the rest.
-        controls = self._control.hand_over()
+        self._control.end_thread()
+        if not self._reload.decide():
+            return None
+        try:
+            return self._state_for_next(self._reload, reply)
+        except BaseException:
+            self.close()
+            raise
+
+    def _state_for_next(self, reload: Reload, reply: Reply) -> dict[str, Any]:
+        reply.leave()
+        for stop in reversed(self._stops_for_next):
+            stop.leave()
         for guard in self._guards:
             guard.close()
         instance = {
             **self._history.leave(),
-            "reload": {"by": self._reload.by, "began": self._reload.began, "cut": self._reload.cut},
+            "reload": {
+                "by": reload.by,
+                "began": reload.began,
+                "cut": reload.cut,
+                "left_behind": reload.left_behind,
+            },
             "requests": {app.name: app.requests.totals() for app in self.apps},
-            "stop": self._stop_in_next,
+            "stop": next((stop.unanswered() for stop in self._stops_for_next if stop.reply is None), None),
             "audit": self._audit.leave(),
         }
-        return {"instance": instance, "controls": controls, **self.server.hand_over()}
+        return {"instance": instance, **self.server.hand_over(), "controls": self._control.hand_over()}
 
     def _carry_on(self, former: dict[str, Any]) -> None:
         self._history.carry_on(former)
@@ -374,7 +448,7 @@ class Instance:
         reload = former["reload"]
         elapsed = round(time.monotonic() - reload["began"], 3)
         self._history.reloaded(reload["by"], elapsed)
-        result = self._reload_result(reload["cut"], elapsed)
+        result = self._reload_result(reload["cut"], elapsed) | reload["left_behind"]
         logger.info("reloaded in %.3f s: generation %d", elapsed, self._history.generation)
         stops = [entry for entry in self._left if entry.command == "stop"]
         for entry in self._left:
@@ -383,7 +457,7 @@ class Instance:
         self._control.answer_owed(lambda to: reply_bytes(to, "reload", result))
         inherited.close_rest()
         if former["stop"] is not None:
-            self._control.call_soon(self._try_stop, "graceful", self._default_grace, former["stop"], stops)
+            self._control.call_soon(self._try_stop, "graceful", former["stop"]["grace"], former["stop"]["by"], stops)
 
     def _reload_result(self, cut: int, elapsed: float) -> dict[str, Any]:
         return {"generation": self._history.generation, "cut": cut, "elapsed": round(elapsed, 3), "pid": self.pid}

@@ -8,7 +8,7 @@ from concurrent.futures import Future
 from datetime import datetime, timezone
 from typing import Any, Protocol
 
-from .unpatched import new_future, threading
+from .unpatched import new_future, queue, threading
 
 Progress = Callable[[Mapping[str, Any]], Any]
 
@@ -35,6 +35,37 @@ class Work(Protocol):
         """The app's own `on_stop` functions."""
 
 
+class StandbyThread:
+    """A daemon thread that is there before it is needed, when there might be none to be had.
+
+    The system may have none left, and from Python 3.12 on none starts once the main thread has returned.
+    """
+
+    def __init__(self, name: str) -> None:
+        """Raises RuntimeError if there is no thread to be had now."""
+        self._work: queue.SimpleQueue[Callable[[], Any] | None] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+        self._thread.start()
+
+    def run(self, function: Callable[[], Any]) -> None:
+        """Call `function` there; that is all that the thread ever does."""
+        self._work.put(function)
+
+    def discard(self) -> None:
+        """Let it end, if it has not been needed; more than once is fine."""
+        self._work.put(None)
+
+    def join(self, timeout: float | None = None) -> bool:
+        """Wait for its end, at most for so many seconds; whether it has ended."""
+        self._thread.join(timeout)
+        return not self._thread.is_alive()
+
+    def _run(self) -> None:
+        function = self._work.get()
+        if function is not None:
+            function()
+
+
 class Operation:
     """Something that runs in a thread of its own, so that it reads from top to bottom and keeps nobody else waiting."""
 
@@ -48,7 +79,8 @@ class Operation:
         self._changed = threading.Condition()
         self._listeners: list[Progress] = []
         self._told = self.began
-        self._thread: threading.Thread | None = None
+        self._settled = False
+        self._thread: StandbyThread | None = None
 
     @property
     def elapsed(self) -> float:
@@ -57,9 +89,7 @@ class Operation:
 
     def wait(self, timeout: float | None = None) -> bool:
         """Wait until its thread has ended, at most for so many seconds; whether it has."""
-        if self._thread is not None:
-            self._thread.join(timeout)
-        return self._thread is None or not self._thread.is_alive()
+        return self._thread is None or self._thread.join(timeout)
 
     def poke(self) -> None:
         """Look again whether what is waited for has come; never call it with a lock of the server's."""
@@ -78,22 +108,40 @@ class Operation:
         """How far it is."""
         return {"phase": self.phase, "remaining": round(max(0.0, self._deadline - time.monotonic()), 3)}
 
-    def _spawn(self, run: Callable[[], Any], name: str) -> None:
-        self._thread = threading.Thread(target=run, name=name, daemon=True)
-        self._thread.start()
+    def _spawn(self, run: Callable[[], Any], thread: StandbyThread) -> None:
+        self._thread = thread
+        thread.run(run)
+
+    def _settle(self, outcome: dict[str, Any] | BaseException) -> bool:
+        """Set the result, or the exception, unless there is one already; whether it was set.
+
+        Whatever waits for it is called here, so no lock may be held.
+        """
+        with self._changed:
+            if self._settled:
+                return False
+            self._settled = True
+        if isinstance(outcome, BaseException):
+            self.result.set_exception(outcome)
+        else:
+            self.result.set_result(outcome)
+        return True
 
     def _enter(self, phase: str) -> None:
         self.phase = phase
         self._tell()
 
-    def _wait(self, done: Callable[[], bool], until: Callable[[], float]) -> bool:
-        """Whether `done` came true before the time that `until` tells, which may change meanwhile."""
+    def _wait(self, done: Callable[[], bool], until: Callable[[], float], interval: float = MAX_WAIT) -> bool:
+        """Whether `done` came true before the time that `until` tells, which may change meanwhile.
+
+        It is asked whenever somebody pokes, and at least every `interval` seconds.
+        """
         with self._changed:
             while not done():
                 remaining = until() - time.monotonic()
                 if remaining <= 0:
                     return False
-                self._changed.wait(min(remaining, PROGRESS_INTERVAL if self._listeners else MAX_WAIT))
+                self._changed.wait(min(remaining, interval, PROGRESS_INTERVAL if self._listeners else MAX_WAIT))
                 if time.monotonic() - self._told >= PROGRESS_INTERVAL:
                     self._tell()
         return True

@@ -67,6 +67,10 @@ class Reactor:
             self._call_pending()
             self._tick()
 
+    def finish_calls(self) -> None:
+        """After `run` has ended: make the calls that have been asked for since."""
+        self._call_pending()
+
     def stop(self) -> None:
         """End `run` once the calls before this one are done."""
         self.call_soon(self._end)

@@ -105,6 +105,8 @@ def _last_reload(reload: dict[str, Any]) -> str:
 def _stopping(stopping: dict[str, Any]) -> str:
     waiting = stopping.get("waiting_for")
     tail = f", kept alive by {', '.join(waiting)}" if waiting else ""
+    if stopping["deadline"] is None:
+        return f"{stopping['mode']}, asked for at {stopping['since']}, as soon as the reload is over{tail}"
     return f"{stopping['mode']} since {stopping['since']}, until {stopping['deadline']} at the latest{tail}"
 
 
@@ -115,12 +117,21 @@ def _stop(result: dict[str, Any]) -> str:
     if result["outcome"] == "died":
         return f"{what} died before the stop was done"
     cut = f", {result['cut']} CUT" if result["cut"] else ""
-    return f"{what} stopped: {plural(result['drained'], 'request')} finished{cut}, in {seconds(result['elapsed'])}"
+    finished = plural(result["drained"], "request")
+    return f"{what} stopped: {finished} finished{cut}{_left_behind(result)}, in {seconds(result['elapsed'])}"
 
 
 def _reload(result: dict[str, Any]) -> str:
     cut = f", {result['cut']} CUT" if result["cut"] else ""
-    return f"pid {result['pid']} serves generation {result['generation']}{cut}, after {seconds(result['elapsed'])}"
+    what = f"{cut}{_left_behind(result)}"
+    return f"pid {result['pid']} serves generation {result['generation']}{what}, after {seconds(result['elapsed'])}"
+
+
+def _left_behind(result: dict[str, Any]) -> str:
+    """What had not been done when the old code ended."""
+    hooks = ", hooks or exit functions LEFT UNFINISHED" if result.get("hooks") == "unfinished" else ""
+    threads = result.get("threads_left")
+    return hooks + (f", threads LEFT BEHIND: {', '.join(threads)}" if threads else "")
 
 
 def _commands(commands: dict[str, Any]) -> str:

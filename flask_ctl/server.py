@@ -104,9 +104,17 @@ class ControlServer:
         self._end_thread()
         self._release()
 
-    def hand_over(self) -> list[dict[str, Any]]:
-        """End the thread, and leave the control sockets to the next image of this process."""
+    def end_thread(self) -> None:
+        """End the thread; whatever was to be called there is called, and its state belongs to the caller's thread."""
         self._end_thread()
+        try:
+            self._reactor.finish_calls()
+        except Exception:
+            self.restarts += 1
+            logger.exception("a call on the control thread failed when the thread had ended")
+
+    def hand_over(self) -> list[dict[str, Any]]:
+        """After `end_thread`: leave the control sockets to the next image of this process."""
         left = [_handed_over(listener) for listener, _ in self._listeners]
         self._release()
         return [control for control in left if control is not None]

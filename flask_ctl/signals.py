@@ -36,6 +36,11 @@ class Signals:
         self._interruption: Callable[[], Any] | None = None
 
     @property
+    def exit_status(self) -> int:
+        """The exit code as the system takes it (`sys.exit`)."""
+        return self.exit_code if isinstance(self.exit_code, int) else int(self.exit_code is not None)
+
+    @property
     def installed(self) -> bool:
         return signal.SIGTERM in self._previous
 

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import logging
 import math
-import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta, timezone
 from typing import Any, Literal
 
-from . import unpatched
 from .adapters import HttpServer
-from .operation import MAX_SECONDS, Operation, Progress, Work, timestamp
+from .dispatcher import Reply
+from .operation import MAX_SECONDS, Operation, Progress, StandbyThread, Work, timestamp
+from .threads import threads_that_stay
+from .unpatched import new_future
 
 Mode = Literal["graceful", "fast", "immediate"]
 
@@ -37,6 +38,33 @@ class StopRequest:
     by: dict[str, Any]
 
 
+class DeferredStop:
+    """A stop that was asked for when a reload had committed: the next image does it, unless a fast one ends this."""
+
+    def __init__(self, mode: Mode, grace: float, by: dict[str, Any], reply: Reply | None) -> None:
+        self.mode = mode
+        self.by = by
+        self.reply = reply
+        self.result: Future[dict[str, Any]] = new_future()
+        self._grace = grace
+        self._message = b"" if reply is None else reply.keeper.current()
+        self._since = datetime.now(timezone.utc)
+
+    def describe(self) -> dict[str, Any]:
+        """The `stopping` of `status`."""
+        since = timestamp(self._since)
+        return {"mode": self.mode, "since": since, "deadline": None, "by": self.by, "waiting_for": threads_that_stay()}
+
+    def leave(self) -> None:
+        """Have the next image answer it, where somebody waits for an answer."""
+        if self.reply is not None:
+            self.reply.defer(self._message)
+
+    def unanswered(self) -> dict[str, Any]:
+        """What the next image has to know of one that nobody waits for."""
+        return {"by": self.by, "grace": self._grace}
+
+
 class Stop(Operation):
     """A stop under way. `result` gets what `stop` answers; who asks again joins."""
 
@@ -53,9 +81,14 @@ class Stop(Operation):
         self._drained: int | None = None
         self._hooks_ran = False
         self._hurry = False
+        self._hooks_left = False
+        self._hooks_thread: StandbyThread | None = None
 
-    def start(self, on_done: Callable[[], Any]) -> None:
-        """Go through it in a thread; `on_done` is called there once the result is set."""
+    def start(self, on_done: Callable[[], Any], threads: tuple[StandbyThread, StandbyThread] | None = None) -> None:
+        """Go through it in a thread, and through the hooks in another one, both of which may have been kept ready.
+
+        `on_done` is called once the result is set. Raises RuntimeError if no threads are to be had.
+        """
 
         def run() -> None:
             try:
@@ -66,7 +99,8 @@ class Stop(Operation):
             finally:
                 on_done()
 
-        self._spawn(run, "flask-ctl-stop")
+        thread, self._hooks_thread = threads or (StandbyThread("flask-ctl-stop"), StandbyThread("flask-ctl-hooks"))
+        self._spawn(run, thread)
 
     def join(self, mode: Mode, progress: Progress | None) -> Future[dict[str, Any]]:
         """The result for one more caller; `fast` ends the waiting for those before, too."""
@@ -99,11 +133,11 @@ class Stop(Operation):
     def _run(self) -> None:
         self._wait(lambda: False, lambda: self._delay_until)
         self.phase = "drain"
-        self._server.drain(self.poke)
+        self._server.drain()
         idle_at = time.monotonic() + IDLE_LINGER
         self._wait(self._server.quiet, lambda: min(idle_at, self._deadline))
         self._server.close_idle()
-        drained = self._wait(self._all_done, lambda: self._deadline) or self._settle()
+        drained = self._wait(self._all_done, lambda: self._deadline) or self._linger()
         self._drained = self._count_drained()
         cut = 0 if drained else self._server.cut() + self._work.commands_in_flight()
         self._enter("hooks")
@@ -111,7 +145,7 @@ class Stop(Operation):
         self._enter("end")
         self._finish(cut)
 
-    def _settle(self) -> bool:
+    def _linger(self) -> bool:
         """Whether all was answered but for its last words: a connection is closed a moment after its last byte."""
         end = time.monotonic() + SETTLE_TIME
         return self._wait(self._all_done, lambda: end)
@@ -124,27 +158,26 @@ class Stop(Operation):
             self._hooks_ran = True
             self.poke()
 
-        unpatched.threading.Thread(target=run, name="flask-ctl-hooks", daemon=True).start()
-        if not self._wait(lambda: self._hooks_ran or self._hurry, lambda: math.inf) or not self._hooks_ran:
+        assert self._hooks_thread is not None
+        self._hooks_thread.run(run)
+        self._wait(lambda: self._hooks_ran or self._hurry, lambda: math.inf)
+        if not self._hooks_ran:
+            self._hooks_left = True
             logger.warning("an on_stop hook still runs; stopping without it")
 
     def _count_drained(self) -> int:
         return max(0, self._work.finished_count() - self._finished_before)
 
     def _finish(self, cut: int) -> None:
-        with self._changed:
-            if self.result.done():
-                return
-            self.result.set_result(
-                {
-                    "outcome": "forced" if cut else "drained",
-                    "drained": self._count_drained() if self._drained is None else self._drained,
-                    "cut": cut,
-                    "elapsed": self.elapsed,
-                    "pid": self._pid,
-                    "embedded": self._server.embedded,
-                }
-            )
+        result = {
+            "outcome": "forced" if cut else "drained",
+            "drained": self._count_drained() if self._drained is None else self._drained,
+            "cut": cut,
+            "elapsed": self.elapsed,
+            "pid": self._pid,
+            "embedded": self._server.embedded,
+        }
+        self._settle(result | ({"hooks": "unfinished"} if self._hooks_left else {}))
 
     def _all_done(self) -> bool:
         return self._server.quiet() and not self._work.commands_in_flight()
@@ -154,9 +187,3 @@ class Stop(Operation):
 
     def _waiting_for(self) -> list[str]:
         return [] if self._server.embedded or self.phase != "end" else threads_that_stay()
-
-
-def threads_that_stay() -> list[str]:
-    """Names of the threads that keep this process alive."""
-    main = threading.main_thread()
-    return [thread.name for thread in threading.enumerate() if not thread.daemon and thread is not main]

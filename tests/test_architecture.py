@@ -18,7 +18,7 @@ import flask_ctl
 
 LAYERS = [
     "unpatched",
-    "errors  exits  figures  handover  lifecycle  middleware  operation  parameters  signals  system",
+    "errors  exits  figures  handover  lifecycle  middleware  operation  parameters  signals  system  threads",
     "locks  processes",
     "addresses  history  limits  pool  protocol  reactor  reload  render",
     "commands  keys",
@@ -178,8 +178,8 @@ AS_THE_PROGRAM_HAS_IT = {
     "conversations",
     "extension",
     "processes",
-    "stopping",
     "system",
+    "threads",
     "unpatched",
 }
 """Clients, the loops of HTTP servers, and what looks at the program's own threads."""

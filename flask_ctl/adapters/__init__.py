@@ -17,13 +17,14 @@ import contextlib
 import functools
 import importlib
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from ..errors import ConfigurationError
 from .importing import when_imported
 
 if TYPE_CHECKING:
+    import threading
     from importlib.metadata import EntryPoint
 
 
@@ -71,14 +72,18 @@ class HttpServer(Protocol):
     keeps_signal_handlers: bool
     """Whether handlers of TERM and INT that are there are its own, and stay."""
 
+    notify: Callable[[], Any]
+    """Called, by any thread and without a lock of the server's, when something has changed that a stop or a reload may
+    wait for. Set once, before the server serves, so that no operation takes it from another one."""
+
     def in_flight(self) -> int:
         """Connections that have begun a request which has not been answered."""
 
     def quiet(self) -> bool:
         """Whether it accepts no more, and no connection is left."""
 
-    def drain(self, on_change: Callable[[], Any]) -> None:
-        """Stop accepting once the backlog is accepted; returns at once. `on_change` is called when `quiet` may be."""
+    def drain(self) -> None:
+        """Stop accepting once the backlog is accepted; returns at once. `notify` is called when `quiet` may be."""
 
     def close_idle(self) -> None:
         """While draining: close the connections that have not sent a byte."""
@@ -92,11 +97,11 @@ class HttpServer(Protocol):
     def obstacle(self) -> str | None:
         """Why its process can't be replaced under it, None if it can."""
 
-    def watch(self, on_change: Callable[[], Any]) -> None:
-        """For a reload: have `on_change` called when a request has ended, or the server has paused."""
+    def own_threads(self) -> Collection[threading.Thread]:
+        """Threads of the server's own that end with its loop."""
 
-    def unwatch(self) -> None:
-        """The reload was given up."""
+    def close_after_answers(self, yes: bool) -> None:
+        """For a reload: have each answer be the last of its connection, or no longer."""
 
     def requests(self) -> frozenset[Any]:
         """What stands for the requests in flight, for `answers_any`."""
@@ -113,11 +118,17 @@ class HttpServer(Protocol):
     def paused(self) -> bool:
         """Whether it has paused, and no request is in flight."""
 
+    def prepare_hand_over(self) -> None:
+        """While paused: make the copies of sockets that `hand_over` gives. Raises OSError, with none made."""
+
+    def discard_hand_over(self) -> int:
+        """Close those copies; the number of connections that waited there to be accepted."""
+
     def leave(self) -> None:
-        """While paused: end the loop and the program for the next image, but keep the sockets for `hand_over`."""
+        """After `prepare_hand_over`: end the loop, and the program, without answering anybody else."""
 
     def hand_over(self) -> dict[str, Any]:
-        """After `leave`: the ``listeners`` and ``parked`` connections for the next image."""
+        """Once the loop has ended after `leave`: the ``listeners`` and ``parked`` connections for the next image."""
 
     def is_serving_thread(self) -> bool:
         """Whether the calling thread is answering one of its requests."""

@@ -6,7 +6,8 @@ import contextlib
 import functools
 import queue
 import socket
-from collections.abc import Callable, Iterable
+import threading
+from collections.abc import Callable, Collection, Iterable
 from typing import Any
 
 from cheroot.server import HTTPServer
@@ -90,6 +91,11 @@ class CherootServer(KeepAliveServer):
         self._manager = server._connections
         self._process_conn: Callable[[Any], None] = server.process_conn
         self._put_conn: Callable[[Any], None] = server.put_conn
+
+    def own_threads(self) -> Collection[threading.Thread]:
+        # It answers 503 where the others are busy, and is started without being kept anywhere.
+        mine = getattr(self._server, "_serve_unservicable", self)
+        return [thread for thread in threading.enumerate() if getattr(thread, "_target", None) == mine]
 
     def _attach(self, threads: int | None) -> None:
         server, selector = self._server, self._manager._selector

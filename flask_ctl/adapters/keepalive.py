@@ -9,8 +9,7 @@ was asked for.
 from __future__ import annotations
 
 import contextlib
-import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from importlib.metadata import version
 from typing import Any
 
@@ -20,6 +19,7 @@ from ..system import Gate, Waker, refuse_new_connections, wait_readable, waiting
 from ..unpatched import socket, threading
 from . import Controlled, Host, WSGIApp
 from .busy import Busy
+from .copies import ListenerCopies
 from .plumbing import Plumbing
 
 
@@ -47,8 +47,8 @@ class KeepAliveServer(Plumbing):
         self._tls = tls
         self._busy = Busy()
         self._answering: set[int] = set()
-        self._on_change: Callable[[], Any] = lambda: None
-        self._watched = False
+        self.notify: Callable[[], Any] = lambda: None
+        self._answers_are_last = False
         self._draining = False
         self._refusing = False
         self._door_shut = False
@@ -58,7 +58,8 @@ class KeepAliveServer(Plumbing):
         self._pausing = False
         self._is_paused = False
         self._leaving = False
-        self._kept: dict[str, Any] = {}
+        self._copies = ListenerCopies()
+        self._left_idle: list[int] = []
         self._waker = Waker()
         self._released = Gate()
         self._controlled: Controlled | None = None
@@ -71,8 +72,7 @@ class KeepAliveServer(Plumbing):
     def quiet(self) -> bool:
         return self._ended
 
-    def drain(self, on_change: Callable[[], Any]) -> None:
-        self._on_change = on_change
+    def drain(self) -> None:
         self._draining = True
         self._pausing = False
         self._wake()
@@ -107,12 +107,11 @@ class KeepAliveServer(Plumbing):
             return "the server was given its socket, which it can't hand over"
         return None
 
-    def watch(self, on_change: Callable[[], Any]) -> None:
-        self._on_change = on_change
-        self._watched = True
+    def own_threads(self) -> Collection[threading.Thread]:
+        return ()
 
-    def unwatch(self) -> None:
-        self._watched = False
+    def close_after_answers(self, yes: bool) -> None:
+        self._answers_are_last = yes
 
     def requests(self) -> frozenset[int]:
         return self._busy.requests()
@@ -131,12 +130,19 @@ class KeepAliveServer(Plumbing):
     def paused(self) -> bool:
         return self._is_paused and not self._busy
 
+    def prepare_hand_over(self) -> None:
+        # Copies: the program closes its own while it unwinds.
+        self._copies.make(self._bound)
+
+    def discard_hand_over(self) -> int:
+        return self._copies.discard()
+
     def leave(self) -> None:
         self._leaving = True
         self._wake()
 
     def hand_over(self) -> dict[str, Any]:
-        return self._kept
+        return {"listeners": self._copies.detach(), "parked": self._left_idle}
 
     def is_serving_thread(self) -> bool:
         return threading.get_ident() in self._answering
@@ -146,7 +152,7 @@ class KeepAliveServer(Plumbing):
     @property
     def closing(self) -> bool:
         """Whether an answer that begins now is to be the last of its connection."""
-        return self._draining or self._watched
+        return self._draining or self._answers_are_last
 
     @property
     def holding(self) -> bool:
@@ -167,7 +173,7 @@ class KeepAliveServer(Plumbing):
 
     def changed(self) -> None:
         """Something has become of a connection that a drain or a reload may wait for."""
-        self._on_change()
+        self.notify()
         if self._draining:
             self._wake()
 
@@ -226,7 +232,7 @@ class KeepAliveServer(Plumbing):
             self._ended = True
             self._put_back()
             self._detach()
-            self._on_change()
+            self.notify()
         if self._draining:
             self._released.wait()
 
@@ -241,12 +247,14 @@ class KeepAliveServer(Plumbing):
 
     def _look(self) -> None:
         """On the loop's thread: do what was asked for since the last time."""
-        if self._pausing != self._is_paused:
-            self._hold(self._pausing)
-            self._is_paused = self._pausing
-            self._on_change()
+        pausing = self._pausing and not self._draining
+        if pausing != self._is_paused:
+            self._hold(pausing)
+            self._is_paused = pausing
+            self.notify()
         if self._leaving:
-            self._keep_sockets()
+            # Detached, so that the program does not close them while it unwinds.
+            self._left_idle += [self._give_up(connection) for connection in list(self._idle())]
             self._end_loop()
         elif self._draining:
             self._let_in_the_last()
@@ -274,10 +282,3 @@ class KeepAliveServer(Plumbing):
 
     def _somebody_waits(self) -> bool:
         return not self._door_shut and bool(wait_readable([listener.fileno() for listener in self._listening()], 0))
-
-    def _keep_sockets(self) -> None:
-        # They are detached, or copies: the program closes its own while it unwinds.
-        self._kept = {
-            "listeners": {address: os.dup(listener.fileno()) for address, listener in self._bound.items()},
-            "parked": [self._give_up(connection) for connection in self._idle()],
-        }

@@ -7,7 +7,7 @@ accepting until it ends.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from types import FrameType
 from typing import Any
 
@@ -33,8 +33,10 @@ class UnknownServer:
     def __init__(self, environ: Mapping[str, Any], requests: RequestCounter) -> None:
         self.version = str(environ.get("SERVER_SOFTWARE", ""))
         self.listeners = [_url(environ)]
+        self.notify: Callable[[], Any] = lambda: None
         self._requests = requests
         self._left = threading.Event()
+        requests.on_done = lambda: self.notify()
 
     def in_flight(self) -> int:
         return self._requests.in_flight
@@ -42,8 +44,8 @@ class UnknownServer:
     def quiet(self) -> bool:
         return not self._requests.in_flight
 
-    def drain(self, on_change: Callable[[], Any]) -> None:
-        self._requests.on_done = on_change
+    def drain(self) -> None:
+        """Its sockets are out of reach: it goes on accepting until it ends."""
 
     def close_idle(self) -> None:
         """Connections are out of reach."""
@@ -76,10 +78,10 @@ class UnknownServer:
     def obstacle(self) -> str | None:
         return "nothing is known of this HTTP server"
 
-    def watch(self, on_change: Callable[[], Any]) -> None:
-        self._requests.on_done = on_change
+    def own_threads(self) -> Collection[threading.Thread]:
+        return ()
 
-    def unwatch(self) -> None:
+    def close_after_answers(self, yes: bool) -> None:
         """It is never reloaded."""
 
     def requests(self) -> frozenset[Any]:
@@ -96,6 +98,12 @@ class UnknownServer:
 
     def paused(self) -> bool:
         return False
+
+    def prepare_hand_over(self) -> None:
+        """It is never replaced."""
+
+    def discard_hand_over(self) -> int:
+        return 0
 
     def leave(self) -> None:
         """It is never replaced."""

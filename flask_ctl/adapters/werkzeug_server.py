@@ -11,7 +11,7 @@ import contextlib
 import os
 import signal
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from importlib.metadata import version
 from typing import Any
 
@@ -21,6 +21,7 @@ from ..handover import inherited
 from ..signals import signals
 from ..system import Gate, Waker, refuse_new_connections, wait_readable, waiting_connections, welcome_connections
 from ..unpatched import selectors, threading
+from .copies import ListenerCopies
 
 _serve_forever = BaseWSGIServer.serve_forever
 
@@ -59,14 +60,15 @@ class WerkzeugServer:
         self._cutting = False
         self._idle_over = False
         self._in_loop = True
-        self._on_change: Callable[[], Any] = lambda: None
+        self.notify: Callable[[], Any] = lambda: None
         self._loop_ended = False
         self._pausing = False
         self._is_paused = False
         self._resumed = Gate()
         self._released = Gate()
         self._leaving = False
-        self._kept: dict[str, Any] = {}
+        self._copies = ListenerCopies()
+        self._left_parked: list[int] = []
 
     def limit(self, threads: int) -> None:
         """Answer at most so many requests at once."""
@@ -84,8 +86,8 @@ class WerkzeugServer:
             self._close_parked()
             with self._lock:
                 self._loop_ended = True
-            self._on_change()
-        if self._draining:
+            self.notify()
+        if self._draining or self._cutting:
             self._released.wait()
 
     def in_flight(self) -> int:
@@ -96,8 +98,7 @@ class WerkzeugServer:
         with self._lock:
             return self._loop_ended and not self._busy
 
-    def drain(self, on_change: Callable[[], Any]) -> None:
-        self._on_change = on_change
+    def drain(self) -> None:
         self._draining = True
         self._wake.wake()
         self.resume()
@@ -148,11 +149,11 @@ class WerkzeugServer:
             return "a server with processes can't be replaced"
         return None
 
-    def watch(self, on_change: Callable[[], Any]) -> None:
-        self._on_change = on_change
+    def own_threads(self) -> Collection[threading.Thread]:
+        return ()
 
-    def unwatch(self) -> None:
-        """Nothing that watching has changed has to be changed back."""
+    def close_after_answers(self, yes: bool) -> None:
+        """They always are the last of their connections: Werkzeug keeps none."""
 
     def requests(self) -> frozenset[socket.socket]:
         with self._lock:
@@ -175,19 +176,24 @@ class WerkzeugServer:
         with self._lock:
             return self._is_paused and not self._busy
 
+    def prepare_hand_over(self) -> None:
+        # A copy: the program closes the original while it unwinds. The reloader's child has got its listening socket
+        # from its parent, and will again.
+        if not self._in_reloader:
+            self._copies.make({_requested(self._server): self._server.socket})
+
+    def discard_hand_over(self) -> int:
+        return self._copies.discard()
+
     def leave(self) -> None:
-        # Copies: the program closes the originals while it unwinds.
-        parked = [os.dup(descriptor) for descriptor in self._parked]
-        # The reloader's child has got its listening socket from its parent, and will again.
-        listeners = {} if self._in_reloader else {_requested(self._server): os.dup(self._server.socket.fileno())}
-        self._kept = {"listeners": listeners, "parked": parked}
         self._leaving = True
         self.resume()
+        self._released.set()
         if self._in_reloader:
             signals.exit_main()
 
     def hand_over(self) -> dict[str, Any]:
-        return self._kept
+        return {"listeners": self._copies.detach(), "parked": self._left_parked}
 
     @property
     def left(self) -> bool:
@@ -285,6 +291,7 @@ class WerkzeugServer:
         if self._pausing and not self._draining:
             self._stay_paused()
         if self._leaving:
+            self._left_parked = [self._unpark(descriptor)[0].detach() for descriptor in tuple(self._parked)]
             raise Drained
         if not self._draining:
             return
@@ -303,7 +310,7 @@ class WerkzeugServer:
     def _set_paused(self, paused: bool) -> None:
         with self._lock:
             self._is_paused = paused
-        self._on_change()
+        self.notify()
 
     def _accept_the_last(self) -> None:
         """Let in who has connected already, and nobody else."""
@@ -337,7 +344,7 @@ class WerkzeugServer:
             return
         with self._lock:
             self._busy.pop(request, None)
-        self._on_change()
+        self.notify()
 
 
 def _leave_signals_to_parent() -> None:

@@ -41,7 +41,8 @@ class MasterServer:
     def __init__(self, staff: Staff, master: ProcessHandle) -> None:
         self._staff = staff
         self._master = master
-        self._on_change: Callable[[], Any] | None = None
+        self.notify: Callable[[], Any] = lambda: None
+        self._draining = False
         self._confirmed = False
         self._lingering = True
         self._unheard: set[int] = set()
@@ -56,8 +57,8 @@ class MasterServer:
     def in_flight(self) -> int:
         return self._staff.workers.in_flight
 
-    def drain(self, on_change: Callable[[], Any]) -> None:
-        self._on_change = on_change
+    def drain(self) -> None:
+        self._draining = True
         self._staff.holding = True
         answers = self._staff.ask_all("hold_back", {"yes": True}, ANSWER_TIMEOUT)
         held = all(held is True for _, held in answers)
@@ -69,12 +70,12 @@ class MasterServer:
 
     def look_again(self) -> None:
         """On the control thread, the workers have changed: if nothing seems to be left, all of them have to confirm."""
-        if self._on_change is None:
+        if not self._draining:
             return
         if not self._signalled and not self._confirming and self._is_empty():
             self._confirming = True
             self._staff.refresh().add_done_callback(self._confirm)
-        self._on_change()
+        self.notify()
 
     def quiet(self) -> bool:
         return (self._confirmed and self._is_empty()) or not len(self._staff.workers)
@@ -154,8 +155,7 @@ class MasterServer:
         self._confirmed = not self._unheard and self._is_empty()
         if self._unheard:
             self._staff.call_soon(self.look_again)
-        if self._on_change is not None:
-            self._on_change()
+        self.notify()
 
     def _is_empty(self) -> bool:
         workers = self._staff.workers

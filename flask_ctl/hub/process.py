@@ -55,6 +55,7 @@ class Hub:
         # The main thread watches over deadlines.
         self._staff = Staff(self._control.call_soon, self._waker.wake, self.changed)
         self._server = MasterServer(self._staff, master)
+        self._server.notify = self._poke_stop
         self._gate = Gate(self)
         self._socket = WorkersSocket(path, lock, self._gate.attach, self._tick)
         self._audit = HubAudit(self._staff)
@@ -235,6 +236,10 @@ class Hub:
         return then(self._staff.ask(list(self._staff.workers), "reload_hooks", {}, math.inf), result)
 
     # Helpers
+
+    def _poke_stop(self) -> None:
+        if self._stop is not None:
+            self._stop.poke()
 
     def _note_app(self, record: AppRecord, hello: Hello) -> None:
         app = self._apps.get(record.key)

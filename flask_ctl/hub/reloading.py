@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from ..errors import CONFLICT, INTERNAL_ERROR, NOT_SUPPORTED, CommandError, ReloadFailed, TimedOut
-from ..operation import MAX_SECONDS, Operation
+from ..operation import MAX_SECONDS, Operation, StandbyThread
 from ..reload.preflight import Preflight
 from ..reloading import ReloadRequest
 from .master import ANSWER_TIMEOUT, MasterServer
@@ -63,9 +63,9 @@ class HubReload(Operation):
                 logger.exception("the reload failed on its way")
                 self._fail(CommandError(f"the reload failed: {error}", code=INTERNAL_ERROR), on_failure)
             else:
-                self.result.set_result(on_success(self._cut))
+                self._settle(on_success(self._cut))
 
-        self._spawn(run, "flask-ctl-reload")
+        self._spawn(run, StandbyThread("flask-ctl-reload"))
 
     def cancel(self) -> None:
         """Give it up, for a stop, or because the master has ended; what the master has begun goes on."""
@@ -161,4 +161,4 @@ class HubReload(Operation):
 
     def _fail(self, error: CommandError, on_failure: Callable[[CommandError], Any]) -> None:
         on_failure(error)
-        self.result.set_exception(error)
+        self._settle(error)

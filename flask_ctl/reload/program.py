@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import atexit
 import contextlib
-import logging
+import errno
 import os
 import sys
 import time
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Collection
+from typing import TYPE_CHECKING, Any
 
 from .. import handover
+from ..threads import background_threads, busy_executor_threads
+from .preflight import Preflight
+
+if TYPE_CHECKING:
+    import threading
 
 _RELOADER = ("WERKZEUG_RUN_MAIN", "WERKZEUG_SERVER_FD")
-
-logger = logging.getLogger("flask_ctl")
 
 
 class Program:
@@ -48,31 +51,53 @@ class Program:
         """Without what makes a program believe that it is the reloader's child."""
         return {name: value for name, value in self.environment.items() if name not in _RELOADER}
 
-    def replace_at_exit(self, hand_over: Callable[[], dict[str, Any]]) -> None:
-        """When this process is about to end, with everything else done, let it execute the program anew instead.
+    def rehearse(self, limit: float) -> Preflight:
+        """A preflight of this program, which may take `limit` seconds."""
+        return Preflight(self, limit)
 
-        `hand_over` gives the state for the next image at that last moment.
-        """
+    def check(self) -> None:
+        """Raises OSError, naming what is missing, if the program can't be executed anew."""
+        if not os.access(sys.executable, os.X_OK):
+            raise PermissionError(errno.EACCES, "the interpreter can't be executed", sys.executable)
+        os.stat(self.directory)
 
-        def replace() -> None:
-            atexit.unregister(replace)
-            # Those that were registered before this would come after it.
-            atexit._run_exitfuncs()
-            try:
-                self._execute(hand_over())
-            except BaseException:
-                logger.exception("the new code could not be started; this process ends")
-                raise
-
-        atexit.register(replace)
-
-    def _execute(self, state: dict[str, Any]) -> None:
-        environment = {**self.environment, handover.ENVIRONMENT: handover.write(state)}
+    def execute(self, variables: dict[str, str]) -> None:
+        """Become the program anew, in this very process. Raises OSError if that fails."""
         os.chdir(self.directory)
+        os.execve(sys.executable, self.command, {**self.environment, **variables})
+
+    def background_threads(self, but: Collection[threading.Thread]) -> list[str]:
+        """See `threads.background_threads`."""
+        return background_threads(but)
+
+    def busy_executor_threads(self) -> list[str]:
+        """See `threads.busy_executor_threads`."""
+        return busy_executor_threads()
+
+    def at_exit(self, function: Callable[[], Any]) -> None:
+        """Call `function` when this program has unwound: what is registered last is called first."""
+
+        def once() -> None:
+            atexit.unregister(once)
+            function()
+
+        self._at_exit = once
+        atexit.register(once)
+
+    def run_exit_functions(self) -> None:
+        """Call all exit functions but ours."""
+        atexit.unregister(self._at_exit)
+        atexit._run_exitfuncs()
+
+    def flush(self) -> None:
+        """Write what the standard streams hold back."""
         for stream in (sys.stdout, sys.stderr):
             with contextlib.suppress(AttributeError, ValueError, OSError):
                 stream.flush()
-        os.execve(sys.executable, self.command, environment)
+
+    def terminate(self, exit_code: int) -> None:
+        """End the process at once."""
+        os._exit(exit_code)
 
 
 def _environment_of_start() -> dict[str, str]:

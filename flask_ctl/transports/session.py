@@ -36,9 +36,13 @@ class Session(abc.ABC):
         """See `Keeper`: the next image owes this reply."""
         self._replies.append(reply)
 
-    def defer(self) -> None:
-        """See `Keeper`: the next image handles the current message, and those after it."""
-        self._waiting.appendleft(self._current)
+    def current(self) -> bytes:
+        """See `Keeper`."""
+        return self._current
+
+    def defer(self, message: bytes) -> None:
+        """See `Keeper`: the next image handles this message, and those that wait."""
+        self._waiting.appendleft(message)
         self._deferring = True
 
     def send(self, message: bytes) -> None:

@@ -25,9 +25,9 @@ def reload(ctx: click.Context, config: bool, grace: float | None, cut: bool, no_
     before it serves has to look at flask_ctl.preflighting, or be reloaded with --no-preflight. If the rehearsal fails,
     nothing else happens.
 
-    Exit codes: 0 the new code serves, 1 it can't be done here, 4 requests were in flight for too long, 6 requests were
-    cut or the process died, 7 the new code was refused and its traceback is on stderr. After 4 and 7 the old code
-    serves on.
+    Exit codes: 0 the new code serves, 1 it can't be done here, 4 requests or threads were at work for too long, 6
+    requests were cut, hooks, exit functions or threads were left behind, or the process died, 7 the new code was
+    refused and its traceback is on stderr. After 4 and 7 the old code serves on.
     """
     with progress_line() as show, settings().client() as client:
         result = client.reload(
@@ -35,4 +35,4 @@ def reload(ctx: click.Context, config: bool, grace: float | None, cut: bool, no_
         )
     if settings().json or not settings().quiet:
         print_result("reload", result, as_json=settings().json)
-    ctx.exit(6 if result.get("cut") else 0)
+    ctx.exit(6 if any(result.get(what) for what in ("cut", "hooks", "threads_left")) else 0)

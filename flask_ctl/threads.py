@@ -1,0 +1,47 @@
+"""Which threads of this program would keep it from ending, and which of them are at work."""
+
+from __future__ import annotations
+
+import sys
+import threading
+from collections.abc import Collection
+from concurrent.futures import thread as executors
+from types import FrameType
+
+
+def background_threads(but: Collection[threading.Thread] = ()) -> list[str]:
+    """Names of the threads that Python waits for at its end, which did not start to serve: not the main one.
+
+    Workers of a ThreadPoolExecutor are not among them, because they end by themselves once they have nothing to do;
+    `but` are the HTTP server's own.
+    """
+    main = threading.main_thread()
+    return [
+        thread.name
+        for thread in threading.enumerate()
+        if not (thread.daemon or thread is main or thread in executors._threads_queues or thread in but)
+    ]
+
+
+def busy_executor_threads() -> list[str]:
+    """Names of the ThreadPoolExecutors' workers that run something, or have something to run."""
+    workers = dict(executors._threads_queues)
+    frames = sys._current_frames() if workers else {}
+    return [
+        worker.name
+        for worker, queue in workers.items()
+        if worker.is_alive() and (queue.qsize() or _runs_an_item(frames.get(worker.ident or 0)))
+    ]
+
+
+def threads_that_stay() -> list[str]:
+    """Names of all the threads that Python would wait for at this moment."""
+    return [*background_threads(), *busy_executor_threads()]
+
+
+def _runs_an_item(frame: FrameType | None) -> bool:
+    while frame is not None:
+        if frame.f_code is executors._WorkItem.run.__code__:
+            return True
+        frame = frame.f_back
+    return False

@@ -1,0 +1,390 @@
+"""Fakes of the package's own seams: an HTTP server and a program, for every ordering of events in milliseconds.
+
+What they stand for is tested with real servers and processes elsewhere.
+"""
+
+from __future__ import annotations
+
+import itertools
+import pathlib
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
+from typing import Any
+
+from harness import TIMEOUT, until
+
+from flask_ctl.access import Policy
+from flask_ctl.dispatcher import Reply
+from flask_ctl.errors import CommandError, ReloadFailed
+from flask_ctl.handover import Handover
+from flask_ctl.instance import Instance
+from flask_ctl.limits import Limits
+from flask_ctl.middleware import RequestCounter
+from flask_ctl.reloading import ReloadRequest
+from flask_ctl.served import ServedApp
+from flask_ctl.transports.factory import CurveFiles
+
+
+class Gate:
+    """Something that hangs, once it is shut, until it is opened."""
+
+    def __init__(self) -> None:
+        self._open = threading.Event()
+        self._open.set()
+        self.reached = threading.Event()
+
+    def shut(self) -> None:
+        self._open.clear()
+
+    def open(self) -> None:
+        self._open.set()
+
+    def __call__(self) -> None:
+        """Be there, and hang while the gate is shut."""
+        self.reached.set()
+        self._open.wait(TIMEOUT)
+
+
+class FakeServer:
+    """An HTTP server without sockets, whose loop does at once what it is asked for."""
+
+    name, version, listeners = "fake", "1", ("http://fake",)
+    parent = None
+    embedded = False
+    keeps_signal_handlers = False
+
+    def __init__(self) -> None:
+        self.notify: Callable[[], Any] = lambda: None
+        self.on_end: Callable[[], Any] = lambda: None
+        self.log: list[str] = []
+        """What was asked for, in order."""
+        self.fails: Exception | None = None
+        """What `prepare_hand_over` raises."""
+        self.waiting = 0
+        """Connections that nobody has accepted."""
+        self.reason: str | None = None
+        self._requests: set[int] = set()
+        self._numbers = itertools.count()
+        self._draining = self._paused = self._left = self._ended = False
+        self.prepared = False
+
+    # What visitors do.
+
+    def begin(self) -> int:
+        """A visitor's request that is in flight from now on. An image that is being left must never take one."""
+        assert not self._paused, "it pauses"
+        assert not self._left, "it has ended"
+        number = next(self._numbers)
+        self._requests.add(number)
+        return number
+
+    def answer(self, number: int) -> None:
+        self._requests.discard(number)
+        self.notify()
+
+    @property
+    def serves(self) -> bool:
+        return not (self._draining or self._paused or self._left or self._ended)
+
+    # What an operation asks for.
+
+    def in_flight(self) -> int:
+        return len(self._requests)
+
+    def quiet(self) -> bool:
+        return self._draining and not self._requests
+
+    def drain(self) -> None:
+        self.log.append("drain")
+        self._draining = True
+        self._paused = False
+        self.notify()
+
+    def close_idle(self) -> None:
+        self.log.append("close idle")
+
+    def cut(self) -> int:
+        self.log.append("cut")
+        count = len(self._requests)
+        self._requests.clear()
+        self.notify()
+        return count
+
+    def end(self) -> None:
+        self.log.append("end")
+        self._ended = True
+        self.on_end()
+
+    def obstacle(self) -> str | None:
+        return self.reason
+
+    def own_threads(self) -> tuple[()]:
+        return ()
+
+    def close_after_answers(self, yes: bool) -> None:
+        self.log.append(f"close after answers: {yes}")
+
+    def requests(self) -> frozenset[int]:
+        return frozenset(self._requests)
+
+    def answers_any(self, requests: frozenset[int]) -> bool:
+        return not requests.isdisjoint(self._requests)
+
+    def pause(self) -> None:
+        self._paused = not self._draining
+        self.notify()
+
+    def resume(self) -> None:
+        self._paused = False
+
+    def paused(self) -> bool:
+        return self._paused and not self._requests
+
+    def prepare_hand_over(self) -> None:
+        if self.fails is not None:
+            error, self.fails = self.fails, None
+            raise error
+        self.prepared = True
+
+    def discard_hand_over(self) -> int:
+        waiting = self.waiting if self.prepared else 0
+        self.prepared = False
+        return waiting
+
+    def leave(self) -> None:
+        assert self.prepared, "nothing is prepared"
+        self.log.append("leave")
+        self._left = True
+        self.on_end()
+
+    def hand_over(self) -> dict[str, Any]:
+        self.log.append("hand over")
+        return {"listeners": {}, "parked": []}
+
+    def is_serving_thread(self) -> bool:
+        return False
+
+
+class FakePreflight:
+    """A rehearsal that passes when its gate lets it, or fails."""
+
+    def __init__(self, gate: Gate, failure: str | None) -> None:
+        self._gate = gate
+        self._failure = failure
+
+    def cancel(self) -> None:
+        self._gate.open()
+
+    def run(self) -> None:
+        self._gate()
+        if self._failure is not None:
+            raise ReloadFailed(self._failure, {"traceback": self._failure})
+
+
+class Gone(BaseException):
+    """The process is no more: nothing of the main thread runs behind the call that ended it."""
+
+
+class FakeProgram:
+    """A program whose main thread unwinds when its server ends, runs exit functions, and ends or becomes another one.
+
+    `fate` tells how it went: ``("exec", state)``, ``("end", code)``, or ``("exit", code)`` for one that was ended
+    without its main thread.
+    """
+
+    def __init__(self, server: FakeServer) -> None:
+        self.preflight = Gate()
+        self.unwinding = Gate()
+        self.exit_function = Gate()
+        self.broken: str | None = None
+        self.fails: dict[str, Exception] = {}
+        """What a method raises, by its name, once."""
+        self.threads: list[str] = []
+        self.busy: list[str] = []
+        self.fate: tuple[str, Any] | None = None
+        self._over = threading.Event()
+        self._at_exit: Callable[[], Any] | None = None
+        self._main: threading.Thread | None = None
+        server.on_end = self._unwind
+
+    def wait(self) -> tuple[str, Any]:
+        """How it ended."""
+        assert self._over.wait(TIMEOUT), "it goes on"
+        assert self.fate is not None
+        return self.fate
+
+    def obstacle(self) -> str | None:
+        return None
+
+    def rehearse(self, limit: float) -> FakePreflight:
+        self._fail("rehearse")
+        return FakePreflight(self.preflight, self.broken)
+
+    def background_threads(self, but: Any) -> list[str]:
+        return list(self.threads)
+
+    def busy_executor_threads(self) -> list[str]:
+        return list(self.busy)
+
+    def check(self) -> None:
+        self._fail("check")
+
+    def execute(self, variables: dict[str, str]) -> None:
+        self._fail("execute")
+        self._end("exec", self.state)
+        Handover(self.state).close_rest()
+
+    def at_exit(self, function: Callable[[], Any]) -> None:
+        self._at_exit = function
+
+    def run_exit_functions(self) -> None:
+        self.exit_function()
+
+    def flush(self) -> None:
+        """It has written nothing."""
+
+    def terminate(self, exit_code: int) -> None:
+        self._end("exit", exit_code)
+
+    def close(self) -> None:
+        for gate in (self.preflight, self.unwinding, self.exit_function):
+            gate.open()
+        self.threads.clear()
+
+    def join(self) -> None:
+        if self._main is not None:
+            self._main.join(TIMEOUT)
+
+    state: Any = None
+
+    def _fail(self, name: str) -> None:
+        if name in self.fails:
+            raise self.fails.pop(name)
+
+    def _unwind(self) -> None:
+        if self._main is None:
+            self._main = threading.Thread(target=self._run_main, name="main of a fake program")
+            self._main.start()
+
+    def _run_main(self) -> None:
+        self.unwinding()
+        until(lambda: not self.threads or self.fate, "no threads")
+        try:
+            (self._at_exit or self.exit_function)()
+            self._end("end", 0)
+        except Gone:
+            pass
+
+    def _end(self, how: str, what: Any) -> None:
+        if self.fate is None:
+            self.fate = how, what
+            self._over.set()
+        if threading.current_thread() is self._main:
+            raise Gone
+
+
+class FakeKeeper:
+    """A client's connection."""
+
+    def __init__(self) -> None:
+        self.kept: list[Any] = []
+        self.deferred: list[bytes] = []
+
+    def keep(self, reply: Any) -> None:
+        self.kept.append(reply)
+
+    def current(self) -> bytes:
+        return b"the message"
+
+    def defer(self, message: bytes) -> None:
+        self.deferred.append(message)
+
+    def send(self, message: bytes) -> None:
+        """Not read by anybody."""
+
+
+class Scene:
+    """An instance that serves by a FakeServer, in a FakeProgram; `on_stop` is its hook, if it has one."""
+
+    def __init__(self, directory: pathlib.Path, *, hooks: bool = True) -> None:
+        self.server = FakeServer()
+        self.program = FakeProgram(self.server)
+        self.on_stop = Gate()
+        self.hooks_ran = 0
+        self.socket = directory / "scene.sock"
+        app = ServedApp(
+            name="fake", root_path=str(directory), requests=RequestCounter(lambda environ, start_response: []),
+            commands=[], stop_hooks=[self._hook] if hooks else [], reload_hooks=[],
+            run_command=lambda function, arguments: function(**arguments), run_hook=lambda hook: hook(),
+            endpoints=[str(self.socket)], required=True, policy=Policy(), curve=CurveFiles(None, None),
+            limits=Limits(), grace=TIMEOUT, preflight_timeout=TIMEOUT, versions={"flask_ctl": "0"},
+        )  # fmt: skip
+        self.instance = Instance(self.server, [app], handle_signals=False, program=self.program)
+        self.instance.open()
+        self.instance.serving()
+        self.keeper = FakeKeeper()
+        hand_over = self.instance._hand_over
+        self.program.state = None
+
+        def keep_state(reply: Reply) -> Any:
+            self.program.state = hand_over(reply)
+            return self.program.state
+
+        self.instance._hand_over = keep_state  # type: ignore[method-assign]
+
+    def _hook(self) -> None:
+        self.on_stop()
+        self.hooks_ran += 1
+
+    def close(self) -> None:
+        self.on_stop.open()
+        self.program.close()
+        for operation in (self.instance._stop, self.instance._reload):
+            if operation is not None:
+                assert operation.wait(TIMEOUT), "its thread goes on"
+        if self.instance._reload is not None:
+            # An exec would have ended all of it.
+            self.instance._reload._replacement.end(0, wait=lambda: True)
+        self.program.join()
+        self.instance.close()
+
+    def reload(self, *, grace: float = TIMEOUT, cut: bool = False, preflight: bool = True) -> Future[Any]:
+        """Ask for a reload; the Future has its failure."""
+        request = ReloadRequest(grace, cut, preflight, TIMEOUT, {"pid": 1})
+        return self.ask(lambda: self.instance.reload(request, Reply(self.keeper, {"id": 1})))
+
+    def stop(self, mode: Any = "graceful", *, grace: float = TIMEOUT, by: dict[str, Any] | None = None) -> Future[Any]:
+        """Ask for a stop, as a client, or as a signal does."""
+        reply = Reply(self.keeper, {"id": 2}) if by is None else None
+        return self.ask(lambda: self.instance.stop(mode, grace, 0.0, by or {"pid": 2}, reply=reply))
+
+    def signal(self, name: str, mode: Any = "graceful") -> Future[Any]:
+        return self.stop(mode, by={"signal": name})
+
+    def status(self) -> dict[str, Any]:
+        return self.instance.status(self.instance.apps[0])
+
+    def ask(self, ask: Callable[[], Future[Any]]) -> Future[Any]:
+        """What `ask` gives on the control thread; what it raises is the Future's failure."""
+        answer: Future[Any] = Future()
+
+        def call() -> None:
+            try:
+                ask().add_done_callback(lambda done: _copy(done, answer))
+            except CommandError as error:
+                answer.set_exception(error)
+            asked.set()
+
+        asked = threading.Event()
+        self.instance._control.call_soon(call)
+        assert asked.wait(TIMEOUT), "the control thread hangs"
+        return answer
+
+
+def _copy(done: Future[Any], answer: Future[Any]) -> None:
+    error = done.exception()
+    if error is not None:
+        answer.set_exception(error)
+    else:
+        answer.set_result(done.result())
