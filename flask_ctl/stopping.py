@@ -132,7 +132,7 @@ class Stop(Operation):
 
     def _run(self) -> None:
         self._wait(lambda: False, lambda: self._delay_until)
-        self.phase = "drain"
+        self._enter("drain")
         self._server.drain()
         idle_at = time.monotonic() + IDLE_LINGER
         self._wait(self._server.quiet, lambda: min(idle_at, self._deadline))
