@@ -22,6 +22,7 @@ import wsgiref.util
 from collections.abc import Callable
 from typing import Any
 
+from benchmarks.floods import floods
 from benchmarks.measuring import Row, average, duration, each, elapsed, medians, table, verdict
 from benchmarks.programs import flask_app, wsgi
 from benchmarks.reloads import reloads
@@ -248,6 +249,7 @@ MEASUREMENTS: dict[str, Callable[[bool], list[Row]]] = {
     "stop": stop,
     "idle": idle,
     "reloads": reloads,
+    "floods": floods,
 }
 
 

@@ -6,6 +6,7 @@ where nothing else shows that it is.
 
 from __future__ import annotations
 
+import selectors
 import socket
 import sys
 import threading
@@ -63,6 +64,39 @@ def controlled(address: str, curve_key: str | None = None, curve_clients: str | 
     app.run(port=0)
 
 
+def flooded(*addresses: str) -> None:
+    """A Flask app under control at several addresses."""
+    from flask_ctl import Control
+
+    app = flask_app()
+    Control(app, socket=list(addresses))
+    app.run(port=0)
+
+
+def flood(port: str, connections: str, message: str) -> None:
+    """Send a JSON-RPC message over plain ZeroMQ connections as fast as the peer takes it, and read nothing."""
+    # ZMTP 3.0 by hand: libzmq would take as much of the machine as the peer.
+    greeting = b"\xff" + bytes(8) + b"\x7f\x03\x00" + b"NULL".ljust(20, b"\0") + bytes(32)
+    ready = b"\x05READY\x0bSocket-Type\x00\x00\x00\x06DEALER"
+    body = message.encode()
+    frames = (b"\x00" + bytes([len(body)]) + body) * (32768 // len(body))
+    unsent: dict[socket.socket, memoryview] = {}
+    with selectors.DefaultSelector() as selector:
+        for _ in range(int(connections)):
+            sock = socket.create_connection(("127.0.0.1", int(port)))
+            sock.sendall(greeting + b"\x04" + bytes([len(ready)]) + ready)
+            while b"READY" not in sock.recv(256):
+                pass
+            sock.setblocking(False)
+            selector.register(sock, selectors.EVENT_WRITE)
+            unsent[sock] = memoryview(frames)
+        _ready()
+        while True:
+            for key, _ in selector.select():
+                sock = key.fileobj  # type: ignore[assignment]
+                unsent[sock] = unsent[sock][sock.send(unsent[sock]) :] or memoryview(frames)
+
+
 def gunicorn_app(address: str) -> Any:
     """A Flask app under control, for gunicorn to serve."""
     from flask_ctl import Control
@@ -96,6 +130,8 @@ if __name__ == "__main__":
         "echo": echo,
         "zmq_echo": zmq_echo,
         "controlled": controlled,
+        "flooded": flooded,
+        "flood": flood,
         "plain": plain,
     }
     programs[sys.argv[1]](*sys.argv[2:])

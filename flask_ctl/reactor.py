@@ -1,12 +1,16 @@
-"""The event loop of the control thread: descriptors, calls from other threads, one periodic tick.
+"""The event loop of the control thread: descriptors, calls from other threads, timers, one periodic tick.
 
-One thread runs it and owns everything that is registered; the others only `call_soon`.
+One thread runs it and owns everything that is registered; the others only `call_soon`. It goes in rounds: in each of
+them every descriptor that is ready is served once, and every call that waited at its beginning is made once. Whoever
+has more to do asks for another call, which comes in the next round. So nobody keeps the others waiting.
 """
 
 from __future__ import annotations
 
 import collections
 import contextlib
+import heapq
+import itertools
 import time
 from collections.abc import Callable
 from typing import Any, Protocol
@@ -28,6 +32,8 @@ class Reactor:
         self._selector = selectors.DefaultSelector()
         self._waker = Waker()
         self._calls: collections.deque[tuple[Callable[..., Any], tuple[Any, ...]]] = collections.deque()
+        self._timers: list[tuple[float, int, Callable[..., Any], tuple[Any, ...]]] = []
+        self._order = itertools.count()
         self._ticks: list[Callable[[], Any]] = []
         self._interval: float | None = None
         self._next_tick = 0.0
@@ -57,15 +63,23 @@ class Reactor:
         with contextlib.suppress(OSError):
             self._waker.wake()
 
+    def call_later(self, seconds: float, function: Callable[..., Any], *arguments: Any) -> None:
+        """Call after so many seconds. Only the reactor's own thread may ask."""
+        heapq.heappush(self._timers, (time.monotonic() + seconds, next(self._order), function, arguments))
+
     def run(self) -> None:
         """Until `stop`; what callbacks raise ends it too, and `run` may be called again."""
         while self._running:
-            events = self._selector.select(self._timeout())
-            if events:
-                with eager_switching:
-                    self._call_back(events)
+            self.run_once()
+
+    def run_once(self) -> None:
+        """One round: wait until there is something to do, and do it."""
+        events = self._selector.select(self._timeout())
+        with eager_switching:
+            self._call_back(events)
             self._call_pending()
-            self._tick()
+        self._call_overdue()
+        self._tick()
 
     def finish_calls(self) -> None:
         """After `run` has ended: make the calls that have been asked for since."""
@@ -82,11 +96,11 @@ class Reactor:
         self._waker.close()
 
     def renew(self) -> None:
-        """After a failure: forget every descriptor and tick, but not what was to be called soon."""
+        """After a failure: forget every descriptor, timer and tick, but not what was to be called soon."""
         self._selector.close()
         self._selector = selectors.DefaultSelector()
         self._selector.register(self._waker, READ, self._waker.clear)
-        self._ticks, self._interval = [], None
+        self._timers, self._ticks, self._interval = [], [], None
 
     def _call_back(self, events: list[tuple[selectors.SelectorKey, int]]) -> None:
         for key, mask in events:
@@ -94,7 +108,6 @@ class Reactor:
                 self._waker.clear()
             elif len(events) == 1 or self._is_registered(key):
                 key.data(mask)
-        self._call_pending()
 
     def _is_registered(self, key: selectors.SelectorKey) -> bool:
         # An earlier callback of the same round may have closed it.
@@ -102,14 +115,24 @@ class Reactor:
         return current is not None and current.data == key.data
 
     def _call_pending(self) -> None:
-        while self._calls:
+        # Only what waits now: a call that asks for another one must not keep the descriptors from their turn.
+        for _ in range(len(self._calls)):
             function, arguments = self._calls.popleft()
+            function(*arguments)
+
+    def _call_overdue(self) -> None:
+        now = time.monotonic()
+        while self._timers and self._timers[0][0] <= now:
+            _, _, function, arguments = heapq.heappop(self._timers)
             function(*arguments)
 
     def _timeout(self) -> float | None:
         if self._calls:
             return 0
-        return None if self._interval is None else max(0.0, self._next_tick - time.monotonic())
+        due = [] if self._interval is None else [self._next_tick]
+        if self._timers:
+            due.append(self._timers[0][0])
+        return max(0.0, min(due) - time.monotonic()) if due else None
 
     def _tick(self) -> None:
         if self._interval is None or time.monotonic() < self._next_tick:

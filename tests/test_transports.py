@@ -13,7 +13,6 @@ from wires import WIRES, Peer, request
 from flask_ctl import ControlClient, TimedOut
 from flask_ctl.limits import MAX_CONNECTIONS, MAX_PENDING
 from flask_ctl.protocol.framing import MAX_FRAME
-from flask_ctl.transports.connection import HIGH_WATER
 
 
 @pytest.fixture(params=WIRES)
@@ -160,7 +159,7 @@ def test_commands_over_the_pools_limit_are_refused(peer):
 
 def test_a_client_that_does_not_read_holds_up_nobody_and_gets_everything_later(peer):
     """Far more than fits into any buffer on the way."""
-    count = 16 * HIGH_WATER // MAX_FRAME
+    count = 16
     with peer.raw() as talk:
         talk.send(*(request("big", n, size=MAX_FRAME - 100) for n in range(count)))
         until(lambda: not peer.pool.unfinished, "it does what it can")

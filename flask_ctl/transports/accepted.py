@@ -22,6 +22,8 @@ from .stream import OUT_OF_RESOURCES, SHARES
 _EVENTS = zmq.EVENT_ACCEPTED | zmq.EVENT_DISCONNECTED
 _MONITOR = "inproc://flask-ctl-monitor"
 
+TURN = 64
+"""Events that are taken in before others have their turn."""
 
 UNHEARD_SHARE = 4
 """One part in so many of the places is left to those who have connected and said nothing, when there are no more."""
@@ -53,17 +55,18 @@ class AcceptedConnections:
         self._busy = busy
         self._connections: dict[int, _Connection] = {}
 
-    def note(self, _events: int = 0) -> None:
-        """Take in what libzmq tells."""
-        while True:
+    def note(self) -> bool:
+        """Take in what libzmq tells, TURN events at most; whether there may be more."""
+        for _ in range(TURN):
             try:
                 event = parse_monitor_message(self.monitor.recv_multipart(zmq.NOBLOCK))
             except zmq.Again:
-                return
+                return False
             descriptor = event["value"]
             self._forget(descriptor)
             if event["event"] == zmq.EVENT_ACCEPTED:
                 self._add(descriptor)
+        return True
 
     def heard(self, descriptor: int, role: Role | None) -> None:
         """A message has come over the connection with this descriptor, from a peer with that role."""

@@ -18,8 +18,8 @@ from ..unpatched import select, socket
 from . import Handler
 from .session import Session
 
-HIGH_WATER = 1024 * 1024
-"""Bytes that wait for a slow reader before we stop reading what it asks."""
+HIGH_WATER = 16 * 1024
+"""Bytes that wait for a slow reader, beside those that the kernel has taken, before we stop reading what it asks."""
 
 LINE_TIMEOUT = 10.0
 """Seconds for a message to end that has begun."""
@@ -27,7 +27,7 @@ LINE_TIMEOUT = 10.0
 STALL_TIMEOUT = 30.0
 """Seconds for a client to read something of what waits for it."""
 
-_CHUNK = 65536
+_CHUNK = 16 * 1024
 _NO_SIGNAL = getattr(socket, "MSG_NOSIGNAL", 0)
 
 logger = logging.getLogger("flask_ctl")

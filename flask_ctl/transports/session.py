@@ -15,8 +15,12 @@ _OBJECT = b"{}"
 """Stands for the message that is answered, where it is none but JSON."""
 
 
+TURN = 8
+"""Messages of one client that are handled before other clients have their turn."""
+
+
 class Session(abc.ABC):
-    """Hands a client's messages to the handler, at most `max_pending` unanswered ones at once.
+    """Hands a client's messages to the handler, at most `max_pending` unanswered ones at once, and TURN at a time.
 
     Lives on the reactor's thread; answers of commands that take their time are handed over to it. A subclass writes.
     """
@@ -31,6 +35,7 @@ class Session(abc.ABC):
         self._replies: list[ReplyTo] = []
         self._deferring = False
         self._current = b""
+        self._has_next_turn = False
 
     def keep(self, reply: ReplyTo) -> None:
         """See `Keeper`: the next image owes this reply."""
@@ -77,10 +82,19 @@ class Session(abc.ABC):
         return self._deferring or self._pending >= self._max_pending or self._is_full()
 
     def _proceed(self) -> None:
-        """Handle what waits, as far as there is room."""
-        while self._waiting and not self._saturated():
+        """Handle what waits, as far as there is room; what is more than a turn's share, in the next one."""
+        for _ in range(TURN):
+            if not self._waiting or self._saturated():
+                break
             self._handle(self._waiting.popleft())
+        if self._waiting and not self._saturated() and not self._has_next_turn:
+            self._has_next_turn = True
+            self._reactor.call_soon(self._next_turn)
         self._settle()
+
+    def _next_turn(self) -> None:
+        self._has_next_turn = False
+        self._proceed()
 
     def _handle(self, message: bytes) -> None:
         self._current = message

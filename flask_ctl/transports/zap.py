@@ -20,6 +20,8 @@ from ..system import user_groups
 DOMAIN = b"flask-ctl"
 """The name of our security settings; libzmq asks nobody for a socket that has none."""
 
+TURN = 16
+"""Questions that are answered before others have their turn: each may ask the user database."""
 
 _CREDENTIALS = re.compile(r"(?:.*:)?(\d+):(\d+):(\d*)")
 
@@ -106,14 +108,15 @@ class Authenticator:
         self._identity = identity
         self._admits = admits
 
-    def answer(self, _events: int = 0) -> None:
-        """Answer every question that is there."""
-        while True:
+    def answer(self) -> bool:
+        """Answer the questions that are there, TURN at most; whether there may be more."""
+        for _ in range(TURN):
             try:
                 frames = self.socket.recv_multipart(zmq.NOBLOCK)
             except zmq.Again:
-                return
+                return False
             self.socket.send_multipart(self._reply(frames))
+        return True
 
     def _reply(self, frames: list[bytes]) -> list[bytes]:
         start = frames.index(b"") + 1

@@ -31,8 +31,17 @@ from .zmqclient import Sent, ZmqClient
 MAX_EXCHANGES = 64
 """Times that libzmq is asked by turns what can be received and sent, before other sockets have their turn."""
 
-BURST = 0.01
-"""Seconds for messages to be taken in before other sockets have their turn."""
+TURN = 0.00025
+"""Seconds for messages to be taken in and sent, and at least one of them, before other sockets have their turn."""
+
+TURNS_IN_A_ROW = 200
+"""Full turns without a rest. Who sends more than fits in these has every further one after REST."""
+
+REST = 0.001
+"""Seconds. So a flood costs a quarter of a processor at most, and the program and the other sockets have the rest."""
+
+HELD = 512 * 1024
+"""Bytes that are held for all clients together: what waits to be handled, and as much of answers they don't read."""
 
 QUEUED = 4
 """Messages in libzmq's queue to or from one peer, up to MAX_FRAME each; more waits here, where it is bounded."""
@@ -71,12 +80,16 @@ class ZmqListener:
         self._guard = guard
         self._curve = curve
         self._clients: dict[tuple[bytes, Peer], ZmqClient] = {}
-        self._blocked: set[ZmqClient] = set()
+        # In the order in which they have their turn.
+        self._blocked: dict[ZmqClient, None] = {}
         self._reactor: Reactor | None = None
         self._handler: Handler | None = None
         self._context: zmq.Context[zmq.Socket[bytes]] | None = None
         self._binds = 0
         self._pumping = False
+        self._pump_is_due = False
+        self._full_turns = 0
+        self._resting = False
         self._handing_over = False
 
     @property
@@ -161,14 +174,14 @@ class ZmqListener:
         self._configure()
         self._accepted = AcceptedConnections(self._router, name, self._guard.limits.connections, self._busy)
         self._bind()
-        self._reactor.register(self._authenticator.socket, READ, self._authenticator.answer)
-        self._reactor.register(self._accepted.monitor, READ, self._accepted.note)
-        self._reactor.register(self._router, READ, self._pump)
+        self._reactor.register(self._authenticator.socket, READ, self._authenticate)
+        self._reactor.register(self._accepted.monitor, READ, self._note_connections)
+        self._reactor.register(self._router, READ, self._on_readable)
         for left in self._endpoint.owed:
             # Until it is known what they are owed, what they send has to wait.
             self._former_client(left).hold()
         # Their descriptors tell of changes only: what has come before is looked for once.
-        for look in (self._authenticator.answer, self._accepted.note, self._pump):
+        for look in (self._authenticate, self._note_connections, self._pump):
             self._reactor.call_soon(look)
 
     def _bind(self) -> None:
@@ -208,6 +221,7 @@ class ZmqListener:
         if context is None:
             return
         self._blocked.clear()
+        self._resting = False
         sockets = (self._router, self._authenticator.socket, self._accepted.monitor)
         if self._reactor is not None:
             for sock in sockets:
@@ -223,44 +237,80 @@ class ZmqListener:
         # Every socket is closed, so it waits for nothing but what lingers.
         context.term()
 
-    def _pump(self, _events: int = READ) -> None:
-        """Take in messages, a bounded number of them, and send what can be sent."""
+    def _authenticate(self, _events: int = READ) -> None:
+        if self._context is not None and self._authenticator.answer():
+            self._reactor_of().call_soon(self._authenticate)
+
+    def _note_connections(self, _events: int = READ) -> None:
+        if self._context is not None and self._accepted.note():
+            self._reactor_of().call_soon(self._note_connections)
+
+    def _on_readable(self, _events: int) -> None:
+        self._pump()
+
+    def _pump(self) -> None:
+        """Take in and send what goes in one turn; the rest in the next one."""
         if self._context is None or self._pumping:
             return
         self._pumping = True
         try:
-            more = self._exchange()
+            more = self._exchange(time.monotonic() + TURN)
         finally:
             self._pumping = False
-        if more:
-            self._reactor_of().call_soon(self._pump)
+        self._full_turns = self._full_turns + 1 if more else 0
+        if self._full_turns > TURNS_IN_A_ROW:
+            self._rest()
+        elif more:
+            self._pump_soon()
 
-    def _exchange(self) -> bool:
-        """Receive and send what is possible now; whether there is more."""
+    def _pump_soon(self) -> None:
+        if not self._pump_is_due and not self._resting:
+            self._pump_is_due = True
+            self._reactor_of().call_soon(self._next_turn)
+
+    def _next_turn(self) -> None:
+        self._pump_is_due = False
+        if not self._resting:
+            self._pump()
+
+    def _rest(self) -> None:
+        if not self._resting:
+            self._resting = True
+            self._reactor_of().unregister(self._router)
+            self._reactor_of().call_later(REST, self._end_rest)
+
+    def _end_rest(self) -> None:
+        if self._resting and self._context is not None:
+            self._resting = False
+            self._reactor_of().register(self._router, READ, self._on_readable)
+            self._pump()
+
+    def _exchange(self, end: float) -> bool:
+        """Receive and send what is possible until `end`; whether there is more."""
         in_vain = 0
         for _ in range(MAX_EXCHANGES):
-            if self._receive_some():
+            if self._receive_some(end):
                 return True
             if not self._blocked:
                 return False
             # To look for the one may swallow libzmq's sign of the other: only what stays so is so.
-            in_vain = 0 if self._send_rest() else in_vain + 1
+            in_vain = 0 if self._send_rest(end) else in_vain + 1
             if in_vain == 2:
                 return False
         return True
 
-    def _receive_some(self) -> bool:
+    def _receive_some(self, end: float) -> bool:
+        """Take in messages until `end`, and at least one; whether there are more."""
         router = self._router
-        end = time.monotonic() + BURST
         while int(router.get(_EVENTS)) & _POLLIN:
-            if time.monotonic() > end:
-                return True
             routing_id = router.recv(zmq.NOBLOCK)
             frame = router.recv(zmq.NOBLOCK, copy=False)
             whole = not frame.more
             if not whole:
                 router.recv_multipart(zmq.NOBLOCK, copy=False)
             self._receive(routing_id, frame, whole=whole)
+            if time.monotonic() > end:
+                return True
         return False
 
     def _receive(self, routing_id: bytes, frame: zmq.Frame, *, whole: bool) -> None:
@@ -279,9 +329,8 @@ class ZmqListener:
         if client is None:
             assert self._handler is not None
             reactor = self._reactor_of()
-            client = ZmqClient(
-                routing_id, peer, reactor, self._handler, self._guard.limits.pending, self._send, away=away
-            )
+            pending = self._guard.limits.pending
+            client = ZmqClient(routing_id, peer, reactor, self._handler, pending, self._send, self._share, away=away)
             self._clients[key] = client
             if self._handing_over:
                 client.hold()
@@ -290,16 +339,20 @@ class ZmqListener:
     def _former_client(self, left: dict[str, Any]) -> ZmqClient:
         return self._client(bytes.fromhex(left["routing_id"]), Peer.from_dict(left["peer"]), away=True)
 
+    def _share(self) -> int:
+        """Bytes that may be held for one client."""
+        return HELD // max(1, len(self._clients))
+
     def _send(self, client: ZmqClient, message: bytes) -> Sent:
         if self._context is None:
             return "gone"
         if not self._pumping:
-            self._reactor_of().call_soon(self._pump)
+            self._pump_soon()
         try:
             self._router.send(client.routing_id, _FIRST)
             self._router.send(message, zmq.NOBLOCK)
         except zmq.Again:
-            self._blocked.add(client)
+            self._blocked[client] = None
             return "blocked"
         except zmq.ZMQError as error:
             if error.errno == zmq.EHOSTUNREACH:
@@ -307,10 +360,15 @@ class ZmqListener:
             raise
         return "sent"
 
-    def _send_rest(self) -> bool:
-        """Whether something went that had been blocked."""
-        blocked, self._blocked = self._blocked, set()
-        return sum(client.send_rest() for client in blocked) > 0
+    def _send_rest(self, end: float) -> bool:
+        """Send what had been blocked, until `end`; whether something went, or is still to be tried."""
+        for client in tuple(self._blocked):
+            # Who stays blocked has the next turn after all the others.
+            self._blocked.pop(client, None)
+            went = client.send_rest()
+            if went or time.monotonic() > end:
+                return True
+        return False
 
     def _forget_finished(self) -> None:
         for key in [key for key, client in self._clients.items() if client.finished]:
@@ -322,7 +380,7 @@ class ZmqListener:
         for client in self._clients.values():
             client.hold()
         deadline = time.monotonic() + FLUSH_TIMEOUT
-        while (self._receive_some() or self._router.poll(HAND_OVER_PAUSE)) and time.monotonic() < deadline:
+        while (self._receive_some(deadline) or self._router.poll(HAND_OVER_PAUSE)) and time.monotonic() < deadline:
             pass
 
     def _reactor_of(self) -> Reactor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import collections
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any, Literal
 
 from ..access import Peer
@@ -13,11 +13,14 @@ from ..protocol.framing import FENCE
 from ..protocol.jsonrpc import encode, error_object
 from ..reactor import Reactor
 from . import Handler
-from .connection import HIGH_WATER, STALL_TIMEOUT
+from .connection import STALL_TIMEOUT
 from .session import Session
 
 MAX_WAITING = 1024
 """Messages that wait for those before them; a ROUTER can't stop reading from one peer alone."""
+
+OVERHEAD = 64
+"""Bytes that a message takes beside its own."""
 
 RETURN_TIMEOUT = 60.0
 """Seconds for a client to come back after a reload; the new image keeps its answer for so long."""
@@ -37,6 +40,7 @@ class ZmqClient(Session):
         handler: Handler,
         max_pending: int,
         send: Send,
+        share: Callable[[], int],
         *,
         away: bool = False,
     ) -> None:
@@ -44,6 +48,7 @@ class ZmqClient(Session):
         self.routing_id = routing_id
         self.descriptor = -1
         self._send = send
+        self._share = share
         self._away = away
         self._fence = False
         self._out: collections.deque[bytes] = collections.deque()
@@ -62,7 +67,7 @@ class ZmqClient(Session):
         if message == FENCE:
             self._fence = True
             self._settle()
-        elif len(self._waiting) >= MAX_WAITING or sum(map(len, self._waiting)) >= HIGH_WATER:
+        elif (self._waiting or self._saturated()) and not self._has_room(self._waiting, message):
             self.refuse("too many messages at once; read the answers first")
         else:
             self._waiting.append(message)
@@ -70,7 +75,7 @@ class ZmqClient(Session):
 
     def refuse(self, reason: str) -> None:
         """Answer a message that is not looked at, unless too many of such answers have not been read."""
-        if len(self._out) < MAX_WAITING:
+        if not self._is_full():
             self._write(encode(error_object(None, CommandError(reason, code=CONFLICT))))
 
     def hold(self) -> None:
@@ -136,7 +141,12 @@ class ZmqClient(Session):
             self._write(message)
 
     def _is_full(self) -> bool:
-        return len(self._out) >= MAX_WAITING or sum(map(len, self._out)) >= HIGH_WATER
+        return not self._has_room(self._out)
+
+    def _has_room(self, held: Collection[bytes], message: bytes = b"") -> bool:
+        """Whether one more message can be held beside those."""
+        size = sum(map(len, held)) + len(message) + OVERHEAD * len(held)
+        return len(held) < MAX_WAITING and size < self._share()
 
     def _settle(self) -> None:
         if self._fence and not (self._pending or self._waiting or self._saturated()):
