@@ -157,8 +157,11 @@ class LockFile:
             ranges += [(a, b) for a, b in ((low, first), (last, high)) if a < b]
 
     def _ask(self, start: int, length: int) -> tuple[int, int, int] | None:
-        """Pid, first byte and end of one lock in a range; None if there is none."""
-        answer = fcntl.fcntl(self._descriptor, fcntl.F_GETLK, _pack(fcntl.F_WRLCK, start, length))
+        """Pid, first byte and end of one lock in a range; None if there is none, or the file system knows no locks."""
+        try:
+            answer = fcntl.fcntl(self._descriptor, fcntl.F_GETLK, _pack(fcntl.F_WRLCK, start, length))
+        except OSError:
+            return None
         kind, first, size, pid = _unpack(answer)
         if kind == fcntl.F_UNLCK:
             return None

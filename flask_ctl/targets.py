@@ -144,7 +144,7 @@ def targets_at(path: str, trust: Trust) -> Targets | None:
         pid = lock.server()
         if pid is None and lock.is_held():
             return _targets(lock, path, None)
-        listener = None if pid is None or pid == 1 else _open(lock, Member(pid, 0, 0))
+        listener = _open(lock, Member(pid, 0, 0)) if pid is not None and pid > 1 else None
         if listener is not None:
             return _targets(lock, path, listener)
     except BaseException:
@@ -153,7 +153,9 @@ def targets_at(path: str, trust: Trust) -> Targets | None:
     lock.close()
     if pid is None:
         return None
-    return _init() if pid == 1 else Targets(obstacle=_unnamed(path))
+    if pid == 1:
+        return _init()
+    return Targets(obstacle=_foreign(path, pid) if pid else _unnamed(path))
 
 
 def workers_live(path: str, trust: Trust) -> bool:
@@ -248,6 +250,13 @@ def _unnamed(endpoint: str) -> ControlError:
     return ConfigurationError(
         f"the kernel does not name the process that serves at {endpoint}, so it can't be killed from here; run it on"
         " the server's machine, in its PID namespace or one around it, with the path of its Unix socket"
+    )
+
+
+def _foreign(path: str, pid: int) -> ControlError:
+    return ConfigurationError(
+        f"pid {pid} serves at {path}, but does not belong to the owner of its lock file, so it is not killed; kill it"
+        " by hand"
     )
 
 

@@ -207,3 +207,11 @@ def test_a_server_keeps_its_lock_through_a_reload_and_gets_it_back_where_it_was_
     os.unlink(path)
     until(lambda: os.path.exists(path) and ask(path)[0] == server.pid, "the lock is back")
     assert server.client().stop()["outcome"] == "drained"
+
+
+def test_who_uses_a_hubs_address_is_told_by_the_pid_of_its_master(path, hold):
+    """Which is the one to stop; another hub would follow the hub."""
+    code = "import fcntl; fcntl.flock(descriptor, fcntl.LOCK_EX); locks.take(descriptor, 0)"
+    hold(f"{code}; locks.take(descriptor, locks.hub_byte({os.getpid()}))")
+    with pytest.raises(ConfigurationError, match=f"in use by pid {os.getpid()}"):
+        SocketFile(str(path).removesuffix(".lock")).acquire()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import abc
 import os
 import socket
+import time
 from collections import deque
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol, Union
@@ -120,9 +121,11 @@ def converse(target: Target, timeout: float | None, trust: Trust | None = None) 
     trust = trust or Trust()
     if address.transport == "unix":
         return UnixConversation(str(address), connect(address.path, timeout, trust), address.path)
+    began = time.monotonic()
     from .zeromq import ZmqConversation
 
-    return ZmqConversation(address, timeout, trust)
+    # To load libzmq may take half a second of it.
+    return ZmqConversation(address, None if timeout is None else max(0.0, timeout - time.monotonic() + began), trust)
 
 
 def _message(method: str, params: Mapping[str, Any], id: int) -> bytes:

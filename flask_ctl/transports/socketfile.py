@@ -175,8 +175,7 @@ class SocketFile:
                 f"{path} is not a file of ours; remove it or give another path by FLASK_CTL_SOCKET"
             )
         if not try_lock(lock):
-            holder = lock_holder(lock) or _listener_pid(self.path)
-            raise _in_use(self.path, holder)
+            raise _in_use(self.path, _server_pid(path) or lock_holder(lock) or _listener_pid(self.path))
         # Between open() and flock() a cleaner, or the owner of the directory, may have removed the file.
         if _inode(path) != (info.st_dev, info.st_ino):
             raise ConfigurationError(f"{path} was replaced while it was being locked; try again")
@@ -273,6 +272,16 @@ def _is_live(path: str) -> bool:
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
         probe.setblocking(False)
         return probe.connect_ex(path) not in (errno.ECONNREFUSED, errno.ENOENT)
+
+
+def _server_pid(path: str) -> int | None:
+    """The process that serves by the lock at `path`: for a hub its master, by its own word, which is for messages."""
+    try:
+        with locks.LockFile(path) as lock:
+            pid = lock.server()
+            return next((m.master for m in lock.members() if m.pid == pid and not m.number), pid)
+    except OSError:
+        return None
 
 
 def _listener_pid(path: str) -> int | None:

@@ -1,0 +1,235 @@
+"""Whom a stop may kill: every disagreement of the kernel's words, with holders of locks instead of servers."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import signal
+from types import SimpleNamespace
+
+import pytest
+from harness import TIMEOUT
+from holders import HOLDER, Holder
+
+from flask_ctl import AccessDenied, ConfigurationError, targets
+from flask_ctl.conversations.trust import Trust
+from flask_ctl.processes import inner_pid, open_parent, open_process, owner_of, parent_of
+from flask_ctl.targets import targets_at, targets_of
+
+ME = os.getpid()
+LISTENER = "locks.take(descriptor, 0)"
+HUB = f"{LISTENER}; locks.take(descriptor, locks.hub_byte({ME}))"
+WORKER = f"p = presence.Presence({ME}); p.be_at([path[:-5]])"
+"""A worker of a hub; its parent, and so its master, is this process."""
+
+
+@pytest.fixture
+def path(short_path):
+    return str(short_path / "x.sock")
+
+
+@pytest.fixture
+def hold(path):
+    holders = []
+
+    def start(todo):
+        holders.append(Holder(path + ".lock", todo))
+        return holders[-1]
+
+    yield start
+    for holder in holders:
+        holder.end()
+
+
+def connection(path, pid):
+    """What `targets_of` asks of a conversation with a listener of that pid."""
+    return SimpleNamespace(
+        endpoint=path or "tcp://1.2.3.4:5", path=path, peer_pid=lambda: pid, peer=lambda: open_process(pid)
+    )
+
+
+@contextlib.contextmanager
+def found(what):
+    """Targets that are closed."""
+    with contextlib.closing(what):
+        yield what
+
+
+def pids(processes):
+    return [process.pid for process in processes]
+
+
+def tells(it, words):
+    """Whether the server can't be killed, for a reason with these words."""
+    return isinstance(it.obstacle, ConfigurationError) and re.search(words, it.obstacle.message)
+
+
+def test_a_single_process_is_its_listener(path, hold):
+    server = hold(LISTENER)
+    for way in (lambda: targets_of(connection(path, server.pid)), lambda: targets_at(path, Trust())):
+        with found(way()) as it:
+            assert (it.pid, pids(it.server), it.hub, it.workers, it.obstacle) == (
+                server.pid,
+                [server.pid],
+                None,
+                [],
+                None,
+            )
+
+
+def test_behind_a_hub_the_master_is_the_workers_parent(path, hold):
+    hub, one, two = hold(HUB), hold(WORKER), hold(WORKER)
+    for way in (lambda: targets_of(connection(path, hub.pid)), lambda: targets_at(path, Trust())):
+        with found(way()) as it:
+            assert (it.pid, pids(it.server), it.hub.pid) == (ME, [ME], hub.pid)
+            assert set(pids(it.workers)) == {one.pid, two.pid}
+            assert it.obstacle is None
+
+
+def test_where_the_hub_has_died_the_workers_tell_of_their_master(path, hold):
+    worker = hold(WORKER)
+    with found(targets_at(path, Trust())) as it:
+        assert (pids(it.server), it.hub, pids(it.workers)) == ([ME], None, [worker.pid])
+
+
+def test_a_process_without_a_master_is_its_own(path, hold):
+    hub = hold(f"{LISTENER}; master = os.getppid()")
+    alone = hold("p = presence.Presence(os.getpid()); p.be_at([path[:-5]])")
+    hub.do(f"locks.take(descriptor, locks.hub_byte({alone.pid}))")
+    with found(targets_of(connection(path, hub.pid))) as it:
+        assert (it.pid, pids(it.server), it.hub.pid) == (alone.pid, [alone.pid], hub.pid)
+
+
+def test_orphans_that_nobody_can_replace_are_killed_themselves_and_not_their_new_parent(path, hold):
+    orphan = hold("p = presence.Presence(99); p.be_at([path[:-5]])")
+    with found(targets_at(path, Trust())) as it:
+        assert (it.pid, pids(it.server), it.obstacle) == (orphan.pid, [orphan.pid], None)
+        it.kill()
+    assert orphan.process.wait(TIMEOUT) == -signal.SIGKILL
+
+
+OBSTACLES = {
+    "the hub knows no worker": ([HUB], "no worker .* holds a lock"),
+    "the workers are another master's": (
+        [HUB.replace(str(ME), "99"), WORKER.replace(str(ME), "99")],
+        "parent of worker .* is not the master",
+    ),
+}
+
+
+@pytest.mark.parametrize(("todo", "words"), OBSTACLES.values(), ids=OBSTACLES)
+def test_where_the_master_is_not_certain_nobody_is_killed(path, hold, todo, words):
+    hub, *_ = [hold(code) for code in todo]
+    with found(targets_of(connection(path, hub.pid))) as it:
+        assert (it.server, it.hub.pid) == ([], hub.pid)
+        assert tells(it, words)
+
+
+REFUSALS = {
+    "over TCP": (None, ME + 1, "does not name the process"),
+    "a listener in another PID namespace": ("path", None, "does not name the process"),
+    "process 1": ("path", 1, "run it from outside, or docker stop"),
+    "this very process": ("path", ME, "this process belongs to the server"),
+    "a listener without the lock": ("path", "other", "may only forward a socket"),
+}
+
+
+@pytest.mark.parametrize(("where", "pid", "words"), REFUSALS.values(), ids=REFUSALS)
+def test_where_the_kernel_does_not_name_the_server_there_is_an_obstacle(path, hold, where, pid, words):
+    hold(LISTENER)
+    if pid == "other":
+        pid = hold("1").pid
+    with found(targets_of(connection(where and path, pid))) as it:
+        assert it.watched == []
+        assert tells(it, words)
+
+
+def test_without_a_lock_file_nobody_is_killed(path, hold):
+    other = hold("os.unlink(path)")
+    with found(targets_of(connection(path, other.pid))) as it:
+        assert isinstance(it.obstacle, ConfigurationError)
+    assert targets_at(path, Trust()) is None
+
+
+def test_a_lock_that_nobody_holds_is_no_server(path, hold):
+    hold("1")
+    assert targets_at(path, Trust()) is None
+
+
+def test_whoever_may_not_read_the_lock_file_can_not_kill_but_watches_the_listener(path, hold, monkeypatch):
+    server = hold(LISTENER)
+
+    def unreadable(path):
+        raise PermissionError(path)
+
+    monkeypatch.setattr(targets, "LockFile", unreadable)
+    with found(targets_of(connection(path, server.pid))) as it:
+        assert isinstance(it.obstacle, AccessDenied)
+        assert pids(it.watched) == [server.pid]
+    assert isinstance(targets_at(path, Trust()).obstacle, AccessDenied)
+
+
+def test_processes_of_another_user_than_the_lock_files_are_not_killed(path, hold, monkeypatch):
+    hub, worker = hold(HUB), hold(WORKER)
+    monkeypatch.setattr(targets, "owner_of", lambda pid: os.geteuid() + 1)
+    with found(targets_of(connection(path, hub.pid))) as it:
+        assert (it.server, it.workers) == ([], [])
+        assert isinstance(it.obstacle, ConfigurationError)
+    with found(targets_at(path, Trust())) as it:
+        assert tells(it, f"pid {hub.pid} serves .* owner of its lock file")
+    assert worker.process.poll() is None
+
+
+def test_a_master_of_another_user_is_not_killed(path, hold, monkeypatch):
+    hub, worker = hold(HUB), hold(WORKER)
+    owners = {ME: os.geteuid() + 1}
+    monkeypatch.setattr("flask_ctl.processes.owner_of", lambda pid: owners.get(pid, os.geteuid()))
+    with found(targets_of(connection(path, hub.pid))) as it:
+        assert (it.server, pids(it.workers)) == ([], [worker.pid])
+        assert isinstance(it.obstacle, ConfigurationError)
+
+
+def test_who_is_neither_the_owner_nor_root_is_told_before_anything_is_sent(path, hold, monkeypatch):
+    server = hold(LISTENER)
+    monkeypatch.setattr(os, "geteuid", lambda: 54321)
+    with found(targets_of(connection(path, server.pid))) as it:
+        assert isinstance(it.obstacle, AccessDenied)
+
+
+def test_the_lock_file_of_somebody_who_is_not_trusted_names_nobody(path, hold, monkeypatch):
+    hold(LISTENER)
+    monkeypatch.setattr(Trust, "believes", lambda self, uid: False)
+    with pytest.raises(AccessDenied, match="belongs to"):
+        targets_at(path, Trust())
+
+
+def test_the_hub_of_a_killed_master_is_not_killed(path, hold):
+    master = hold("import subprocess, sys; child = None")
+    code = f"{LISTENER}; locks.take(descriptor, locks.hub_byte({master.pid}))"
+    hub = hold(code)
+    start = (
+        f"child = subprocess.Popen([sys.executable, '-c', {HOLDER!r}, path, 'p = presence.Presence({master.pid});"
+        " p.be_at([path[:-5]])'], stdin=subprocess.PIPE, stdout=subprocess.PIPE); child.stdout.readline()"
+    )
+    master.do(start)
+    with found(targets_of(connection(path, hub.pid))) as it:
+        assert it.pid == master.pid
+        [worker] = pids(it.workers)
+        it.kill()
+        assert master.process.wait(TIMEOUT) == -signal.SIGKILL
+        assert hub.process.poll() is None
+        assert worker != master.pid
+
+
+def test_what_the_kernel_tells_of_processes(hold):
+    child = hold("1")
+    assert (parent_of(child.pid), inner_pid(child.pid), owner_of(child.pid)) == (ME, child.pid, os.geteuid())
+    handle = open_process(child.pid)
+    parent = open_parent(handle)
+    assert parent.pid == ME
+    child.process.kill()
+    child.process.wait()
+    assert (parent_of(child.pid), owner_of(child.pid), open_parent(handle)) == (None, None, None)
+    parent.close()
+    handle.close()
