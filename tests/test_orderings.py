@@ -5,8 +5,6 @@ The HTTP server and the program are fakes; all between them is what runs in a re
 
 from __future__ import annotations
 
-import time
-
 import pytest
 from fakes import Gate, Scene
 from harness import TIMEOUT, until
@@ -403,19 +401,16 @@ class TestStops:
         assert stop.result(TIMEOUT)["cut"] == 0
 
 
-def test_a_second_reload_is_refused_in_every_phase(make):
-    for phase in (*BEFORE, *AFTER):
-        scene = make()
-        reach(scene, phase)
-        assert failure(scene.reload()).code == -32002
-        let_go(scene, phase)
-        assert scene.program.wait()[0] == "exec"
-        scene.close()
+@pytest.mark.parametrize("phase", [*BEFORE, *AFTER])
+def test_a_second_reload_is_refused_in_every_phase(scene, phase):
+    reach(scene, phase)
+    assert failure(scene.reload()).code == -32002
+    let_go(scene, phase)
+    assert scene.program.wait()[0] == "exec"
 
 
 def test_the_grace_begins_when_the_preflight_has_passed(scene):
     reload = reach(scene, "preflight", grace=0.0)
-    time.sleep(0)
     let_go(scene, "preflight")
     assert scene.program.wait()[0] == "exec"
     assert not reload.done()
