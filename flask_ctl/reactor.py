@@ -59,9 +59,7 @@ class Reactor:
     def call_soon(self, function: Callable[..., Any], *arguments: Any) -> None:
         """Call on the reactor's thread, in order. Any thread and any signal handler may ask."""
         self._calls.append((function, arguments))
-        # A reactor that is closed has nobody left to wake.
-        with contextlib.suppress(OSError):
-            self._waker.wake()
+        self._waker.wake()
 
     def call_later(self, seconds: float, function: Callable[..., Any], *arguments: Any) -> None:
         """Call after so many seconds. Only the reactor's own thread may ask."""

@@ -14,6 +14,7 @@ import socket
 import stat
 import struct
 import sys
+import weakref
 from typing import Any
 
 from . import unpatched
@@ -121,25 +122,44 @@ class Waker:
             self._read, self._write = os.pipe()
             os.set_blocking(self._read, False)
             os.set_blocking(self._write, False)
+        # Nobody may write when `close` has given the number away. Reentrant, because a signal handler may wake while
+        # its thread does, and held only over one system call that does not wait.
+        self._lock = threading.RLock()
+        _wakers.add(self)
 
     def fileno(self) -> int:
         return self._read
 
     def wake(self) -> None:
+        """Make it readable; of one that is closed, nothing."""
         # Full means that it is readable already.
-        with contextlib.suppress(BlockingIOError):
-            os.write(self._write, (1).to_bytes(8, sys.byteorder))
+        with self._lock, contextlib.suppress(BlockingIOError):
+            if self._write >= 0:
+                os.write(self._write, (1).to_bytes(8, sys.byteorder))
 
     def clear(self) -> None:
         with contextlib.suppress(BlockingIOError):
             os.read(self._read, 4096)
 
     def close(self) -> None:
-        descriptors = {self._read, self._write} - {-1}
-        # Whoever wakes from now on must not find numbers that the next open() gives away.
-        self._read = self._write = -1
-        for descriptor in descriptors:
-            os.close(descriptor)
+        """More than once is fine, and others may wake meanwhile."""
+        with self._lock:
+            descriptors = {self._read, self._write} - {-1}
+            self._read = self._write = -1
+            for descriptor in descriptors:
+                os.close(descriptor)
+
+    def renew_lock(self) -> None:
+        """In a forked child, where the thread that may have held it does not exist."""
+        self._lock = threading.RLock()
+
+
+_wakers: weakref.WeakSet[Waker] = weakref.WeakSet()
+
+
+def _renew_wakers() -> None:
+    for waker in tuple(_wakers):
+        waker.renew_lock()
 
 
 class Gate:
@@ -380,6 +400,7 @@ class EagerSwitching:
 eager_switching = EagerSwitching()
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=eager_switching.abandon)
+    os.register_at_fork(after_in_child=_renew_wakers)
 
 EAGER_SWITCH_INTERVAL = 0.0001
 """Seconds after which a thread that waits for the GIL gets it, while a command is answered."""

@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
-from typing import Any, Protocol
+from dataclasses import fields, is_dataclass
+from typing import Any, Protocol, TypeVar, get_args, get_origin, get_type_hints
 
 from ..access import Peer, Policy
 from ..dispatcher import Answer, Keeper, Notify
-from ..errors import INVALID_REQUEST, METHOD_NOT_FOUND, CommandError, RemoteProtocolError
+from ..errors import INVALID_PARAMS, INVALID_REQUEST, METHOD_NOT_FOUND, CommandError, RemoteProtocolError
 from ..guard import Guard
 from ..limits import Limits
 from ..processes import open_process
 from ..protocol.jsonrpc import decode, encode, error_object, result_object
 from ..reactor import READ, Reactor
+from ..stopping import Mode
 from ..transports import Handler
 from ..transports.socketfile import SocketFile
 from ..transports.unix import UnixListener
 from . import messages
 from .messages import Figures, Hello, Welcome
 from .workers import MAX_WORKERS, Worker, Workers
+
+T = TypeVar("T")
 
 _SAME_USER = Policy()
 _ROOM = Limits(connections=2 * MAX_WORKERS)
@@ -63,7 +68,7 @@ class Listening(Protocol):
 
 
 class Gate:
-    """Takes in what workers send."""
+    """Takes in what workers send, of which nothing is believed to have the right form: the hub outlives all of it."""
 
     def __init__(self, hub: Listening) -> None:
         self._hub = hub
@@ -86,39 +91,51 @@ class Gate:
             if "method" not in value:
                 self._settle(value, peer)
                 return None
-            return self._serve(value["method"], value.get("params") or {}, id, peer, keeper)
+            return self._serve(value["method"], value.get("params", {}), id, peer, keeper)
         except CommandError as error:
             return encode(error_object(id, error))
         except RemoteProtocolError as error:
-            return encode(error_object(id, CommandError(error.message, code=INVALID_REQUEST)))
+            return encode(error_object(id, CommandError(error.message, code=INVALID_PARAMS)))
 
     def handle_plain(self, line: bytes, peer: Peer, keeper: Keeper | None = None) -> Answer:
         return b"this socket is for the workers; look for the app's own\n"
 
-    def _serve(self, method: str, params: dict[str, Any], id: Any, peer: Peer, keeper: Keeper | None) -> bytes | None:
+    def _serve(self, method: Any, params: Any, id: Any, peer: Peer, keeper: Keeper | None) -> bytes | None:
+        if not isinstance(params, dict):
+            raise CommandError("the parameters are no object", code=INVALID_PARAMS)
         if method == "hello":
-            assert keeper is not None
-            welcome = self._hello(Hello.from_json(params), peer, lambda line: keeper.send(line.rstrip(b"\n")))
+            welcome = self._hello(_checked(Hello.from_json(params)), peer, _sender(keeper))
             return encode(result_object(id, messages.as_json(welcome)))
         worker = self._hub.workers.get(peer.pid)
         if worker is None:
             raise CommandError("say hello first", code=INVALID_REQUEST)
         if method == "report":
+            figures = _checked(Figures.from_json(params.get("figures")))
             worker.final = bool(params.get("final"))
-            worker.hear(Figures.from_json(params.get("figures")))
+            worker.hear(figures)
             self._hub.changed()
         elif method == "taken":
-            worker.take_in(params["id"])
+            worker.take_in(_parameter(params, "id", int))
         elif method == "stop":
-            self._hub.stop_asked(params["mode"], params["grace"], peer)
+            mode, grace = _parameter(params, "mode", str), _parameter(params, "grace", float)
+            if mode not in get_args(Mode) or not 0 <= grace < math.inf:
+                raise CommandError(f"no stop: {mode!r}, {grace!r}", code=INVALID_PARAMS)
+            self._hub.stop_asked(mode, grace, peer)
         else:
             raise CommandError(f"no method {method!r}", code=METHOD_NOT_FOUND)
         return None
 
     def _settle(self, value: dict[str, Any], peer: Peer) -> None:
+        error = value.get("error", {})
+        if (
+            not _conforms(value.get("id"), int)
+            or not isinstance(error, dict)
+            or not _conforms(error.get("code", 0), int)
+        ):
+            raise CommandError("no answer", code=INVALID_REQUEST)
         worker = self._hub.workers.get(peer.pid)
         if worker is not None:
-            worker.settle(value.get("id"), value)
+            worker.settle(value["id"], value)
 
     def _hello(self, hello: Hello, peer: Peer, send: Callable[[bytes], Any]) -> Welcome:
         if hello.pid != peer.pid:
@@ -148,3 +165,44 @@ class Gate:
         self._reactor.unregister(worker.handle)
         # Its last words may be read in this very round.
         self._reactor.call_soon(self._hub.ended, worker)
+
+
+def _sender(keeper: Keeper | None) -> Callable[[bytes], Any]:
+    if keeper is None:
+        raise CommandError("hello does not come in a batch", code=INVALID_REQUEST)
+    return lambda line: keeper.send(line.rstrip(b"\n"))
+
+
+def _parameter(params: dict[str, Any], name: str, kind: type[T]) -> T:
+    value = params.get(name)
+    if not _conforms(value, kind):
+        raise CommandError(f"{name} is no {kind.__name__}: {value!r}", code=INVALID_PARAMS)
+    return value  # type: ignore[return-value]
+
+
+def _checked(message: T) -> T:
+    """The message, if its fields have the types that its class says. Raises RemoteProtocolError."""
+    for name, expected in get_type_hints(type(message)).items():
+        value = getattr(message, name)
+        if not _conforms(value, expected):
+            raise RemoteProtocolError(f"{name} of a {type(message).__name__} is not {expected}: {value!r}")
+    return message
+
+
+def _conforms(value: Any, expected: Any) -> bool:
+    """Whether a JSON value, or a dataclass made of one, has a type."""
+    origin, arguments = get_origin(expected), get_args(expected)
+    if expected is Any:
+        return True
+    if arguments and origin is list:
+        return isinstance(value, list) and all(_conforms(item, arguments[0]) for item in value)
+    if arguments and origin is dict:
+        return isinstance(value, dict) and all(_conforms(item, arguments[1]) for item in value.values())
+    if arguments:
+        return any(_conforms(value, alternative) for alternative in arguments)
+    if is_dataclass(value) and not isinstance(value, type):
+        types = get_type_hints(type(value))
+        return type(value) is expected and all(_conforms(getattr(value, f.name), types[f.name]) for f in fields(value))
+    if isinstance(value, bool):
+        return expected is bool
+    return isinstance(value, (int, float) if expected is float else expected)

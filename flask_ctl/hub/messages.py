@@ -53,7 +53,10 @@ class Figures:
 
     @classmethod
     def from_json(cls, value: Any) -> Figures:
+        """Raises RemoteProtocolError for anything else."""
         figures = known(cls, value)
+        if not isinstance(figures.apps, dict):
+            raise RemoteProtocolError(f"no {cls.__name__}: apps is no object")
         return replace(figures, apps={key: known(Tally, tally) for key, tally in figures.apps.items()})
 
 
@@ -114,6 +117,8 @@ class Hello:
     def from_json(cls, value: Any) -> Hello:
         """Raises RemoteProtocolError for anything else."""
         made = known(cls, value)
+        if not isinstance(made.apps, list):
+            raise RemoteProtocolError(f"no {cls.__name__}: apps is no array")
         changes = {
             "loaded": known(Loaded, made.loaded),
             "apps": [known(AppRecord, app) for app in made.apps],

@@ -1,0 +1,198 @@
+"""What the hub takes from its workers: whatever they send, it answers or ignores, and never fails."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from flask_ctl.access import Peer, this_process
+from flask_ctl.hub import messages
+from flask_ctl.hub.gate import Gate
+from flask_ctl.hub.messages import AppRecord, Figures, Hello, Loaded, Tally, Welcome
+from flask_ctl.hub.workers import Worker, Workers
+from flask_ctl.reactor import Reactor
+
+INVALID_REQUEST, INVALID_PARAMS, NO_METHOD = -32600, -32602, -32601
+
+APP = AppRecord("a", "app", "/srv", [], False, 30.0, 60.0, {"python": "3"}, {}, {}, {"connections": 1}, {"key": None})
+HELLO = Hello(
+    "0.1", os.getpid(), 1, Loaded(1, 0.5), 2, "/", {"name": "gunicorn"}, {"stop": 15}, False, None, [APP],
+    Figures({"a": Tally(1, 0.5, 3, 0)}),
+)  # fmt: skip
+
+
+class FakeHub:
+    """What the gate tells the hub."""
+
+    def __init__(self) -> None:
+        self.workers = Workers()
+        self.told: list[Any] = []
+
+    def generation_of(self, hello: Hello) -> int:
+        return 1
+
+    def welcome(self, worker: Worker) -> Welcome:
+        return Welcome([], [], False, True)
+
+    def changed(self) -> None:
+        # What the hub does with figures: they are added up.
+        self.told.append(("changed", sum(worker.figures.in_flight for worker in self.workers)))
+
+    def ended(self, worker: Worker) -> None:
+        self.told.append(("ended", worker.pid))
+
+    def stop_asked(self, mode: Any, grace: float, peer: Peer) -> None:
+        self.told.append(("stop", mode, grace))
+
+
+class Link:
+    """The worker's connection."""
+
+    def send(self, message: bytes) -> None:
+        pass
+
+    keep = defer = send
+
+
+class Conversation:
+    """One worker's messages to the gate of a hub."""
+
+    def __init__(self, reactor: Reactor) -> None:
+        self.hub = FakeHub()
+        self.gate = Gate(self.hub)
+        self.gate.attach(reactor)
+
+    def say(self, value: Any) -> Any:
+        data = value if isinstance(value, bytes) else json.dumps(value).encode()
+        answer = self.gate.handle(data, this_process(), lambda _: None, Link())
+        return None if answer is None else json.loads(answer)
+
+    def code(self, value: Any) -> int | None:
+        """The error's code, None where there is none."""
+        answer = self.say(value)
+        return None if answer is None or "error" not in answer else answer["error"]["code"]
+
+    def hello(self) -> Conversation:
+        assert self.code({"method": "hello", "id": 0, "params": messages.as_json(HELLO)}) is None
+        return self
+
+    def close(self) -> None:
+        for worker in self.hub.workers:
+            worker.close()
+
+
+@contextlib.contextmanager
+def conversation():
+    with contextlib.closing(Reactor()) as reactor, contextlib.closing(Conversation(reactor)) as talk:
+        yield talk
+
+
+@pytest.fixture
+def worker():
+    with conversation() as talk:
+        yield talk.hello()
+
+
+@pytest.mark.parametrize(
+    ("message", "code"),
+    [
+        (b"\xff", -32700),
+        (b"{", -32700),
+        ([], INVALID_REQUEST),
+        ({}, INVALID_REQUEST),
+        ({"method": "nothing"}, NO_METHOD),
+        ({"method": []}, NO_METHOD),
+        ({"method": None}, NO_METHOD),
+        ({"method": "taken"}, INVALID_PARAMS),
+        ({"method": "taken", "params": []}, INVALID_PARAMS),
+        ({"method": "taken", "params": {"id": []}}, INVALID_PARAMS),
+        ({"method": "taken", "params": {"id": "1"}}, INVALID_PARAMS),
+        ({"method": "stop"}, INVALID_PARAMS),
+        ({"method": "stop", "params": {"mode": "fast"}}, INVALID_PARAMS),
+        ({"method": "stop", "params": {"mode": "gently", "grace": 1}}, INVALID_PARAMS),
+        ({"method": "stop", "params": {"mode": {}, "grace": 1}}, INVALID_PARAMS),
+        ({"method": "stop", "params": {"mode": "fast", "grace": "1"}}, INVALID_PARAMS),
+        ({"method": "stop", "params": {"mode": "fast", "grace": -1}}, INVALID_PARAMS),
+        ({"method": "stop", "params": {"mode": "fast", "grace": True}}, INVALID_PARAMS),
+        ({"method": "report"}, INVALID_PARAMS),
+        ({"method": "report", "params": {"figures": []}}, INVALID_PARAMS),
+        ({"method": "report", "params": {"figures": {"commands": "1"}}}, INVALID_PARAMS),
+        ({"method": "report", "params": {"figures": {"apps": []}}}, INVALID_PARAMS),
+        ({"method": "report", "params": {"figures": {"apps": {"a": {"in_flight": None}}}}}, INVALID_PARAMS),
+        ({"method": "report", "params": {"figures": {"apps": {"a": {"oldest": "x"}}}}}, INVALID_PARAMS),
+        ({"method": "hello"}, INVALID_PARAMS),
+        ({"method": "hello", "params": []}, INVALID_PARAMS),
+        ({"method": "hello", "params": {**messages.as_json(HELLO), "apps": "x"}}, INVALID_PARAMS),
+        ({"method": "hello", "params": {**messages.as_json(HELLO), "apps": 1}}, INVALID_PARAMS),
+        ({"method": "hello", "params": {**messages.as_json(HELLO), "apps": [{"key": 1}]}}, INVALID_PARAMS),
+        ({"method": "hello", "params": {**messages.as_json(HELLO), "master": "1"}}, INVALID_PARAMS),
+        ({"method": "hello", "params": {**messages.as_json(HELLO), "figures": None}}, INVALID_PARAMS),
+        ({"id": []}, INVALID_REQUEST),
+        ({"id": 1, "error": 5}, INVALID_REQUEST),
+        ({"id": 1, "error": {"code": []}}, INVALID_REQUEST),
+    ],
+)
+def test_what_has_not_the_right_form_is_answered_with_an_error(worker, message, code):
+    assert worker.code(message) == code
+    assert worker.hub.told == []
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        {"method": "report", "params": {"figures": {"commands": 1, "later": "field"}, "later": 1}},
+        {"method": "taken", "params": {"id": 99}},
+        {"method": "stop", "params": {"mode": "fast", "grace": 0}},
+        {"id": 99, "result": None},
+        {"id": 99, "error": {"code": -32000, "message": "x"}},
+        {"method": "hello", "id": 0, "params": {**messages.as_json(HELLO), "later": "field"}},
+    ],
+)
+def test_what_a_worker_may_say_is_taken_in(worker, message):
+    assert worker.code(message) is None
+
+
+def test_a_worker_has_to_say_hello_first():
+    with conversation() as talk:
+        assert talk.code({"method": "report", "params": {"figures": {}}}) == INVALID_REQUEST
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(max_size=5),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(sorted(vars(HELLO))), inner, max_size=4)
+    ),
+    max_leaves=10,
+)
+messages_of_any_kind = st.fixed_dictionaries(
+    {},
+    optional={
+        "id": json_values,
+        "method": st.sampled_from(["hello", "report", "taken", "stop", "nothing"]) | json_values,
+        "params": json_values
+        | st.fixed_dictionaries({}, optional=dict.fromkeys(("id", "mode", "grace", "figures", "final"), json_values))
+        | st.builds(
+            lambda name, value: {**messages.as_json(HELLO), name: value},
+            st.sampled_from(sorted(vars(HELLO))),
+            json_values,
+        ),
+        "error": json_values,
+        "result": json_values,
+    },
+)
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(messages_of_any_kind, max_size=5))
+def test_nothing_that_a_worker_sends_is_an_exception(values):
+    with conversation() as talk:
+        talk.hello()
+        for value in values:
+            talk.say(value)
+        talk.hub.changed()
