@@ -200,7 +200,8 @@ class StopCall:
         else:
             # Without the word of the lock file nobody knows whether it is a hub that has died.
             uncertain = targets.obstacle is not None and self._conversation.path is not None
-            died = uncertain and self._conversation.peer_has_ended()
+            over = self._conversation.ended or any(process.ended() for process in targets.server)
+            died = uncertain and over and self._conversation.peer_has_ended()
             goes_on = True
         if died and goes_on and not (accepted and self._kill_at is not None):
             message = f"the hub of {self._name} has been killed; the server goes on, and can be stopped again"

@@ -387,6 +387,20 @@ def test_process_1_is_not_killed_from_inside(no_hubs_left, serve, command):
 
 
 @needs_root
+def test_a_process_1_that_hangs_is_not_to_be_killed_by_what_is_refused(serve):
+    """The advice is to wait."""
+    server = serve(command=[*INSIDE, *PYTHON, "sample.py"])
+    os.kill(init_of(server), signal.SIGSTOP)
+    for command in ("status", "stop"):
+        done = run_inside(server, command, "--timeout", "0.2", "-s", server.socket)
+        assert (done.returncode, done.stdout) == (4, "")
+        assert "--kill-after" not in done.stderr
+        assert "None" not in done.stderr
+    os.kill(init_of(server), signal.SIGKILL)
+    server.wait()
+
+
+@needs_root
 def test_a_stop_of_process_1_from_inside_is_told_as_soon_as_it_is_answered(serve):
     """Its end would be the client's, too."""
     server = serve(command=[*INSIDE, *PYTHON, "sample.py", "keeper"])
