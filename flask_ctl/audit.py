@@ -14,6 +14,7 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any
 
+from . import logs
 from .access import Peer
 from .commands import Command
 from .errors import CommandError
@@ -76,9 +77,10 @@ class Audit:
         return entries
 
     def close(self) -> None:
-        """Log what will have no outcome any more, because the server ends."""
+        """Log what will have no outcome any more, because the server ends; wait a second at most for it."""
         for entry in tuple(self._open):
             entry.done(CommandError("cut off by the end of the server"))
+        logs.flush()
 
     def take(self, entry: Entry) -> bool:
         """Whether the entry was open; it is no longer."""
@@ -151,12 +153,8 @@ def _told(error: CommandError, secrets: list[str] | None = None) -> dict[str, An
 
 def write_record(level: int, fields: dict[str, Any]) -> None:
     """Give a record to the logging of this process."""
-    try:
-        if logger.isEnabledFor(level):
-            logger.log(level, "%s", _line(fields), extra={"audit": fields})
-    except Exception:
-        # A filter of the program's: whoever waits for the command's answer is to have it all the same.
-        logging.getLogger("flask_ctl").exception("an audit record could not be written")
+    if logger.isEnabledFor(level):
+        logger.log(level, "%s", _line(fields), extra={"audit": fields})
 
 
 def _line(fields: dict[str, Any]) -> str:

@@ -11,6 +11,8 @@ import stat
 import sys
 from typing import Protocol
 
+from . import logs  # noqa: F401  # whose exit function comes after ours, because it is registered before
+
 
 class Closable(Protocol):
     def close(self) -> None: ...

@@ -16,9 +16,11 @@ from typing import Any
 import flaskr
 import psutil
 import pytest
-from harness import MODES, SITES, Program, Server, Site, until
+from harness import MODES, SITES, TIMEOUT, Program, Server, Site, until
 from manyworkers import all_there, hubs_of
 from servers import Row
+
+from flask_ctl import logs
 
 
 def _descriptors() -> set[str]:
@@ -36,13 +38,36 @@ def _target(name: str) -> str | None:
         return None
 
 
+def _threads() -> set[threading.Thread]:
+    """All but the one that hands over log records, which lives as long as the process."""
+    return {thread for thread in threading.enumerate() if thread.name != "flask-ctl-log"}
+
+
+class _Written:
+    """`caplog`, in which everything stands that has been logged up to now."""
+
+    def __init__(self, caplog: pytest.LogCaptureFixture) -> None:
+        self._caplog = caplog
+
+    def __getattr__(self, name: str) -> Any:
+        assert logs.flush(TIMEOUT)
+        return getattr(self._caplog, name)
+
+
+@pytest.fixture
+def caplog(caplog: pytest.LogCaptureFixture) -> Iterator[_Written]:
+    """Our records get to their handlers by a thread of their own, which this one waits for."""
+    yield _Written(caplog)
+    logs.flush(TIMEOUT)
+
+
 @pytest.fixture(autouse=True)
 def _nothing_left_behind() -> Iterator[None]:
     """Fail a test that leaves a thread, a descriptor or a process."""
-    threads, descriptors = set(threading.enumerate()), _descriptors()
+    threads, descriptors = _threads(), _descriptors()
     yield
     gc.collect()
-    until(lambda: not set(threading.enumerate()) - threads, f"ends: {set(threading.enumerate()) - threads}")
+    until(lambda: not _threads() - threads, f"ends: {_threads() - threads}")
     until(lambda: not _descriptors() - descriptors, f"closes: {_descriptors() - descriptors}")
     until(lambda: not psutil.Process().children(), f"ends: {psutil.Process().children()}")
 

@@ -18,6 +18,7 @@ import flask_ctl
 
 LAYERS = [
     "unpatched",
+    "logs",
     "errors  exits  figures  handover  lifecycle  middleware  operation  parameters  signals  system  threads",
     "locks  processes",
     "addresses  history  limits  pool  protocol  reactor  reload  render",

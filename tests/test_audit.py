@@ -12,11 +12,11 @@ from concurrent.futures import Future
 from typing import Any
 
 import pytest
-from harness import Pending, raw, read_all, until
+from harness import TIMEOUT, Pending, raw, read_all, until
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from flask_ctl import CommandError
+from flask_ctl import CommandError, logs
 from flask_ctl.access import Peer, Policy, this_process
 from flask_ctl.commands import CommandRegistry, command_from
 from flask_ctl.dispatcher import Call, Dispatcher
@@ -176,6 +176,7 @@ def test_without_handlers_only_refusals_reach_stderr(capsys, monkeypatch):
     guard = Guard()
     guard.audit.begin(this_process(), command_from(lambda: None, name="order"), {}).done(None)
     guard.turn_away(STRANGER, "no")
+    assert logs.flush(TIMEOUT)
     assert capsys.readouterr().err == "uid 54321, gid 54322: refused: -32003 no\n"
 
 
@@ -187,9 +188,10 @@ def test_a_filter_that_fails_costs_the_record_and_not_the_answer(bench):
     logger.addFilter(fail)
     try:
         assert json.loads(bench.handle("order"))["result"] is None
+        assert logs.flush(TIMEOUT)
     finally:
         logger.removeFilter(fail)
-    assert "an audit record could not be written" in bench.caplog.text
+    assert "a record of flask_ctl.audit could not be written" in bench.caplog.text
 
 
 # Secrets, and what is too long
@@ -289,6 +291,7 @@ def test_whatever_is_sent_is_one_bounded_line_and_json(name, params):
     try:
         with contextlib.suppress(CommandError):
             Guard().admit(STRANGER, name, CUSTOM, params)
+        assert logs.flush(TIMEOUT)
     finally:
         logger.removeFilter(keep)
     [record] = seen
@@ -362,8 +365,14 @@ def logged(serve, program):
     return serve(cwd=program.directory)
 
 
-def audit_of(server: Any) -> list[str]:
-    return [line.partition("|")[2] for line in server.lines if line.startswith("flask_ctl.audit|")]
+def audit_of(server: Any, count: int = 1) -> list[str]:
+    """The audit log of a server, once it has so many records: a thread of its own writes them."""
+
+    def records() -> list[str]:
+        return [line.partition("|")[2] for line in server.lines if line.startswith("flask_ctl.audit|")]
+
+    until(lambda: len(records()) >= count, "the audit log")
+    return records()
 
 
 def by_us() -> str:
@@ -400,7 +409,7 @@ def test_a_command_that_a_reload_cuts_is_logged_by_the_next_image(logged):
         sock.sendall(b'{"jsonrpc":"2.0","method":"wait_for","params":{"name":"x"},"id":1}\n')
         until(lambda: logged.status()["state"] == "running", "an answer")
         assert logged.reload(grace=0, cut=True)["generation"] == 2
-    lines = sorted(line.partition("(")[0] + line.partition("s: ")[2] for line in audit_of(logged))
+    lines = sorted(line.partition("(")[0] + line.partition("s: ")[2] for line in audit_of(logged, 2))
     assert lines == ["INFO|reload", "INFO|wait_for-32603 cut off by the reload"]
 
 
@@ -449,4 +458,4 @@ def test_a_stop_is_logged_once_when_it_is_done(logged):
 def test_a_signal_is_no_order_of_a_peer(logged):
     os.kill(logged.pid, signal.SIGTERM)
     assert logged.wait() == 0
-    assert audit_of(logged) == []
+    assert audit_of(logged, 0) == []

@@ -10,6 +10,8 @@ import os
 import signal
 import sys
 
+from .. import logs
+
 IGNORED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2, signal.SIGPIPE)
 
 
@@ -55,5 +57,5 @@ if __name__ == "__main__":
     except BaseException:
         logging.getLogger("flask_ctl").exception("the hub has failed; the workers start another")
     # Never 3 or 4: a gunicorn that has inherited us, as process 1 of a container, would take it for a worker's.
-    logging.shutdown()
+    logs.end()
     os._exit(0)

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Collection
 from typing import TYPE_CHECKING, Any
 
-from .. import handover
+from .. import handover, logs
 from ..threads import background_threads, busy_executor_threads
 from .preflight import Preflight
 
@@ -90,7 +90,9 @@ class Program:
         atexit._run_exitfuncs()
 
     def flush(self) -> None:
-        """Write what the standard streams hold back."""
+        """Write what the log and the standard streams hold back."""
+        if not logs.flush():
+            return
         for stream in (sys.stdout, sys.stderr):
             with contextlib.suppress(AttributeError, ValueError, OSError):
                 stream.flush()
