@@ -6,6 +6,7 @@ import atexit
 import contextlib
 import logging
 import os
+import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -27,7 +28,7 @@ from .link import Link
 from .messages import Figures, Hello, Tally, Welcome
 from .presence import Presence
 from .start import private_path
-from .work import make_work
+from .work import POLL, make_work
 
 REPORT_INTERVAL, EAGER_INTERVAL = 1.0, 0.02
 """Seconds between two reports, and while the hub waits for the last request to end."""
@@ -59,7 +60,7 @@ class Agent:
         self._eager = False
         self._lingering = False
         self._calmed = False
-        self._hooks_ran = False
+        self._hooks_run = self._hooks_ran = False
         self._final = False
         # Where a socket is required, the thread that is about to serve waits for the hub to say that there is one.
         self._ready = not any(app.required for app in apps)
@@ -115,7 +116,7 @@ class Agent:
         self._ending.acquire()
         self.ended = True
         self._work.wait(self._grace)
-        self._run_stop_hooks()
+        self._run_stop_hooks(wait=False)
         self._final = True
         self._link.close(CLOSE_TIMEOUT)
 
@@ -251,17 +252,24 @@ class Agent:
         if not wait:
             os._exit(0)
 
-    def _run_stop_hooks(self) -> None:
-        """Each app's `on_stop` functions, once; one that fails is logged and the others still run."""
-        if self._hooks_ran:
+    def _run_stop_hooks(self, wait: bool = True) -> None:
+        """Each app's `on_stop` functions, once; one that fails is logged and the others still run.
+
+        Whoever comes second may `wait` for the end of that.
+        """
+        if self._hooks_run:
+            while wait and not self._hooks_ran:
+                # This lets greenlets go on, too.
+                time.sleep(POLL)
             return
-        self._hooks_ran = True
+        self._hooks_run = True
         for app in self.apps:
             for hook in app.stop_hooks:
                 try:
                     app.run_hook(hook)
                 except BaseException:
                     logger.exception("the on_stop hook %r failed", hook)
+        self._hooks_ran = True
 
     def _run_reload_hooks(self) -> None:
         failed = []

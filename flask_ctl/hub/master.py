@@ -49,6 +49,7 @@ class MasterServer:
         self._confirming = False
         self._signalled = False
         self._cutting: set[int] | None = None
+        self._left: set[int] = set()
 
     @property
     def pid(self) -> int:
@@ -92,12 +93,17 @@ class MasterServer:
         self._cutting = busy | unheard
         return self.in_flight() + len(unheard)
 
+    def leave_behind(self, pids: set[int]) -> None:
+        """These workers would never end by themselves: `end` ends them."""
+        self._left = pids
+
     def end(self) -> None:
         """Have the master end, and with it what is to be cut."""
-        if self._cutting and not self._staff.drains_by_itself():
-            # Its signal ends them without their exit handlers.
+        if self._left or (self._cutting and not self._staff.drains_by_itself()):
+            # They would not come to their exit handlers, or the master's signal would end them without.
             self._staff.ask_all("leave", {"wait": True}, CUT_LINGER)
         self._signal("stop")
+        self._cutting = (self._cutting or set()) | self._left
         if self.has_ended():
             # Nobody else tells its workers.
             self._cutting = {worker.pid for worker in self._staff.workers}

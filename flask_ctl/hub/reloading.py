@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -92,6 +93,8 @@ class HubReload(Operation):
             self._check()
             self._since = time.monotonic()
             self._count = len(self._staff.workers)
+        if self._request.cut:
+            self._cut_former()
         self._server.reload()
         self._enter("load")
         self._wait_for_new()
@@ -118,9 +121,21 @@ class HubReload(Operation):
         self._preflight.run()
         self._check()
 
+    def _cut_former(self) -> None:
+        """End what former reloads have left, and have had their grace: the master may wait for that before ours."""
+        newest = self._staff.workers.newest()
+        left = [worker for worker in self._old() if newest is not None and worker.generation < newest.generation]
+        if left:
+            self._staff.refresh_now()
+            self._end_by_force(left)
+
     def _wait_for_new(self) -> None:
         limit = time.monotonic() + self._request.preflight_timeout
-        if not self._wait(lambda: self._cancelled or len(self._new()) >= self._wanted(), lambda: limit):
+        # Such a master starts no new worker before the last old one has ended.
+        in_turn = not self._staff.drains_by_itself()
+        if self._request.cut and in_turn and not self._wait(self._has_loaded, lambda: min(limit, self._deadline)):
+            self._end_by_force(self._old())
+        if not self._wait(self._has_loaded, lambda: limit):
             count = f"{len(self._new())} of {self._wanted()} new workers serve"
             raise TimedOut(f"{count} after {self._request.preflight_timeout:g} s; the server's log may tell why")
         self._check()
@@ -134,14 +149,26 @@ class HubReload(Operation):
             pids = ", ".join(str(worker.pid) for worker in self._old())
             late = f"after {self._request.grace:g} s of grace old workers still answer requests: {pids}"
             raise TimedOut(f"{late}; the new code serves")
-        self._cut = sum(worker.figures.in_flight for worker in self._old())
-        self._staff.call_soon(self._kill_old)
-        self._wait(lambda: self._cancelled or not self._old(), lambda: time.monotonic() + MAX_SECONDS)
+        self._end_by_force(self._old())
+
+    def _end_by_force(self, workers: list[Worker]) -> None:
+        """Kill them, and wait for their end."""
+        self._cut += sum(worker.figures.in_flight for worker in workers)
+
+        def kill() -> None:
+            for worker in workers:
+                if self._lives(worker):
+                    worker.handle.kill()
+
+        self._staff.call_soon(kill)
+        self._wait(lambda: self._cancelled or not any(map(self._lives, workers)), lambda: math.inf)
         self._check()
 
-    def _kill_old(self) -> None:
-        for worker in self._old():
-            worker.handle.kill()
+    def _lives(self, worker: Worker) -> bool:
+        return self._staff.workers.get(worker.pid) is worker
+
+    def _has_loaded(self) -> bool:
+        return self._cancelled or len(self._new()) >= self._wanted()
 
     def _check(self) -> None:
         if self._server.has_ended():

@@ -43,10 +43,16 @@ class Staff:
         hello = self.workers.latest
         return hello is not None and hello.drains_by_itself
 
-    def ask_all(self, method: str, params: Mapping[str, Any], timeout: float) -> list[Outcome]:
+    def ask_all(
+        self,
+        method: str,
+        params: Mapping[str, Any],
+        timeout: float,
+        on_answer: Callable[[Worker, Any], Any] | None = None,
+    ) -> list[Outcome]:
         """From another thread: ask each worker and wait for the answers; what has not come in time is a TimedOut."""
         answered: list[Outcome] = self._wait_for(
-            lambda: self.ask(list(self.workers), method, params, time.monotonic() + timeout)
+            lambda: self.ask(list(self.workers), method, params, time.monotonic() + timeout, on_answer)
         )
         return answered
 

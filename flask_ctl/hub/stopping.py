@@ -2,17 +2,30 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Callable
+from typing import Any
+
 from ..operation import MAX_WAIT
 from ..stopping import Stop, StopRequest
 from .master import MasterServer
 from .staff import Staff
+from .workers import Worker
+
+logger = logging.getLogger("flask_ctl")
+
+
+HOOKS_LINGER = 2.0
+"""Seconds for `on_stop` hooks to come to an end in a fast stop."""
 
 
 class StaffWork:
     """What a stop drains and calls beside the connections; commands are in the workers' own figures."""
 
-    def __init__(self, staff: Staff) -> None:
+    def __init__(self, staff: Staff, patience: Callable[[], float]) -> None:
         self._staff = staff
+        self._patience = patience
+        self._through: set[int] = set()
 
     def finished_count(self) -> int:
         return self._staff.workers.finished()
@@ -21,15 +34,24 @@ class StaffWork:
         return 0
 
     def run_stop_hooks(self) -> None:
-        """Each worker's; one that hangs is waited for until somebody stops once more, by `fast`."""
-        self._staff.ask_all("stop_hooks", {}, MAX_WAIT)
+        """Each worker's; one that hangs is waited for until somebody stops by `fast`, or `patience` has passed."""
+        self._staff.ask_all("stop_hooks", {}, self._patience(), self._note)
+
+    def hanging(self) -> set[int]:
+        """The workers whose hooks have not come to an end."""
+        return {worker.pid for worker in self._staff.workers} - self._through
+
+    def _note(self, worker: Worker, _result: Any) -> None:
+        self._through.add(worker.pid)
 
 
 class HubStop(Stop):
     """A stop under way; the workers that stay are named."""
 
     def __init__(self, server: MasterServer, staff: Staff, request: StopRequest) -> None:
-        super().__init__(server, StaffWork(staff), request, server.pid)  # type: ignore[arg-type]
+        self._hooks = StaffWork(staff, lambda: HOOKS_LINGER if self.mode == "fast" else MAX_WAIT)
+        super().__init__(server, self._hooks, request, server.pid)  # type: ignore[arg-type]
+        self._master = server
         self._staff = staff
         self._lost_before = staff.workers.lost
 
@@ -38,6 +60,12 @@ class HubStop(Stop):
         self._staff.refresh_now()
         self._finished_before = self._work.finished_count()
         super()._run()
+
+    def _run_hooks(self) -> None:
+        super()._run_hooks()
+        if self.mode == "fast" and (hanging := self._hooks.hanging()):
+            logger.warning("on_stop hooks still run in the workers %s; they are cut", sorted(hanging))
+            self._master.leave_behind(hanging)
 
     def _finish(self, cut: int) -> None:
         # A worker that was killed meanwhile can't have answered what it had in flight.
