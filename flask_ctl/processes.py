@@ -45,6 +45,10 @@ class ProcessHandle:
         """Whether the process is gone (a zombie is gone)."""
         return bool(wait_readable([self.fileno()], 0))
 
+    def signal(self, signum: int) -> None:
+        """Send a signal, if it still runs; 0 only asks. Raises PermissionError for another user's."""
+        self._send(signum)
+
     def kill(self) -> None:
         """SIGKILL, if it still runs. Raises PermissionError for another user's."""
         self._send(signal.SIGKILL)

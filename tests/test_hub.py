@@ -16,7 +16,7 @@ from manyworkers import hubs_of, is_alive, kill
 
 from flask_ctl import CommandError, ControlClient, RemoteProtocolError
 from flask_ctl.hub import messages
-from flask_ctl.hub.messages import AppRecord, Figures, Hello, Loaded, Tally, Welcome
+from flask_ctl.hub.messages import AppRecord, Figures, Hello, Loaded, Memory, Past, Tally, Welcome
 from flask_ctl.hub.start import private_path, start_hub
 from flask_ctl.hub.workers import Worker, Workers
 from flask_ctl.processes import open_process
@@ -380,8 +380,45 @@ def test_what_is_no_hello_is_a_protocol_error(value):
         Hello.from_json(value)
 
 
+@pytest.mark.parametrize(
+    "memory",
+    [
+        {},
+        {"number": "1", "totals": {}, "history": {"generation": 1}},
+        {"number": 1, "totals": [], "history": {"generation": 1}},
+        {"number": 1, "totals": {"x": [1]}, "history": {"generation": 1}},
+        {"number": 1, "totals": {"x": [1, None]}, "history": {"generation": 1}},
+        {"number": 1, "totals": {}, "history": {}},
+        {"number": 1, "totals": {}, "history": {"generation": None}},
+    ],
+)
+def test_what_is_no_memory_is_a_protocol_error(memory):
+    with pytest.raises(RemoteProtocolError):
+        Hello.from_json({**messages.as_json(hello("x")), "memory": memory})
+
+
+def test_of_a_memory_only_what_is_known_is_taken():
+    memory = {"number": 1, "totals": {}, "history": {"generation": 2, "began": 0.0, "_note": None}, "later": 1}
+    remembered = Hello.from_json({**messages.as_json(hello("x")), "memory": memory}).memory
+    assert remembered == Memory(1, {}, Past(2))
+
+
+def test_its_start_does_not_count_up_to_a_huge_limit_of_descriptors():
+    """Where that is a billion, it would take minutes."""
+    code = """
+import os
+from flask_ctl.hub.__main__ import close_above
+os.sysconf = os.closerange = None
+os.dup2(1, 700)
+close_above(2)
+print(os.listdir("/proc/self/fd"))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=TIMEOUT)
+    assert (done.stdout, done.stderr) == ("['0', '1', '2', '3']\n", "")
+
+
 def test_a_hello_survives_the_wire_with_what_a_later_version_adds():
-    greeting = hello("x")
+    greeting = hello("x", memory=Memory(1, {"x": [1, 2]}, Past(3)))
     value = json.loads(json.dumps({**messages.as_json(greeting), "later": 1}))
     assert Hello.from_json(value) == greeting
 

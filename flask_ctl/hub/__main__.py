@@ -5,6 +5,7 @@ A worker starts it, with the lock on PATH at a descriptor that both know.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import signal
@@ -25,8 +26,22 @@ def detach(kept: int) -> None:
     null = os.open(os.devnull, os.O_RDWR)
     os.dup2(null, 0)
     os.dup2(null, 1)
-    os.closerange(kept + 1, os.sysconf("SC_OPEN_MAX"))
+    close_above(kept)
     os.set_inheritable(kept, False)
+
+
+def close_above(kept: int) -> None:
+    """Close every descriptor above `kept`; where the limit is huge, going through all numbers would take minutes."""
+    try:
+        numbers = [int(name) for name in os.listdir("/proc/self/fd")]
+    except OSError:
+        os.closerange(kept + 1, os.sysconf("SC_OPEN_MAX"))
+        return
+    for number in numbers:
+        if number > kept:
+            # The one that listed them is closed already.
+            with contextlib.suppress(OSError):
+                os.close(number)
 
 
 def show_audit() -> None:

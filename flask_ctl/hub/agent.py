@@ -25,7 +25,7 @@ from ..unpatched import threading
 from . import messages
 from .introduction import by_key, current_directory, record_of
 from .link import Link
-from .messages import Figures, Hello, Tally, Welcome
+from .messages import Figures, Hello, Memory, Tally, Welcome
 from .presence import Presence
 from .start import private_path
 from .work import POLL, make_work
@@ -55,7 +55,7 @@ class Agent:
         self._registries = {key: CommandRegistry(app.commands) for key, app in self._by_key.items()}
         self._work = make_work(max(app.limits.queue for app in apps))
         self._cwd = current_directory()
-        self._memory: dict[str, Any] | None = None
+        self._memory: Memory | None = None
         self._told: Figures | None = None
         self._eager = False
         self._lingering = False
@@ -182,7 +182,7 @@ class Agent:
                 self._link.send(messages.request("taken", {"id": id}))
                 self._work.submit(self._job(method, params), lambda result: self._answer(id, result))
             elif method == "memory":
-                self._memory = params
+                self._memory = Memory.from_json(params)
             elif method in self._methods:
                 self._answer(id, self._methods[method](**params))
         except Exception as error:

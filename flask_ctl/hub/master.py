@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
@@ -125,18 +124,18 @@ class MasterServer:
 
     def check(self) -> None:
         """Raises CommandError -32001 if the master can't be signalled."""
+        if self._master.ended():
+            raise CommandError(f"the master, pid {self.pid}, has ended", code=CONFLICT)
         try:
-            os.kill(self.pid, 0)
+            self._master.signal(0)
         except PermissionError:
             message = f"the master, pid {self.pid}, belongs to another user than its workers, who alone can signal it"
             raise CommandError(message, code=NOT_SUPPORTED) from None
-        except ProcessLookupError:
-            raise CommandError(f"the master, pid {self.pid}, has ended", code=CONFLICT) from None
 
     def reload(self) -> None:
         """From another thread: have the master replace its workers."""
         with contextlib.nullcontext() if self._staff.drains_by_itself() else self._calm():
-            os.kill(self.pid, self._staff.signals()["reload"])
+            self._master.signal(self._staff.signals()["reload"])
 
     @contextlib.contextmanager
     def _calm(self) -> Iterator[None]:
@@ -170,9 +169,7 @@ class MasterServer:
     def _signal(self, what: str) -> None:
         if self._signalled and what == "stop":
             return
-        with contextlib.suppress(ProcessLookupError):
-            if not self._master.ended():
-                os.kill(self.pid, self._staff.signals()[what])
+        self._master.signal(self._staff.signals()[what])
         self._signalled = True
 
     def _kill(self, pids: set[int]) -> None:

@@ -90,6 +90,44 @@ class Loaded:
 
 
 @dataclass(frozen=True)
+class Past:
+    """What a hub knows of reloads: the `generation`, `reloaded_at` and `last_reload` of `status`."""
+
+    generation: int
+    reloaded_at: str | None = None
+    last_reload: dict[str, Any] | None = None
+
+
+@dataclass(frozen=True)
+class Memory:
+    """What the workers keep for the next hub; the one with the highest number is the last.
+
+    `totals` are the requests and errors of workers that have ended, by app.
+    """
+
+    number: int
+    totals: dict[str, list[int]]
+    history: Past
+
+    @classmethod
+    def from_json(cls, value: Any) -> Memory:
+        """Raises RemoteProtocolError for anything else."""
+        memory = known(cls, value)
+        numbers = [memory.number, *(number for pair in _pairs(memory.totals) for number in pair)]
+        memory = replace(memory, history=known(Past, memory.history))
+        if not all(isinstance(number, int) for number in [*numbers, memory.history.generation]):
+            raise RemoteProtocolError("no Memory: what is to be a number is none")
+        return memory
+
+
+def _pairs(totals: Any) -> list[list[Any]]:
+    """The values of `totals`. Raises RemoteProtocolError if they are no pairs."""
+    if not isinstance(totals, dict) or any(not isinstance(pair, list) or len(pair) != 2 for pair in totals.values()):
+        raise RemoteProtocolError("no Memory: the totals are no pairs of numbers")
+    return list(totals.values())
+
+
+@dataclass(frozen=True)
 class Hello:
     """A worker introduces itself.
 
@@ -109,7 +147,7 @@ class Hello:
     obstacle: str | None
     apps: list[AppRecord]
     figures: Figures
-    memory: dict[str, Any] | None = None
+    memory: Memory | None = None
     ready: bool = True
     protocol: int = VERSION
 
@@ -123,6 +161,7 @@ class Hello:
             "loaded": known(Loaded, made.loaded),
             "apps": [known(AppRecord, app) for app in made.apps],
             "figures": Figures.from_json(made.figures),
+            "memory": None if made.memory is None else Memory.from_json(made.memory),
         }
         return cls(**{**{f.name: getattr(made, f.name) for f in fields(cls)}, **changes})
 
@@ -170,7 +209,7 @@ def error_of(value: Mapping[str, Any]) -> CommandError:
 
 
 def as_json(value: Any) -> dict[str, Any]:
-    """A Hello, Welcome or Figures as JSON."""
+    """A Hello, Welcome, Memory or Figures as JSON."""
     return asdict(value)
 
 

@@ -29,7 +29,7 @@ from .apps import HubApp
 from .auditing import HubAudit
 from .gate import Gate, WorkersSocket
 from .master import MasterServer
-from .messages import AppRecord, Hello, Welcome
+from .messages import AppRecord, Hello, Memory, Past, Welcome, as_json
 from .reloading import HubReload
 from .staff import Outcome, Staff, then
 from .stopping import HubStop
@@ -47,10 +47,10 @@ class Hub:
     Its state belongs to the control thread; the main thread waits for the master's end.
     """
 
-    def __init__(self, path: str, lock: int, master: ProcessHandle) -> None:
+    def __init__(self, path: str, lock: int, master: ProcessHandle, control: ControlServer | None = None) -> None:
         self._path = path
         self._master = master
-        self._control = ControlServer("flask-ctl-hub")
+        self._control = control or ControlServer("flask-ctl-hub")
         self._waker = Waker()
         # The main thread watches over deadlines.
         self._staff = Staff(self._control.call_soon, self._waker.wake, self.changed)
@@ -94,7 +94,7 @@ class Hub:
             self._control.call_soon(self._staff.workers.expire)
             reload = self._reload
             if reload is not None and self._master.ended():
-                reload.cancel()
+                reload.cancel(by_stop=False)
         for operation in (self._stop, self._reload):
             while operation is not None and not operation.wait(EXPIRY_INTERVAL):
                 self._control.call_soon(self._staff.workers.expire)
@@ -154,12 +154,8 @@ class Hub:
     def remember(self) -> None:
         """Have the workers keep what the next hub has to know."""
         self._memory_number += 1
-        history = {"generation": self._history.generation, "reloaded_at": self._history.reloaded_at}
-        memory = {
-            "number": self._memory_number,
-            "totals": self._staff.workers.leave(),
-            "history": {**history, "last_reload": self._history.last_reload},
-        }
+        past = Past(self._history.generation, self._history.reloaded_at, self._history.last_reload)
+        memory = as_json(Memory(self._memory_number, self._staff.workers.leave(), past))
         for worker in self._staff.workers:
             worker.tell("memory", memory)
 
@@ -187,6 +183,9 @@ class Hub:
         """Begin a stop of the whole server, or join the one under way; the Future gets its result."""
         self._server.check()
         stop = self._stop or HubStop(self._server, self._staff, StopRequest(mode, grace, delay, by))
+        if self._stop is None and mode != "immediate":
+            # Nothing has happened if this fails, because there is no thread to be had.
+            stop.start(self._end_server)
         if self._reload is not None:
             self._reload.cancel()
         if mode == "immediate":
@@ -196,7 +195,6 @@ class Hub:
             self._control.call_soon(self._control.call_soon, self._server.end_at_once)
             return stop.result
         if self._stop is None:
-            stop.start(self._end_server)
             self._stop = stop
             self._lifecycle.advance(Event.STOP)
             logger.info("stopping (%s), asked by %s", stop.mode, by)
@@ -215,10 +213,17 @@ class Hub:
             raise CommandError(f"can't reload: {newest.hello.obstacle}", code=NOT_SUPPORTED)
         if self._lifecycle.state is not State.RUNNING:
             raise CommandError(f"can't reload while {self._lifecycle.state.value}", code=CONFLICT)
+        reload = HubReload(self._server, self._staff, request)
         self._lifecycle.advance(Event.RELOAD)
-        self._reload = reload = HubReload(self._server, self._staff, request)
+        self._reload = reload
+        try:
+            reload.start(lambda cut: self._reloaded(reload, cut), lambda error: self._reload_failed(reload, error))
+        except BaseException:
+            # There is no thread to be had: nothing has happened.
+            self._reload = None
+            self._lifecycle.advance(Event.RETURN)
+            raise
         logger.info("reloading, asked by %s", request.by)
-        reload.start(lambda cut: self._reloaded(reload, cut), lambda error: self._reload_failed(reload, error))
         return reload.follow(progress)
 
     def reload_config(self) -> Future[dict[str, Any]]:
@@ -271,15 +276,18 @@ class Hub:
             for worker in (worker for worker in self._staff.workers if worker is not asking):
                 worker.tell("be_at", {"endpoints": self._control.endpoints[1:]})
 
-    def _recall(self, memory: dict[str, Any] | None) -> None:
-        if memory is not None and memory["number"] > self._memory_number:
-            self._memory_number = memory["number"]
-            self._staff.workers.carry_on(memory["totals"])
-            for name, value in memory["history"].items():
-                setattr(self._history, name, value)
+    def _recall(self, memory: Memory | None) -> None:
+        if memory is not None and memory.number > self._memory_number:
+            self._memory_number = memory.number
+            self._staff.workers.carry_on(memory.totals)
+            self._history.generation = memory.history.generation
+            self._history.reloaded_at = memory.history.reloaded_at
+            self._history.last_reload = memory.history.last_reload
 
     def _status(self, app: AppRecord) -> dict[str, Any]:
-        seen = figures.figures_of(self._readers, [worker.pid for worker in self._staff.workers])
+        pids = [worker.pid for worker in self._staff.workers]
+        self._readers = {pid: reader for pid, reader in self._readers.items() if pid in pids}
+        seen = figures.figures_of(self._readers, pids)
         return {
             **status.of_server(self._staff.workers, app, seen, self._lifecycle.state.value),
             "pid": self.pid,

@@ -42,7 +42,7 @@ class HubReload(Operation):
         self._request = request
         self.loaded = False
         """Whether the new code serves, whatever becomes of the old workers."""
-        self._cancelled = False
+        self._cancelled = self._called_off = False
         self._preflight: Preflight | None = None
         self._since: float | None = None
         self._cut = 0
@@ -68,10 +68,11 @@ class HubReload(Operation):
 
         self._spawn(run, StandbyThread("flask-ctl-reload"))
 
-    def cancel(self) -> None:
+    def cancel(self, *, by_stop: bool = True) -> None:
         """Give it up, for a stop, or because the master has ended; what the master has begun goes on."""
         with self._changed:
             self._cancelled = True
+            self._called_off = self._called_off or by_stop
             if self._preflight is not None:
                 self._preflight.cancel()
             self._changed.notify_all()
@@ -103,13 +104,7 @@ class HubReload(Operation):
         self._wait_for_old()
 
     def _rehearse(self) -> None:
-        newest = self._staff.workers.newest()
-        answers = [
-            result for worker, result in self._staff.ask_all("rehearsal", {}, ANSWER_TIMEOUT) if worker is newest
-        ]
-        described = answers[0] if answers else None
-        if isinstance(described, CommandError):
-            raise described
+        described = self._describe()
         if described is None:
             message = "the new code can't be rehearsed here, and if it is broken the server may die of it"
             raise CommandError(
@@ -128,6 +123,21 @@ class HubReload(Operation):
         if left:
             self._staff.refresh_now()
             self._end_by_force(left)
+
+    def _describe(self) -> Any:
+        """How the new code is loaded for trial, as the newest worker tells that can; None if it can't be."""
+        limit = time.monotonic() + self._request.preflight_timeout
+        while True:
+            answers = self._staff.ask_all("rehearsal", {}, ANSWER_TIMEOUT)
+            self._check()
+            for worker, described in sorted(answers, key=lambda answer: answer[0].hello.loaded.at, reverse=True):
+                if not isinstance(described, CommandError):
+                    return described
+                if self._lives(worker):
+                    raise described
+            # All have ended meanwhile, and others come.
+            if not self._wait(lambda: self._cancelled or len(self._staff.workers) > 0, lambda: limit):
+                raise TimedOut(f"no worker has come within {self._request.preflight_timeout:g} s")
 
     def _wait_for_new(self) -> None:
         limit = time.monotonic() + self._request.preflight_timeout
@@ -171,10 +181,10 @@ class HubReload(Operation):
         return self._cancelled or len(self._new()) >= self._wanted()
 
     def _check(self) -> None:
+        if self._called_off:
+            raise CommandError("the reload was called off by a stop", code=CONFLICT)
         if self._server.has_ended():
             raise ReloadFailed("the server has ended; its log may tell why", {"traceback": ""})
-        if self._cancelled:
-            raise CommandError("the reload was called off by a stop", code=CONFLICT)
 
     def _new(self) -> list[Worker]:
         return [worker for worker in self._staff.workers if self.is_new(worker.hello) and worker.hello.ready]

@@ -1,0 +1,398 @@
+"""Every ordering of stops, reloads, signals, hooks and deaths behind a hub: see `fakehub` for how they take no time."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+from fakehub import SIGNALS, World, world
+
+SEEDS = range(3)
+"""Orders of what comes at the same time."""
+
+MODES = ["graceful", "fast", "immediate"]
+CONFLICT, RELOAD_FAILED, TIMED_OUT, NOT_SUPPORTED, INTERNAL = -32002, -32004, -32005, -32001, -32603
+
+
+@pytest.fixture(params=SEEDS)
+def seed(request):
+    return request.param
+
+
+def assert_runs(w: World) -> None:
+    """The server goes on: it tells so, can be reloaded, and can be stopped."""
+    w.new_code, w.preflight, w.hooks_hang = "good", "passes", False
+    w.release_load()
+    status = w.answer("status").result
+    assert (status["state"], status["stopping"]) == ("running", None)
+    assert w.answer("reload", cut=True, grace=1.0).result["generation"] > status["generation"]
+    assert_ends(w, w.ask("stop", grace=1.0))
+
+
+def assert_ends(w: World, stop) -> None:
+    """The stop is answered, and then nothing is left."""
+    lost = w.lost
+    w.run()
+    assert not w.master.alive
+    assert not w.living()
+    result = stop.result
+    assert (result["outcome"] == "forced") == bool(result["cut"])
+    assert result["cut"] == w.lost - lost
+
+
+# A stop alone
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("kind", ["drains by itself", "does not", "can't hold back"])
+@pytest.mark.parametrize("busy", ["idle", "answers in time", "never answers"])
+def test_a_stop_tells_what_was_cut(seed, mode, kind, busy):
+    with world(seed, drains_by_itself=kind != "does not", can_hold_back=kind != "can't hold back") as w:
+        if busy != "idle":
+            w.living()[0].begin()
+        w.run(lambda: w.hub.workers.in_flight == (busy != "idle"))
+        stop = w.ask("stop", mode=mode, grace=5.0)
+        if busy == "answers in time" and mode == "graceful":
+            w.run(lambda: "drain" in stop.phases)
+            w.living()[0].finish()
+        assert_ends(w, stop)
+        expected = {"idle": 0, "answers in time": mode != "graceful", "never answers": 1}[busy]
+        assert stop.result["cut"] == expected
+        assert stop.result["drained"] == (busy == "answers in time" and mode == "graceful")
+
+
+@pytest.mark.parametrize("first", ["graceful", "fast"])
+@pytest.mark.parametrize("kind", ["drains by itself", "does not"])
+def test_a_fast_stop_leaves_hooks_that_hang_behind(seed, first, kind):
+    with world(seed, hooks_hang=True, drains_by_itself=kind != "does not") as w:
+        workers = w.living()
+        stop = w.ask("stop", mode=first)
+        if first == "graceful":
+            w.run(lambda: "hooks" in stop.phases)
+            again = w.ask("stop", mode="fast")
+            w.run(lambda: again.done)
+        assert_ends(w, stop)
+        assert all(worker.exit_functions_ran for worker in workers)
+
+
+def test_hooks_that_take_their_time_are_waited_for(seed):
+    with world(seed, hooks_hang=True) as w:
+        stop = w.ask("stop")
+        w.run(lambda: "hooks" in stop.phases)
+        w.sleep(100.0)
+        assert not stop.done
+        for worker in w.living():
+            worker.release_hooks()
+        assert_ends(w, stop)
+
+
+def test_what_a_worker_does_that_hears_nothing_is_not_said_to_be_done(seed):
+    with world(seed, drains_by_itself=False) as w:
+        w.living()[0].deaf = True
+        stop = w.ask("stop", grace=1.0)
+        w.run()
+        assert (stop.result["outcome"], stop.result["cut"]) == ("forced", 1)
+
+
+# A stop, and what comes meanwhile
+
+PHASES = ["drain", "hooks", "end"]
+
+
+def in_phase(w: World, phase: str):
+    """A graceful stop that is in this phase, and what lets it go on."""
+    busy = w.living()[0]
+    if phase == "drain":
+        busy.begin()
+    for worker in w.living():
+        worker.hook_hangs = phase == "hooks"
+    w.end_is_held = phase == "end"
+    stop = w.ask("stop")
+    w.run(lambda: phase in stop.phases)
+
+    def go_on() -> None:
+        busy.finish()
+        for worker in w.living():
+            worker.release_hooks()
+        w.release_end()
+
+    return stop, go_on
+
+
+@pytest.mark.parametrize("phase", PHASES)
+@pytest.mark.parametrize("mode", MODES)
+def test_a_second_stop_joins_the_first(seed, phase, mode):
+    with world(seed) as w:
+        first, go_on = in_phase(w, phase)
+        second = w.ask("stop", mode=mode)
+        if mode == "graceful":
+            w.run(lambda: second.phases or second.done)
+            go_on()
+        w.run(lambda: second.done)
+        w.release_end()
+        w.run()
+        assert first.result == second.result
+        assert not w.living()
+
+
+@pytest.mark.parametrize("phase", PHASES)
+def test_a_reload_during_a_stop_is_a_conflict(seed, phase):
+    with world(seed) as w:
+        stop, go_on = in_phase(w, phase)
+        assert w.answer("reload").error == CONFLICT
+        go_on()
+        assert_ends(w, stop)
+
+
+@pytest.mark.parametrize("phase", PHASES)
+@pytest.mark.parametrize("command", ["status", "ping", "greet", "commands"])
+def test_commands_are_answered_during_a_stop(seed, phase, command):
+    with world(seed) as w:
+        stop, go_on = in_phase(w, phase)
+        assert "result" in w.answer(command).answers[0] or phase == "end"
+        go_on()
+        assert_ends(w, stop)
+
+
+@pytest.mark.parametrize("phase", PHASES)
+@pytest.mark.parametrize("who", ["the busy one", "another one", "all", "the master"])
+def test_whoever_dies_during_a_stop_it_is_answered_and_tells_what_was_lost(seed, phase, who):
+    with world(seed) as w:
+        stop, go_on = in_phase(w, phase)
+        workers = w.living()
+        dead = {"the busy one": workers[:1], "another one": workers[1:2], "all": workers, "the master": [w.master]}[who]
+        for process in dead:
+            process.die()
+        if who != "the master":
+            assert w.answer("status").result["state"] == "stopping"
+        go_on()
+        w.run()
+        assert stop.result["cut"] == w.lost
+
+
+@pytest.mark.parametrize("phase", PHASES)
+@pytest.mark.parametrize("what", SIGNALS)
+def test_signals_from_elsewhere_during_a_stop_lose_nothing(seed, phase, what):
+    with world(seed) as w:
+        stop, go_on = in_phase(w, phase)
+        w.master.signal(SIGNALS[what])
+        if what == "fast":
+            w.run(lambda: not w.living())
+        else:
+            w.answer("status")
+        go_on()
+        w.run()
+        assert stop.result["cut"] == w.lost
+
+
+# A reload alone
+
+
+@pytest.mark.parametrize("kind", ["drains by itself", "does not"])
+@pytest.mark.parametrize("busy", ["idle", "answers in time"])
+def test_a_reload_replaces_every_worker_and_loses_nothing(seed, kind, busy):
+    with world(seed, drains_by_itself=kind != "does not") as w:
+        before = w.living()
+        if busy != "idle":
+            before[0].begin()
+        w.run(lambda: w.hub.workers.in_flight == (busy != "idle"))
+        reload = w.ask("reload", grace=60.0)
+        w.run(lambda: reload.done or {"drain", "load"} & set(reload.phases))
+        before[0].finish()
+        w.run(lambda: reload.done)
+        assert (reload.result["generation"], reload.result["cut"], w.lost) == (2, 0, 0)
+        assert not any(worker.alive for worker in before)
+        assert {worker["generation"] for worker in w.answer("status").result["workers"]} == {2}
+        assert_runs(w)
+
+
+@pytest.mark.parametrize("kind", ["drains by itself", "does not"])
+def test_a_reload_that_may_cut_tells_what_it_has_cut(seed, kind):
+    with world(seed, drains_by_itself=kind != "does not") as w:
+        w.living()[0].begin()
+        w.run(lambda: w.hub.workers.in_flight)
+        assert w.answer("reload", grace=1.0, cut=True).result["cut"] == w.lost == 1
+        assert_runs(w)
+
+
+def test_a_reload_that_may_cut_cuts_what_earlier_ones_have_left(seed):
+    with world(seed) as w:
+        left = w.living()[0]
+        left.begin()
+        assert w.answer("reload", grace=1.0).error == TIMED_OUT
+        w.living()[-1].begin()
+        began = w.clock.now
+        assert w.answer("reload", grace=1.0, cut=True).result["cut"] == w.lost == 2
+        assert not left.alive
+        assert w.clock.now - began < 3
+        assert_runs(w)
+
+
+REFUSED = {"too few": TIMED_OUT, "never": TIMED_OUT}
+
+
+@pytest.mark.parametrize("new_code", REFUSED)
+def test_a_reload_whose_workers_do_not_come_is_told_and_the_server_goes_on(seed, new_code):
+    with world(seed) as w:
+        w.new_code = new_code
+        assert w.answer("reload").error == REFUSED[new_code]
+        assert w.answer("status").result["last_reload"]["ok"] is False
+        assert_runs(w)
+
+
+def test_code_that_does_not_pass_the_preflight_is_refused(seed):
+    with world(seed, preflight="fails") as w:
+        before = w.living()
+        assert w.answer("reload").error == RELOAD_FAILED
+        assert w.living() == before
+        assert_runs(w)
+
+
+def test_code_that_kills_the_master_is_told(seed):
+    with world(seed, new_code="kills the master") as w:
+        reload = w.ask("reload")
+        w.run()
+        assert reload.error == RELOAD_FAILED
+
+
+# A reload, and what comes meanwhile
+
+RELOAD_PHASES = ["preflight", "load", "drain"]
+
+
+def in_reload(w: World, phase: str):
+    """A reload that is in this phase, and what lets it go on."""
+    busy = w.living()[0]
+    w.preflight = "held" if phase == "preflight" else "passes"
+    w.load_is_held = phase == "load"
+    if phase == "drain":
+        busy.begin()
+    reload = w.ask("reload")
+    w.run(lambda: phase in reload.phases)
+
+    def go_on() -> None:
+        w.preflight = "passes"
+        w.wake()
+        w.release_load()
+        busy.finish()
+
+    return reload, go_on
+
+
+@pytest.mark.parametrize("phase", RELOAD_PHASES)
+@pytest.mark.parametrize("mode", MODES)
+def test_a_stop_calls_a_reload_off(seed, phase, mode):
+    with world(seed) as w:
+        reload, go_on = in_reload(w, phase)
+        stop = w.ask("stop", mode=mode)
+        w.run(lambda: reload.done)
+        assert reload.error == CONFLICT
+        if mode != "immediate":
+            go_on()
+        w.run()
+        assert stop.result["cut"] == w.lost
+        assert not w.living()
+
+
+@pytest.mark.parametrize("phase", RELOAD_PHASES)
+@pytest.mark.parametrize("command", ["status", "ping", "greet"])
+def test_commands_are_answered_during_a_reload(seed, phase, command):
+    with world(seed) as w:
+        reload, go_on = in_reload(w, phase)
+        assert "result" in w.answer(command).answers[0]
+        assert w.answer("reload").error == CONFLICT
+        go_on()
+        w.run(lambda: reload.done)
+        assert reload.result["cut"] == 0
+        assert_runs(w)
+
+
+@pytest.mark.parametrize("phase", RELOAD_PHASES)
+@pytest.mark.parametrize("who", ["the busy one", "another one", "all", "the newest"])
+def test_a_worker_that_dies_during_a_reload_does_not_hold_it_up(seed, phase, who):
+    with world(seed) as w:
+        reload, go_on = in_reload(w, phase)
+        workers = w.living()
+        for worker in {
+            "the busy one": workers[:1],
+            "another one": workers[1:2],
+            "all": workers,
+            "the newest": workers[-1:],
+        }[who]:
+            worker.die()
+        w.answer("status")
+        go_on()
+        w.run(lambda: reload.done)
+        assert reload.result["generation"] == 2
+        assert_runs(w)
+
+
+@pytest.mark.parametrize("phase", RELOAD_PHASES)
+def test_a_master_that_dies_during_a_reload_is_told(seed, phase):
+    with world(seed) as w:
+        reload, go_on = in_reload(w, phase)
+        w.master.die()
+        w.run(lambda: reload.done)
+        assert reload.error == RELOAD_FAILED
+        go_on()
+        w.run()
+
+
+# When the system has nothing left to give
+
+
+@pytest.mark.parametrize("command", ["reload", "stop"])
+def test_what_finds_no_thread_has_done_nothing_and_can_be_repeated(seed, command):
+    with world(seed) as w:
+        w.threading.exhausted = True
+        assert w.answer(command).error == INTERNAL
+        w.threading.exhausted = False
+        assert_runs(w)
+
+
+# Anything
+
+
+@pytest.mark.parametrize("walk", range(100))
+def test_whatever_happens_everybody_is_answered_and_a_fast_stop_ends_it(walk):
+    choice = random.Random(walk)
+    settings = {
+        "drains_by_itself": choice.random() < 0.7,
+        "can_hold_back": choice.random() < 0.8,
+        "wanted": choice.randint(1, 3),
+    }
+    with world(walk, **settings) as w:
+        asked = []
+        for _ in range(choice.randint(3, 15)):
+            if not w.master.alive:
+                break
+            workers = w.living()
+            worker = choice.choice(workers) if workers else None
+            what = choice.choice(["begin", "finish", "kill", "stop", "reload", "ask", "hang", "code", "wait", "signal"])
+            if what == "begin" and worker and worker.serves and not worker.leaving:
+                worker.begin()
+            elif what == "finish" and worker:
+                worker.finish()
+            elif what == "kill" and worker and choice.random() < 0.3:
+                worker.die()
+            elif what == "stop" and choice.random() < 0.3:
+                asked.append(w.ask("stop", mode="graceful", grace=choice.choice([0.0, 1.0, 30.0])))
+            elif what == "reload":
+                asked.append(w.ask("reload", grace=choice.choice([0.0, 1.0, 30.0]), cut=choice.random() < 0.5))
+            elif what == "ask":
+                asked.append(w.ask(choice.choice(["status", "greet", "ping"])))
+            elif what == "hang" and worker and choice.random() < 0.3:
+                worker.hook_hangs = True
+            elif what == "code":
+                w.new_code = choice.choice(["good", "good", "too few", "never"])
+                w.preflight = choice.choice(["passes", "passes", "fails"])
+            elif what == "signal" and choice.random() < 0.2:
+                w.master.signal(SIGNALS["reload"])
+            if what == "wait":
+                w.sleep(choice.choice([0.0, 0.01, 0.3, 1.0, 5.0]))
+        if w.main.is_alive():
+            asked.append(w.ask("stop", mode="fast"))
+            w.run()
+        assert not w.master.alive
+        assert not w.living()
+        assert [len(one.answers) for one in asked] == [1] * len(asked)
