@@ -35,16 +35,19 @@ class Pool:
         return self._unfinished
 
     def submit(self, function: Callable[[], Any]) -> Future[Any]:
-        """The function's result, in time. Raises CommandError -32002 if too many wait already."""
+        """The function's result, in time.
+
+        Raises CommandError -32002 if too many wait already, or if there is no thread and none can be started.
+        """
         future: Future[Any] = new_future()
         with self._lock:
             if self._unfinished >= SIZE + self._max_waiting:
                 raise CommandError(
                     f"no more than {self._max_waiting} can wait for a thread; try again later", code=CONFLICT
                 )
-            self._unfinished += 1
-            if len(self._threads) < min(SIZE, self._unfinished):
+            if len(self._threads) < min(SIZE, self._unfinished + 1):
                 self._start_thread()
+            self._unfinished += 1
         self._queue.put((function, future))
         return future
 
@@ -60,7 +63,13 @@ class Pool:
 
     def _start_thread(self) -> None:
         thread = threading.Thread(target=self._work, name=f"flask-ctl-command-{len(self._threads)}", daemon=True)
-        thread.start()
+        try:
+            thread.start()
+        except RuntimeError as error:
+            if not self._threads:
+                raise CommandError(f"{error}; try again later", code=CONFLICT) from None
+            # Those that run will do it.
+            return
         self._threads.append(thread)
 
     def _work(self) -> None:

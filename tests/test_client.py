@@ -74,7 +74,7 @@ def test_the_traceback_of_a_failed_command_is_in_the_servers_log_only(serve):
         client.call("fail", message="boo")
     assert refusal.value.message == "ValueError: boo"
     assert "Traceback" not in f"{refusal.value.message}{refusal.value.data}"
-    assert "Traceback" in server.output
+    until(lambda: "Traceback" in server.output, "the traceback")
 
 
 @pytest.mark.parametrize("name", ["grace", "delay"])

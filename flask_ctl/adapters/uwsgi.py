@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from .. import logs
 from ..errors import ConfigurationError
 from ..reload.program import program
 from ..system import refuse_new_connections, waiting_connections, welcome_connections
@@ -57,6 +58,7 @@ def _begin(host: Host, uwsgi: Any) -> None:
         except ConfigurationError as error:
             # What its hooks raise it prints, and serves.
             logger.error("%s; uWSGI ends", error.message)
+            logs.flush()
             try:
                 os.kill(worker.master, worker.signals["stop"])
             finally:

@@ -14,7 +14,7 @@ from typing import IO, Any, Protocol
 
 from ..errors import ConfigurationError, ReloadFailed
 from ..system import Waker, wait_readable
-from ..unpatched import subprocess
+from ..unpatched import select, start_thread, subprocess
 
 ENVIRONMENT = "FLASK_CTL_PREFLIGHT"
 _PASSED = b"passed"
@@ -26,6 +26,22 @@ _report_to = int(os.environ.pop(ENVIRONMENT, "-1"))
 
 preflighting = _report_to >= 0
 """Whether this process is a preflight."""
+
+
+def _end_with_parent() -> None:
+    """End this process, and what it has started, as soon as nobody reads its report: its server was killed."""
+    poll = select.poll()
+    # POLLERR, which tells of that, comes without being asked for: poll(2).
+    poll.register(_report_to, 0)
+    poll.poll()
+    if os.getpgrp() == os.getpid():
+        os.killpg(os.getpid(), signal.SIGKILL)
+    os._exit(1)
+
+
+if preflighting:
+    # In a thread, because the program has the main one, and may hang there.
+    start_thread(_end_with_parent)
 
 
 def end_if_preflighting(check: Callable[[], Any]) -> None:
@@ -78,54 +94,59 @@ class Preflight:
         self._limit = limit
         self._by_exit = by_exit
         self._cancelled = False
-        self._waker = Waker()
+        self._waker: Waker | None = None
 
     def cancel(self) -> None:
         """End it, whether it has begun or not."""
         self._cancelled = True
-        # It may be over, and the waker closed.
-        with contextlib.suppress(OSError):
-            self._waker.wake()
+        waker = self._waker
+        if waker is not None:
+            waker.wake()
 
     def run(self) -> None:
         """Return if the program would serve, or if it was cancelled.
 
         Raises ReloadFailed with the output in `data` if it ended before, or has not come there in time.
         """
-        report, report_to = os.pipe()
-        with open(report, "rb") as pipe, tempfile.TemporaryFile() as output:
+        with contextlib.ExitStack() as stack:
             try:
-                process = self._start(report_to, output)
-            finally:
-                os.close(report_to)
+                waker = self._waker = Waker()
+                stack.callback(waker.close)
+                report, report_to = os.pipe()
+                stack.callback(os.close, report)
+                try:
+                    output = stack.enter_context(tempfile.TemporaryFile())
+                    process = self._start(report_to, output)
+                finally:
+                    os.close(report_to)
+            except OSError as error:
+                message = f"the program can't be started: {error}"
+                raise ReloadFailed(message, {"traceback": message}) from None
             began = time.monotonic()
             try:
-                wait_readable([pipe.fileno(), self._waker.fileno()], self._limit)
-                os.set_blocking(pipe.fileno(), False)
-                passed = pipe.read() == _PASSED
+                # One that was called off before there was a waker.
+                if not self._cancelled:
+                    wait_readable([report, waker.fileno()], self._limit)
+                os.set_blocking(report, False)
+                passed = _read(report) == _PASSED
             finally:
                 _end(process, wait=time.monotonic() - began < self._limit and not self._cancelled)
-                self._waker.close()
             if self._by_exit:
                 passed = process.returncode == 0
             if not passed and not self._cancelled:
                 raise self._failure(process, output, time.monotonic() - began >= self._limit)
 
     def _start(self, report_to: int, output: IO[bytes]) -> subprocess.Popen[bytes]:
-        try:
-            return subprocess.Popen(
-                self._program.command,
-                cwd=self._program.directory,
-                env={**self._program.environment_for_preflight(), ENVIRONMENT: str(report_to)},
-                pass_fds=[report_to],
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=output,
-                start_new_session=True,
-            )
-        except OSError as error:
-            message = f"the program can't be started: {error}"
-            raise ReloadFailed(message, {"traceback": message}) from None
+        return subprocess.Popen(
+            self._program.command,
+            cwd=self._program.directory,
+            env={**self._program.environment_for_preflight(), ENVIRONMENT: str(report_to)},
+            pass_fds=[report_to],
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            start_new_session=True,
+        )
 
     def _failure(self, process: subprocess.Popen[bytes], output: IO[bytes], timed_out: bool) -> ReloadFailed:
         output.seek(0, os.SEEK_END)
@@ -138,6 +159,14 @@ class Preflight:
             problem = f"it ended with exit code {process.returncode} before it served"
         message = f"the new code was refused: {problem}{': ' + lines[-1] if lines else ''}"
         return ReloadFailed(message, {"traceback": text or problem})
+
+
+def _read(report: int) -> bytes:
+    """What the preflight has reported so far."""
+    try:
+        return os.read(report, len(_PASSED))
+    except BlockingIOError:
+        return b""
 
 
 def _end(process: subprocess.Popen[bytes], *, wait: bool) -> None:

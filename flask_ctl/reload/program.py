@@ -98,7 +98,8 @@ class Program:
                 stream.flush()
 
     def terminate(self, exit_code: int) -> None:
-        """End the process at once."""
+        """End the process at once, but for what the log holds back."""
+        logs.flush()
         os._exit(exit_code)
 
 

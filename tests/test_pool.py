@@ -1,0 +1,44 @@
+"""The threads of custom commands."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+
+import pytest
+from harness import TIMEOUT, until
+
+from flask_ctl import CommandError
+from flask_ctl.pool import Pool
+
+
+@pytest.fixture
+def pool():
+    with contextlib.closing(Pool(lambda: None, 8)) as pool:
+        yield pool
+
+
+def refuse(thread: threading.Thread) -> None:
+    raise RuntimeError("can't start new thread")
+
+
+def test_what_no_thread_can_be_started_for_is_refused_and_not_counted(pool, monkeypatch):
+    with monkeypatch.context() as patched:
+        patched.setattr(threading.Thread, "start", refuse)
+        for _ in range(3):
+            with pytest.raises(CommandError, match="can't start new thread; try again later"):
+                pool.submit(lambda: "result")
+    assert pool.unfinished == 0
+    assert pool.submit(lambda: "result").result(TIMEOUT) == "result"
+    until(lambda: pool.unfinished == 0, "it is done")
+
+
+def test_where_no_further_thread_can_be_started_those_that_run_do_the_work(pool, monkeypatch):
+    gate = threading.Event()
+    first = pool.submit(gate.wait)
+    with monkeypatch.context() as patched:
+        patched.setattr(threading.Thread, "start", refuse)
+        second = pool.submit(lambda: "result")
+    gate.set()
+    assert second.result(TIMEOUT) == "result"
+    assert first.result(TIMEOUT)

@@ -1,0 +1,108 @@
+"""A preflight ends with the server that has started it, and leaves nothing behind, however it ends."""
+
+from __future__ import annotations
+
+import errno
+import os
+import subprocess
+import sys
+import textwrap
+from typing import Any
+
+import psutil
+import pytest
+from harness import Pending, until
+
+from flask_ctl import ReloadFailed, ServerDied
+from flask_ctl.reload import preflight as preflight_module
+from flask_ctl.reload.preflight import Preflight
+
+
+class Rehearsed:
+    """A program of a few lines."""
+
+    def __init__(self, code: str, directory: str = "/") -> None:
+        self.command = [sys.executable, "-c", code]
+        self.directory = directory
+
+    def environment_for_preflight(self) -> dict[str, str]:
+        return dict(os.environ)
+
+
+@pytest.mark.parametrize("hangs", ["while it loads its code", "in a child of its own"])
+def test_a_preflight_that_hangs_ends_with_its_server_when_that_is_killed(serve, program, tmp_path, hangs):
+    told = tmp_path / "pids"
+    hang = "time.sleep(1000)" if "loads" in hangs else "subprocess.run(['sleep', '1000'])"
+    server = serve(cwd=program.directory)
+    program.edit(
+        "new",
+        textwrap.dedent(f"""
+        import os, subprocess, time
+        with open({str(told)!r}, "w") as file:
+            file.write(str(os.getpid()))
+        {hang}
+    """),
+    )
+    reload = Pending.call(server.reload)
+    pid = int(until(lambda: told.exists() and told.read_text(), "the preflight has begun"))
+    preflight = psutil.Process(pid)
+    if "child" in hangs:
+        until(preflight.children, "its child")
+    processes = [preflight, *preflight.children()]
+    server.process.kill()
+    server.wait()
+    with pytest.raises(ServerDied):
+        reload.result()
+    until(lambda: not any(_lives(process) for process in processes), "the preflight has ended")
+
+
+def _lives(process: psutil.Process) -> bool:
+    try:
+        return process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def descriptors() -> set[str]:
+    return set(os.listdir("/proc/self/fd"))
+
+
+@pytest.mark.parametrize("failing", ["pipe", "file", "popen", "waker"])
+def test_a_start_that_fails_is_refused_and_leaves_nothing_open(monkeypatch, failing):
+    def fail(*_: Any, **__: Any) -> None:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    places = {
+        "pipe": (preflight_module.os, "pipe"),
+        "file": (preflight_module.tempfile, "TemporaryFile"),
+        "popen": (preflight_module.subprocess, "Popen"),
+        "waker": (preflight_module, "Waker"),
+    }
+    before = descriptors()
+    place, name = places[failing]
+    target = subprocess if failing == "popen" else place
+    with monkeypatch.context() as patched:
+        patched.setattr(target, name, fail)
+        with pytest.raises(ReloadFailed, match="can't be started"):
+            Preflight(Rehearsed("pass"), 10).run()
+    assert descriptors() == before
+
+
+def test_a_directory_that_is_gone_is_told_and_leaves_nothing_open(tmp_path):
+    before = descriptors()
+    for _ in range(5):
+        with pytest.raises(ReloadFailed, match="can't be started"):
+            Preflight(Rehearsed("pass", str(tmp_path / "gone")), 10).run()
+    assert descriptors() == before
+
+
+def test_one_that_is_never_run_has_nothing_open():
+    before = descriptors()
+    Preflight(Rehearsed("pass"), 10).cancel()
+    assert descriptors() == before
+
+
+def test_one_that_was_called_off_before_it_began_does_not_wait():
+    preflight = Preflight(Rehearsed("import time; time.sleep(1000)"), 1000)
+    preflight.cancel()
+    preflight.run()
