@@ -170,8 +170,13 @@ class StopCall:
         return bool(self._targets.watched) and not (self._result or {}).get("embedded")
 
     def _wait_until_gone(self, deadline: float | None) -> bool:
+        targets = self._targets
         if self._is_watched():
-            return wait_for_end(self._targets.watched, deadline)
+            if not wait_for_end(targets.server or targets.watched, deadline):
+                return False
+            # A hub that hangs does not make a server of a master that has ended.
+            wait_for_end(targets.watched, time.monotonic() + HUB_MARGIN)
+            return True
         while not self._conversation.ended:
             if self._conversation.receive(deadline) is None and not self._conversation.ended:
                 return False

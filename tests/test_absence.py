@@ -15,7 +15,7 @@ from holders import Holder
 from manyworkers import hub, is_alive, kill, workers
 from servers import SERVERS
 
-from flask_ctl import ControlClient, ControlError, NotRunning, ServerDied, TimedOut
+from flask_ctl import ControlClient, ControlError, NotRunning, ServerDied, TimedOut, locks
 from flask_ctl.conversations import absence
 from flask_ctl.conversations.absence import Absence
 from flask_ctl.conversations.trust import Trust
@@ -195,8 +195,17 @@ def test_a_lock_that_was_left_behind_means_nothing(path):
 
 def test_whoever_holds_it_is_named(path, hold):
     holder = hold()
-    with ControlClient(path, timeout=0.1) as client, pytest.raises(TimedOut, match=f"pid {holder.pid} held the lock"):
+    with ControlClient(path, timeout=0.1) as client, pytest.raises(TimedOut, match=f"is held by pid {holder.pid}"):
         client.ping()
+
+
+def test_a_worker_knows_that_its_own_server_is_there(path):
+    """It must not open the lock file, or it would release its lock."""
+    descriptor = os.open(f"{path}.lock", os.O_RDWR | os.O_CREAT, 0o600)
+    locks.take(descriptor, 1)
+    with ControlClient(path, timeout=0.1) as client, pytest.raises(TimedOut, match=f"is held by pid {os.getpid()}"):
+        client.ping()
+    locks.close(descriptor)
 
 
 def test_when_the_holder_ends_nothing_is_running(path, hold):

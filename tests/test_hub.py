@@ -300,6 +300,7 @@ def test_an_address_that_cannot_be_used_is_told_to_the_worker_and_tried_again(wo
         listener.close()
         other.release()
     until(lambda: os.path.exists(socket_path), "the address is taken when it is free")
+    assert worker.until("be_at")["params"] == {"endpoints": [socket_path]}
 
 
 def test_a_new_version_takes_the_place_of_an_old_hub_which_leaves_what_it_knew(master, path, hubs, worker, socket_path):

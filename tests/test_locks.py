@@ -10,6 +10,8 @@ import sys
 import pytest
 from harness import until
 from holders import HOLDER, Holder
+from manyworkers import hub, workers
+from servers import SERVERS
 
 from flask_ctl import ConfigurationError, locks
 from flask_ctl.hub.presence import Presence
@@ -207,6 +209,17 @@ def test_a_server_keeps_its_lock_through_a_reload_and_gets_it_back_where_it_was_
     os.unlink(path)
     until(lambda: os.path.exists(path) and ask(path)[0] == server.pid, "the lock is back")
     assert server.client().stop()["outcome"] == "drained"
+
+
+def test_hub_and_workers_follow_a_lock_file_that_was_removed(start):
+    server = start(SERVERS["gunicorn sync"])
+    path = server.socket + ".lock"
+    before = ask(path)
+    assert before[0] == hub(server)
+    assert {member.pid for member in before[1]} == {hub(server), *workers(server)}
+    assert {member.master for member in before[1]} == {server.pid}
+    os.unlink(path)
+    until(lambda: os.path.exists(path) and ask(path) == before, "all of them hold the new one")
 
 
 def test_who_uses_a_hubs_address_is_told_by_the_pid_of_its_master(path, hold):

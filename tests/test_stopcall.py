@@ -205,6 +205,7 @@ CASES = {
         reloaded, [ANSWER, "single", "reloader"], ("drained", "process")
     ),
     "an answer, then master and hub end": Case(staff, [ANSWER, "master", "hub"], ("drained", "process")),
+    "an answer, then the master ends and the hub hangs": Case(staff, [ANSWER, "master"], ("drained", "process")),
     "an answer in a bigger program": Case(
         single, [("stop", {**RESULT, "embedded": True}), "end"], ("drained", "connection")
     ),
@@ -249,6 +250,7 @@ CASES = {
         staff, [PROGRESS, "hub"], ("killed", "process"), True, frozenset({"master", "worker"})
     ),
     "not killed because it ends in time": Case(single, [ANSWER, "single"], ("drained", "process"), True),
+    "not killed because its master ends in time": Case(staff, [ANSWER, "master"], ("drained", "process"), True),
     "not killed because it dies before": Case(single, ["single"], ("died", "process"), True),
     "nobody to kill": Case(nobody, [], raises(ConfigurationError, "names nobody"), True),
     "process 1 is not killed": Case(init, [], raises(ConfigurationError, "docker stop"), True),
@@ -262,6 +264,8 @@ def _brief(monkeypatch):
     """What does not end is waited for this long."""
     monkeypatch.setattr("flask_ctl.stopcall.MARGIN", 0.02)
     monkeypatch.setattr("flask_ctl.stopcall.STATUS_TIMEOUT", 0.02)
+    monkeypatch.setattr("flask_ctl.stopcall.HUB_MARGIN", 0.02)
+    monkeypatch.setattr("flask_ctl.stopcall.END_DELAY", 0.02)
 
 
 def call_of(world, case):

@@ -6,6 +6,7 @@ listens. The lock file tells that they live.
 
 from __future__ import annotations
 
+import os
 import time
 
 from ..errors import NotRunning, TimedOut
@@ -49,8 +50,8 @@ class Absence:
             raise error
         elif self._deadline is not None and time.monotonic() >= self._deadline:
             raise TimedOut(
-                f"nobody listens at {self._path}, but the server is still there: {_processes(holders)} held the lock"
-                f" {lock_path(self._path)} all the time",
+                f"nobody listens at {self._path}, but the server is still there: its lock {lock_path(self._path)} is"
+                f" held by {_processes(holders)}",
                 {"pids": [pid for pid in holders if pid]},
             )
         left = self.left()
@@ -61,7 +62,7 @@ class Absence:
         """The pids of those who hold the lock file, 0 for one that can't be named; None if it may not be read."""
         path = lock_path(self._path)
         if is_ours(path):
-            return []
+            return [os.getpid()]
         try:
             with LockFile(path) as lock:
                 if not self._trust.believes(lock.owner):
