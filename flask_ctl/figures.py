@@ -8,16 +8,24 @@ import time
 from collections.abc import Iterable
 from typing import Any
 
+from .reserve import reserve
 from .unpatched import threading
 
 MAX_AGE = 1.0
 """Seconds for which figures are good: reading them costs some twenty system calls."""
 
 
+def prepare() -> None:
+    """Import what reading them needs."""
+    import psutil  # noqa: F401
+
+
 class ProcessFigures:
     """Memory, CPU, threads and descriptors of this process, or of another one of the same user."""
 
     def __init__(self, pid: int | None = None) -> None:
+        # Now: later there may be no descriptors, or no package any more.
+        prepare()
         self._pid = pid
         self._lock = threading.Lock()
         self._figures: dict[str, Any] = {}
@@ -29,7 +37,7 @@ class ProcessFigures:
         with self._lock:
             now = time.monotonic()
             if not self._figures or now - self._read_at >= MAX_AGE:
-                self._figures = self._measure(now)
+                self._figures = reserve.retry(lambda: self._measure(now))
                 self._read_at = now
             return self._figures
 
@@ -40,14 +48,15 @@ class ProcessFigures:
         cpu = time.process_time() if self._pid is None else sum(process.cpu_times()[:2])
         since = now - self._read_at if self._figures else time.time() - process.create_time()
         cores = (cpu - self._cpu_then) / max(since, 0.001)
-        self._cpu_then = cpu
         with process.oneshot():
-            return {
+            figures = {
                 "rss": process.memory_info().rss,
                 "cpu": round(max(0.0, cores), 3),
                 "threads": process.num_threads(),
                 "fds": process.num_fds() if hasattr(process, "num_fds") else None,
             }
+        self._cpu_then = cpu
+        return figures
 
 
 def figures_of(readers: dict[int, ProcessFigures], pids: Iterable[int]) -> dict[int, dict[str, Any]]:

@@ -11,6 +11,7 @@ from typing import Any
 from .dispatcher import ReplyTo
 from .errors import ConfigurationError
 from .reactor import Reactor
+from .reserve import reserve
 from .transports import Handler, Listener
 from .transports.stream import FLUSH_TIMEOUT
 from .unpatched import threading
@@ -41,6 +42,7 @@ class ControlServer:
         self._closing = threading.Event()
         self._close_lock = threading.Lock()
         self._released = False
+        self._reserved = False
 
     @property
     def endpoints(self) -> list[str]:
@@ -73,6 +75,8 @@ class ControlServer:
 
     def serve(self) -> None:
         """Start the thread."""
+        reserve.open()
+        self._reserved = True
         self._thread = threading.Thread(target=self._run, name=self._name, daemon=True)
         self._thread.start()
         _servers.add(self)
@@ -177,6 +181,8 @@ class ControlServer:
                 self._released = True
                 self._flush_and_close()
                 self._reactor.close()
+                if self._reserved:
+                    reserve.close()
 
 
 def _handed_over(listener: Listener) -> dict[str, Any] | None:

@@ -18,7 +18,7 @@ import flask_ctl
 
 LAYERS = [
     "unpatched",
-    "logs",
+    "logs  reserve",
     "errors  exits  figures  handover  lifecycle  middleware  operation  parameters  signals  system  threads",
     "locks  processes",
     "addresses  history  limits  pool  protocol  reactor  reload  render",

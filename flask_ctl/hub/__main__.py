@@ -57,9 +57,11 @@ def main() -> None:
     path, pid, started = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
     detach(LOCK)
     show_audit()
+    from ..figures import prepare
     from ..processes import open_process, start_time
     from .process import Hub
 
+    prepare()
     master = open_process(pid, init=True)
     if master is None or start_time(pid) != started:
         return

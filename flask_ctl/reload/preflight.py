@@ -13,6 +13,7 @@ from collections.abc import Callable
 from typing import IO, Any, Protocol
 
 from ..errors import ConfigurationError, ReloadFailed
+from ..reserve import reserve
 from ..system import Waker, wait_readable
 from ..unpatched import select, start_thread, subprocess
 
@@ -108,20 +109,12 @@ class Preflight:
 
         Raises ReloadFailed with the output in `data` if it ended before, or has not come there in time.
         """
-        with contextlib.ExitStack() as stack:
-            try:
-                waker = self._waker = Waker()
-                stack.callback(waker.close)
-                report, report_to = os.pipe()
-                stack.callback(os.close, report)
-                try:
-                    output = stack.enter_context(tempfile.TemporaryFile())
-                    process = self._start(report_to, output)
-                finally:
-                    os.close(report_to)
-            except OSError as error:
-                message = f"the program can't be started: {error}"
-                raise ReloadFailed(message, {"traceback": message}) from None
+        try:
+            stack, waker, report, output, process = reserve.retry(self._open)
+        except OSError as error:
+            message = f"the program can't be started: {error}"
+            raise ReloadFailed(message, {"traceback": message}) from None
+        with stack:
             began = time.monotonic()
             try:
                 # One that was called off before there was a waker.
@@ -135,6 +128,20 @@ class Preflight:
                 passed = process.returncode == 0
             if not passed and not self._cancelled:
                 raise self._failure(process, output, time.monotonic() - began >= self._limit)
+
+    def _open(self) -> tuple[contextlib.ExitStack, Waker, int, IO[bytes], subprocess.Popen[bytes]]:
+        """Start it. Raises OSError, with nothing left open."""
+        with contextlib.ExitStack() as stack:
+            waker = self._waker = Waker()
+            stack.callback(waker.close)
+            report, report_to = os.pipe()
+            stack.callback(os.close, report)
+            try:
+                output = stack.enter_context(tempfile.TemporaryFile())
+                process = self._start(report_to, output)
+            finally:
+                os.close(report_to)
+            return stack.pop_all(), waker, report, output, process
 
     def _start(self, report_to: int, output: IO[bytes]) -> subprocess.Popen[bytes]:
         return subprocess.Popen(

@@ -11,12 +11,16 @@ from ..access import Peer
 from ..commands import Role
 from ..guard import Guard
 from ..reactor import READ, Reactor
+from ..reserve import reserve
 from ..unpatched import socket
 from . import Handler
 from .connection import Connection
 
 SHARES: dict[Role | None, int] = {"operate": 1, "observe": 2, None: 16}
 """One part in so many of the connections for those of each role, so that they can't lock out those who may do more."""
+
+RETRY = 0.1
+"""Seconds until a listener for which there was no descriptor is looked at again."""
 
 FLUSH_TIMEOUT = 1.0
 """Seconds that the end of the server waits for clients to read their last answer."""
@@ -35,7 +39,7 @@ class StreamServer:
         self._handler = handler
         self._guard = guard
         self._connections: dict[Connection, Role | None] = {}
-        self._paused: list[tuple[socket.socket, Callable[[int], None]]] = []
+        self._listening = False
 
     def listen(self, listener: socket.socket, identify: Callable[[socket.socket], Peer]) -> None:
         """Accept whoever connects to `listener`; `identify` names the peer."""
@@ -49,12 +53,19 @@ class StreamServer:
                 if error.errno not in OUT_OF_RESOURCES:
                     raise
                 self._drop_the_gone()
-                # The listener stays ready for as long as there are no descriptors: look again at the next tick.
-                self._reactor.unregister(listener)
-                self._paused.append((listener, on_ready))
+                if error.errno != errno.EMFILE or not reserve.give_up():
+                    # The listener stays ready for as long as there are no descriptors.
+                    self._reactor.unregister(listener)
+                    self._reactor.call_later(RETRY, resume)
                 return
             self.add(sock, identify(sock))
 
+        def resume() -> None:
+            # Unless this server, or its listener, is closed by now.
+            if self._listening and listener.fileno() >= 0:
+                self._reactor.register(listener, READ, on_ready)
+
+        self._listening = True
         self._reactor.register(listener, READ, on_ready)
 
     def add(self, sock: socket.socket, peer: Peer) -> Connection | None:
@@ -64,7 +75,7 @@ class StreamServer:
             sock.close()
             return None
         pending = self._guard.limits.pending
-        connection = Connection(sock, peer, self._reactor, self._handler, self._connections.pop, pending)
+        connection = Connection(sock, peer, self._reactor, self._handler, self._forget, pending)
         self._connections[connection] = role
         return connection
 
@@ -72,9 +83,7 @@ class StreamServer:
         now = time.monotonic()
         for connection in tuple(self._connections):
             connection.expire(now)
-        while self._paused:
-            listener, on_ready = self._paused.pop()
-            self._reactor.register(listener, READ, on_ready)
+        reserve.fill()
 
     def flush(self, timeout: float) -> None:
         deadline = time.monotonic() + timeout
@@ -88,12 +97,17 @@ class StreamServer:
         return [client for client in left if client is not None]
 
     def close(self) -> None:
+        self._listening = False
         for connection in tuple(self._connections):
             connection.close()
 
     def abandon(self) -> None:
         for connection in self._connections:
             connection.abandon()
+
+    def _forget(self, connection: Connection) -> None:
+        del self._connections[connection]
+        reserve.fill()
 
     def _make_room(self, role: Role | None) -> bool:
         """Whether a peer of that role has a place, if need be that of an idle one of no higher role."""

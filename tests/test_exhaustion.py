@@ -1,0 +1,102 @@
+"""A program that has used up all descriptors, or has lost its packages, can still be controlled."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import os
+import pathlib
+import resource
+import shutil
+
+import pytest
+from harness import until
+
+from flask_ctl import CommandError
+
+EATING = """
+import os, sys
+held = []
+
+@control.command
+def eat() -> int:
+    try:
+        while True:
+            held.append(os.open("/dev/null", os.O_RDONLY))
+    except OSError:
+        return len(held)
+
+@control.command
+def free() -> None:
+    while held:
+        os.close(held.pop())
+
+@control.command
+def modules() -> list:
+    return sorted(sys.modules)
+"""
+LIMIT = 128
+
+
+@pytest.fixture
+def hungry(serve, program):
+    """A server that has no descriptor left."""
+    program.edit("old", EATING)
+    server = serve(cwd=program.directory)
+    resource.prlimit(server.pid, resource.RLIMIT_NOFILE, (LIMIT, LIMIT))
+    assert server.call("eat") > LIMIT // 2
+    server.call("eat")
+    return server
+
+
+def test_without_descriptors_a_server_answers_one_client_after_the_other(hungry):
+    for _ in range(20):
+        assert hungry.status()["state"] == "running"
+        assert hungry.call("greet", name="x")
+    assert hungry.status()["process"]["fds"] <= LIMIT
+
+
+def test_without_descriptors_a_server_can_be_stopped(hungry):
+    with hungry.client() as client:
+        assert client.stop()["outcome"] == "drained"
+    assert hungry.wait() == 0
+
+
+def test_without_descriptors_a_reload_is_done_or_refused_and_the_server_goes_on(hungry, program):
+    program.edit("new", EATING)
+    # Refused by an error of the server's; one of another kind, or no answer, is a failure of the test.
+    with contextlib.suppress(CommandError):
+        assert hungry.reload()["generation"] == 2
+    until(lambda: hungry.status()["state"] == "running", "it serves")
+    if hungry.status()["generation"] == 1:
+        hungry.call("free")
+        assert hungry.reload()["generation"] == 2
+    with hungry.client() as client:
+        assert client.stop()["outcome"] == "drained"
+    assert hungry.wait() == 0
+
+
+def test_what_control_needs_is_not_imported_when_it_is_asked_for_first(serve, program):
+    program.edit("old", EATING)
+    server = serve(cwd=program.directory, ready=False)
+    until(lambda: os.path.exists(server.socket), "it listens")
+    before = set(until(lambda: server.call("modules"), "an answer"))
+    server.status()
+    server.call("commands")
+    after = set(server.call("modules"))
+    assert {name for name in after - before if not name.startswith("encodings")} == set()
+
+
+def test_a_server_whose_packages_are_deleted_answers_and_ends(serve, program, tmp_path):
+    program.edit("old", EATING)
+    packages = tmp_path / "packages"
+    for name in ("psutil", "flask_ctl"):
+        spec = importlib.util.find_spec(name)
+        shutil.copytree(pathlib.Path(spec.origin).parent, packages / name)
+    server = serve(cwd=program.directory, env={"PYTHONPATH": str(packages)})
+    server.get("/version")
+    shutil.rmtree(packages)
+    assert server.status()["process"]["rss"] > 0
+    with server.client() as client:
+        assert client.stop()["outcome"] == "drained"
+    assert server.wait() == 0
