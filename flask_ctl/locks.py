@@ -37,7 +37,7 @@ _END = 2**62
 """A position behind all bytes that are locked; off_t has 63 bits."""
 
 MAX_HOLDERS = 4096
-"""Locks that are looked at; whoever may write to the file could take any number."""
+"""The most locks that are read: a process that may write to the file could take any number."""
 
 _STRUCT_FLOCK = "qqihh" if sys.platform == "darwin" else "hhqqi4x"
 
@@ -106,7 +106,7 @@ class LockFile:
         info = os.fstat(self._descriptor)
         self.path = path
         self.owner = info.st_uid
-        """The uid to whom the file belongs."""
+        """The uid of the file's owner."""
         if not stat.S_ISREG(info.st_mode):
             self.close()
             raise PermissionError(errno.EPERM, "not a regular file", path)

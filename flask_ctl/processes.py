@@ -123,7 +123,7 @@ def open_reloader(child: ProcessHandle) -> ProcessHandle | None:
         return None
     parent = open_parent(child)
     if parent is not None and not _same_program(child.pid, parent.pid):
-        # Whoever takes in the children of a reloader that has died.
+        # The reloader has died, and its child has been reparented.
         parent.close()
         return None
     return parent

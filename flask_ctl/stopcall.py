@@ -30,7 +30,7 @@ Progress = Callable[[Mapping[str, Any]], Any]
 
 
 class HubDied(TimedOut):
-    """Whoever listened for the workers has been killed, and the server may go on.
+    """The hub has been killed, and the server may go on.
 
     `accepted` tells whether the stop had begun, `outcome` is the result if nothing runs any more.
     """
@@ -61,7 +61,7 @@ class StopTimes(NamedTuple):
 class StopCall:
     """One `stop`, from the request to the end of the server.
 
-    `targets` are watched, and killed if it comes to that; whoever made them closes them.
+    `targets` are watched, and killed if it comes to that; the caller closes them.
     """
 
     def __init__(

@@ -1,7 +1,7 @@
 """Which processes a stop waits for and may kill: only those that the kernel names.
 
 The kernel names the listener twice: as the peer of the connection (SO_PEERCRED) and as the process that holds byte 0 of
-the socket's lock file (F_GETLK). Where the two differ the socket leads elsewhere, as one that ssh forwards does. A
+the socket's lock file (F_GETLK). Where the two differ the socket leads elsewhere, as ssh's forwarded sockets do. A
 process's parent is the kernel's word too, and all of them have to belong to the owner of the lock file.
 
 A process's own word only narrows that: that Werkzeug's reloader has started it, and which master its server has (see
@@ -36,7 +36,7 @@ class Targets:
 
     `pid` is the process to name in messages, the single one or the master; None if the kernel names none. `obstacle` is
     why the server can't be killed, None if it can. `unobservable` tells whether nobody here can see its end, because
-    the whole PID namespace ends with it. `server` are those whose ends are the end of the server: the process and
+    the whole PID namespace ends with it. `server` are the processes that end with the server: the single process and
     Werkzeug's reloader, or the master. It has `workers` then, and a `hub`, which ends by itself after it; `master` is
     its pid as the workers see it.
     """
@@ -164,7 +164,7 @@ def workers_live(path: str, trust: Trust) -> bool:
         return True
     try:
         with LockFile(lock_path(path)) as lock:
-            return trust.believes(lock.owner) and any(member.number for member in lock.members())
+            return trust.accepts(lock.owner) and any(member.number for member in lock.members())
     except OSError:
         return False
 

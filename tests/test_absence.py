@@ -193,7 +193,7 @@ def test_a_lock_that_was_left_behind_means_nothing(path):
         client.ping()
 
 
-def test_whoever_holds_it_is_named(path, hold):
+def test_the_holder_is_named(path, hold):
     holder = hold()
     with ControlClient(path, timeout=0.1) as client, pytest.raises(TimedOut, match=f"is held by pid {holder.pid}"):
         client.ping()

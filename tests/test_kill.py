@@ -1,4 +1,4 @@
-"""`--kill-after`: whom it ends, whom it never touches, and where it is refused. Real processes."""
+"""`--kill-after`: which processes it ends, which it never touches, and where it is refused. Real processes."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ USERS = [pytest.param(None, id="its own user"), pytest.param(NOBODY, id="another
 
 
 @pytest.mark.parametrize("uid", USERS)
-def test_who_is_merely_named_by_the_server_is_not_killed(lie, bystander, uid):
+def test_a_process_that_only_the_server_names_is_not_killed(lie, bystander, uid):
     path, server = lie(uid)
     with ControlClient(path, owner=uid) as client:
         result = client.stop(kill_after=0.1)
@@ -181,7 +181,7 @@ def forward(short_path):
         process.communicate()
 
 
-def test_whoever_forwards_a_socket_is_not_killed(serve, forward):
+def test_a_process_that_forwards_a_socket_is_not_killed(serve, forward):
     server = serve()
     refused(server, forward(server.socket), "may only forward a socket")
 
@@ -326,7 +326,7 @@ def test_every_server_of_workers_is_killed_as_a_whole_and_nobody_else(start, nam
     assert os.getpid() == parent
 
 
-def test_uwsgi_without_a_master_is_killed_and_not_whoever_has_started_it(start, bystander):
+def test_uwsgi_without_a_master_is_killed_and_not_its_parent(start, bystander):
     row = SERVERS["uwsgi"]
     alone = replace(row, command=[word for word in row.command if word != "--master"], workers=1)
     server = start(alone, "--processes", "1").suspend()

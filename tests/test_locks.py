@@ -1,4 +1,4 @@
-"""Record locks: what the kernel tells of those who hold a socket's lock file. Each holder is a process of its own."""
+"""Record locks: what the kernel tells of the holders of a socket's lock file. Each holder is a process of its own."""
 
 from __future__ import annotations
 
@@ -161,7 +161,7 @@ def file(path):
     file.release()
 
 
-def test_whoever_listens_holds_byte_0(path, file):
+def test_the_listener_holds_byte_0(path, file):
     assert ask(path)[0] == os.getpid()
     file.release()
     assert ask(path) == (None, [], False)

@@ -1,4 +1,4 @@
-"""Whom a stop may kill: every disagreement of the kernel's words, with holders of locks instead of servers."""
+"""Which processes a stop may kill: every disagreement of the kernel's answers, with lock holders instead of servers."""
 
 from __future__ import annotations
 
@@ -157,7 +157,7 @@ def test_a_lock_that_nobody_holds_is_no_server(path, hold):
     assert targets_at(path, Trust()) is None
 
 
-def test_whoever_may_not_read_the_lock_file_can_not_kill_but_watches_the_listener(path, hold, monkeypatch):
+def test_a_client_that_may_not_read_the_lock_file_can_not_kill_but_watches_the_listener(path, hold, monkeypatch):
     server = hold(LISTENER)
 
     def unreadable(path):
@@ -199,7 +199,7 @@ def test_who_is_neither_the_owner_nor_root_is_told_before_anything_is_sent(path,
 
 def test_the_lock_file_of_somebody_who_is_not_trusted_names_nobody(path, hold, monkeypatch):
     hold(LISTENER)
-    monkeypatch.setattr(Trust, "believes", lambda self, uid: False)
+    monkeypatch.setattr(Trust, "accepts", lambda self, uid: False)
     with pytest.raises(AccessDenied, match="belongs to"):
         targets_at(path, Trust())
 

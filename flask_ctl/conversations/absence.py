@@ -59,13 +59,13 @@ class Absence:
         self._interval = min(2 * self._interval, MAX_RETRY_INTERVAL)
 
     def _holders(self) -> list[int] | None:
-        """The pids of those who hold the lock file, 0 for one that can't be named; None if it may not be read."""
+        """The pids of the lock file's holders, 0 for an unnamed process; None if the file may not be read."""
         path = lock_path(self._path)
         if is_ours(path):
             return [os.getpid()]
         try:
             with LockFile(path) as lock:
-                if not self._trust.believes(lock.owner):
+                if not self._trust.accepts(lock.owner):
                     return []
                 server = lock.server()
                 return sorted({*(member.pid for member in lock.members()), *([] if server is None else [server])})

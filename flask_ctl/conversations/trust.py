@@ -31,7 +31,7 @@ class Trust(NamedTuple):
         self._check(info.st_uid, f"{path} belongs to")
 
     def check_owner(self, path: str, uid: int) -> None:
-        """Raises AccessDenied if a file belongs to another user than one we believe in."""
+        """Raises AccessDenied if a file belongs to a user who is not trusted."""
         self._check(uid, f"{path} belongs to")
 
     def check_peer(self, path: str, uid: int | None) -> None:
@@ -50,12 +50,12 @@ class Trust(NamedTuple):
             )
         self._check(info.st_uid, f"{directory} belongs to")
 
-    def believes(self, uid: int) -> bool:
-        """Whether what this user says counts."""
+    def accepts(self, uid: int) -> bool:
+        """Whether this user is trusted."""
         return uid in (0, os.geteuid(), self.owner)
 
     def _check(self, uid: int, who: str) -> None:
-        if not self.believes(uid):
+        if not self.accepts(uid):
             raise AccessDenied(
                 f"{who} {_name_of(uid)}, neither you nor root; if you trust that user: --owner {_name_of(uid)}"
             )
