@@ -217,7 +217,8 @@ def _is_pidfd_of(descriptor: int, pid: int) -> bool:
     # The option's number is another one on some architectures, where it yields anything but this.
     try:
         with open(f"/proc/self/fdinfo/{descriptor}") as info:
-            return any(line.split() == ["Pid:", str(pid)] for line in info)
+            # -1: the process is gone, and has been waited for.
+            return any(line.split() in (["Pid:", str(pid)], ["Pid:", "-1"]) for line in info)
     except OSError:
         return False
 

@@ -1,0 +1,36 @@
+"""The handle on the process at the other end of a Unix socket."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+
+from flask_ctl.processes import open_peer
+
+
+def test_a_peer_that_is_gone_and_forgotten_leaves_nothing_open(short_path):
+    path = str(short_path / "x.sock")
+    read, write = os.pipe()
+    child = os.fork()
+    if child == 0:
+        with socket.socket(socket.AF_UNIX) as listener:
+            listener.bind(path)
+            listener.listen()
+            os.write(write, b"x")
+            signal.pause()
+        os._exit(0)
+    os.read(read, 1)
+    with socket.socket(socket.AF_UNIX) as sock:
+        sock.connect(path)
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+        before = set(os.listdir("/proc/self/fd"))
+        handle = open_peer(sock)
+        if handle is not None:
+            with contextlib.closing(handle):
+                assert handle.ended()
+        assert set(os.listdir("/proc/self/fd")) == before
+    os.close(read)
+    os.close(write)
