@@ -7,6 +7,7 @@ import json
 import pathlib
 import socket
 import statistics
+import time
 from collections.abc import Sequence
 
 import psutil
@@ -47,6 +48,8 @@ def _flood(kind: str, message: str, quick: bool) -> list[Row]:
             Program(PROGRAMS, "flood", str(port), str(CONNECTIONS), message, log=pathlib.Path(scratch / "flood.log"))
         )
         flooder.wait_until_ready()
+        # For a moment all of them connect, and have the turns that a burst is allowed.
+        time.sleep(1)
         flooded = [elapsed(client.ping) for _ in range(calls)]
         growth = (psutil.Process(server.pid).memory_info().rss - before) / 2**20
     ours, theirs = _p95(flooded), _p95(quiet)

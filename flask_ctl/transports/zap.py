@@ -6,6 +6,7 @@ address of the peer. Over ipc that address holds the credentials that the kernel
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Callable
 from typing import Protocol
@@ -49,11 +50,17 @@ class LocalIdentity:
         return ",".join(map(str, user_groups(*_credentials(address)[:2])))
 
     def peer(self, address: str, user_id: str) -> Peer:
-        uid, gid, pid = _credentials(address)
-        return Peer(pid, uid, gid, tuple(map(int, filter(None, user_id.split(",")))))
+        return _local_peer(address, user_id)
 
     def describe(self, address: str, user_id: str) -> str:
         return f"local at {address}"
+
+
+@functools.lru_cache(maxsize=256)
+def _local_peer(address: str, user_id: str) -> Peer:
+    # Kept because every message asks; both texts together are all that it depends on.
+    uid, gid, pid = _credentials(address)
+    return Peer(pid, uid, gid, tuple(map(int, filter(None, user_id.split(",")))))
 
 
 def _credentials(address: str) -> tuple[int | None, int | None, int | None]:

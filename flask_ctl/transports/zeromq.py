@@ -31,10 +31,10 @@ from .zmqclient import Sent, ZmqClient
 MAX_EXCHANGES = 64
 """Times that libzmq is asked by turns what can be received and sent, before other sockets have their turn."""
 
-TURN = 0.00025
+TURN = 0.0001
 """Seconds for messages to be taken in and sent, and at least one of them, before other sockets have their turn."""
 
-TURNS_IN_A_ROW = 200
+TURNS_IN_A_ROW = 500
 """Full turns without a rest. Who sends more than fits in these has every further one after REST."""
 
 REST = 0.001
