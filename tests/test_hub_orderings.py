@@ -338,6 +338,78 @@ def test_a_master_that_dies_during_a_reload_is_told(seed, phase):
         w.run()
 
 
+# A moment without a worker, as by gunicorn's --max-requests
+
+
+def without_workers(w: World) -> None:
+    w.load_is_held = True
+    for worker in w.living():
+        worker.die()
+    w.run(lambda: not len(w.hub.workers))
+
+
+def test_status_tells_what_the_last_worker_has_told(seed):
+    with world(seed) as w:
+        w.living()[0].begin()
+        w.run(lambda: w.hub.workers.in_flight)
+        without_workers(w)
+        status = w.answer("status").result
+        assert (status["server"]["name"], status["cwd"], status["requests"]["total"]) == ("fake", "/srv", 1)
+        assert (status["workers"], status["workers_expected"]) == ([], 2)
+
+
+def test_commands_wait_for_a_worker(seed):
+    with world(seed) as w:
+        without_workers(w)
+        greet = w.ask("greet")
+        w.sleep(5.0)
+        assert not greet.done
+        w.release_load()
+        w.run(lambda: greet.done)
+        assert "by " in greet.result[0]["result"]
+        assert_runs(w)
+
+
+@pytest.mark.parametrize(("parameters", "seconds"), [({}, 30.0), ({"_timeout": 1.0}, 1.0)])
+def test_commands_do_not_wait_for_ever(seed, parameters, seconds):
+    with world(seed) as w:
+        without_workers(w)
+        began = w.clock.now
+        assert w.answer("greet", **parameters).error == TIMED_OUT
+        assert seconds <= w.clock.now - began < seconds + 1
+        assert_runs(w)
+
+
+def test_a_command_that_waits_is_answered_when_the_server_ends(seed):
+    with world(seed) as w:
+        without_workers(w)
+        greet = w.ask("greet")
+        w.run(lambda: w.hub._staff._waiting)
+        w.master.die()
+        w.run()
+        assert greet.error == CONFLICT
+
+
+@pytest.mark.parametrize("preflight", [True, False])
+def test_a_reload_goes_on_when_workers_are_there(seed, preflight):
+    with world(seed) as w:
+        without_workers(w)
+        reload = w.ask("reload", preflight=preflight)
+        w.sleep(5.0)
+        assert not reload.done
+        w.release_load()
+        w.run(lambda: reload.done)
+        assert reload.result["generation"] == 2
+        assert_runs(w)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_stop_needs_no_worker(seed, mode):
+    with world(seed) as w:
+        without_workers(w)
+        assert_ends(w, w.ask("stop", mode=mode))
+
+
 # When the system has nothing left to give
 
 

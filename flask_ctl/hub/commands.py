@@ -11,10 +11,13 @@ from typing import Any
 
 from ..commands import Command, invalid_parameter
 from ..dispatcher import Call
-from ..errors import CONFLICT, INVALID_PARAMS, METHOD_NOT_FOUND, CommandError
+from ..errors import INVALID_PARAMS, METHOD_NOT_FOUND, CommandError
 from .messages import AppRecord
-from .staff import Outcome, Staff, then
+from .staff import Outcome, Staff, chain, then
 from .workers import Worker, Workers
+
+ABSENCE = 30.0
+"""Seconds to wait for a worker where none serves, if the caller has no time-out of their own."""
 
 
 @dataclass(frozen=True)
@@ -46,10 +49,17 @@ def _remote(staff: Staff, key: str, name: str, description: dict[str, Any]) -> R
     scope = description.get("scope", "each")
 
     def run(call: Call, **arguments: Any) -> Future[list[dict[str, Any]]]:
-        deadline = time.monotonic() + _seconds(call.meta.get("_timeout"))
-        targets = _targets(staff.workers, scope, call.meta.get("_pid"))
-        asked = staff.ask(targets, "call", {"app": key, "name": name, **arguments}, deadline)
-        return then(asked, _as_result)
+        seconds = _seconds(call.meta.get("_timeout"))
+        deadline = time.monotonic() + seconds
+        pid = call.meta.get("_pid")
+        if pid is not None:
+            return ask([_with_pid(staff.workers, pid)], arguments, deadline)
+        # Between two workers, as by gunicorn's --max-requests, there may be none for a moment.
+        there_is_one = staff.when_there_is_one(time.monotonic() + min(seconds, ABSENCE))
+        return chain(there_is_one, lambda: ask(_targets(staff.workers, scope), arguments, deadline))
+
+    def ask(targets: list[Worker], arguments: dict[str, Any], deadline: float) -> Future[list[dict[str, Any]]]:
+        return then(staff.ask(targets, "call", {"app": key, "name": name, **arguments}, deadline), _as_result)
 
     return RemoteCommand(
         name,
@@ -71,17 +81,17 @@ def _seconds(value: Any) -> float:
         raise invalid_parameter("_timeout", "must be a number of seconds") from None
 
 
-def _targets(workers: Workers, scope: str, pid: Any) -> list[Worker]:
-    """The workers that a call is for: the one with `pid`, the least busy one, or each."""
-    if pid is not None:
-        # As text it comes from a plain command.
-        worker = workers.get(int(pid)) if str(pid).isdecimal() else None
-        if worker is None:
-            known = ", ".join(str(worker.pid) for worker in workers)
-            raise invalid_parameter("_pid", f"no worker has the pid {pid}; there are: {known or 'none'}")
-        return [worker]
-    if not len(workers):
-        raise CommandError("no worker serves at this moment; try again", code=CONFLICT)
+def _with_pid(workers: Workers, pid: Any) -> Worker:
+    # As text it comes from a plain command.
+    worker = workers.get(int(pid)) if str(pid).isdecimal() else None
+    if worker is None:
+        known = ", ".join(str(worker.pid) for worker in workers)
+        raise invalid_parameter("_pid", f"no worker has the pid {pid}; there are: {known or 'none'}")
+    return worker
+
+
+def _targets(workers: Workers, scope: str) -> list[Worker]:
+    """The workers that a call is for: the least busy one, or each."""
     if scope == "one":
         return [min(workers, key=lambda worker: (worker.figures.in_flight, -worker.heard))]
     return list(workers)

@@ -143,6 +143,7 @@ class Gate:
         worker = self._hub.workers.get(hello.pid)
         if worker is not None:
             worker.renew(hello, send)
+            self._hub.workers.heard_of(hello)
             return self._hub.welcome(worker)
         handle = open_process(hello.pid)
         if handle is None:

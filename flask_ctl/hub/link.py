@@ -169,10 +169,21 @@ class Link:
                 self._waker.clear()
             if sock.fileno() in ready and not self._receive(sock, buffer):
                 return
+            # What is to be sent before the end is there only once it is said to be the end.
+            closing = self._closing
             self.flush()
-            # What the hub has sent before the end is heard, too.
-            if self._closing and not wait_readable([sock.fileno()], 0):
+            if closing:
+                self._await_end(sock, buffer)
                 return
+
+    def _await_end(self, sock: socket.socket, buffer: LineBuffer) -> None:
+        """Until the hub has taken in the last words, and closes: it reads no more once it has failed to send.
+
+        What it has sent before is heard, too.
+        """
+        sock.shutdown(socket.SHUT_WR)
+        while self._receive(sock, buffer):
+            """There may be more."""
 
     def _receive(self, sock: socket.socket, buffer: LineBuffer) -> bool:
         try:

@@ -86,18 +86,19 @@ class Hub:
         """Serve until the master has ended (with its workers, if that was asked for here), or a new version is due."""
         self._control.start([(self._socket, self._gate)])
         while not self._is_over():
-            deadline = self._staff.workers.next_deadline()
+            deadline = self._staff.next_deadline()
             timeout = None if deadline is None or deadline == math.inf else EXPIRY_INTERVAL
             watched = [self._waker.fileno()] if self._master.ended() else [self._waker.fileno(), self._master.fileno()]
             wait_readable(watched, timeout)
             self._waker.clear()
-            self._control.call_soon(self._staff.workers.expire)
+            self._control.call_soon(self._staff.expire)
             reload = self._reload
             if reload is not None and self._master.ended():
                 reload.cancel(by_stop=False)
         for operation in (self._stop, self._reload):
             while operation is not None and not operation.wait(EXPIRY_INTERVAL):
-                self._control.call_soon(self._staff.workers.expire)
+                self._control.call_soon(self._staff.expire)
+        self._control.call_soon(self._staff.give_up)
         # The answer to who has asked, and for the workers what the next hub has to know.
         self._control.flush()
         # Nobody needs the lock's file from now on, and it is ours until the lock is closed.
@@ -110,7 +111,7 @@ class Hub:
 
     def _is_over(self) -> bool:
         if self._outdated and self._stop is None and self._reload is None:
-            return self._staff.workers.next_deadline() is None
+            return self._staff.next_deadline() is None
         return self._master.ended() and (self._stop is None or not len(self._staff.workers))
 
     # What workers have to say
@@ -131,6 +132,8 @@ class Hub:
             self._give_way(hello, f"flask-ctl {_package_version()} is followed by {hello.package}")
         if self._memory_number:
             self._control.call_soon(self.remember)
+        # Not before it has its welcome.
+        self._control.call_soon(self._staff.arrived)
         self.changed()
         return Welcome(
             endpoints=self._control.endpoints[1:],
@@ -206,11 +209,9 @@ class Hub:
         Raises CommandError -32001 where the master would not load the code anew, -32002 during another operation.
         """
         self._server.check()
-        newest = self._staff.workers.newest()
-        if newest is None:
-            raise CommandError("no worker serves at this moment; try again", code=CONFLICT)
-        if newest.hello.obstacle is not None:
-            raise CommandError(f"can't reload: {newest.hello.obstacle}", code=NOT_SUPPORTED)
+        latest = self._staff.workers.latest
+        if latest is not None and latest.obstacle is not None:
+            raise CommandError(f"can't reload: {latest.obstacle}", code=NOT_SUPPORTED)
         if self._lifecycle.state is not State.RUNNING:
             raise CommandError(f"can't reload while {self._lifecycle.state.value}", code=CONFLICT)
         reload = HubReload(self._server, self._staff, request)

@@ -194,7 +194,7 @@ class HubReload(Operation):
 
     def _wanted(self) -> int:
         newest = self._staff.workers.newest()
-        return self._count if newest is None else newest.hello.wanted or self._count
+        return max(1, self._count if newest is None else newest.hello.wanted or self._count)
 
     def _fail(self, error: CommandError, on_failure: Callable[[CommandError], Any]) -> None:
         on_failure(error)

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from typing import Any
 
-from ..errors import CommandError, RemoteProtocolError
+from ..errors import CONFLICT, CommandError, RemoteProtocolError, TimedOut
 from ..unpatched import new_future
 from .messages import Figures
 from .workers import Worker, Workers
@@ -30,6 +30,7 @@ class Staff:
         self.call_soon = call_soon
         self._wake = wake
         self._on_news = on_news
+        self._waiting: list[tuple[float, Future[None]]] = []
         # Random, so that an answer to a former hub is none to this one.
         self._last_id = int.from_bytes(os.urandom(5), "big")
 
@@ -106,6 +107,44 @@ class Staff:
         deadline = time.monotonic() + FIGURES_TIMEOUT
         return then(self.ask(list(self.workers), "figures", {}, deadline, note), unheard)
 
+    def when_there_is_one(self, deadline: float) -> Future[None]:
+        """A Future that is done as soon as there is a worker; TimedOut at `deadline`."""
+        future: Future[None] = new_future()
+        if len(self.workers):
+            future.set_result(None)
+        else:
+            self._waiting.append((deadline, future))
+            self._wake()
+        return future
+
+    def arrived(self) -> None:
+        """A worker is there."""
+        if len(self.workers):
+            waiting, self._waiting = self._waiting, []
+            for _, future in waiting:
+                future.set_result(None)
+
+    def give_up(self) -> None:
+        """No worker will come any more."""
+        waiting, self._waiting = self._waiting, []
+        for _, future in waiting:
+            future.set_exception(CommandError("the server has ended", code=CONFLICT))
+
+    def expire(self) -> None:
+        """Give up what has taken too long."""
+        self.workers.expire()
+        now = time.monotonic()
+        late = [future for deadline, future in self._waiting if deadline <= now]
+        self._waiting = [(deadline, future) for deadline, future in self._waiting if deadline > now]
+        for future in late:
+            future.set_exception(TimedOut("no worker serves; the server's log may tell why"))
+
+    def next_deadline(self) -> float | None:
+        """When `expire` has something to do."""
+        # The main thread asks, while the control thread adds some.
+        deadlines = [self.workers.next_deadline(), *(deadline for deadline, _ in list(self._waiting))]
+        return min((deadline for deadline in deadlines if deadline is not None), default=None)
+
     def _wait_for(self, begin: Callable[[], Future[Any]]) -> Any:
         """The result of what `begin` begins on the control thread."""
         answered: Future[Any] = new_future()
@@ -138,4 +177,29 @@ def then(future: Future[Any], step: Callable[[Any], Any]) -> Future[Any]:
             following.set_exception(error)
 
     future.add_done_callback(done)
+    return following
+
+
+def chain(future: Future[Any], step: Callable[[], Future[Any]]) -> Future[Any]:
+    """A Future of what `step` begins once another is done, or of what either raised."""
+    following: Future[Any] = new_future()
+
+    def done(future: Future[Any]) -> None:
+        error = future.exception()
+        if error is not None:
+            following.set_exception(error)
+        else:
+            following.set_result(future.result())
+
+    def go_on(future: Future[Any]) -> None:
+        error = future.exception()
+        if error is not None:
+            following.set_exception(error)
+            return
+        try:
+            step().add_done_callback(done)
+        except Exception as problem:
+            following.set_exception(problem)
+
+    future.add_done_callback(go_on)
     return following

@@ -16,24 +16,27 @@ Figures = Mapping[int, Mapping[str, Any]]
 
 def of_server(workers: Workers, app: AppRecord, figures: Figures, state: str) -> dict[str, Any]:
     """What the workers tell of the server and of one app."""
-    newest = workers.newest()
+    # At a moment without a worker, what the last one has told is still true.
+    hello = workers.latest
+    expected = 0 if hello is None else hello.wanted
     return {
         "protocol": VERSION,
         "pid": None,
         "parent": None,
         "app": app.name,
-        "cwd": "" if newest is None else newest.hello.cwd,
+        "cwd": "" if hello is None else hello.cwd,
         "root_path": app.root_path,
         "state": state,
         "generation": None,
         "started_at": None,
         "reloaded_at": None,
         "uptime": None,
-        "server": {} if newest is None else newest.hello.server,
+        "server": {} if hello is None else hello.server,
         "requests": _requests(workers.tally(app.key)),
         "process": _process(figures),
         "versions": app.versions,
         "workers": _each(workers, app.key, figures, state),
+        "workers_expected": expected or len(workers),
     }
 
 

@@ -132,7 +132,7 @@ class Workers:
         self._workers: dict[int, Worker] = {}
         self._past: dict[str, Tally] = {}
         self.latest: Hello | None = None
-        """The last one to introduce itself, which may have ended: what it has told of the master is still true."""
+        """What the one with the newest code has told, who may have ended: it is still true of the master."""
         self.lost = 0
         """Requests, commands and connections in flight in workers that ended without a last word."""
         self._cut_off = 0
@@ -151,7 +151,12 @@ class Workers:
         if len(self._workers) >= MAX_WORKERS:
             raise CommandError(f"there are {MAX_WORKERS} workers already")
         self._workers[worker.pid] = worker
-        self.latest = worker.hello
+        self.heard_of(worker.hello)
+
+    def heard_of(self, hello: Hello) -> None:
+        """A worker has introduced itself, perhaps anew."""
+        if self.latest is None or hello.loaded.at >= self.latest.loaded.at:
+            self.latest = hello
 
     def remove(self, worker: Worker) -> None:
         """It has ended; its totals stay."""
