@@ -10,7 +10,7 @@ import resource
 import shutil
 
 import pytest
-from harness import until
+from harness import TIMEOUT, until
 
 from flask_ctl import CommandError
 
@@ -54,6 +54,19 @@ def test_without_descriptors_a_server_answers_one_client_after_the_other(hungry)
         assert hungry.status()["state"] == "running"
         assert hungry.call("greet", name="x")
     assert hungry.status()["process"]["fds"] <= LIMIT
+
+
+def test_without_descriptors_a_server_answers_over_tcp_too(serve, program, free_port):
+    program.edit("old", EATING)
+    server = serve(cwd=program.directory, socket=f"tcp://127.0.0.1:{free_port}", env={"FLASK_CTL_TCP_OPERATE": "true"})
+    resource.prlimit(server.pid, resource.RLIMIT_NOFILE, (LIMIT, LIMIT))
+    with server.client() as kept:
+        kept.call("eat")
+        assert kept.call("eat") > LIMIT // 2
+    with server.client(timeout=TIMEOUT) as client:
+        assert client.status()["state"] == "running"
+        assert client.stop()["outcome"] == "drained"
+    assert server.wait() == 0
 
 
 def test_without_descriptors_a_server_can_be_stopped(hungry):

@@ -20,6 +20,7 @@ from ..guard import Guard
 from ..keys import KeyPair
 from ..protocol.framing import MAX_FRAME
 from ..reactor import READ, Reactor
+from ..reserve import reserve
 from ..system import close_copies, wait_readable
 from . import Handler
 from .accepted import AcceptedConnections
@@ -45,6 +46,9 @@ HELD = 512 * 1024
 
 QUEUED = 4
 """Messages in libzmq's queue to or from one peer, up to MAX_FRAME each; more waits here, where it is bounded."""
+
+CLIENT_DESCRIPTORS = 4
+"""That a client costs: it makes two connections, and of each there is a duplicate."""
 
 HANDSHAKE_TIMEOUT = 5.0
 """Seconds for a peer to say who it is; who says nothing occupies a connection."""
@@ -115,6 +119,7 @@ class ZmqListener:
             self._rebind()
         if self._context is None:
             return
+        self._make_room_to_accept()
         now = time.monotonic()
         for client in self._clients.values():
             client.expire(now)
@@ -183,6 +188,15 @@ class ZmqListener:
         # Their descriptors tell of changes only: what has come before is looked for once.
         for look in (self._authenticate, self._note_connections, self._pump):
             self._reactor.call_soon(look)
+
+    def _make_room_to_accept(self) -> None:
+        """Give up some of the reserve if libzmq leaves somebody waiting: it finds no descriptor, and does not tell."""
+        assert self._endpoint.socket is not None
+        if not wait_readable([self._endpoint.socket.fileno()], 0):
+            reserve.fill()
+            return
+        for _ in range(CLIENT_DESCRIPTORS):
+            reserve.give_up()
 
     def _bind(self) -> None:
         """Accept at our socket, too: to give up the one before it would end the connections that were made there."""
