@@ -123,7 +123,8 @@ def _stop(result: dict[str, Any]) -> str:
 
 def _reload(result: dict[str, Any]) -> str:
     cut = f", {result['cut']} CUT" if result["cut"] else ""
-    what = f"{cut}{_left_behind(result)}"
+    old = f", {plural(result['old_left'], 'old worker')} still at work" if result.get("old_left") else ""
+    what = f"{cut}{_left_behind(result)}{old}"
     return f"pid {result['pid']} serves generation {result['generation']}{what}, after {seconds(result['elapsed'])}"
 
 

@@ -310,7 +310,8 @@ class Hub:
         self._history.reloaded(reload.by, reload.elapsed)
         logger.info("reloaded in %.3f s: generation %d", reload.elapsed, self._history.generation)
         self._reload_over()
-        return self._result(cut, reload.elapsed)
+        result = self._result(cut, reload.elapsed)
+        return {**result, "old_left": reload.old_left} if reload.old_left else result
 
     def _reload_failed(self, reload: HubReload, error: CommandError) -> None:
         logger.error("%s", error.message)

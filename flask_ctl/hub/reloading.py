@@ -42,6 +42,8 @@ class HubReload(Operation):
         self._request = request
         self.loaded = False
         """Whether the new code serves, whatever becomes of the old workers."""
+        self.old_left = 0
+        """Old workers that finish their last requests, after a reload that did not cut them."""
         self._cancelled = self._called_off = False
         self._preflight: Preflight | None = None
         self._since: float | None = None
@@ -146,8 +148,10 @@ class HubReload(Operation):
         if self._request.cut and in_turn and not self._wait(self._has_loaded, lambda: min(limit, self._deadline)):
             self._end_by_force(self._old())
         if not self._wait(self._has_loaded, lambda: limit):
-            count = f"{len(self._new())} of {self._wanted()} new workers serve"
-            raise TimedOut(f"{count} after {self._request.preflight_timeout:g} s; the server's log may tell why")
+            numbers = {"new": len(self._new()), "wanted": self._wanted(), "old": len(self._old())}
+            count = f"{numbers['new']} of {numbers['wanted']} new workers serve"
+            late = f"{count} after {self._request.preflight_timeout:g} s; the server's log may tell why"
+            raise CommandError(late, numbers)
         self._check()
 
     def _wait_for_old(self) -> None:
@@ -155,11 +159,13 @@ class HubReload(Operation):
         self._check()
         if gone:
             return
-        if not self._request.cut:
-            pids = ", ".join(str(worker.pid) for worker in self._old())
-            late = f"after {self._request.grace:g} s of grace old workers still answer requests: {pids}"
-            raise TimedOut(f"{late}; the new code serves")
-        self._end_by_force(self._old())
+        if self._request.cut:
+            self._end_by_force(self._old())
+            return
+        left = self._old()
+        self.old_left = len(left)
+        late = f"after {self._request.grace:g} s of grace old workers still answer requests"
+        logger.warning("%s: %s; the new code serves", late, ", ".join(str(worker.pid) for worker in left))
 
     def _end_by_force(self, workers: list[Worker]) -> None:
         """Kill them, and wait for their end."""

@@ -27,7 +27,8 @@ def reload(ctx: click.Context, config: bool, grace: float | None, cut: bool, no_
 
     Exit codes: 0 the new code serves, 1 it can't be done here, 4 requests or threads were at work for too long, 6
     requests were cut, hooks, exit functions or threads were left behind, or the process died, 7 the new code was
-    refused and its traceback is on stderr. After 4 and 7 the old code serves on.
+    refused and its traceback is on stderr. After 4 and 7 the old code serves on. Where there are several workers, old
+    ones may still be at work after 0: a warning says so, and `old_left` of --json.
     """
     with progress_line() as show, settings().client() as client:
         result = client.reload(
@@ -35,4 +36,7 @@ def reload(ctx: click.Context, config: bool, grace: float | None, cut: bool, no_
         )
     if settings().json or not settings().quiet:
         print_result("reload", result, as_json=settings().json)
+    if result.get("old_left"):
+        late = f"old workers still at work: {result['old_left']}; they finish their last requests, --cut would cut them"
+        click.echo(f"Warning: {late}", err=True)
     ctx.exit(6 if any(result.get(what) for what in ("cut", "hooks", "threads_left")) else 0)
