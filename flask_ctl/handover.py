@@ -77,7 +77,12 @@ class Record:
     def __init__(self) -> None:
         # In memory where that is possible: the temporary directory may be full.
         if hasattr(os, "memfd_create"):
-            self._file = open(os.memfd_create("flask-ctl-handover"), "w+")  # noqa: SIM115
+            descriptor = os.memfd_create("flask-ctl-handover")
+            try:
+                self._file = open(descriptor, "w+")  # noqa: SIM115
+            except OSError:
+                os.close(descriptor)
+                raise
         else:
             self._file = tempfile.TemporaryFile("w+")  # noqa: SIM115
 

@@ -82,6 +82,7 @@ class Reload(Operation):
     def __init__(self, server: HttpServer, work: ReloadWork, request: ReloadRequest, program: Replaceable) -> None:
         """Raises RuntimeError or OSError if there are no threads or descriptors for it."""
         super().__init__(request.by, time.monotonic() + min(request.grace, MAX_SECONDS))
+        self.phase = "preflight" if request.preflight else "drain"
         self.committed = False
         self.cut = 0
         self.left_behind: dict[str, Any] = {}

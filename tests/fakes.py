@@ -15,6 +15,7 @@ from typing import Any
 from harness import TIMEOUT, until
 
 from flask_ctl.access import Policy
+from flask_ctl.commands import command_from
 from flask_ctl.dispatcher import Reply
 from flask_ctl.errors import CommandError, ReloadFailed
 from flask_ctl.handover import Handover
@@ -205,8 +206,11 @@ class FakeProgram:
         self.fate: tuple[str, Any] | None = None
         self._over = threading.Event()
         self._at_exit: Callable[[], Any] | None = None
-        self._main: threading.Thread | None = None
-        server.on_end = self._unwind
+        self._unwinds = threading.Event()
+        # It is there from the start, whatever may fail later.
+        self._main = threading.Thread(target=self._run_main, name="main of a fake program")
+        self._main.start()
+        server.on_end = self._unwinds.set
 
     def wait(self) -> tuple[str, Any]:
         """How it ended."""
@@ -253,21 +257,21 @@ class FakeProgram:
         self.threads.clear()
 
     def join(self) -> None:
-        if self._main is not None:
-            self._main.join(TIMEOUT)
+        self._closed = True
+        self._unwinds.set()
+        self._main.join(TIMEOUT)
 
     state: Any = None
+    _closed = False
 
     def _fail(self, name: str) -> None:
         if name in self.fails:
             raise self.fails.pop(name)
 
-    def _unwind(self) -> None:
-        if self._main is None:
-            self._main = threading.Thread(target=self._run_main, name="main of a fake program")
-            self._main.start()
-
     def _run_main(self) -> None:
+        self._unwinds.wait()
+        if self._closed:
+            return
         self.unwinding()
         until(lambda: not self.threads or self.fate, "no threads")
         try:
@@ -304,6 +308,11 @@ class FakeKeeper:
         """Not read by anybody."""
 
 
+def double(number: int) -> int:
+    """An app's own command."""
+    return 2 * number
+
+
 class Scene:
     """An instance that serves by a FakeServer, in a FakeProgram; `on_stop` is its hook, if it has one."""
 
@@ -315,7 +324,7 @@ class Scene:
         self.socket = directory / "scene.sock"
         app = ServedApp(
             name="fake", root_path=str(directory), requests=RequestCounter(lambda environ, start_response: []),
-            commands=[], stop_hooks=[self._hook] if hooks else [], reload_hooks=[],
+            commands=[command_from(double, name="double")], stop_hooks=[self._hook] if hooks else [], reload_hooks=[],
             run_command=lambda function, arguments: function(**arguments), run_hook=lambda hook: hook(),
             endpoints=[str(self.socket)], required=True, policy=Policy(), curve=CurveFiles(None, None),
             limits=Limits(), grace=TIMEOUT, preflight_timeout=TIMEOUT, versions={"flask_ctl": "0"},

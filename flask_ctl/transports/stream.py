@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import logging
 import time
 from collections.abc import Callable
 from typing import Any
@@ -26,6 +27,8 @@ FLUSH_TIMEOUT = 1.0
 """Seconds that the end of the server waits for clients to read their last answer."""
 
 OUT_OF_RESOURCES = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
+
+logger = logging.getLogger("flask_ctl")
 
 
 class StreamServer:
@@ -58,7 +61,12 @@ class StreamServer:
                     self._reactor.unregister(listener)
                     self._reactor.call_later(RETRY, resume)
                 return
-            self.add(sock, identify(sock))
+            try:
+                self.add(sock, identify(sock))
+            except OSError as error:
+                # One connection that can't be served must not cost the others theirs.
+                sock.close()
+                logger.warning("a connection for control is refused: %s", error)
 
         def resume() -> None:
             # Unless this server, or its listener, is closed by now.
