@@ -50,9 +50,12 @@ THREADED = [mode for mode in MODES if "unthreaded" not in mode]
 def until(condition: Callable[[], Any], what: str) -> Any:
     """The first true value of `condition`; AssertionError if there is none in time."""
     deadline = time.monotonic() + TIMEOUT
+    pause = 0.002
     while not (value := condition()):
         assert time.monotonic() < deadline, f"not in time: {what}"
-        time.sleep(0.005)
+        # Looking costs more than waiting, on few processors the very processes that are waited for.
+        time.sleep(pause)
+        pause = min(pause * 1.5, 0.05)
     return value
 
 
