@@ -18,6 +18,7 @@ from .operation import MAX_SECONDS, Operation, StandbyThread, Work
 from .reload.bytecode import remove_stale
 from .reload.preflight import Preflight
 from .reload.replacement import Executable, Replacement
+from .reserve import reserve
 
 PAUSE = 0.25
 """Seconds that visitors wait for young requests to end, before they are let in again and those are waited for, too."""
@@ -101,7 +102,8 @@ class Reload(Operation):
         self._on_failure: Callable[[CommandError], Any] = lambda error: None
         self._standby = StandbyThread("flask-ctl-reload")
         try:
-            self._preflight = program.rehearse(request.preflight_timeout) if request.preflight else None
+            with reserve.lend():
+                self._preflight = program.rehearse(request.preflight_timeout) if request.preflight else None
         except OSError:
             self._standby.discard()
             raise
@@ -265,8 +267,9 @@ class Reload(Operation):
         """Get all that may not be had any more, while the old code can go on without it."""
         try:
             self._hooks_thread = StandbyThread("flask-ctl-hooks")
-            self._replacement.prepare()
-            self._server.prepare_hand_over()
+            with reserve.lend():
+                self._replacement.prepare()
+                self._server.prepare_hand_over()
         except (OSError, RuntimeError) as error:
             raise CommandError(f"can't reload now: {error}; the old code serves on", code=INTERNAL_ERROR) from None
 
