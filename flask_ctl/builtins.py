@@ -11,7 +11,7 @@ from .errors import NOT_SUPPORTED, CommandError
 from .operation import Progress
 from .protocol import VERSION
 from .reloading import ReloadRequest
-from .stopping import Mode
+from .stopping import Mode, StopRequest
 
 
 class Answering(Protocol):
@@ -23,13 +23,7 @@ class Answering(Protocol):
     def status(self, app: Any) -> dict[str, Any] | Future[dict[str, Any]]: ...
 
     def stop(
-        self,
-        mode: Mode,
-        grace: float,
-        delay: float,
-        by: dict[str, Any],
-        progress: Progress | None = None,
-        reply: Reply | None = None,
+        self, request: StopRequest, progress: Progress | None = None, reply: Reply | None = None
     ) -> Future[dict[str, Any]]: ...
 
     def reload(
@@ -70,8 +64,9 @@ def builtin_commands(instance: Answering, app: AnsweredApp, registry: CommandReg
         for name, value in (("grace", grace), ("delay", delay)):
             if value is not None and value < 0:
                 raise invalid_parameter(name, "must be 0 or more seconds")
-        grace = app.grace if grace is None else grace
-        return instance.stop(mode, grace, delay, call.peer.describe(), call.progress, call.reply)
+        explicit = grace is not None
+        request = StopRequest(mode, app.grace if grace is None else grace, call.peer.describe(), delay, explicit)
+        return instance.stop(request, call.progress, call.reply)
 
     def reload(
         call: Call,

@@ -145,27 +145,22 @@ class Instance:
         forget(self)
 
     def stop(
-        self,
-        mode: Mode,
-        grace: float,
-        delay: float,
-        by: dict[str, Any],
-        progress: Progress | None = None,
-        reply: Reply | None = None,
+        self, request: StopRequest, progress: Progress | None = None, reply: Reply | None = None
     ) -> Future[dict[str, Any]]:
         """On the control thread: begin a stop, or join the one under way; the Future gets its result.
 
         A reload is called off; if there is no way back, the next image stops, and gives the reply. Raises CommandError
         -32001 for `immediate` in a program that does more than to serve this app.
         """
+        mode = request.mode
         if mode == "immediate" and self.server.embedded:
             raise CommandError(
                 "the server runs in a thread of a bigger program, which immediate would end; use fast",
                 code=NOT_SUPPORTED,
             )
         if mode != "immediate" and self._reload is not None and not self._reload.cancel():
-            return self._stop_after_commit(self._reload, mode, grace, by, reply)
-        stop = self._stop or Stop(self.server, self, StopRequest(mode, grace, delay, by), self.pid)
+            return self._stop_after_commit(self._reload, request, reply)
+        stop = self._stop or Stop(self.server, self, request, self.pid)
         if mode == "immediate":
             stop.give_up()
             # In two steps: the answer to this very call is queued only when it has returned.
@@ -173,15 +168,16 @@ class Instance:
             return stop.result
         if self._stop is None:
             self._begin_stop(stop)
-        return stop.join(mode, progress)
+        return stop.join(request, progress)
 
     def request_stop(
         self, mode: Mode = "graceful", by: dict[str, Any] | None = None, grace: float | None = None
     ) -> None:
         """Begin a stop from any thread or signal handler; never blocks."""
-        if grace is None:
-            grace = self._default_grace
-        self._control.call_soon(self._try_stop, mode, grace, by or this_process().describe())
+        explicit = grace is not None
+        grace = self._default_grace if grace is None else grace
+        request = StopRequest(mode, grace, by or this_process().describe(), explicit=explicit)
+        self._control.call_soon(self._try_stop, request)
 
     def reload(self, request: ReloadRequest, reply: Reply, progress: Progress | None = None) -> Future[dict[str, Any]]:
         """On the control thread: begin a reload; the Future gets its failure, the next image gives the `reply`.
@@ -349,9 +345,9 @@ class Instance:
             guard.close()
         self._audit.close()
 
-    def _try_stop(self, mode: Mode, grace: float, by: dict[str, Any], entries: Sequence[Entry] = ()) -> None:
+    def _try_stop(self, request: StopRequest, entries: Sequence[Entry] = ()) -> None:
         try:
-            outcome = self.stop(mode, grace, 0.0, by)
+            outcome = self.stop(request)
         except CommandError as error:
             logger.error("%s", error.message)
             outcome = new_future()
@@ -375,16 +371,15 @@ class Instance:
     def _reload_committed(self) -> None:
         forget(self)
 
-    def _stop_after_commit(
-        self, reload: Reload, mode: Mode, grace: float, by: dict[str, Any], reply: Reply | None
-    ) -> Future[dict[str, Any]]:
+    def _stop_after_commit(self, reload: Reload, request: StopRequest, reply: Reply | None) -> Future[dict[str, Any]]:
         """Leave a graceful stop to the next image; a fast one, or the same signal once more, ends this one."""
+        by = request.by
         again = "signal" in by and any(stop.by == by for stop in self._stops_for_next)
-        stop = DeferredStop(mode, grace, by, reply)
+        stop = DeferredStop(request, reply)
         self._stops_for_next.append(stop)
         if self._ended is not None:
             stop.result.set_result(self._ended)
-        elif mode == "fast" or again:
+        elif request.mode == "fast" or again:
             reload.end_instead(lambda: self._end_after_commit(reload))
         return stop.result
 
@@ -457,7 +452,8 @@ class Instance:
         self._control.answer_owed(lambda to: reply_bytes(to, "reload", result))
         inherited.close_rest()
         if former["stop"] is not None:
-            self._control.call_soon(self._try_stop, "graceful", former["stop"]["grace"], former["stop"]["by"], stops)
+            request = StopRequest("graceful", former["stop"]["grace"], former["stop"]["by"])
+            self._control.call_soon(self._try_stop, request, stops)
 
     def _reload_result(self, cut: int, elapsed: float) -> dict[str, Any]:
         return {"generation": self._history.generation, "cut": cut, "elapsed": round(elapsed, 3), "pid": self.pid}

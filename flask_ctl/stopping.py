@@ -34,26 +34,34 @@ class StopRequest:
 
     mode: Mode
     grace: float
-    delay: float
     by: dict[str, Any]
+    delay: float = 0.0
+    explicit: bool = False
+    """Whether the grace was given, so that it shortens that of a stop under way."""
 
 
 class DeferredStop:
     """A stop that was asked for when a reload had committed: the next image does it, unless a fast one ends this."""
 
-    def __init__(self, mode: Mode, grace: float, by: dict[str, Any], reply: Reply | None) -> None:
-        self.mode = mode
-        self.by = by
+    def __init__(self, request: StopRequest, reply: Reply | None) -> None:
+        self.mode = request.mode
+        self.by = request.by
         self.reply = reply
         self.result: Future[dict[str, Any]] = new_future()
-        self._grace = grace
+        self._grace = request.grace
         self._message = b"" if reply is None else reply.keeper.current()
         self._since = datetime.now(timezone.utc)
 
     def describe(self) -> dict[str, Any]:
         """The `stopping` of `status`."""
-        since = timestamp(self._since)
-        return {"mode": self.mode, "since": since, "deadline": None, "by": self.by, "waiting_for": threads_that_stay()}
+        return {
+            "mode": self.mode,
+            "since": timestamp(self._since),
+            "deadline": None,
+            "by": self.by,
+            "deadline_by": self.by,
+            "waiting_for": threads_that_stay(),
+        }
 
     def leave(self) -> None:
         """Have the next image answer it, where somebody waits for an answer."""
@@ -74,6 +82,7 @@ class Stop(Operation):
         super().__init__(request.by, self._delay_until + (0 if hurry else min(request.grace, MAX_SECONDS)))
         self.mode = request.mode
         self.phase = "delay"
+        self._deadline_by = request.by
         self._server = server
         self._work = work
         self._pid = pid
@@ -102,15 +111,26 @@ class Stop(Operation):
         thread, self._hooks_thread = threads or (StandbyThread("flask-ctl-stop"), StandbyThread("flask-ctl-hooks"))
         self._spawn(run, thread)
 
-    def join(self, mode: Mode, progress: Progress | None) -> Future[dict[str, Any]]:
-        """The result for one more caller; `fast` ends the waiting for those before, too."""
+    def join(self, request: StopRequest, progress: Progress | None) -> Future[dict[str, Any]]:
+        """The result for one more caller. `fast` ends the waiting of those before, a given grace may shorten it."""
         with self._changed:
-            self._hurry = mode == "fast" and self.phase == "hooks"
-            if mode == "fast" and self.mode == "graceful":
-                self.mode = mode
-                self._delay_until = self._deadline = time.monotonic()
+            self._hurry = request.mode == "fast" and self.phase == "hooks"
+            now = time.monotonic()
+            if request.mode == "fast" and self.mode == "graceful":
+                self.mode = request.mode
+                self._delay_until = now
+                self._shorten(now, request.by)
+            elif request.explicit and self.mode == "graceful":
+                self._shorten(now + min(request.grace, MAX_SECONDS), request.by)
             self._changed.notify_all()
             return self.follow(progress)
+
+    def _shorten(self, deadline: float, by: dict[str, Any]) -> None:
+        if deadline < self._deadline:
+            self._deadline = deadline
+            self._delay_until = min(self._delay_until, deadline)
+            self._deadline_by = by
+            self._tell()
 
     def describe(self) -> dict[str, Any]:
         """The `stopping` of `status`."""
@@ -119,12 +139,14 @@ class Stop(Operation):
             "since": timestamp(self.since),
             "deadline": timestamp(self.since + timedelta(seconds=self._deadline - self.began)),
             "by": self.by,
+            "deadline_by": self._deadline_by,
             "waiting_for": self._waiting_for(),
         }
 
     def progress(self) -> dict[str, Any]:
         """How far it is: the phase, requests and commands in flight, seconds that remain, threads that stay."""
-        return {**super().progress(), "in_flight": self._in_flight(), "waiting_for": self._waiting_for()}
+        fields = {**super().progress(), "in_flight": self._in_flight(), "waiting_for": self._waiting_for()}
+        return fields if self._deadline_by == self.by else {**fields, "deadline_by": self._deadline_by}
 
     def give_up(self) -> None:
         """Set the result at once, for a process that is about to end without draining."""

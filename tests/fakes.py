@@ -24,6 +24,7 @@ from flask_ctl.limits import Limits
 from flask_ctl.middleware import RequestCounter
 from flask_ctl.reloading import ReloadRequest
 from flask_ctl.served import ServedApp
+from flask_ctl.stopping import StopRequest
 from flask_ctl.transports.factory import CurveFiles
 
 
@@ -363,10 +364,14 @@ class Scene:
         request = ReloadRequest(grace, cut, preflight, TIMEOUT, {"pid": 1})
         return self.ask(lambda: self.instance.reload(request, Reply(self.keeper, {"id": 1})))
 
-    def stop(self, mode: Any = "graceful", *, grace: float = TIMEOUT, by: dict[str, Any] | None = None) -> Future[Any]:
+    def stop(
+        self, mode: Any = "graceful", *, grace: float | None = None, by: dict[str, Any] | None = None, **options: Any
+    ) -> Future[Any]:
         """Ask for a stop, as a client, or as a signal does."""
         reply = Reply(self.keeper, {"id": 2}) if by is None else None
-        return self.ask(lambda: self.instance.stop(mode, grace, 0.0, by or {"pid": 2}, reply=reply))
+        limit = TIMEOUT if grace is None else grace
+        request = StopRequest(mode, limit, by or {"pid": 2}, explicit=grace is not None)
+        return self.ask(lambda: self.instance.stop(request, reply=reply, **options))
 
     def signal(self, name: str, mode: Any = "graceful") -> Future[Any]:
         return self.stop(mode, by={"signal": name})

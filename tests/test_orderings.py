@@ -362,6 +362,29 @@ class TestStops:
         scene.server.answer(held)
         assert [stop.result(TIMEOUT)["cut"] for stop in stops] == [0, 0, 0]
 
+    def test_a_grace_that_is_given_shortens_that_of_the_first_and_never_lengthens_it(self, scene):
+        scene.server.begin()
+        seen = []
+        first = scene.stop(grace=TIMEOUT, progress=seen.append)
+        scene.stop(grace=10 * TIMEOUT)
+        assert scene.status()["stopping"]["deadline_by"] == {"pid": 2}
+        scene.stop(grace=0.0, by={"pid": 3})
+        assert first.result(TIMEOUT)["cut"] == 1
+        assert scene.status()["stopping"]["by"] == {"pid": 2}
+        assert scene.status()["stopping"]["deadline_by"] == {"pid": 3}
+        shortened = [progress for progress in seen if progress.get("deadline_by") == {"pid": 3}]
+        assert shortened[0]["remaining"] == 0
+
+    @pytest.mark.parametrize("by", [None, {"signal": "TERM"}], ids=["a client", "TERM"])
+    def test_one_without_a_grace_of_its_own_shortens_nothing(self, scene, by):
+        held = scene.server.begin()
+        first = scene.stop(grace=TIMEOUT)
+        deadline = scene.status()["stopping"]["deadline"]
+        scene.stop(by=by)
+        assert scene.status()["stopping"]["deadline"] == deadline
+        scene.server.answer(held)
+        assert first.result(TIMEOUT)["cut"] == 0
+
     def test_a_fast_one_ends_the_waiting_of_all(self, scene):
         scene.server.begin()
         stops = [scene.stop(), scene.stop("fast")]

@@ -29,4 +29,6 @@ def _describe(progress: Mapping[str, Any]) -> str:
         return f"waiting for {', '.join(map(str, threads))}"
     remaining = progress.get("remaining")
     left = f", {remaining:.0f} s left" if isinstance(remaining, (int, float)) else ""
-    return f"{progress.get('phase', 'waiting')}: {progress.get('in_flight', 0)} in flight{left}"
+    by = progress.get("deadline_by") or {}
+    who = f", as {', '.join(f'{name} {value}' for name, value in by.items())} has asked" if by else ""
+    return f"{progress.get('phase', 'waiting')}: {progress.get('in_flight', 0)} in flight{left}{who}"

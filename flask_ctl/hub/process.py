@@ -164,7 +164,7 @@ class Hub:
 
     def stop_asked(self, mode: Mode, grace: float, peer: Peer) -> None:
         try:
-            self.stop(mode, grace, 0.0, peer.describe())
+            self.stop(StopRequest(mode, grace, peer.describe()))
         except CommandError as error:
             logger.error("%s", error.message)
 
@@ -175,23 +175,17 @@ class Hub:
         return then(self._staff.refresh(), lambda _: self._status(self._apps[app.key].record))
 
     def stop(
-        self,
-        mode: Mode,
-        grace: float,
-        delay: float,
-        by: dict[str, Any],
-        progress: Progress | None = None,
-        reply: Reply | None = None,
+        self, request: StopRequest, progress: Progress | None = None, reply: Reply | None = None
     ) -> Future[dict[str, Any]]:
         """Begin a stop of the whole server, or join the one under way; the Future gets its result."""
         self._server.check()
-        stop = self._stop or HubStop(self._server, self._staff, StopRequest(mode, grace, delay, by))
-        if self._stop is None and mode != "immediate":
+        stop = self._stop or HubStop(self._server, self._staff, request)
+        if self._stop is None and request.mode != "immediate":
             # Nothing has happened if this fails, because there is no thread to be had.
             stop.start(self._end_server)
         if self._reload is not None:
             self._reload.cancel()
-        if mode == "immediate":
+        if request.mode == "immediate":
             stop.give_up()
             self._stop = stop
             # In two steps: the answer to this very call is queued only when it has returned.
@@ -200,8 +194,8 @@ class Hub:
         if self._stop is None:
             self._stop = stop
             self._lifecycle.advance(Event.STOP)
-            logger.info("stopping (%s), asked by %s", stop.mode, by)
-        return stop.join(mode, progress)
+            logger.info("stopping (%s), asked by %s", stop.mode, request.by)
+        return stop.join(request, progress)
 
     def reload(self, request: ReloadRequest, reply: Reply, progress: Progress | None = None) -> Future[dict[str, Any]]:
         """Begin a reload; the Future gets its result.
