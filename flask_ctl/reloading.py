@@ -265,6 +265,8 @@ class Reload(Operation):
 
     def _prepare(self) -> None:
         """Get all that may not be had any more, while the old code can go on without it."""
+        # The preflight has compiled what may have been edited since.
+        remove_stale()
         try:
             self._hooks_thread = StandbyThread("flask-ctl-hooks")
             with reserve.lend():
