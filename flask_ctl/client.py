@@ -14,6 +14,7 @@ from .addresses import OFF, from_environment, parse_address
 from .conversations import Conversation, Target, converse
 from .conversations.trust import Trust, make_trust
 from .errors import (
+    SERVER_DIED,
     ConfigurationError,
     ControlError,
     LocalProtocolError,
@@ -199,8 +200,9 @@ class ControlClient:
         ``unfinished`` if hooks or exit functions did not end within `grace`, and ``threads_left`` names threads that
         did not: the new code serves without having waited for them. Raises ReloadFailed, with the traceback in
         ``data``, if the new code was refused, TimedOut if requests or threads were at work after `grace` seconds
-        (without `cut`): in both cases the old code serves on. ServerDied if the process ended on the way. With `what`
-        "config" only the app's `on_reload` functions are called.
+        (without `cut`): in both cases the old code serves on. ServerDied if the process ended on the way; ControlError
+        if `timeout` passed: the reload goes on, and `status` tells how it ends. With `what` "config" only the app's
+        `on_reload` functions are called.
         """
         self._require_protocol(timeout)
         params: dict[str, Any] = {"what": what, "cut": cut, "preflight": preflight}
@@ -308,6 +310,12 @@ class ControlClient:
 
     def _no_answer(self, conversation: Conversation, method: str, timeout: float | None) -> Exception:
         endpoint = conversation.endpoint
+        if not conversation.ended and method == "reload":
+            return ControlError(
+                f"{endpoint} has not answered within {timeout:g} s; the outcome is not known: the reload goes on, and"
+                " status tells how it ends",
+                {"may_have_run": True},
+            )
         if not conversation.ended:
             return TimedOut(
                 f"{endpoint} did not answer {method} within {timeout:g} s; it is still there",
@@ -350,5 +358,9 @@ def _find_instance(timeout: float | None) -> str:
 
 def _result(response: Response) -> Any:
     if response.error is not None:
-        raise error_from_object(*response.error)
+        code, message, data = response.error
+        if code == SERVER_DIED:
+            # A hub tells of its master.
+            raise ServerDied(message, data)
+        raise error_from_object(code, message, data)
     return response.result

@@ -33,6 +33,7 @@ CONFLICT = -32002
 PERMISSION_DENIED = -32003
 RELOAD_FAILED = -32004
 TIMED_OUT = -32005
+SERVER_DIED = -32006
 
 __all__ = [
     "AccessDenied",
@@ -80,7 +81,12 @@ class AmbiguousTarget(ControlError):
 
 
 class ServerDied(ControlError):
-    """The server's process ended before it answered."""
+    """The server's process ended before it had done what was asked; ``data["outcome"]`` is ``died``."""
+
+    code = SERVER_DIED
+
+    def __init__(self, message: str, data: Any = None) -> None:
+        super().__init__(message, {"outcome": "died"} if data is None else data)
 
 
 class ProtocolError(ControlError):

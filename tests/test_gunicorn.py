@@ -14,7 +14,7 @@ from harness import Pending, get, run_cli, until
 from manyworkers import all_there, hub, is_alive, kill, workers
 from servers import SERVERS, Row
 
-from flask_ctl import CommandError, ReloadFailed, TimedOut
+from flask_ctl import CommandError, ReloadFailed, ServerDied, TimedOut
 
 SYNC = SERVERS["gunicorn sync"]
 
@@ -176,8 +176,20 @@ def test_embedded_with_an_app_that_its_workers_import(start, program):
 def test_broken_code_that_was_not_rehearsed_is_told(start, program):
     server = start(SYNC)
     program.edit("new", "1 / 0")
-    with pytest.raises(ReloadFailed, match="the server has ended"):
+    with pytest.raises(ServerDied, match="the server died during the reload") as death:
         server.reload(preflight=False)
+    assert death.value.data == {"outcome": "died"}
+    assert server.wait() != 0
+
+
+def test_code_that_passes_the_rehearsal_and_fails_in_the_workers_is_told_as_a_death(start, program):
+    """gunicorn's master ends when a worker can't boot."""
+    server = start(SYNC)
+    program.edit("new", "import flask_ctl\nif not flask_ctl.preflighting: 1 / 0")
+    result = run_cli("reload", "--json", "--socket", server.socket)
+    assert result.returncode == 6, result
+    assert json.loads(result.stdout)["error"]["data"] == {"outcome": "died"}
+    assert "serves on" not in result.stderr
     assert server.wait() != 0
 
 

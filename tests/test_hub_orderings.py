@@ -11,7 +11,7 @@ SEEDS = range(3)
 """Orders of what comes at the same time."""
 
 MODES = ["graceful", "fast", "immediate"]
-CONFLICT, RELOAD_FAILED, TIMED_OUT, NOT_SUPPORTED, INTERNAL = -32002, -32004, -32005, -32001, -32603
+CONFLICT, RELOAD_FAILED, TIMED_OUT, NOT_SUPPORTED, INTERNAL, DIED = -32002, -32004, -32005, -32001, -32603, -32006
 
 
 @pytest.fixture(params=SEEDS)
@@ -254,7 +254,7 @@ def test_code_that_kills_the_master_is_told(seed):
     with world(seed, new_code="kills the master") as w:
         reload = w.ask("reload")
         w.run()
-        assert reload.error == RELOAD_FAILED
+        assert reload.error == DIED
 
 
 # A reload, and what comes meanwhile
@@ -335,7 +335,7 @@ def test_a_master_that_dies_during_a_reload_is_told(seed, phase):
         reload, go_on = in_reload(w, phase)
         w.master.die()
         w.run(lambda: reload.done)
-        assert reload.error == RELOAD_FAILED
+        assert reload.error == DIED
         go_on()
         w.run()
 

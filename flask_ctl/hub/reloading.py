@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from ..errors import CONFLICT, INTERNAL_ERROR, NOT_SUPPORTED, CommandError, ReloadFailed, TimedOut
+from ..errors import CONFLICT, INTERNAL_ERROR, NOT_SUPPORTED, SERVER_DIED, CommandError, TimedOut
 from ..operation import MAX_SECONDS, Operation, StandbyThread
 from ..reload.preflight import Preflight
 from ..reloading import ReloadRequest
@@ -190,7 +190,9 @@ class HubReload(Operation):
         if self._called_off:
             raise CommandError("the reload was called off by a stop", code=CONFLICT)
         if self._server.has_ended():
-            raise ReloadFailed("the server has ended; its log may tell why", {"traceback": ""})
+            raise CommandError(
+                "the server died during the reload; its log may tell why", {"outcome": "died"}, code=SERVER_DIED
+            )
 
     def _new(self) -> list[Worker]:
         return [worker for worker in self._staff.workers if self.is_new(worker.hello) and worker.hello.ready]
