@@ -10,7 +10,7 @@ import pytest
 from harness import SITES, TIMEOUT, Pending, get, until
 from wires import WIRES, Peer, request
 
-from flask_ctl import ControlClient, TimedOut
+from flask_ctl import CommandError, ControlClient, TimedOut
 from flask_ctl.limits import MAX_CONNECTIONS, MAX_PENDING
 from flask_ctl.protocol.framing import MAX_FRAME
 
@@ -361,3 +361,18 @@ def test_a_client_that_dies_does_not_end_the_stop_it_asked_for(serve, site):
     server.release("a")
     assert held.result() == (200, b"held a")
     assert server.wait() == 0
+
+
+@everywhere
+@pytest.mark.parametrize("delay", [0.0, 0.3], ids=["at once", "with a delay"])
+def test_a_reload_that_a_stop_calls_off_is_answered_before_the_process_ends(serve, program, site, delay):
+    server = serve(socket=site, cwd=program.directory)
+    program.edit("new", "threading.Event().wait()")
+    seen = []
+    reload = Pending.call(lambda: server.reload(on_progress=seen.append))
+    until(lambda: any(progress["phase"] == "preflight" for progress in seen), "the preflight")
+    with server.client() as client:
+        assert client.stop(delay=delay)["outcome"] == "drained"
+    with pytest.raises(CommandError, match="called off by a stop") as refusal:
+        reload.result()
+    assert refusal.value.code == -32002
