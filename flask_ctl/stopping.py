@@ -82,6 +82,7 @@ class Stop(Operation):
         super().__init__(request.by, self._delay_until + (0 if hurry else min(request.grace, MAX_SECONDS)))
         self.mode = request.mode
         self.phase = "delay"
+        self._request = request
         self._deadline_by = request.by
         self._server = server
         self._work = work
@@ -120,7 +121,7 @@ class Stop(Operation):
                 self.mode = request.mode
                 self._delay_until = now
                 self._shorten(now, request.by)
-            elif request.explicit and self.mode == "graceful":
+            elif request.explicit and request is not self._request and self.mode == "graceful":
                 self._shorten(now + min(request.grace, MAX_SECONDS), request.by)
             self._changed.notify_all()
             return self.follow(progress)

@@ -365,12 +365,18 @@ class Scene:
         return self.ask(lambda: self.instance.reload(request, Reply(self.keeper, {"id": 1})))
 
     def stop(
-        self, mode: Any = "graceful", *, grace: float | None = None, by: dict[str, Any] | None = None, **options: Any
+        self,
+        mode: Any = "graceful",
+        *,
+        grace: float | None = None,
+        delay: float = 0.0,
+        by: dict[str, Any] | None = None,
+        **options: Any,
     ) -> Future[Any]:
         """Ask for a stop, as a client, or as a signal does."""
         reply = Reply(self.keeper, {"id": 2}) if by is None else None
         limit = TIMEOUT if grace is None else grace
-        request = StopRequest(mode, limit, by or {"pid": 2}, explicit=grace is not None)
+        request = StopRequest(mode, limit, by or {"pid": 2}, delay, explicit=grace is not None)
         return self.ask(lambda: self.instance.stop(request, reply=reply, **options))
 
     def signal(self, name: str, mode: Any = "graceful") -> Future[Any]:

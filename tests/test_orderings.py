@@ -375,6 +375,13 @@ class TestStops:
         shortened = [progress for progress in seen if progress.get("deadline_by") == {"pid": 3}]
         assert shortened[0]["remaining"] == 0
 
+    def test_a_grace_does_not_shorten_the_delay_of_the_stop_that_gives_it(self, scene):
+        stop = scene.stop(grace=0.0, delay=TIMEOUT)
+        assert scene.server.serves
+        assert scene.status()["stopping"]["deadline_by"] == {"pid": 2}
+        scene.stop(grace=0.0)
+        assert stop.result(TIMEOUT).items() >= DRAINED.items()
+
     @pytest.mark.parametrize("by", [None, {"signal": "TERM"}], ids=["a client", "TERM"])
     def test_one_without_a_grace_of_its_own_shortens_nothing(self, scene, by):
         held = scene.server.begin()
