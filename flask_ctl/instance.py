@@ -104,7 +104,8 @@ class Instance:
         try:
             for app in self.apps:
                 self._open_sockets(app)
-            # A stop must not fail for want of threads.
+            # Neither a stop, nor a command meanwhile, must fail for want of threads.
+            self._pool.open()
             for name in ("flask-ctl-stop", "flask-ctl-hooks"):
                 self._stop_threads.append(StandbyThread(name))
         except (ConfigurationError, RuntimeError):

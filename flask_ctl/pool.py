@@ -19,7 +19,10 @@ _Work = tuple[Callable[[], Any], "Future[Any]"]
 
 
 class Pool:
-    """Runs functions on at most SIZE threads, which start when they are needed; at most `max_waiting` wait for one."""
+    """Runs functions on at most SIZE threads; at most `max_waiting` wait for one.
+
+    The first thread is there from `open` on, the others start when they are needed.
+    """
 
     def __init__(self, on_idle: Callable[[], Any], max_waiting: int) -> None:
         self._on_idle = on_idle
@@ -34,6 +37,14 @@ class Pool:
         """Functions that run or wait."""
         return self._unfinished
 
+    def open(self) -> None:
+        """Have a thread: from Python 3.12 on none can be started once the main one has returned, and a stop goes on.
+
+        Raises RuntimeError if there is none to be had.
+        """
+        with self._lock:
+            self._start_thread()
+
     def submit(self, function: Callable[[], Any]) -> Future[Any]:
         """The function's result, in time.
 
@@ -46,7 +57,12 @@ class Pool:
                     f"no more than {self._max_waiting} can wait for a thread; try again later", code=CONFLICT
                 )
             if len(self._threads) < min(SIZE, self._unfinished + 1):
-                self._start_thread()
+                try:
+                    self._start_thread()
+                except RuntimeError as error:
+                    if not self._threads:
+                        raise CommandError(f"{error}; try again later", code=CONFLICT) from None
+                    # Those that run will do it.
             self._unfinished += 1
         self._queue.put((function, future))
         return future
@@ -63,13 +79,7 @@ class Pool:
 
     def _start_thread(self) -> None:
         thread = threading.Thread(target=self._work, name=f"flask-ctl-command-{len(self._threads)}", daemon=True)
-        try:
-            thread.start()
-        except RuntimeError as error:
-            if not self._threads:
-                raise CommandError(f"{error}; try again later", code=CONFLICT) from None
-            # Those that run will do it.
-            return
+        thread.start()
         self._threads.append(thread)
 
     def _work(self) -> None:

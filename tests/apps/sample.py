@@ -137,6 +137,7 @@ def fail(message: str = "no") -> None:
 @control.command
 def wait_for(name: str) -> str:
     """Hang until `release`."""
+    say(f"waits for {name}")
     gates[name].wait()
     return name
 
