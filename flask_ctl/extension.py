@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import logging
 import threading
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from importlib.metadata import version
 from typing import Any, TypeVar, overload
 
@@ -23,7 +24,7 @@ from .host import ProcessHost, begin
 from .hub.agent import Agent
 from .instance import Instance
 from .limits import SETTINGS, Limits
-from .middleware import Environ, RequestCounter
+from .middleware import Environ, RequestCounter, StartResponse, WSGIApp
 from .operation import MAX_SECONDS
 from .reload.preflight import preflighting
 from .served import ServedApp
@@ -87,7 +88,7 @@ class Control:
         state = _AppState(self, app, socket)
         app.extensions["ctl"] = state
         self._apps.add(app)
-        app.wsgi_app = state.requests  # type: ignore[method-assign]
+        _count_requests(app, state.requests)
         if state.is_off() and not preflighting:
             return
         if not HAS_UNIX_SOCKETS:
@@ -225,7 +226,7 @@ class _AppState:
         self._app = weakref.ref(app)
         self._argument = as_list(socket)
         self._instances: list[Instance | Agent] = []
-        self.requests = RequestCounter(app.wsgi_app)
+        self.requests = RequestCounter(_wsgi_app_of(app))
         self._lock = threading.Lock()
 
     @property
@@ -330,6 +331,50 @@ class _AppState:
     def _run_hook(self, function: Callable[[], Any]) -> None:
         with self.app.app_context():
             self.app.ensure_sync(function)()
+
+
+def _wsgi_app_of(app: Flask) -> WSGIApp:
+    """The app's `wsgi_app`; where it is the app's own method, without a reference that would keep the app alive."""
+    if "wsgi_app" in vars(app):
+        return app.wsgi_app
+    method = weakref.WeakMethod(app.wsgi_app)
+
+    def call(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+        wsgi_app = method()
+        assert wsgi_app is not None, "whoever calls it has the app"
+        return wsgi_app(environ, start_response)
+
+    return call
+
+
+def _count_requests(app: Flask, requests: RequestCounter) -> None:
+    """Have the app's `wsgi_app` be counted, however it is reached.
+
+    By its class: an attribute that holds the app's own method, as middleware does, would make a cycle, and the app
+    would not go with its last reference (Flask's `test_app_freed_on_zero_refcount`).
+    """
+    if "wsgi_app" not in vars(app):
+        kind: Any = type(app)
+        try:
+            app.__class__ = _counting(kind)
+            return
+        except TypeError:
+            # A class that does not let itself be derived from, or assigned.
+            logger.debug("%s is counted by an attribute", type(app).__name__, exc_info=True)
+    app.wsgi_app = requests  # type: ignore[method-assign]
+
+
+@functools.cache
+def _counting(kind: Any) -> type:
+    """The same class, but for a `wsgi_app` that counts."""
+
+    def wsgi_app(self: Flask, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+        state: _AppState = self.extensions["ctl"]
+        return state.requests(environ, start_response)
+
+    names = {name: getattr(kind, name) for name in ("__module__", "__qualname__", "__doc__")}
+    counting: type = type(kind)(kind.__name__, (kind,), {**names, "wsgi_app": wsgi_app})
+    return counting
 
 
 _host = ProcessHost()

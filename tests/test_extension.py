@@ -9,7 +9,9 @@ import weakref
 from typing import Literal
 
 import pytest
-from flask import Flask, current_app
+from flask import Flask, current_app, request
+from werkzeug.middleware.proxy_fix import ProxyFix
+from werkzeug.test import Client
 
 from flask_ctl import BackgroundServer, CommandError, ConfigurationError, Control, ControlClient, NotRunning
 
@@ -72,8 +74,9 @@ def test_an_app_that_was_served_is_not_kept_alive(short_path):
 
 def test_one_control_serves_many_apps():
     control = Control()
-    for name in ("one", "two"):
-        control.init_app(Flask(name))
+    apps = [Flask("one"), Flask("two")]
+    for app in apps:
+        control.init_app(app)
     with pytest.raises(ConfigurationError, match="has 2 apps"):
         control.run()
 
@@ -215,3 +218,67 @@ def test_a_command_that_exits_ends_neither_its_thread_nor_the_server(app, short_
             with pytest.raises(CommandError, match="SystemExit"):
                 client.call("leave")
         assert client.ping()["pong"]
+
+
+@pytest.fixture
+def _without_collections():
+    gc.disable()
+    yield
+    gc.enable()
+
+
+@pytest.mark.usefixtures("_without_collections")
+@pytest.mark.parametrize("how", ["Control(app)", "init_app", "with commands"])
+def test_an_app_goes_with_its_last_reference(how):
+    """As Flask's own test_app_freed_on_zero_refcount has it."""
+    app = Flask("counted")
+    control = Control()
+    if how == "Control(app)":
+        Control(app)
+    else:
+        control.init_app(app)
+    if how == "with commands":
+        control.command(lambda: 1, name="one")
+        control.on_stop(lambda: None)
+    freed = weakref.ref(app)
+    del app
+    assert freed() is None
+
+
+def test_an_app_that_only_middleware_holds_lives_on():
+    def make():
+        app = Flask("counted")
+        app.add_url_rule("/", view_func=lambda: "hello")
+        Control(app)
+        return app.wsgi_app
+
+    middleware = ProxyFix(make())
+    gc.collect()
+    assert Client(middleware).get("/").text == "hello"
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_requests_are_counted_whenever_middleware_is_added(when):
+    app = Flask("counted")
+    if when == "before":
+        app.wsgi_app = ProxyFix(app.wsgi_app)
+    Control(app)
+    if when == "after":
+        app.wsgi_app = ProxyFix(app.wsgi_app)
+    app.test_client().get("/")
+    assert app.extensions["ctl"].requests.totals() == (1, 0)
+
+
+def test_the_class_of_an_app_is_named_as_before():
+    class Own(Flask):
+        def wsgi_app(self, environ, start_response):
+            environ["own"] = True
+            return super().wsgi_app(environ, start_response)
+
+    app = Own("counted")
+    app.add_url_rule("/", view_func=lambda: str(request.environ["own"]))
+    Control(app)
+    assert isinstance(app, Own)
+    assert type(app).__qualname__ == Own.__qualname__
+    assert app.test_client().get("/").text == "True"
+    assert app.extensions["ctl"].requests.totals() == (1, 0)
