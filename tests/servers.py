@@ -100,7 +100,7 @@ SERVERS = {
 }
 SERVERS |= {
     f"{name}, flaskr": replace(SERVERS[name], app="flaskr")
-    for name in ("werkzeug", "waitress", "cheroot", "pywsgi", "gunicorn sync", "uwsgi", "granian")
+    for name in ("werkzeug", "gunicorn sync")
 }
 
 ALONE = [name for name, row in SERVERS.items() if not row.workers]
