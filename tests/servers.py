@@ -98,10 +98,7 @@ SERVERS = {
     "granian": granian(2),
     "granian, 1 worker": granian(1),
 }
-SERVERS |= {
-    f"{name}, flaskr": replace(SERVERS[name], app="flaskr")
-    for name in ("werkzeug", "gunicorn sync")
-}
+SERVERS |= {f"{name}, flaskr": replace(SERVERS[name], app="flaskr") for name in ("werkzeug", "gunicorn sync")}
 
 ALONE = [name for name, row in SERVERS.items() if not row.workers]
 """Those that serve from one process."""

@@ -78,9 +78,19 @@ class GranianWorker:
         return urls
 
     def take_over_signals(self) -> None:
-        """In the main thread: before a signal ends this worker, what has arrived at its socket is accepted."""
-        for signum in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(signum, self._drained(signal.getsignal(signum)))
+        """In the main thread: before a signal ends this worker, what has arrived at its socket is accepted.
+
+        The main thread waits for a lock from now on. A signal that the kernel gives to another thread does not wake
+        it, and its handler would never be called. So a thread of ours hears of signals by the descriptor to which
+        Python writes them in whatever thread it is.
+        """
+        handlers = {signum: signal.signal(signum, _heard) for signum in (signal.SIGTERM, signal.SIGINT)}
+        read, write = os.pipe()
+        os.set_blocking(write, False)
+        signal.set_wakeup_fd(write, warn_on_full_buffer=False)
+        # Else signals to a child that a view forks would be taken for ours.
+        os.register_at_fork(after_in_child=lambda: signal.set_wakeup_fd(-1))
+        start_thread(lambda: self._await_signals(read, handlers))
 
     def has_master(self) -> bool:
         return os.getppid() == self.master
@@ -127,12 +137,12 @@ class GranianWorker:
     def is_serving_thread(self) -> bool:
         return True
 
-    def _drained(self, handler: Any) -> Any:
-        def drain_first(signum: int, frame: FrameType | None) -> None:
-            self.hold_back(True)
-            start_thread(lambda: self._hand_on(handler, signum))
-
-        return drain_first
+    def _await_signals(self, descriptor: int, handlers: dict[signal.Signals, Any]) -> None:
+        while signums := os.read(descriptor, 64):
+            for signum in signums:
+                if signum in handlers:
+                    self.hold_back(True)
+                    self._hand_on(handlers[signal.Signals(signum)], signum)
 
     def _hand_on(self, handler: Any, signum: int) -> None:
         _wait_while(self.waiting, BACKLOG_TIMEOUT)
@@ -140,6 +150,10 @@ class GranianWorker:
         ports = _ports()
         _wait_while(lambda: unread_connections(ports), UNREAD_TIMEOUT)
         handler(signum, None)
+
+
+def _heard(signum: int, frame: FrameType | None) -> None:
+    """The handler, without which Python would not write the signal to the descriptor."""
 
 
 def _wait_while(condition: Callable[[], Any], seconds: float) -> None:
