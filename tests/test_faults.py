@@ -39,7 +39,14 @@ def text(scene, client):
         read_all(sock)
 
 
-# Not by `client.stop`, which waits for the end of the process, and that is the test's own here.
+def stop(scene, mode):
+    """Not by a client, which waits for the end of the process, and that is the test's own here."""
+    with raw(str(scene.socket)) as sock:
+        sock.sendall(b'{"jsonrpc":"2.0","method":"stop","params":{"mode":"%s"},"id":1}\n' % mode.encode())
+        while (data := sock.recv(65536)) and b"\n" not in data:
+            pass
+
+
 ASKS = {
     "ping": lambda scene, client: client.ping(),
     "status": lambda scene, client: client.status(),
@@ -48,8 +55,8 @@ ASKS = {
     "reload of the config": lambda scene, client: client.reload("config"),
     "reload of broken code": broken,
     "reload": lambda scene, client: client.reload(),
-    "stop": lambda scene, client: client.call("stop"),
-    "stop fast": lambda scene, client: client.call("stop", mode="fast"),
+    "stop": lambda scene, client: stop(scene, "graceful"),
+    "stop fast": lambda scene, client: stop(scene, "fast"),
 }
 ENDS = {"reload": "exec", "stop": "end", "stop fast": "end"}
 
