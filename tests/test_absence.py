@@ -10,7 +10,7 @@ import socket
 import threading
 
 import pytest
-from harness import TIMEOUT, Pending, as_user, run_cli, until
+from harness import TIMEOUT, Pending, as_user, raw, run_cli, until
 from holders import Holder
 from manyworkers import hub, is_alive, kill, workers
 from servers import SERVERS
@@ -129,6 +129,14 @@ def test_of_any_other_command_it_is_told_that_it_may_have_run(start, sent):
 # Nothing is left
 
 
+def nobody_listens(path):
+    try:
+        with raw(path):
+            return False
+    except ConnectionRefusedError:
+        return True
+
+
 def test_when_the_last_worker_has_ended_nothing_is_running(headless):
     server, pids = headless
     for pid in [server.pid, *pids]:
@@ -137,6 +145,7 @@ def test_when_the_last_worker_has_ended_nothing_is_running(headless):
     until(lambda: not any(is_alive(pid) for pid in pids), "their end")
     assert os.path.exists(server.socket)
     assert os.path.exists(server.socket + ".lock")
+    until(lambda: nobody_listens(server.socket), "the end of the hub's threads, which is after that of its main one")
     with server.client() as client, pytest.raises(NotRunning):
         client.status()
     assert run_cli("stop", "--missing-ok", "-s", server.socket).returncode == 0
