@@ -798,7 +798,9 @@ class World:
     def _wait_readable(self, descriptors: list[int], timeout: float | None) -> list[int]:
         waker = self.hub._waker
         with self.clock.monitor:
-            self.clock.park(lambda: waker.is_set or (len(descriptors) > 1 and self.master.ended()), timeout)
+            self.clock.park(
+                lambda: waker.is_set or (self.master.fileno() in descriptors and not self.master.alive), timeout
+            )
         return []
 
 

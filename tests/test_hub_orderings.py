@@ -40,6 +40,22 @@ def assert_ends(w: World, stop) -> None:
     assert result["cut"] == w.lost - lost
 
 
+# The master alone
+
+
+def test_a_master_that_ends_while_the_hub_looks_is_noticed():
+    with world(wanted=0) as w:
+
+        def ended():
+            seen = not w.master.alive
+            w.master.die()
+            return seen
+
+        w.master.ended = ended
+        w.hub.changed()
+        w.run()
+
+
 # A stop alone
 
 

@@ -85,10 +85,11 @@ class Hub:
     def run(self) -> None:
         """Serve until the master has ended (with its workers, if that was asked for here), or a new version is due."""
         self._control.start([(self._socket, self._gate)])
-        while not self._is_over():
+        # Asked once in each round: nothing wakes us for an end that only the first of two questions has missed.
+        while not self._is_over(ended := self._master.ended()):
             deadline = self._staff.next_deadline()
             timeout = None if deadline is None or deadline == math.inf else EXPIRY_INTERVAL
-            watched = [self._waker.fileno()] if self._master.ended() else [self._waker.fileno(), self._master.fileno()]
+            watched = [self._waker.fileno()] if ended else [self._waker.fileno(), self._master.fileno()]
             wait_readable(watched, timeout)
             self._waker.clear()
             self._control.call_soon(self._staff.expire)
@@ -109,10 +110,10 @@ class Hub:
             app.close()
         self._audit.close()
 
-    def _is_over(self) -> bool:
+    def _is_over(self, ended: bool) -> bool:
         if self._outdated and self._stop is None and self._reload is None:
             return self._staff.next_deadline() is None
-        return self._master.ended() and (self._stop is None or not len(self._staff.workers))
+        return ended and (self._stop is None or not len(self._staff.workers))
 
     # What workers have to say
 
