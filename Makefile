@@ -2,6 +2,9 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+# What has been installed there: the package and what it needs, and what tests, checks and measurements need besides.
+INSTALLED := $(VENV)/.installed
 READY := $(VENV)/.ready
 
 .PHONY: help demo test fuzz lint bench hammer clean
@@ -14,12 +17,19 @@ help:
 	@echo "make hammer 200 reloads of each server under load, and what was lost"
 	@echo "make clean  remove the environment and caches"
 
-$(READY): pyproject.toml
-	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[test,lint,bench]'
+$(INSTALLED): pyproject.toml
+	@echo "Installing flask-ctl and the packages that it needs in $(VENV) (some 40 MB) ..."
+	@$(PYTHON) -m venv $(VENV)
+	@$(PIP) --editable .
 	@touch $@
 
-demo: $(READY)
+# Only the order matters: where both are as new as pyproject.toml, whichever was made first, nothing is installed again.
+$(READY): pyproject.toml | $(INSTALLED)
+	@echo "Installing the HTTP servers and tools for tests, checks and measurements in $(VENV) (some 170 MB) ..."
+	@$(PIP) --editable '.[test,lint,bench]'
+	@touch $@
+
+demo: $(INSTALLED)
 	@PATH="$(CURDIR)/$(BIN):$$PATH" sh examples/quickstart/demo.sh
 
 test: $(READY)

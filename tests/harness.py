@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import json
 import os
 import pathlib
+import pkgutil
 import signal
 import socket
 import subprocess
@@ -17,6 +19,8 @@ from http.client import HTTPConnection
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
+import flask_ctl
+import flask_ctl_cli
 from flask_ctl import ControlClient, ControlError
 from flask_ctl.keys import write_key_pair
 
@@ -253,12 +257,29 @@ class Program:
         self.file.write_text(text.replace('VERSION = "old"', f"VERSION = {version!r}\n{code}\n"))
 
 
+def import_client() -> None:
+    """Import all that a client and the command line import late.
+
+    Whoever becomes another user has to do so first: that user may not be able to enter the directory of the sources.
+    """
+    servers = ("flask_ctl.adapters", "flask_ctl.hub", "flask_ctl_cli.served")
+    for package in (flask_ctl, flask_ctl_cli):
+        for module in pkgutil.iter_modules(package.__path__, f"{package.__name__}."):
+            if module.name in servers or module.name.endswith("__main__"):
+                continue
+            imported = importlib.import_module(module.name)
+            if module.ispkg:
+                for part in pkgutil.iter_modules(imported.__path__, f"{module.name}."):
+                    importlib.import_module(part.name)
+
+
 def as_user(uid: int, gid: int, groups: tuple[int, ...], act: Callable[[], bytes]) -> bytes:
     """What `act` returns in a child that has become another user; only root can do that."""
     read, write = os.pipe()
     child = os.fork()
     if child == 0:
         try:
+            import_client()
             os.setgroups(groups)
             os.setgid(gid)
             os.setuid(uid)

@@ -234,19 +234,18 @@ def test_ping_wait_returns_when_the_server_is_up(serve, short_path):
 
 
 AS_NOBODY = """
-import contextlib, os, sys
+import os
+from harness import import_client
 from flask_ctl_cli import main
-arguments, sys.argv[1:] = sys.argv[1:], ["ping", "-s", "/nowhere"]
-with contextlib.suppress(SystemExit):
-    main()  # Loads all that this user may not be able to read.
+import_client()
 os.setuid(65534)
-sys.argv[1:] = arguments
 main()
 """
 
 
 def run_as_nobody(*arguments):
-    return subprocess.run([sys.executable, "-c", AS_NOBODY, *arguments], capture_output=True, text=True)
+    env = {**os.environ, "PYTHONPATH": str(APPS.parent)}
+    return subprocess.run([sys.executable, "-c", AS_NOBODY, *arguments], capture_output=True, text=True, env=env)
 
 
 def test_a_socket_that_may_not_be_connected_to_is_exit_5(serve, short_path):

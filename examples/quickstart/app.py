@@ -34,7 +34,7 @@ def greeted(reset: bool = False) -> dict[str, int]:
 
 @control.on_stop
 def say_goodbye() -> None:
-    print("on_stop: the last request has been answered", flush=True)
+    print("on_stop: no request is in flight any more", flush=True)
 
 
 if __name__ == "__main__":

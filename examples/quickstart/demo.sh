@@ -4,8 +4,10 @@ set -eu
 place=$(mktemp -d)
 cp "$(dirname "$0")/app.py" "$place"
 cd "$place"
-socket=$place/app.sock
-trap 'kill "$server" 2>/dev/null || :; rm -rf "$place"' EXIT
+# The default address of the app is in there, and goes with the rest.
+export XDG_RUNTIME_DIR="$place"
+server=
+trap '[ -z "$server" ] || kill "$server" 2>/dev/null || :; rm -rf "$place"' EXIT
 
 title() { printf '\n== %s\n' "$1"; }
 show() {
@@ -14,59 +16,63 @@ show() {
     "$@" || code=$?
     printf '(exit code %s)\n' "$code"
 }
+start() {
+    printf '$ python app.py &\n'
+    python app.py 2>log &
+    server=$!
+}
+quietly() { flask-ctl --quiet "$@"; }
+find_url() { url=$(quietly status --json | python -c 'import json, sys; print(json.load(sys.stdin)["server"]["listeners"][0])'); }
 fetch() { python -c 'import sys, urllib.request as u; print("the request:", u.urlopen(sys.argv[1]).read().decode(), end="")' "$1"; }
+begin_slow_request() {
+    printf 'a request of three seconds begins\n'
+    (fetch "$url/slow" 2>/dev/null || echo "the request: CUT") &
+    request=$!
+    until quietly status --json | grep -q '"in_flight": 1'; do :; done
+}
 
-title "python app.py: the app has nothing but Control(app)"
-FLASK_CTL_SOCKET=$socket python app.py 2>"$place/log" &
-server=$!
-show flask-ctl ping --wait 10 --socket "$socket"
+title "An app with nothing but Control(app); commands in its directory find it"
+start
+show flask-ctl ping --wait 10
 
 title "Look into it"
-show flask-ctl status --socket "$socket"
-url=$(flask-ctl status --socket "$socket" --json | python -c 'import json, sys; print(json.load(sys.stdin)["server"]["listeners"][0])')
+show flask-ctl status
+find_url
 
 title "Call a command of its own"
 fetch "$url/"
-show flask-ctl greeted --reset --socket "$socket"
-show flask-ctl call greeted reset=perhaps --socket "$socket"
+show flask-ctl greeted --reset
+show flask-ctl call greeted reset=perhaps
 
-title "Reload it while a request of three seconds is in flight: the old code answers that, the new code everybody else"
-fetch "$url/slow" &
-request=$!
-until flask-ctl status --socket "$socket" --json | grep -q '"in_flight": 1'; do :; done
-sed -i 's/Hello!/Hello from the new code!/' app.py
-show flask-ctl reload --socket "$socket"
+title "Reload it while a request is in flight: the old code answers that, the new code everybody else"
+begin_slow_request
+sed 's/Hello!/Hello from the new code!/' app.py >new.py && mv new.py app.py
+show flask-ctl reload
 wait "$request"
 fetch "$url/"
 
 title "Reload it with broken code: refused, and the old code serves on"
 cp app.py good.py
 echo 'def broken(:' >>app.py
-show flask-ctl reload --socket "$socket"
+show flask-ctl reload
 fetch "$url/"
 cp good.py app.py
 
-title "Stop it while a request of three seconds is in flight: the request is answered, then the process is gone"
-fetch "$url/slow" &
-request=$!
-until flask-ctl status --socket "$socket" --json | grep -q '"in_flight": 1'; do :; done
-flask-ctl status --socket "$socket" | grep requests
-show flask-ctl stop --socket "$socket"
+title "Stop it while a request is in flight: the request is answered, then the process is gone"
+begin_slow_request
+show flask-ctl stop
 wait "$request"
 code=0
 wait "$server" || code=$?
 printf 'python app.py ended with exit code %s\n' "$code"
 
 title "Ask again: nothing is running"
-show flask-ctl stop --socket "$socket"
+show flask-ctl stop
 
 title "A stop that may not wait says that it cut a request"
-FLASK_CTL_SOCKET=$socket python app.py 2>"$place/log" &
-server=$!
-flask-ctl ping --wait 10 --socket "$socket" --quiet
-url=$(flask-ctl status --socket "$socket" --json | python -c 'import json, sys; print(json.load(sys.stdin)["server"]["listeners"][0])')
-(fetch "$url/slow" 2>/dev/null || echo "the request: cut") &
-request=$!
-until flask-ctl status --socket "$socket" --json | grep -q '"in_flight": 1'; do :; done
-show flask-ctl stop --grace 0.5 --socket "$socket"
+start
+quietly ping --wait 10
+find_url
+begin_slow_request
+show flask-ctl stop --grace 0.5
 wait "$request" "$server"
