@@ -148,7 +148,12 @@ class ControlClient:
             path = self._local_path()
             _check_killable(path, self._trust)
         with contextlib.closing(self):
-            return self._stop(params, path, StopTimes(began, limit, kill_after), wait, on_progress)
+            try:
+                return self._stop(params, path, StopTimes(began, limit, kill_after), wait, on_progress)
+            except TimedOut as error:
+                if kill_after is not None:
+                    error.data = {**(error.data or {}), "can_be_killed": False}
+                raise
 
     def _stop(
         self, params: dict[str, Any], path: str | None, times: StopTimes, wait: bool, on_progress: Progress | None
@@ -204,7 +209,12 @@ class ControlClient:
         if `timeout` passed: the reload goes on, and `status` tells how it ends. With `what` "config" only the app's
         `on_reload` functions are called.
         """
-        self._require_protocol(timeout)
+        try:
+            self._require_protocol(timeout)
+            self._connected(self._limit(timeout, QUESTION_TIMEOUT))
+        except TimedOut as error:
+            # TimedOut stands for the server's own word that the old code serves everybody.
+            raise ControlError(f"{error.message}; no reload has begun", error.data) from None
         params: dict[str, Any] = {"what": what, "cut": cut, "preflight": preflight}
         if on_progress is not None:
             params["_progress"] = True
@@ -238,7 +248,12 @@ class ControlClient:
     def _connected(self, timeout: float | None) -> Conversation:
         if self._conversation is None or self._conversation.ended:
             self.close()
-            self._conversation = converse(self._resolved_target(timeout), timeout, self._trust)
+            target = self._resolved_target(timeout)
+            try:
+                self._conversation = converse(target, timeout, self._trust)
+            except TimedOut as error:
+                error.data = {"can_be_killed": bool(_path_of(target)), **(error.data or {})}
+                raise
         return self._conversation
 
     def _resolved_target(self, timeout: float | None) -> Target:
@@ -249,15 +264,13 @@ class ControlClient:
     def _local_path(self) -> str | None:
         """The path of the server's socket, None where it is no address. Raises ConfigurationError for TCP."""
         target = self._resolved_target(QUESTION_TIMEOUT)
-        if not isinstance(target, (str, os.PathLike)) or os.fspath(target) == OFF:
-            return None
-        address = parse_address(target)
-        if not address.path:
+        path = _path_of(target)
+        if path == "":
             raise ConfigurationError(
-                f"a server can't be killed over {address}: the kernel does not name it there, and what it says of"
+                f"a server can't be killed over {target}: the kernel does not name it there, and what it says of"
                 " itself is not believed; run it on the server's machine, by the path of its Unix socket"
             )
-        return address.path
+        return path
 
     def _require_protocol(self, timeout: float | _Default | None) -> None:
         if self._protocol is None or self._conversation is None:
@@ -330,6 +343,13 @@ class ControlClient:
                 {"may_have_run": True},
             )
         return ServerDied(f"the server at {endpoint} ended before it answered {method}")
+
+
+def _path_of(target: Target) -> str | None:
+    """The path of a socket, "" for an address over TCP, None for what is no address."""
+    if not isinstance(target, (str, os.PathLike)) or os.fspath(target) == OFF:
+        return None
+    return parse_address(target).path
 
 
 def _check_killable(path: str | None, trust: Trust) -> None:

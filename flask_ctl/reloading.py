@@ -196,7 +196,10 @@ class Reload(Operation):
         self._enter("drain")
         drained = self._drain()
         if not drained and not self._request.cut:
-            raise TimedOut(f"{self._what_stays()} after {self._request.grace:g} s of grace; the old code serves on")
+            raise TimedOut(
+                f"{self._what_stays()} after {self._request.grace:g} s of grace; the old code serves on",
+                {"in_flight": self._in_flight(), "threads": self._threads_in_way()},
+            )
         self._prepare()
         with self._changed:
             self._check()

@@ -77,6 +77,7 @@ class StopCall:
         self._stop_id: int | None = None
         self._ping_id: int | None = None
         self._said_pid: int | None = None
+        self._mode: str | None = None
         self._progress: dict[str, Any] = {}
         self._result: dict[str, Any] | None = None
 
@@ -84,6 +85,7 @@ class StopCall:
         """Send the request. Raises the targets' obstacle, with nothing sent, if they are to be killed and can't be."""
         if self._kill_at is not None and self._targets.obstacle is not None:
             raise self._targets.obstacle
+        self._mode = params["mode"]
         if self._follow:
             self._deadline = time.monotonic() + MARGIN + params["delay"] + params.get("grace", 0)
         # Where the kernel names nobody messages have the pid that the server gives.
@@ -210,7 +212,7 @@ class StopCall:
             goes_on = True
         if died and goes_on and not (accepted and self._kill_at is not None):
             message = f"the hub of {self._name} has been killed; the server goes on, and can be stopped again"
-            data = {"pid": self._pid, **self._progress}
+            data = {"pid": self._pid, "hub": "died", **self._progress}
             raise HubDied(message, data, accepted=accepted, outcome=self._outcome("process", "died"))
 
     def _overdue(self, what: str) -> dict[str, Any]:
@@ -235,18 +237,16 @@ class StopCall:
         elapsed = time.monotonic() - self._began
         message = f"{self._name} has not {what} within {elapsed:.1f} s; it is still there"
         reasons = self._reasons()
-        data = {"pid": self._pid, "can_be_killed": self._targets.obstacle is None, **self._progress}
+        data = {"pid": self._pid, "can_be_killed": self._targets.obstacle is None, "mode": self._mode, **self._progress}
         return TimedOut(f"{message}: {reasons}" if reasons else message, data)
 
     def _reasons(self) -> str:
         """What the server waits for, as it says itself."""
         if self._result is None:
             if self._progress.get("phase") == "hooks":
-                return "its on_stop hooks run; a stop with mode fast does not wait for them"
+                return "its on_stop hooks run"
             count = self._progress.get("in_flight")
-            if count:
-                return f"{count} in flight"
-            return "use --kill-after to end it all the same" if self._targets.obstacle is None else ""
+            return f"{count} in flight" if count else ""
         threads = self._threads_that_stay()
         return f"kept alive by {', '.join(threads)}" if threads else "its main thread has not returned"
 
@@ -286,8 +286,12 @@ def kill(targets: Targets) -> None:
         raise AccessDenied(f"pid {targets.pid} belongs to another user, so it can't be killed") from None
     dead = [process for process in killed if process is not targets.hub]
     if not wait_for_end(dead, time.monotonic() + MARGIN):
-        data = {"pid": targets.pid, "can_be_killed": False}
-        raise TimedOut(f"pid {targets.pid} was killed, but is still there", data)
+        data = {"pid": targets.pid, "can_be_killed": False, "killed": True}
+        raise TimedOut(
+            f"pid {targets.pid} was killed, but is still there: the kernel has not ended it yet, as while a disk"
+            " or a network file system does not answer",
+            data,
+        )
     # So that the next server finds the address free; a hub that hangs lives longer.
     wait_for_end([process for process in killed if process is targets.hub], time.monotonic() + HUB_MARGIN)
 

@@ -8,8 +8,9 @@ from typing import Any
 
 import click
 
-from flask_ctl import ControlError
+from flask_ctl import ControlError, TimedOut
 
+from .hints import hint_after
 from .output import reported
 from .settings import ControlCommand, common_options, settings_of, trust_options
 
@@ -44,7 +45,12 @@ class ControlGroup(click.Group):
         return super().parse_args(ctx, args)
 
     def invoke(self, ctx: click.Context) -> Any:
-        with reported(as_json=settings_of(ctx).json or "--json" in ctx.args):
+        settings = settings_of(ctx)
+
+        def hint(error: TimedOut) -> str:
+            return hint_after(error, settings.command, ctx.command_path, settings.patience)
+
+        with reported(as_json=settings.json or "--json" in ctx.args, hint=hint):
             return super().invoke(ctx)
 
     def resolve_command(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import click
@@ -33,7 +33,7 @@ _EXITS: list[tuple[type[ControlError], int, str]] = [
     (LocalProtocolError, 2, ""),
     (AmbiguousTarget, 2, ""),
     (NotRunning, 3, "Start it, or say where it listens by --socket; `flask --app … ctl` finds that out from the app."),
-    (TimedOut, 4, "Wait longer by --timeout, or end it by: flask-ctl stop --kill-after SECONDS"),  # see _advice
+    (TimedOut, 4, ""),
     (AccessDenied, 5, ""),
     (ReloadFailed, 7, "The old code serves on."),
     (ServerDied, 6, "The app's log may tell why."),
@@ -44,39 +44,40 @@ _EXITS: list[tuple[type[ControlError], int, str]] = [
     ),
     (ControlError, 1, ""),
 ]
-"""Exit code and advice by the first class that fits; no advice where the message gives it. 1: the server refused."""
+"""Exit code and advice by the first class that fits; no advice where the message gives it, for a time-out see `hints`.
+
+1: the server refused.
+"""
+
+Hint = Callable[[TimedOut], str]
+"""Advice after a time-out."""
 
 
 @contextlib.contextmanager
-def reported(*, as_json: bool) -> Iterator[None]:
+def reported(*, as_json: bool, hint: Hint = lambda error: "") -> Iterator[None]:
     """Turn errors inside into a message and an exit code; click shows its own where text will do."""
     try:
         yield
     except ControlError as error:
-        _report(error, as_json)
+        _report(error, as_json, hint)
     except click.ClickException as error:
         if not as_json:
             raise
         _print_document(error.exit_code, None, error.format_message(), None)
         raise click.exceptions.Exit(error.exit_code) from None
     except KeyboardInterrupt:
-        _report(_Interrupted("interrupted; what the server was asked for goes on"), as_json)
+        _report(_Interrupted("interrupted; what the server was asked for goes on"), as_json, hint)
 
 
-def _report(error: ControlError, as_json: bool) -> None:
-    code, advice = next((code, _advice(error, text)) for kind, code, text in _EXITS if isinstance(error, kind))
+def _report(error: ControlError, as_json: bool, hint: Hint) -> None:
+    code, advice = next((code, text) for kind, code, text in _EXITS if isinstance(error, kind))
     if as_json:
         _print_document(code, error.code, error.message, error.data)
     else:
         traceback = error.data["traceback"] if isinstance(error, ReloadFailed) else ""
+        advice = hint(error) if isinstance(error, TimedOut) else advice
         click.echo("\n".join(filter(None, [traceback.rstrip(), f"Error: {error.message}", advice])), err=True)
     raise click.exceptions.Exit(code)
-
-
-def _advice(error: ControlError, text: str) -> str:
-    # Not to be given where killing is refused, or has been tried.
-    killable = not isinstance(error.data, dict) or error.data.get("can_be_killed", True)
-    return text if killable else "Wait longer by --timeout."
 
 
 def _print_document(exit: int, code: int | None, message: str, data: Any) -> None:

@@ -21,13 +21,19 @@ _META = "flask_ctl_cli.settings"
 
 
 class Settings:
-    """The values of the common options, whichever side of the command's name they were given."""
+    """The values of the common options, whichever side of the command's name they were given.
+
+    `command` is the name of the command that the server is asked for, `patience` the option that says how long to wait
+    for the answer.
+    """
 
     def __init__(self) -> None:
         self.socket: str | None = None
         self.timeout: float | None = None
         self.json = False
         self.quiet = False
+        self.command = ""
+        self.patience = "--timeout"
         self.owner: str | None = None
         self.client_key: str | None = None
         self.server_key: str | None = None
@@ -155,6 +161,10 @@ class ControlCommand(click.Command):
 
     def __init__(self, name: str | None, *, params: list[click.Parameter] | None = None, **kwargs: Any) -> None:
         super().__init__(name, params=[*(params or []), *common_options()], **kwargs)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        settings_of(ctx).command = ctx.info_name or ""
+        return super().invoke(ctx)
 
 
 class ClientCommand(ControlCommand):

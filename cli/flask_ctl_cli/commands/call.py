@@ -33,7 +33,7 @@ def call(ctx: click.Context, name: str, parameters: tuple[str, ...]) -> None:
 
     A list is written with commas: tags=a,b. Where there are workers, _pid=PID asks a certain one.
     """
-    name = name.replace("-", "_")
+    name = settings().command = name.replace("-", "_")
     texts = dict(map(_assignment, parameters))
     if name in _OWN:
         _call_own(ctx, name, texts)

@@ -26,6 +26,8 @@ def ping(wait: float | None) -> None:
 
     With --wait: exit code 3 if nothing ever listened, 4 if it stayed silent.
     """
+    if wait is not None:
+        settings().patience = "--wait"
     answer = _ping(settings().timeout) if wait is None else _ping_until(time.monotonic() + wait)
     if settings().json or not settings().quiet:
         print_result("ping", answer, as_json=settings().json)
