@@ -26,6 +26,7 @@ from .instance import Instance
 from .limits import SETTINGS, Limits
 from .middleware import Environ, RequestCounter, StartResponse, WSGIApp
 from .operation import MAX_SECONDS
+from .reload.directory import directory_given
 from .reload.preflight import preflighting
 from .served import ServedApp
 from .system import HAS_UNIX_SOCKETS
@@ -61,6 +62,9 @@ class Control:
         Whether an address that can't be used is an error, and not only a warning (False).
     ``CTL_PREFLIGHT_TIMEOUT``
         Seconds for the new code of a reload to come to serving, in its rehearsal (60).
+    ``CTL_DIRECTORY``
+        The directory in which a reload starts the program anew, by a name that leads to the next release; before it
+        comes the environment variable FLASK_CTL_DIRECTORY. Without it ``$PWD`` of the start.
     ``CTL_LEGACY_SHUTDOWN``
         Whether requests find a function in ``environ["werkzeug.server.shutdown"]``, as before Werkzeug 2.1 (False).
     ``CTL_MAX_CONNECTIONS``, ``CTL_MAX_PENDING``, ``CTL_MAX_QUEUE``, ``CTL_MAX_REFUSALS``
@@ -203,6 +207,7 @@ _DEFAULTS: dict[str, Any] = {
     "CTL_SIGNALS": True,
     "CTL_REQUIRED": False,
     "CTL_PREFLIGHT_TIMEOUT": 60.0,
+    "CTL_DIRECTORY": None,
     "CTL_LEGACY_SHUTDOWN": False,
     **SETTINGS,
 }
@@ -302,6 +307,7 @@ class _AppState:
             grace=self.seconds("CTL_GRACE"),
             preflight_timeout=self.seconds("CTL_PREFLIGHT_TIMEOUT"),
             versions=_versions(),
+            directory=directory_given(self.setting("CTL_DIRECTORY")),
         )
 
     def setting(self, name: str) -> Any:

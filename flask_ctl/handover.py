@@ -54,6 +54,14 @@ class Handover:
                 return found
         return None
 
+    def take_clients(self) -> list[dict[str, Any]]:
+        """Those who wait, by a descriptor, for an answer of a control socket that nobody has taken."""
+        taken = []
+        for control in self._state.get("controls", []):
+            taken += [client for client in control["clients"] if "descriptor" in client]
+            control["clients"] = [client for client in control["clients"] if "descriptor" not in client]
+        return taken
+
     def close_rest(self) -> None:
         """Close what the new program has no use for; its control sockets' files go, too."""
         for control in self._state.get("controls", []):

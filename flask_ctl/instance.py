@@ -33,6 +33,7 @@ from .server import ControlServer
 from .signalcommands import SignalCommands
 from .signals import signals, would_kill
 from .stopping import DeferredStop, Mode, Stop, StopRequest
+from .transports.unix import answer_and_close
 from .unpatched import new_future, threading
 
 logger = logging.getLogger("flask_ctl")
@@ -71,6 +72,9 @@ class Instance:
         self._stop_threads: list[StandbyThread] = []
         server.notify = self._poke
         self._cwd = _current_directory()
+        given = next((app.directory for app in apps if app.directory), None)
+        if given is not None:
+            program.start_in(given)
         self._history = History()
         self._former = None if server.embedded else inherited.take_instance()
         if self._former is not None:
@@ -235,6 +239,7 @@ class Instance:
             "parent": self.server.parent,
             "app": app.name,
             "cwd": self._cwd,
+            "directory": self._program.start_directory.real,
             "root_path": app.root_path,
             "state": self._state.value,
             "generation": self._history.generation,
@@ -451,13 +456,21 @@ class Instance:
             if entry not in stops:
                 entry.done(result if entry.replaces else CommandError("cut off by the reload"))
         self._control.answer_owed(lambda to: reply_bytes(to, "reload", result))
+        for client in inherited.take_clients():
+            answer_and_close(client, lambda to: reply_bytes(to, "reload", result))
         inherited.close_rest()
         if former["stop"] is not None:
             request = StopRequest("graceful", former["stop"]["grace"], former["stop"]["by"])
             self._control.call_soon(self._try_stop, request, stops)
 
     def _reload_result(self, cut: int, elapsed: float) -> dict[str, Any]:
-        return {"generation": self._history.generation, "cut": cut, "elapsed": round(elapsed, 3), "pid": self.pid}
+        return {
+            "generation": self._history.generation,
+            "cut": cut,
+            "elapsed": round(elapsed, 3),
+            "pid": self.pid,
+            "directory": self._program.start_directory.real,
+        }
 
 
 def _current_directory() -> str:

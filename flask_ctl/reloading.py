@@ -16,6 +16,7 @@ from .adapters import HttpServer
 from .errors import CONFLICT, INTERNAL_ERROR, CommandError, TimedOut
 from .operation import MAX_SECONDS, Operation, StandbyThread, Work
 from .reload.bytecode import remove_stale
+from .reload.directory import StartDirectory
 from .reload.preflight import Preflight
 from .reload.replacement import Executable, Replacement
 from .reserve import reserve
@@ -34,6 +35,13 @@ logger = logging.getLogger("flask_ctl")
 
 class Replaceable(Executable, Protocol):
     """The program, as a reload sees it."""
+
+    @property
+    def start_directory(self) -> StartDirectory:
+        """Where it was started, and where it would be started again."""
+
+    def start_in(self, directory: str) -> None:
+        """Start it again there."""
 
     def obstacle(self) -> str | None:
         """Why it can't be started again, None if it can."""
@@ -186,6 +194,7 @@ class Reload(Operation):
         return {**super().progress(), "in_flight": self._in_flight()}
 
     def _run(self, on_commit: Callable[[], Any]) -> None:
+        self._program.start_directory.check()
         if self._preflight is not None:
             self._enter("preflight")
             remove_stale()

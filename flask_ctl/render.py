@@ -56,7 +56,9 @@ def _status(status: dict[str, Any]) -> str:
     lines.append(("requests", _requests(status["requests"])))
     lines.append(("process", _process(status["process"])))
     lines += [("worker", _worker(worker)) for worker in status.get("workers", [])]
-    lines.append(("directory", status["cwd"]))
+    lines.append(("directory", status.get("directory", status["cwd"])))
+    if status["cwd"] != lines[-1][1]:
+        lines.append(("works in", status["cwd"]))
     lines.append(("versions", ", ".join(f"{name} {version}" for name, version in status["versions"].items())))
     if status.get("last_reload"):
         lines.append(("reloaded", _last_reload(status["last_reload"])))
@@ -125,7 +127,9 @@ def _reload(result: dict[str, Any]) -> str:
     cut = f", {result['cut']} CUT" if result["cut"] else ""
     old = f", {plural(result['old_left'], 'old worker')} still at work" if result.get("old_left") else ""
     what = f"{cut}{_left_behind(result)}{old}"
-    return f"pid {result['pid']} serves generation {result['generation']}{what}, after {seconds(result['elapsed'])}"
+    place = f" from {result['directory']}" if result.get("directory") else ""
+    serves = f"pid {result['pid']} serves generation {result['generation']}{place}"
+    return f"{serves}{what}, after {seconds(result['elapsed'])}"
 
 
 def _left_behind(result: dict[str, Any]) -> str:

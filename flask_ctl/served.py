@@ -42,6 +42,8 @@ class ServedApp:
     grace: float
     preflight_timeout: float
     versions: dict[str, str]
+    directory: str | None = None
+    """Where the program is to be started anew, None for wherever it was started."""
 
 
 def listener_at(app: ServedApp, endpoint: str, guard: Guard) -> Listener:

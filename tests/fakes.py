@@ -22,6 +22,7 @@ from flask_ctl.handover import Handover
 from flask_ctl.instance import Instance
 from flask_ctl.limits import Limits
 from flask_ctl.middleware import RequestCounter
+from flask_ctl.reload.directory import StartDirectory
 from flask_ctl.reloading import ReloadRequest
 from flask_ctl.served import ServedApp
 from flask_ctl.stopping import StopRequest
@@ -218,6 +219,11 @@ class FakeProgram:
         assert self._over.wait(TIMEOUT), "it goes on"
         assert self.fate is not None
         return self.fate
+
+    start_directory = StartDirectory("/srv/current", "/srv/1")
+
+    def start_in(self, directory: str) -> None:
+        self.start_directory = StartDirectory(directory, "/srv/1")
 
     def obstacle(self) -> str | None:
         return None

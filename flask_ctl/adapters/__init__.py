@@ -21,6 +21,7 @@ from collections.abc import Callable, Collection, Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from ..errors import ConfigurationError
+from ..reload.directory import StartDirectory
 from .importing import when_imported
 
 if TYPE_CHECKING:
@@ -158,6 +159,10 @@ class PreforkWorker(Protocol):
 
     def obstacle(self) -> str | None:
         """Why the master can't replace the code of its workers, None if it can."""
+
+    def start_directory(self, given: str | None) -> StartDirectory:
+        """Where its code was loaded, and where new workers will load theirs; a directory that was `given` by a setting
+        of ours is followed only if the server has it, too."""
 
     def rehearsal(self) -> dict[str, Any] | None:
         """The ``command``, ``directory`` and ``environment`` that load the new code and end; None if there are none."""

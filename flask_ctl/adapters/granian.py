@@ -13,6 +13,7 @@ from importlib.metadata import version
 from types import FrameType
 from typing import Any
 
+from ..reload.directory import StartDirectory
 from ..reload.program import program
 from ..system import refuse_new_connections, waiting_connections, welcome_connections
 from ..unpatched import start_thread
@@ -100,15 +101,24 @@ class GranianWorker:
             return None
         return f"the program that runs granian has loaded the code in the master, pid {self.master}; stop and start"
 
+    def start_directory(self, given: str | None) -> StartDirectory:
+        # Its processes stay in the directory of the start, whose modules come first.
+        here = program.origin.real
+        told = str(getattr(self._loader, "keywords", {}).get("wd") or "")
+        path = told if os.path.isabs(told) and os.path.realpath(told) != here else here
+        remedy = "stop it, and start it; granian follows only a --working-dir that it is not started in"
+        return program.origin.for_server(path, given or told or None, remedy=remedy)
+
     def rehearsal(self) -> dict[str, Any] | None:
         target: tuple[Any, ...] = getattr(self._loader, "args", ())
         options: dict[str, Any] = getattr(self._loader, "keywords", {})
         if len(target) != 1 or not isinstance(target[0], str):
             return None
-        wanted = {"wd": str(options.get("wd") or ""), "factory": bool(options.get("factory"))}
-        code = f"from granian._internal import load_target; load_target({target[0]!r}, **{wanted!r})"
-        command = [sys.executable, "-c", code.replace("'wd': ''", "'wd': None")]
-        return {"command": command, "directory": program.directory, "environment": program.environment}
+        place = str(options.get("wd") or "")
+        wanted = f"{target[0]!r}, wd=Path({place!r}) if {place!r} else None, factory={bool(options.get('factory'))}"
+        code = f"from pathlib import Path; from granian._internal import load_target; load_target({wanted})"
+        command = [sys.executable, "-c", code]
+        return {"command": command, "directory": program.origin.real, "environment": program.environment}
 
     def hold_back(self, yes: bool) -> bool:
         refused = []

@@ -10,6 +10,7 @@ from typing import Any
 from gunicorn.workers import base
 
 from ..processes import children_of
+from ..reload.directory import StartDirectory
 from ..reload.program import program
 from ..system import refuse_new_connections, waiting_connections, welcome_connections
 from . import WORKERS, Host
@@ -73,6 +74,11 @@ class GunicornWorker:
             f" start a new master by `kill -USR2 {self.master}` and stop this one then, or stop and start"
         )
 
+    def start_directory(self, given: str | None) -> StartDirectory:
+        # At a reload the master goes there again. By default it is the shell's name of the directory of its start.
+        remedy = "stop it, and start it with --chdir {link}"
+        return program.origin.for_server(self._worker.cfg.chdir, given, remedy=remedy)
+
     def rehearsal(self) -> dict[str, Any] | None:
         from gunicorn.app.wsgiapp import WSGIApplication
 
@@ -80,7 +86,9 @@ class GunicornWorker:
             return None
         environment = dict(program.environment)
         environment["GUNICORN_CMD_ARGS"] = f"{environment.get('GUNICORN_CMD_ARGS', '')} --check-config".strip()
-        return {"command": program.command, "directory": program.directory, "environment": environment}
+        # Not where --chdir has led: that, and the file of --config, may be relative.
+        directory = self._worker.cfg.settings["chdir"].default
+        return {"command": program.command, "directory": directory, "environment": environment}
 
     def hold_back(self, yes: bool) -> bool:
         if not yes:

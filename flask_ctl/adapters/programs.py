@@ -18,17 +18,22 @@ class Program(NamedTuple):
     environment: dict[str, str]
 
 
-def server_program(name: str, target: str, host: str, port: int, threads: int | None) -> Program | None:
+def server_program(
+    name: str, target: str, host: str, port: int, threads: int | None, directory: str | None = None
+) -> Program | None:
     """The program by which a server serves `target`, a ``module:name``; None for one that serves in this process.
 
-    Raises ConfigurationError if it is not installed.
+    At a reload it goes to `directory` again, if it can. Raises ConfigurationError if it is not installed.
     """
     if name not in _PROGRAMS:
         return None
     package, make = _PROGRAMS[name]
     if importlib.util.find_spec(package) is None:
         raise ConfigurationError(f"{name} is not installed; try: pip install {package}")
-    return make(target, host, port, threads)
+    program = make(target, host, port, threads)
+    if directory is not None and name in _WITH_CHDIR:
+        program.command.extend(["--chdir", directory])
+    return program
 
 
 def refuse_program(name: str) -> None:
@@ -87,3 +92,6 @@ _PROGRAMS: dict[str, tuple[str, Callable[[str, str, int, int | None], Program]]]
     "granian": ("granian", _granian),
 }
 """The module that has to be there, and how it is called."""
+
+_WITH_CHDIR = ("gunicorn", "uwsgi")
+"""Those that can be told where to go at a reload."""

@@ -17,6 +17,7 @@ from typing import Any
 
 from .. import logs
 from ..errors import ConfigurationError
+from ..reload.directory import StartDirectory
 from ..reload.program import program
 from ..system import refuse_new_connections, waiting_connections, welcome_connections
 from ..unpatched import start_thread
@@ -117,6 +118,12 @@ class UwsgiWorker:
             )
         return None
 
+    def start_directory(self, given: str | None) -> StartDirectory:
+        # It comes back to where it was started, resolved, and then goes where it is told to.
+        told = _text(self._uwsgi.opt.get("chdir"))
+        path = told if isinstance(told, str) and os.path.isabs(told) else program.origin.real
+        return program.origin.for_server(path, given, remedy="stop it, and start it with --chdir {link}")
+
     def rehearsal(self) -> dict[str, Any] | None:
         options = {name: _text(value) for name, value in self._uwsgi.opt.items()}
         file = options.get("wsgi-file") or options.get("file")
@@ -128,7 +135,8 @@ class UwsgiWorker:
         interpreter = os.readlink(interpreter) if _is_python(self.master) else _beside(sys.prefix)
         home = options.get("virtualenv") or options.get("home") or options.get("venv") or ""
         command = [interpreter, "-c", _REHEARSAL, *target, str(home), *_list(options.get("pythonpath"))]
-        return {"command": command, "directory": os.getcwd(), "environment": program.environment}
+        directory = self.start_directory(None).path
+        return {"command": command, "directory": directory, "environment": program.environment}
 
     def hold_back(self, yes: bool) -> bool:
         if not yes:

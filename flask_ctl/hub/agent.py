@@ -55,6 +55,7 @@ class Agent:
         self._registries = {key: CommandRegistry(app.commands) for key, app in self._by_key.items()}
         self._work = make_work(max(app.limits.queue for app in apps))
         self._cwd = current_directory()
+        self._directory = server.start_directory(next((app.directory for app in apps if app.directory), None))
         self._memory: Memory | None = None
         self._told: Figures | None = None
         self._eager = False
@@ -147,6 +148,7 @@ class Agent:
             figures=self._figures(),
             memory=self._memory,
             ready=self._ready,
+            directory=self._directory,
         )
         self._told = hello.figures
         return messages.request("hello", messages.as_json(hello), messages.HELLO_ID)

@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 from ..errors import INTERNAL_ERROR, CommandError, RemoteProtocolError, as_command_error, error_from_object
 from ..protocol.framing import MAX_FRAME
 from ..protocol.jsonrpc import encode, error_object, request_object, result_object
+from ..reload.directory import StartDirectory
 
 VERSION = 1
 """Version of this protocol."""
@@ -133,6 +134,7 @@ class Hello:
 
     `signals` are the master's, by what they ask of it: stop, fast, reload. `obstacle` says why a reload can't be done.
     A worker that has to know first whether it may serve is not `ready`, and says hello again when it serves.
+    `directory` is that of its code.
     """
 
     package: str
@@ -149,6 +151,7 @@ class Hello:
     figures: Figures
     memory: Memory | None = None
     ready: bool = True
+    directory: StartDirectory | None = None
     protocol: int = VERSION
 
     @classmethod
@@ -162,6 +165,7 @@ class Hello:
             "apps": [known(AppRecord, app) for app in made.apps],
             "figures": Figures.from_json(made.figures),
             "memory": None if made.memory is None else Memory.from_json(made.memory),
+            "directory": None if made.directory is None else known(StartDirectory, made.directory),
         }
         return cls(**{**{f.name: getattr(made, f.name) for f in fields(cls)}, **changes})
 

@@ -323,7 +323,13 @@ class Hub:
         self._waker.wake()
 
     def _result(self, cut: int, elapsed: float) -> dict[str, Any]:
-        return {"generation": self._history.generation, "cut": cut, "elapsed": round(elapsed, 3), "pid": self.pid}
+        return {
+            "generation": self._history.generation,
+            "cut": cut,
+            "elapsed": round(elapsed, 3),
+            "pid": self.pid,
+            "directory": status.directory_of(self._staff.workers.latest),
+        }
 
 
 @functools.cache

@@ -86,6 +86,9 @@ class HubReload(Operation):
         return {**super().progress(), "in_flight": in_flight, "old": len(old), "new": len(new)}
 
     def _run(self) -> None:
+        latest = self._staff.workers.latest
+        if latest is not None and latest.directory is not None:
+            latest.directory.check()
         if self._request.preflight:
             self._enter("preflight")
             self._rehearse()

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from ..protocol import VERSION
-from .messages import AppRecord, Tally
+from .messages import AppRecord, Hello, Tally
 from .workers import Worker, Workers
 
 Figures = Mapping[int, Mapping[str, Any]]
@@ -25,6 +25,7 @@ def of_server(workers: Workers, app: AppRecord, figures: Figures, state: str) ->
         "parent": None,
         "app": app.name,
         "cwd": "" if hello is None else hello.cwd,
+        "directory": directory_of(hello),
         "root_path": app.root_path,
         "state": state,
         "generation": None,
@@ -38,6 +39,13 @@ def of_server(workers: Workers, app: AppRecord, figures: Figures, state: str) ->
         "workers": _each(workers, app.key, figures, state),
         "workers_expected": expected or len(workers),
     }
+
+
+def directory_of(hello: Hello | None) -> str:
+    """Where the code of a worker was loaded, resolved; one of an older version tells only where it works."""
+    if hello is None:
+        return ""
+    return hello.cwd if hello.directory is None else hello.directory.real
 
 
 def _requests(tally: Tally) -> dict[str, Any]:

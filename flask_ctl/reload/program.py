@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from .. import handover, logs
 from ..threads import background_threads, busy_executor_threads
+from .directory import Origin
 from .preflight import Preflight
 
 if TYPE_CHECKING:
@@ -28,7 +29,20 @@ class Program:
         self.pid = os.getpid()
         self.loaded_at = time.monotonic()
         self.environment = _environment_of_start()
-        self.directory = _directory_of_start(self.environment.get("PWD"))
+        self.origin = Origin(self.environment.get("PWD"))
+        self.start_directory = self.origin.for_program()
+        self._variables: dict[str, str] = {}
+
+    @property
+    def directory(self) -> str:
+        """Where it is started anew, symlinks unresolved."""
+        return self.start_directory.path
+
+    def start_in(self, directory: str) -> None:
+        """Start it anew in this directory, by whatever name that was given."""
+        self.start_directory = self.origin.for_program(directory)
+        # As a shell has it; what it was at the start leads elsewhere.
+        self._variables = {"PWD": directory}
 
     @property
     def command(self) -> list[str]:
@@ -49,7 +63,8 @@ class Program:
 
     def environment_for_preflight(self) -> dict[str, str]:
         """Without what makes a program believe that it is the reloader's child."""
-        return {name: value for name, value in self.environment.items() if name not in _RELOADER}
+        environment = {**self.environment, **self._variables}
+        return {name: value for name, value in environment.items() if name not in _RELOADER}
 
     def rehearse(self, limit: float) -> Preflight:
         """A preflight of this program, which may take `limit` seconds."""
@@ -64,7 +79,7 @@ class Program:
     def execute(self, variables: dict[str, str]) -> None:
         """Become the program anew, in this very process. Raises OSError if that fails."""
         os.chdir(self.directory)
-        os.execve(sys.executable, self.command, {**self.environment, **variables})
+        os.execve(sys.executable, self.command, {**self.environment, **self._variables, **variables})
 
     def background_threads(self, but: Collection[threading.Thread]) -> list[str]:
         """See `threads.background_threads`."""
@@ -113,16 +128,6 @@ def _environment_of_start() -> dict[str, str]:
     environment = {os.fsdecode(name): os.fsdecode(value) for name, _, value in pairs}
     environment.pop(handover.ENVIRONMENT, None)
     return environment
-
-
-def _directory_of_start(pwd: str | None) -> str:
-    # The shell's name for it: after a release's symlink was switched, getcwd() would lead to the old one.
-    try:
-        if pwd and os.path.samefile(pwd, os.getcwd()):
-            return pwd
-        return os.getcwd()
-    except OSError:
-        return pwd or os.sep
 
 
 def _is_multiprocessing_child() -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 from ..access import peer_of
@@ -73,11 +74,8 @@ class UnixListener:
             if connection is None:
                 sock.close()
                 continue
-            replies, unread = client["replies"], client["unread"].encode("latin-1")
-            finish = any(to.get("plain") for to in replies)
-            # A line ends with its end, a plain answer with the stream's.
-            answers = b"".join(answer if finish else answer + b"\n" for to in replies if (answer := reply(to)))
-            connection.resume(answers, unread, finish=finish)
+            unread, finish = client["unread"].encode("latin-1"), _is_plain(client)
+            connection.resume(_answers(client, reply), unread, finish=finish)
 
     def close(self) -> None:
         self.detach()
@@ -96,3 +94,22 @@ class UnixListener:
     def _ignore(self) -> None:
         if self._reactor is not None and self._endpoint.socket is not None:
             self._reactor.unregister(self._endpoint.socket)
+
+
+def answer_and_close(client: dict[str, Any], reply: Callable[[ReplyTo], bytes]) -> None:
+    """Give a former image's client the answers that it is owed, where the new image listens elsewhere."""
+    with socket.socket(fileno=client["descriptor"]) as sock:
+        sock.setblocking(False)
+        # Who does not read, or is gone, gets none.
+        with suppress(OSError):
+            sock.send(_answers(client, reply))
+
+
+def _answers(client: dict[str, Any], reply: Callable[[ReplyTo], bytes]) -> bytes:
+    # A line ends with its end, a plain answer with the stream's.
+    end = b"" if _is_plain(client) else b"\n"
+    return b"".join(answer + end for to in client["replies"] if (answer := reply(to)))
+
+
+def _is_plain(client: dict[str, Any]) -> bool:
+    return any(to.get("plain") for to in client["replies"])

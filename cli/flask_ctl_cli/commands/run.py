@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
@@ -28,7 +28,29 @@ def _known_server(ctx: click.Context, param: click.Parameter, value: str) -> str
     return value
 
 
+def _go(ctx: click.Context, param: click.Parameter, value: str | None) -> Any:
+    """Go to the directory, by that name, and have reloads go there again."""
+    if value is None or ctx.resilient_parsing:
+        return value
+    if not os.path.isabs(value):
+        raise click.BadParameter("give an absolute path, which leads there from the next release, too.")
+    try:
+        os.chdir(value)
+    except OSError as error:
+        raise click.BadParameter(f"{value}: {error.strerror}.") from None
+    # As a shell has it. The option comes before what the variable said.
+    os.environ["PWD"] = os.environ["FLASK_CTL_DIRECTORY"] = value
+    return value
+
+
 @click.command(cls=ControlCommand)
+@click.option(
+    "--directory",
+    metavar="DIR",
+    is_eager=True,
+    callback=_go,
+    help="Run in this directory; a reload goes there again, wherever symlinks lead by then.",
+)
 @click.option(
     "--app", "-A", "import_name", envvar="FLASK_APP", metavar="IMPORT", help="As for flask: module, module:name."
 )
@@ -38,12 +60,12 @@ def _known_server(ctx: click.Context, param: click.Parameter, value: str) -> str
     "--server", metavar="NAME", default="werkzeug", show_default=True, callback=_known_server, help="The HTTP server."
 )
 @click.option("--threads", type=click.IntRange(min=1), metavar="N", help="Answer at most so many requests at once.")
-def run(import_name: str | None, host: str, port: int, server: str, threads: int | None) -> None:
+def run(import_name: str | None, host: str, port: int, server: str, threads: int | None, directory: str | None) -> None:
     """Serve a Flask app with a control socket."""
     from flask_ctl import ConfigurationError, prepare_server, server_program
 
     try:
-        program = server_program(server, SERVED, host, port, threads)
+        program = server_program(server, SERVED, host, port, threads, directory)
         if program is not None:
             _become(program.command, program.environment, import_name)
         prepare_server(server)
