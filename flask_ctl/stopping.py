@@ -109,7 +109,7 @@ class Stop(Operation):
             finally:
                 on_done()
 
-        thread, self._hooks_thread = threads or (StandbyThread("flask-ctl-stop"), StandbyThread("flask-ctl-hooks"))
+        thread, self._hooks_thread = threads or _standby_threads()
         self._spawn(run, thread)
 
     def join(self, request: StopRequest, progress: Progress | None) -> Future[dict[str, Any]]:
@@ -210,3 +210,13 @@ class Stop(Operation):
 
     def _waiting_for(self) -> list[str]:
         return [] if self._server.embedded or self.phase != "end" else threads_that_stay()
+
+
+def _standby_threads() -> tuple[StandbyThread, StandbyThread]:
+    """Both threads that a stop needs. Raises RuntimeError, and keeps none, if there is one too few."""
+    thread = StandbyThread("flask-ctl-stop")
+    try:
+        return thread, StandbyThread("flask-ctl-hooks")
+    except RuntimeError:
+        thread.discard()
+        raise

@@ -1,0 +1,112 @@
+"""Whatever system call of a hub fails, once and at any moment: the answer comes, and the next one works.
+
+The hub lives in threads of the test; its master and the workers are processes, and know nothing of the faults. Nor
+does its main thread: what fails there ends the hub's process, and the workers start another.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import threading
+
+import pytest
+from faults import FAULTS, armed
+from harness import TIMEOUT, raw, until
+from smallmaster import WORKERS, Masters
+
+from flask_ctl import ControlClient, ControlError
+from flask_ctl.hub.process import Hub
+from flask_ctl.hub.start import _take_lock
+from flask_ctl.processes import open_process
+
+MAX_CALLS = 80
+"""No ask makes more calls of one kind."""
+
+
+@pytest.fixture(scope="module")
+def masters():
+    masters = Masters()
+    yield masters
+    masters.close()
+
+
+class Scene:
+    """A master, its workers, and their hub."""
+
+    def __init__(self, directory, masters):
+        self.socket = str(directory / "app.sock")
+        path = str(directory / "private.hub")
+        self.master = open_process(masters.start(path, self.socket))
+        self._hub = Hub(path, _take_lock(path), self.master)
+        self._thread = threading.Thread(target=self._hub.run, name="hub")
+        self._thread.start()
+
+    def runs(self):
+        """Wait until all workers are known, and nothing is under way; or until the master has ended."""
+        return until(lambda: "ended" if self.master.ended() else self._is_calm() and "runs", "an end, or not") == "runs"
+
+    def _is_calm(self):
+        with contextlib.suppress(ControlError), self.client() as client:
+            status = client.status()
+            return status["state"] == "running" and len(status["workers"]) == WORKERS
+
+    def client(self):
+        return ControlClient(self.socket, timeout=TIMEOUT)
+
+    def close(self):
+        self.master.kill()
+        self._thread.join(TIMEOUT)
+        assert not self._thread.is_alive()
+        # What the end of its process would do.
+        for worker in self._hub.workers:
+            worker.close()
+        self._hub._waker.close()
+        self.master.close()
+
+
+def stop(scene, mode):
+    """Not by a client, which waits for the end of the process at the other end, and that is the test's own here."""
+    with raw(scene.socket) as sock:
+        sock.sendall(
+            json.dumps({"jsonrpc": "2.0", "method": "stop", "params": {"mode": mode}, "id": 1}).encode() + b"\n"
+        )
+        sock.makefile("rb").readline()
+
+
+def call(name, *arguments):
+    def ask(scene):
+        with scene.client() as client:
+            return getattr(client, name)(*arguments)
+
+    return ask
+
+
+ASKS = {
+    "status": call("status"),
+    "a command": call("call", "greet"),
+    "reload of the config": call("reload", "config"),
+    "reload": call("reload"),
+    "stop": lambda scene: stop(scene, "graceful"),
+    "stop fast": lambda scene: stop(scene, "fast"),
+}
+
+
+@pytest.mark.parametrize("ask", ASKS)
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_call_that_fails_once_leaves_a_server_that_can_be_asked_reloaded_and_stopped(masters, short_path, fault, ask):
+    for nth in range(1, MAX_CALLS):
+        directory = short_path / str(nth)
+        directory.mkdir()
+        with contextlib.closing(Scene(directory, masters)) as scene:
+            assert scene.runs()
+            with armed(FAULTS[fault], nth) as arming, contextlib.suppress(ControlError, ConnectionError):
+                ASKS[ask](scene)
+            if scene.runs():
+                (call("reload") if nth % 2 else lambda scene: stop(scene, "graceful"))(scene)
+                assert scene.runs() == bool(nth % 2)
+            else:
+                assert ask.startswith("stop")
+        if not arming.came:
+            return
+    pytest.fail(f"more than {MAX_CALLS} calls")
