@@ -127,6 +127,7 @@ class Hub:
         for record in hello.apps:
             self._note_app(record, hello)
         self._open_sockets(worker)
+        self._server.greet(worker)
         if self._lifecycle.state is State.STARTING:
             self._lifecycle.advance(Event.SERVE)
         if hello.package != _package_version():
@@ -144,7 +145,12 @@ class Hub:
         )
 
     def ended(self, worker: Worker) -> None:
-        self._staff.workers.remove(worker)
+        lost = self._staff.workers.remove(worker)
+        if self._reload is not None and self._reload.replaces(worker):
+            self._reload.lost(lost)
+        elif lost and worker.generation < self._history.generation:
+            logger.warning("pid %d, left to its last requests by a reload, has ended: %d cut", worker.pid, lost)
+            self._history.lost(lost)
         self.remember()
         self.changed()
 
@@ -302,7 +308,7 @@ class Hub:
 
     def _reloaded(self, reload: HubReload, cut: int) -> dict[str, Any]:
         self._history.generation += 1
-        self._history.reloaded(reload.by, reload.elapsed)
+        self._history.reloaded(reload.by, reload.elapsed, cut)
         logger.info("reloaded in %.3f s: generation %d", reload.elapsed, self._history.generation)
         self._reload_over()
         result = self._result(cut, reload.elapsed)
