@@ -159,3 +159,20 @@ def test_a_worker_that_was_forked_as_the_server_ended_does_not_hold_it_up(seed):
         w.run()
         assert not w.living()
         assert (stop.result["died"], stop.result["cut"]) == (1, 0)
+
+
+@pytest.mark.parametrize("how", ["leave", "die"])
+def test_new_workers_that_have_served_and_ended_in_order_count_as_new(seed, how):
+    """Under gunicorn's --max-requests there may never be as many as wanted at once."""
+    with world(seed) as w:
+        w.load_is_held = True
+        reload = w.ask("reload", preflight=False)
+        w.run(lambda: "load" in reload.phases and not any(worker.serves for worker in w.living()))
+        for _ in range(3):
+            worker = w._loading.pop(0)
+            worker.hello()
+            w.run(lambda pid=worker.pid: w.hub.workers.get(pid))
+            getattr(worker, how)()
+            w.run(lambda pid=worker.pid: not w.hub.workers.get(pid))
+        w.run(lambda: reload.done)
+        assert ("result" in reload.answers[0]) == (how == "leave")

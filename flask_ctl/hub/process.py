@@ -146,9 +146,8 @@ class Hub:
 
     def ended(self, worker: Worker) -> None:
         lost = self._staff.workers.remove(worker)
-        if self._reload is not None and self._reload.replaces(worker):
-            self._reload.lost(lost)
-        elif lost and worker.generation < self._history.generation:
+        of_reload = self._reload is not None and self._reload.ended(worker, lost)
+        if lost and not of_reload and worker.generation < self._history.generation:
             logger.warning("pid %d, left to its last requests by a reload, has ended: %d cut", worker.pid, lost)
             self._history.lost(lost)
         self.remember()

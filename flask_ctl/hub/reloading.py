@@ -51,18 +51,22 @@ class HubReload(Operation):
         self._since: float | None = None
         self._cut = 0
         self._count = 0
+        self._passed = 0
+        """New workers that have served and ended in order already, as by gunicorn's --max-requests."""
 
     def is_new(self, hello: Hello) -> bool:
         """Whether a worker's code has been loaded since the master was asked for new workers."""
         return self._since is not None and hello.loaded.at > self._since
 
-    def replaces(self, worker: Worker) -> bool:
-        """Whether the worker is one of those that the master was asked to replace."""
-        return self._since is not None and not self.is_new(worker.hello)
-
-    def lost(self, count: int) -> None:
-        """On the control thread: so many requests have ended with one of those workers."""
-        self._cut += count
+    def ended(self, worker: Worker, lost: int) -> bool:
+        """On the control thread, a worker is gone: whether the requests that were lost with it are this reload's."""
+        if self._since is None:
+            return False
+        if self.is_new(worker.hello):
+            self._passed += worker.final and worker.hello.ready
+            return False
+        self._cut += lost
+        return True
 
     def start(self, on_success: Callable[[int], Any], on_failure: Callable[[CommandError], Any]) -> None:
         """Go through it in a thread; one of the functions is called on the control thread, then `result` is there."""
@@ -199,7 +203,7 @@ class HubReload(Operation):
         return self._staff.workers.get(worker.pid) is worker
 
     def _has_loaded(self) -> bool:
-        return self._cancelled or len(self._new()) >= self._wanted()
+        return self._cancelled or len(self._new()) + self._passed >= self._wanted()
 
     def _check(self) -> None:
         if self._called_off:
