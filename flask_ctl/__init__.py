@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from .adapters.programs import server_program
     from .background import BackgroundServer
     from .client import ControlClient
-    from .discovery import find_instance, live_instances
+    from .discovery import find_instance, find_instance_of, live_instances
     from .errors import (
         AccessDenied,
         AmbiguousTarget,
@@ -52,6 +52,7 @@ _MODULES = {
     "ServerDied": "errors",
     "TimedOut": "errors",
     "find_instance": "discovery",
+    "find_instance_of": "discovery",
     "live_instances": "discovery",
     "preflighting": "reload.preflight",
     "prepare_server": "adapters",
@@ -79,6 +80,7 @@ __all__ = [
     "ServerDied",
     "TimedOut",
     "find_instance",
+    "find_instance_of",
     "live_instances",
     "preflighting",
     "prepare_server",

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple, Union
 
 from .errors import ConfigurationError
-from .system import is_owned_directory
+from .system import MAX_SOCKET_PATH, is_owned_directory
 
 OFF = "off"
 ENVIRONMENT = "FLASK_CTL_SOCKET"
@@ -118,11 +118,11 @@ def default_directories() -> list[str]:
     uid = os.geteuid() if hasattr(os, "geteuid") else 0
     runtime = os.environ.get("XDG_RUNTIME_DIR", "")
     directories = [os.path.join(runtime, "flask-ctl")] if os.path.isabs(runtime) and _belongs_to(runtime, uid) else []
-    directories.append(os.path.join(_temporary_directory(), f"flask-ctl-{uid}"))
+    directories.append(os.path.join(temporary_directory(), f"flask-ctl-{uid}"))
     return [os.path.abspath(directory) for directory in directories]
 
 
-def _temporary_directory() -> str:
+def temporary_directory() -> str:
     """TMPDIR, else /tmp: what can be written there at this moment must not decide where others look for a server."""
     given = os.environ.get("TMPDIR", "")
     return given if os.path.isabs(given) and os.path.isdir(given) else "/tmp"
@@ -136,6 +136,11 @@ def _belongs_to(directory: str, uid: int) -> bool:
         return False
 
 
+_SUFFIX = ".sock"
+_DIGITS = len("-01234567")
+"""The hash of the root path, which every default name has before the suffix."""
+
+
 def default_path(name: str, root_path: str) -> str:
     """The socket of an app that was given no address; the same for the same name and root path."""
     import hashlib
@@ -143,7 +148,32 @@ def default_path(name: str, root_path: str) -> str:
 
     digest = hashlib.sha256(os.fsencode(root_path)).hexdigest()[:8]
     safe = re.sub(r"[^A-Za-z0-9._-]", "_", name)
-    return os.path.join(default_directories()[0], f"{safe}-{digest}.sock")
+    return os.path.join(default_directories()[0], f"{safe}-{digest}{_SUFFIX}")
+
+
+def own_path(path: str, pid: int) -> str:
+    """The socket of an instance, told by its pid, while another one has the app's default `path`.
+
+    The app's name is cut if it would be too long for a socket.
+    """
+    directory, name = os.path.split(path)
+    stem = name.removesuffix(_SUFFIX)
+    name, end = stem[:-_DIGITS], f"{stem[-_DIGITS:]}-{pid}{_SUFFIX}"
+    room = MAX_SOCKET_PATH - len(os.fsencode(os.path.join(directory, end)))
+    return os.path.join(directory, name[: max(0, room)] + end)
+
+
+def other_names(path: str) -> list[str]:
+    """The sockets of instances with names of their own, dead or alive, beside the default `path` of their app."""
+    directory = os.path.dirname(path)
+    found = []
+    with contextlib.suppress(OSError):
+        for name in os.listdir(directory):
+            pid = name.removesuffix(_SUFFIX).rpartition("-")[2]
+            other = os.path.join(directory, name)
+            if name.endswith(_SUFFIX) and pid.isdecimal() and other != path and other == own_path(path, int(pid)):
+                found.append(other)
+    return sorted(found)
 
 
 def prepare_directory(path: str) -> None:

@@ -52,7 +52,8 @@ DEFAULT = _Default()
 class ControlClient:
     """Controls the instance that listens at `socket`.
 
-    Without `socket` the address in FLASK_CTL_SOCKET is used, else the one live instance of the current directory. It
+    Without `socket` the address in FLASK_CTL_SOCKET is used, else the one live instance of the current directory; for
+    what changes something its very own directory, where that holds more than one project (``/tmp``, a home). It
     connects with the first command, and again after `close`. A socket on this machine has to be the caller's or root's,
     or that of the user `owner`; over TCP the server has to have the public key `server_key` (a file, or the 40
     characters), and `client_key` is the file with the caller's own key pair. `timeout` is in seconds,
@@ -75,6 +76,8 @@ class ControlClient:
         self._target = socket
         self._trust = make_trust(owner, client_key, server_key)
         self._timeout = timeout
+        self._found = False
+        """Whether nobody has given the target: it was found, to be looked at."""
         self._conversation: Conversation | None = None
         self._protocol: int | None = None
 
@@ -104,6 +107,8 @@ class ControlClient:
         """The result of any command of the server, the app's own included; `stop` as by the method of that name."""
         if name == "stop":
             return self.stop(**params, timeout=timeout)
+        if name not in HARMLESS:
+            self._be_certain()
         if name not in FROZEN_METHODS:
             self._require_protocol(timeout)
         limit = self._limit(timeout, None)
@@ -139,6 +144,7 @@ class ControlClient:
         began = time.monotonic()
         for name, value in (("grace", grace), ("delay", delay), ("kill_after", kill_after)):
             _check_seconds(name, value)
+        self._be_certain()
         limit = self._limit(timeout, FOLLOW)
         params = {"mode": mode, "delay": delay, "_progress": True}
         if grace is not None:
@@ -160,6 +166,7 @@ class ControlClient:
     ) -> dict[str, Any]:
         """Ask for a stop, the next hub where one has died before it began; the server at `path` is to be killed."""
         death: HubDied | None = None
+        asked: int | None = None
         for _ in range(MAX_TRIES):
             try:
                 conversation = self._connected(times.to_connect(QUESTION_TIMEOUT))
@@ -176,6 +183,10 @@ class ControlClient:
             if death is not None and death.accepted:
                 raise death
             with contextlib.closing(targets_of(conversation)) as targets:
+                if death is not None and asked is not None and targets.pid not in (None, asked):
+                    # Another instance of the app has taken over the name of the one that was asked.
+                    return death.outcome
+                asked = targets.pid
                 if path is not None and targets.obstacle is not None and conversation.peer_has_ended():
                     # A hub that is just dying holds no lock any more.
                     self.close()
@@ -209,6 +220,7 @@ class ControlClient:
         if `timeout` passed: the reload goes on, and `status` tells how it ends. With `what` "config" only the app's
         `on_reload` functions are called.
         """
+        self._be_certain()
         try:
             self._require_protocol(timeout)
             self._connected(self._limit(timeout, QUESTION_TIMEOUT))
@@ -258,8 +270,16 @@ class ControlClient:
 
     def _resolved_target(self, timeout: float | None) -> Target:
         if self._target is None:
-            self._target = next(iter(from_environment()), None) or _find_instance(timeout)
+            self._target = next(iter(from_environment()), None)
+        if self._target is None:
+            self._target, self._found = _find_instance(timeout, operate=False), True
         return self._target
+
+    def _be_certain(self) -> None:
+        """Before anything is changed: where the target has to be found, it is found by the narrow rule."""
+        if self._found or (self._target is None and not from_environment()):
+            self.close()
+            self._target, self._found = _find_instance(QUESTION_TIMEOUT, operate=True), False
 
     def _local_path(self) -> str | None:
         """The path of the server's socket, None where it is no address. Raises ConfigurationError for TCP."""
@@ -370,10 +390,10 @@ def _check_seconds(name: str, value: float | None) -> None:
         raise LocalProtocolError(f"{name} is a number of seconds, 0 or more, not {value!r}")
 
 
-def _find_instance(timeout: float | None) -> str:
+def _find_instance(timeout: float | None, *, operate: bool) -> str:
     from .discovery import find_instance
 
-    return find_instance(timeout=timeout)
+    return find_instance(timeout=timeout, operate=operate)
 
 
 def _result(response: Response) -> Any:

@@ -4,6 +4,7 @@
 
     ControlError
     ├── ConfigurationError      an address, a file or an option that can't be used
+    │   ├── AddressInUse            one where another instance listens
     │   └── InsecureConfiguration   one that would let in those who are not meant
     ├── NotRunning              nothing listens there: no socket, refused, stale
     ├── AmbiguousTarget         it isn't clear which instance is meant
@@ -37,6 +38,7 @@ SERVER_DIED = -32006
 
 __all__ = [
     "AccessDenied",
+    "AddressInUse",
     "AmbiguousTarget",
     "CommandError",
     "ConfigurationError",
@@ -66,6 +68,10 @@ class ControlError(Exception):
 
 class ConfigurationError(ControlError):
     """An address, a file or an option that can't be used; the message names the remedy."""
+
+
+class AddressInUse(ConfigurationError):
+    """An address where another instance listens; ``data["pid"]`` is its pid, or None."""
 
 
 class InsecureConfiguration(ConfigurationError):

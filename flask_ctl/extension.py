@@ -269,10 +269,9 @@ class _AppState:
         """The addresses to listen at."""
         if OFF in from_environment():
             return []
-        if self.override is not None:
-            configured = self.override
-        else:
-            configured = self._configured() or [default_path(self.app.name, self.app.root_path)]
+        if self._listens_by_default():
+            return [default_path(self.app.name, self.app.root_path)]
+        configured = self._configured() if self.override is None else self.override
         return [] if OFF in configured else configured
 
     def first_request(self, environ: Environ) -> None:
@@ -308,6 +307,7 @@ class _AppState:
             preflight_timeout=self.seconds("CTL_PREFLIGHT_TIMEOUT"),
             versions=_versions(),
             directory=directory_given(self.setting("CTL_DIRECTORY")),
+            by_default=endpoints is None and self._listens_by_default(),
         )
 
     def setting(self, name: str) -> Any:
@@ -324,6 +324,9 @@ class _AppState:
         if not seconds >= 0:
             raise ConfigurationError(f"{name} has to be a number of seconds, 0 or more, not {value!r}")
         return min(seconds, MAX_SECONDS)
+
+    def _listens_by_default(self) -> bool:
+        return OFF not in from_environment() and self.override is None and not self._configured()
 
     def _configured(self) -> list[str]:
         environment = from_environment() if _host.is_first(self.app) else []

@@ -54,6 +54,10 @@ class Handover:
                 return found
         return None
 
+    def leaves(self, address: str) -> bool:
+        """Whether there is a control socket at `address` to be taken."""
+        return any(control["address"] == address for control in self._state.get("controls", []))
+
     def take_clients(self) -> list[dict[str, Any]]:
         """Those who wait, by a descriptor, for an answer of a control socket that nobody has taken."""
         taken = []

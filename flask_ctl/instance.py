@@ -33,6 +33,8 @@ from .server import ControlServer
 from .signalcommands import SignalCommands
 from .signals import signals, would_kill
 from .stopping import DeferredStop, Mode, Stop, StopRequest
+from .transports import Listener
+from .transports.defaultname import DefaultName
 from .transports.unix import answer_and_close
 from .unpatched import new_future, threading
 
@@ -62,6 +64,7 @@ class Instance:
         self._pool = Pool(self._poke, max(app.limits.queue for app in apps))
         self._audit = Audit()
         self._guards: list[Guard] = []
+        self._names: list[DefaultName] = []
         self._left: list[Entry] = []
         self._figures = ProcessFigures()
         self._lock = threading.Lock()
@@ -143,6 +146,8 @@ class Instance:
     def close(self) -> None:
         """Give up the control sockets and end the threads; more than once is fine."""
         self._control.close()
+        for name in self._names:
+            name.close()
         self._pool.close()
         self._close_audit()
         for thread in self._stop_threads:
@@ -183,10 +188,6 @@ class Instance:
         grace = self._default_grace if grace is None else grace
         request = StopRequest(mode, grace, by or this_process().describe(), explicit=explicit)
         self._control.call_soon(self._try_stop, request)
-
-    def stop_result(self) -> dict[str, Any] | None:
-        """What the stop was answered that has ended the server; None without one."""
-        return self._stop.result.result() if self._stop is not None and self._stop.result.done() else None
 
     def reload(self, request: ReloadRequest, reply: Reply, progress: Progress | None = None) -> Future[dict[str, Any]]:
         """On the control thread: begin a reload; the Future gets its failure, the next image gives the `reply`.
@@ -314,13 +315,30 @@ class Instance:
         dispatcher = Dispatcher(registry, lambda c, a: self._submit(app, c, a), guard)
         for endpoint in app.endpoints:
             try:
-                self._control.open(listener_at(app, endpoint, guard), dispatcher)
+                if app.by_default:
+                    self._open_default(app, endpoint, guard, dispatcher)
+                else:
+                    self._control.open(listener_at(app, endpoint, guard), dispatcher)
+                    logger.info("%s listens for control at %s", app.name, endpoint)
             except ConfigurationError as error:
                 if app.required or isinstance(error, InsecureConfiguration):
                     raise
                 logger.warning("%s serves without a control socket: %s", app.name, error.message)
-            else:
-                logger.info("%s listens for control at %s", app.name, endpoint)
+
+    def _open_default(self, app: ServedApp, path: str, guard: Guard, dispatcher: Dispatcher) -> None:
+        """Listen at the app's default socket, or by a name of our own until nobody else is there."""
+
+        def listen_by(open_listener: Callable[[Listener, Dispatcher], Any]) -> Callable[[str], Any]:
+            def listen(path: str) -> None:
+                open_listener(listener_at(app, path, guard), dispatcher)
+                logger.info("%s listens for control at %s", app.name, path)
+
+            return listen
+
+        name = DefaultName(path, self.pid)
+        self._names.append(name)
+        name.open(listen_by(self._control.open))
+        self._control.on_tick(lambda: name.tend(listen_by(self._control.add)))
 
     def _submit(self, app: ServedApp, command: Command, arguments: dict[str, Any]) -> Future[Any]:
         return self._pool.submit(lambda: app.run_command(command.function, arguments))
@@ -452,7 +470,7 @@ class Instance:
         """Tell those who asked the former image for this one that it serves."""
         reload = former["reload"]
         elapsed = round(time.monotonic() - reload["began"], 3)
-        self._history.reloaded(reload["by"], elapsed, reload["cut"])
+        self._history.reloaded(reload["by"], elapsed)
         result = self._reload_result(reload["cut"], elapsed) | reload["left_behind"]
         logger.info("reloaded in %.3f s: generation %d", elapsed, self._history.generation)
         stops = [entry for entry in self._left if entry.command == "stop"]

@@ -95,6 +95,23 @@ def is_ours(path: str) -> bool:
     return (info.st_dev, info.st_ino) in _ours.values()
 
 
+def held_by_others(socket_path: str, master: int | None = None) -> bool:
+    """Whether a process serves at a socket, or belongs to a server that does, but for that of our own `master`.
+
+    A hub that has died leaves workers that bring it back; so nobody else must take its place. A process that serves
+    there itself does so under another name.
+    """
+    path = lock_path(socket_path)
+    if is_ours(path):
+        return True
+    try:
+        with LockFile(path) as lock:
+            return lock.server() is not None or any(member.master != master for member in lock.members())
+    except OSError:
+        # There is none, or it may not be read: whoever wants to listen there will see.
+        return False
+
+
 class LockFile:
     """A lock file, opened to ask who holds its bytes.
 

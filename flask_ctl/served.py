@@ -44,6 +44,8 @@ class ServedApp:
     versions: dict[str, str]
     directory: str | None = None
     """Where the program is to be started anew, None for wherever it was started."""
+    by_default: bool = False
+    """Whether it is to listen at its default socket, since nobody has given an address."""
 
 
 def listener_at(app: ServedApp, endpoint: str, guard: Guard) -> Listener:

@@ -80,6 +80,16 @@ def user_id(name: str) -> int | None:
         return None
 
 
+def home_of(uid: int) -> str | None:
+    """The home directory of a user, None if there is none."""
+    try:
+        import pwd
+
+        return pwd.getpwuid(uid).pw_dir
+    except (ImportError, KeyError):
+        return None
+
+
 def group_id(name: str) -> int | None:
     """The gid of a group, None if there is none of that name."""
     try:

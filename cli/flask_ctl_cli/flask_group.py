@@ -5,7 +5,10 @@ from __future__ import annotations
 import click
 from flask.cli import ScriptInfo
 
+from flask_ctl import find_instance_of
+
 from .group import ControlGroup
+from .settings import settings_of
 
 
 class AppControlGroup(ControlGroup):
@@ -15,7 +18,8 @@ class AppControlGroup(ControlGroup):
         app = ctx.ensure_object(ScriptInfo).load_app()
         if "ctl" not in app.extensions:
             raise click.UsageError("this app has no Control; add Control(app), or give an address by --socket")
-        return next(iter(app.extensions["ctl"].control.sockets(app)), "off")
+        socket = next(iter(app.extensions["ctl"].control.sockets(app)), "off")
+        return find_instance_of(socket, settings_of(ctx).timeout)
 
 
 ctl = AppControlGroup(

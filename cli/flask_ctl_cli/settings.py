@@ -39,11 +39,18 @@ class Settings:
         self.server_key: str | None = None
         self.default_socket: Callable[[], str | None] = lambda: None
         self._described: dict[str, Any] | None = None
+        self._is_found = False
 
-    def client(self) -> ControlClient:
-        """A client for the instance that is meant; one that had to be found is named on stderr."""
+    def client(self, *, operate: bool = False) -> ControlClient:
+        """A client for the instance that is meant; one that had to be found is named on stderr.
+
+        For what may change something, and so to `operate` the instance, it is found by a narrower rule.
+        """
         if self.socket is None and not os.environ.get("FLASK_CTL_SOCKET"):
-            self.socket = self.default_socket() or self._find()
+            self.socket = self.default_socket()
+            self._is_found = self.socket is None
+        if self._is_found:
+            self.socket = self._find(operate)
         options: dict[str, Any] = {} if self.timeout is None else {"timeout": self.timeout}
         return ControlClient(
             self.socket, owner=self.owner, client_key=self.client_key, server_key=self.server_key, **options
@@ -73,11 +80,14 @@ class Settings:
         if not self.quiet:
             click.echo(message, err=True)
 
-    def _find(self) -> str:
+    def _find(self, operate: bool) -> str:
         from flask_ctl import find_instance
 
-        socket = find_instance(timeout=self.timeout)
-        self.say(f"using {socket}")
+        if self.socket is not None and not operate:
+            return self.socket
+        socket = find_instance(timeout=self.timeout, operate=operate)
+        if socket != self.socket:
+            self.say(f"using {socket}")
         return socket
 
 

@@ -17,6 +17,7 @@ from ..guard import Guard
 from ..limits import Limits
 from ..server import ControlServer
 from ..transports import Listener
+from ..transports.defaultname import DefaultName
 from ..transports.factory import CurveFiles, make_listener
 from .commands import remote_commands
 from .messages import AppRecord, known
@@ -32,6 +33,7 @@ class HubApp:
         self._hub = hub
         self._staff = staff
         self._closed = list(record.endpoints)
+        self._default = DefaultName(record.endpoints[0], hub.pid, hub=True) if record.by_default else None
         self._listeners: dict[str, Listener] = {}
         self.record = record
         self.problems: dict[str, str] = {}
@@ -63,26 +65,32 @@ class HubApp:
         self._guard.tick()
 
     def close(self) -> None:
-        """Tell the audit log what it has not been told."""
+        """When nobody listens any more: tell the audit log what it has not been told."""
         self._guard.close()
+        if self._default is not None:
+            self._default.close()
 
     def open(self, control: ControlServer) -> None:
         """Listen at the addresses where nobody does, or note why not: a former master may still have one of them."""
+        if self._default is not None and not self._closed:
+            self._default.tend(lambda path: self._listen(path, control))
         for endpoint in list(self._closed):
             try:
-                listener = make_listener(
-                    parse_address(endpoint),
-                    self._guard,
-                    CurveFiles(self.record.curve.get("key"), self.record.curve.get("clients")),
-                    master=self._hub.pid,
-                )
-                control.add(listener, self._dispatcher)
+                if self._default is None:
+                    self._listen(endpoint, control)
+                else:
+                    self._default.open(lambda path: self._listen(path, control))
             except ConfigurationError as error:
                 self.problems[endpoint] = error.message
             else:
                 self._closed.remove(endpoint)
-                self._listeners[endpoint] = listener
                 self.problems.pop(endpoint, None)
+
+    def _listen(self, endpoint: str, control: ControlServer) -> None:
+        curve = CurveFiles(self.record.curve.get("key"), self.record.curve.get("clients"))
+        listener = make_listener(parse_address(endpoint), self._guard, curve, master=self._hub.pid)
+        control.add(listener, self._dispatcher)
+        self._listeners[endpoint] = listener
 
     def _registry(self, record: AppRecord) -> CommandRegistry:
         registry = CommandRegistry(remote_commands(self._staff, record))

@@ -27,6 +27,7 @@ def record_of(key: str, app: ServedApp) -> AppRecord:
         policy=app.policy.as_json(),
         limits=asdict(app.limits),
         curve={name: path and os.path.abspath(path) for name, path in app.curve._asdict().items()},
+        by_default=app.by_default,
     )
 
 

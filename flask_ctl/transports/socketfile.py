@@ -14,7 +14,7 @@ import stat
 
 from .. import locks
 from ..access import PRIVATE, FileAccess
-from ..errors import ConfigurationError, InsecureConfiguration
+from ..errors import AddressInUse, ConfigurationError, InsecureConfiguration
 from ..system import MAX_SOCKET_PATH, bind_private, lock_holder, open_to, peer_credentials, try_lock
 from ..unpatched import socket
 
@@ -235,11 +235,30 @@ class SocketFile:
             ) from None
 
 
-def _in_use(path: str, pid: int | None) -> ConfigurationError:
+def remove_dead(path: str) -> None:
+    """Remove a socket and its lock's file, if nobody is there any more; for names that nobody will have again."""
+    lock_path = locks.lock_path(path)
+    if locks.is_ours(lock_path):
+        return
+    try:
+        with locks.LockFile(lock_path) as file:
+            if file.is_held():
+                return
+        lock = os.open(lock_path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except OSError:
+        return
+    try:
+        if try_lock(lock) and _is_at(lock_path, lock):
+            for name in (path, lock_path):
+                with contextlib.suppress(OSError):
+                    os.unlink(name)
+    finally:
+        os.close(lock)
+
+
+def _in_use(path: str, pid: int | None) -> AddressInUse:
     who = f"pid {pid}" if pid else "another process"
-    return ConfigurationError(
-        f"{path} is in use by {who}; stop it or give another path by FLASK_CTL_SOCKET", {"pid": pid}
-    )
+    return AddressInUse(f"{path} is in use by {who}; stop it or give another path by FLASK_CTL_SOCKET", {"pid": pid})
 
 
 def _inode(path: str) -> tuple[int, int] | None:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from ..custom import parse_values
+from ..custom import may_change, parse_values
 from ..group import load_command
 from ..output import print_result
 from ..settings import ClientCommand, settings, settings_of
@@ -42,7 +42,7 @@ def call(ctx: click.Context, name: str, parameters: tuple[str, ...]) -> None:
     described = settings().described_commands()
     # A command that the server does not have is refused by the server, with the list of those that it has.
     values = parse_values(name, described[name], texts) if name in described else {}
-    with settings().client() as client:
+    with settings().client(operate=may_change(name)) as client:
         print_result(name, client.call(name, **values, **worker), as_json=settings().json)
 
 

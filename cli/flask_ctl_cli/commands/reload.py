@@ -30,7 +30,7 @@ def reload(ctx: click.Context, config: bool, grace: float | None, cut: bool, no_
     refused and its traceback is on stderr. After 4 and 7 the old code serves on. Where there are several workers, old
     ones may still be at work after 0: a warning says so, and `old_left` of --json.
     """
-    with progress_line() as show, settings().client() as client:
+    with progress_line() as show, settings().client(operate=True) as client:
         result = client.reload(
             "config" if config else "code", grace=grace, cut=cut, preflight=not no_preflight, on_progress=show
         )
