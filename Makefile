@@ -7,15 +7,16 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 INSTALLED := $(VENV)/.installed
 READY := $(VENV)/.ready
 
-.PHONY: help demo test fuzz lint bench hammer clean
+.PHONY: help demo test test-all compiled fuzz lint bench hammer clean
 help:
-	@echo "make demo   see it work"
-	@echo "make test   run every test"
-	@echo "make fuzz   10,000 conversations with whatever bytes a client may send"
-	@echo "make lint   ruff and strict mypy"
-	@echo "make bench  measure, as ratios"
-	@echo "make hammer 200 reloads of each server under load, and what was lost"
-	@echo "make clean  remove the environment and caches"
+	@echo "make demo     see it work"
+	@echo "make test     what a change is likely to break, each server once"
+	@echo "make test-all every test, on every row of the table of servers"
+	@echo "make fuzz     10,000 conversations with whatever bytes a client may send"
+	@echo "make lint     ruff and strict mypy"
+	@echo "make bench    measure, as ratios"
+	@echo "make hammer   200 reloads of each server under load, and what was lost"
+	@echo "make clean    remove the environment and caches"
 
 $(INSTALLED): pyproject.toml
 	@echo "Installing flask-ctl and the packages that it needs in $(VENV) (some 40 MB) ..."
@@ -32,8 +33,15 @@ $(READY): pyproject.toml | $(INSTALLED)
 demo: $(INSTALLED)
 	@PATH="$(CURDIR)/$(BIN):$$PATH" sh examples/quickstart/demo.sh
 
-test: $(READY)
-	$(BIN)/python -m pytest $(ARGS)
+test: compiled
+	$(BIN)/python -m pytest -m "not full" --durations=10 $(ARGS)
+
+test-all: compiled
+	$(BIN)/python -m pytest --durations=10 $(ARGS)
+
+# The tests start hundreds of processes; where Python must not write bytecode each would compile the package anew.
+compiled: $(READY)
+	@env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -m compileall -q flask_ctl cli
 
 fuzz: $(READY)
 	FUZZ_EXAMPLES=10000 $(BIN)/python -m pytest tests/fuzz --durations=3

@@ -67,9 +67,18 @@ def _nothing_left_behind() -> Iterator[None]:
     threads, descriptors = _threads(), _descriptors()
     yield
     gc.collect()
-    until(lambda: not _threads() - threads, f"ends: {_threads() - threads}")
-    until(lambda: not _descriptors() - descriptors, f"closes: {_descriptors() - descriptors}")
-    until(lambda: not psutil.Process().children(), f"ends: {psutil.Process().children()}")
+    until(lambda: not _threads() - threads, lambda: f"ends: {_threads() - threads}")
+    until(lambda: not _descriptors() - descriptors, lambda: f"closes: {_descriptors() - descriptors}")
+    until(_childless, lambda: f"ends: {psutil.Process().children()}")
+
+
+def _childless() -> bool:
+    """Whether this process has no child, not even one that has ended and that nobody has waited for."""
+    try:
+        os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+    except ChildProcessError:
+        return True
+    return False
 
 
 @pytest.fixture
@@ -122,16 +131,12 @@ def program(short_path: pathlib.Path) -> Program:
 
 
 @pytest.fixture
-def start(
-    no_hubs_left: None, serve: Callable[..., Server], program: Program, free_port: int, request: pytest.FixtureRequest
-) -> Callable[..., Server]:
+def start(no_hubs_left: None, serve: Callable[..., Server], program: Program, free_port: int) -> Callable[..., Server]:
     """Serve the program that can be edited by a row of SERVERS; when this returns, all workers are there."""
 
     def start(row: Row, *options: str, **more: Any) -> Server:
         command = [word.replace("{port}", str(free_port)) for word in (*row.command, *options)]
-        if row.app == "flaskr":
-            flaskr.unpack(request.getfixturevalue("flask_distribution"), program.directory)
-        more["env"] = {"SAMPLE_OF": row.app, **row.env, **more.get("env", {})}
+        more["env"] = {**row.env, **more.get("env", {})}
         return all_there(serve(command=command, cwd=program.directory, **more), row.workers)
 
     return start
@@ -147,7 +152,7 @@ def flask_distribution(request: pytest.FixtureRequest) -> pathlib.Path:
 def no_hubs_left(short_path: pathlib.Path) -> Iterator[None]:
     """When a test's servers have ended, so have their hubs."""
     yield
-    until(lambda: not hubs_of(short_path), f"the end of the hubs: {hubs_of(short_path)}")
+    until(lambda: not hubs_of(short_path), lambda: f"the end of the hubs: {hubs_of(short_path)}")
 
 
 @pytest.fixture
@@ -163,6 +168,11 @@ def free_port() -> int:
         port = random.randrange(20000, 30000)
         with contextlib.suppress(OSError), socket.create_server(("127.0.0.1", port)):
             return port
+
+
+def pytest_xdist_auto_num_workers() -> int:
+    """Half of its time a test waits for another process, so there are more of them than processors, within reason."""
+    return min(2 * (os.cpu_count() or 1), 16)
 
 
 def pytest_collection_finish() -> None:

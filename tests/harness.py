@@ -51,12 +51,12 @@ SINGLE = [mode for mode in MODES if "debug" not in mode]
 THREADED = [mode for mode in MODES if "unthreaded" not in mode]
 
 
-def until(condition: Callable[[], Any], what: str) -> Any:
-    """The first true value of `condition`; AssertionError if there is none in time."""
+def until(condition: Callable[[], Any], what: str | Callable[[], str]) -> Any:
+    """The first true value of `condition`; AssertionError if there is none in time, with what was waited for."""
     deadline = time.monotonic() + TIMEOUT
     pause = 0.002
     while not (value := condition()):
-        assert time.monotonic() < deadline, f"not in time: {what}"
+        assert time.monotonic() < deadline, f"not in time: {what() if callable(what) else what}"
         # Looking costs more than waiting, on few processors the very processes that are waited for.
         time.sleep(pause)
         pause = min(pause * 1.5, 0.05)

@@ -8,17 +8,12 @@ import signal
 
 import pytest
 from harness import PYTHON, Pending, run_cli, until
-from servers import ALONE, SERVERS
+from servers import SERVERS, alone, each_mechanism
 
 from flask_ctl import CommandError, ServerDied, TimedOut
 
 HANG = "os.read(os.pipe()[0], 1)"
 PREFLIGHTING = "import flask_ctl\nif not flask_ctl.preflighting: "
-
-
-@pytest.fixture(params=[name for name in ALONE if SERVERS[name].app == "sample"])
-def row(request):
-    return SERVERS[request.param]
 
 
 @pytest.fixture
@@ -41,6 +36,7 @@ def committed(server, **options):
     return reload
 
 
+@each_mechanism(alone)
 def test_a_hook_that_hangs_is_left_behind_at_the_end_of_the_grace(hanging, row):
     server = hanging(row)
     result = run_cli("reload", "--grace", "0.1", "--json", "--socket", server.socket)
@@ -49,6 +45,7 @@ def test_a_hook_that_hangs_is_left_behind_at_the_end_of_the_grace(hanging, row):
     assert server.get("/version") == (200, b"new")
 
 
+@each_mechanism(alone)
 def test_a_fast_stop_ends_a_reload_whose_hook_hangs(hanging, row):
     server = hanging(row)
     reload = committed(server)

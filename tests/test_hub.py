@@ -26,7 +26,7 @@ from flask_ctl.processes import open_process
 def hubs(short_path):
     """The hubs of this test; they have to end with their masters."""
     yield lambda: hubs_of(short_path)
-    until(lambda: not hubs_of(short_path), f"the end of {hubs_of(short_path)}")
+    until(lambda: not hubs_of(short_path), lambda: f"the end of {hubs_of(short_path)}")
 
 
 @pytest.fixture

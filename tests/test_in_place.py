@@ -9,19 +9,18 @@ import socket
 from http.client import HTTPConnection
 
 import pytest
-from harness import TIMEOUT, Pending, get, read_all, until
-from servers import ALONE, SERVERS
+from harness import TIMEOUT, Pending, read_all, until
+from servers import all_rows, alone, each_mechanism
 
 from flask_ctl import CommandError
 
-KEEPING = [name for name in ALONE if SERVERS[name].keeps_alive]
+
+def keeping(row):
+    """Whether it serves from one process, and keeps connections."""
+    return alone(row) and row.keeps_alive
 
 
-@pytest.fixture(params=ALONE)
-def row(request):
-    return SERVERS[request.param]
-
-
+@all_rows(lambda row: alone(row) and not row.reloader)
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT], ids=lambda signum: signum.name)
 def test_a_signal_drains_like_a_stop(start, row, signum):
     # The tests themselves may run where it is ignored, as in a script's background job.
@@ -33,23 +32,10 @@ def test_a_signal_drains_like_a_stop(start, row, signum):
     server.release("a")
     assert held.result() == (200, b"held a")
     assert server.wait() == 0
-    assert server.lines[-3:] == ["on_stop", "after run", "atexit"]
+    assert server.lines[-len(row.says) :] == [*row.says]
 
 
-def test_a_request_in_flight_is_answered_by_the_old_code_and_holds_up_no_visitor(start, program, row):
-    server = start(row)
-    address = server.address
-    held = server.begin("/hold/a")
-    program.edit("new")
-    reload = Pending.call(server.reload)
-    until(lambda: server.status()["state"] == "reloading", "reloading")
-    assert get(address, "/version") == (200, b"old")
-    server.release("a")
-    assert held.result() == (200, b"held a")
-    assert reload.result()["generation"] == 2
-    assert get(address, "/version") == (200, b"new")
-
-
+@each_mechanism(alone)
 def test_a_reload_that_does_not_come_to_an_end_is_given_up(start, row):
     server = start(row)
     held = server.begin("/hold/a")
@@ -79,9 +65,9 @@ def ask(connection, path):
     return response.read()
 
 
-@pytest.mark.parametrize("name", KEEPING)
-def test_answers_during_a_reload_are_the_last_of_their_connections(start, program, name):
-    server = start(SERVERS[name])
+@each_mechanism(keeping)
+def test_answers_during_a_reload_are_the_last_of_their_connections(start, program, row):
+    server = start(row)
     address = server.address
     with kept(address) as connection:
         before = server.status()["requests"]["total"]
@@ -97,9 +83,9 @@ def test_answers_during_a_reload_are_the_last_of_their_connections(start, progra
     assert reload.result()["generation"] == 2
 
 
-@pytest.mark.parametrize("name", KEEPING)
-def test_idle_connections_go_on_with_the_new_code(start, program, name):
-    server = start(SERVERS[name])
+@each_mechanism(keeping)
+def test_idle_connections_go_on_with_the_new_code(start, program, row):
+    server = start(row)
     address = server.address
     with kept(address) as idle, socket.create_connection(address, timeout=TIMEOUT) as silent:
         program.edit("new")
@@ -107,37 +93,3 @@ def test_idle_connections_go_on_with_the_new_code(start, program, name):
         assert ask(idle, "/version") == b"new"
         silent.sendall(b"GET /version HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
         assert read_all(silent).endswith(b"new")
-
-
-def test_under_load_no_answer_is_older_than_one_before(start, program, row):
-    server = start(row)
-    address = server.address
-    stop = []
-    loads = [Pending.call(lambda keep=keep: ask_until(address, keep, stop)) for keep in (True, False)]
-    try:
-        for number in range(3):
-            program.edit(f"v{number}")
-            server.reload()
-    finally:
-        stop.append(True)
-        versions = [load.result() for load in loads]
-    for seen in versions:
-        numbers = [int(text[1:]) for text in seen if text != "old"]
-        assert numbers == sorted(numbers), "an answer by code that had been replaced"
-        assert numbers[-1] >= 1
-
-
-def ask_until(address, keep_alive, stop):
-    """The versions that answered."""
-    versions = []
-    while not stop:
-        with contextlib.closing(HTTPConnection(*address, timeout=TIMEOUT)) as connection:
-            connection.connect()
-            while connection.sock is not None and not stop:
-                connection.request("GET", "/version", headers={} if keep_alive else {"Connection": "close"})
-                response = connection.getresponse()
-                versions.append(response.read().decode())
-                assert response.status == 200
-                if not keep_alive:
-                    break
-    return versions

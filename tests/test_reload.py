@@ -12,7 +12,7 @@ import sys
 
 import psutil
 import pytest
-from harness import MODES, PYTHON, TIMEOUT, Pending, get, raw, read_all, run_cli, until
+from harness import PYTHON, TIMEOUT, Pending, raw, read_all, run_cli, until
 
 from flask_ctl import CommandError, ControlClient, ReloadFailed, ServerDied, TimedOut
 
@@ -25,39 +25,6 @@ def start(serve, program):
 
 def version(server):
     return server.get("/version")[1].decode()
-
-
-@pytest.mark.parametrize("mode", MODES)
-def test_the_new_code_serves_in_the_same_process(start, program, mode):
-    server = start(mode)
-    before, address = server.status(), server.address
-    server.get("/boom")
-    program.edit("new")
-    with server.client() as client:
-        result = client.reload()
-        assert result["generation"] == 2
-        assert result["pid"] == before["pid"]
-        assert client.ping()["pong"], "the connection that asked goes on"
-    assert get(address, "/version") == (200, b"new")
-    after = server.status()
-    assert after["pid"] == before["pid"]
-    assert after["started_at"] == before["started_at"]
-    assert after["reloaded_at"] is not None
-    assert after["last_reload"]["ok"]
-    assert after["last_reload"]["by"]["pid"] == os.getpid()
-    assert after["requests"]["total"] == 2
-    assert after["requests"]["errors"] == 1
-    assert server.client().stop()["outcome"] == "drained"
-    assert server.wait() == 0
-
-
-@pytest.mark.parametrize("mode", ["app.run", "flask run", "flask run --debug"])
-def test_it_can_be_done_again_and_again(start, program, mode):
-    server = start(mode)
-    for generation in range(2, 6):
-        program.edit(f"v{generation}")
-        assert server.reload()["generation"] == generation
-        assert version(server) == f"v{generation}"
 
 
 def test_the_same_sockets_go_on_listening(start, program):
@@ -108,26 +75,26 @@ BROKEN = {
 
 
 @pytest.mark.parametrize("mode", ["app.run", "flask run", "flask run --debug", "flask-ctl run"])
-@pytest.mark.parametrize(("code", "reason"), BROKEN.values(), ids=BROKEN)
-def test_broken_code_is_refused_and_the_old_code_serves(start, program, mode, code, reason):
+def test_broken_code_is_refused_and_the_old_code_serves_until_it_is_mended(start, program, mode):
     server = start(mode)
     held = server.begin("/hold/a")
-    program.edit("new", code)
-    with server.client() as client, pytest.raises(ReloadFailed, match=reason) as refusal:
-        client.reload()
-    assert refusal.value.code == -32004
-    assert reason.startswith("exit code") or reason in refusal.value.data["traceback"]
-    status = server.status()
-    assert status["state"] == "running"
-    assert status["generation"] == 1
-    assert not status["last_reload"]["ok"]
-    assert reason in status["last_reload"]["error"]
-    assert version(server) == "old"
+    for what, (code, reason) in BROKEN.items():
+        program.edit("new", code)
+        with server.client() as client, pytest.raises(ReloadFailed, match=reason) as refusal:
+            client.reload()
+        assert refusal.value.code == -32004, what
+        assert reason.startswith("exit code") or reason in refusal.value.data["traceback"]
+        status = server.status()
+        assert (status["state"], status["generation"]) == ("running", 1)
+        assert not status["last_reload"]["ok"]
+        assert reason in status["last_reload"]["error"]
+        assert version(server) == "old"
     server.release("a")
     assert held.result() == (200, b"held a")
-    program.edit("better")
-    assert server.reload()["generation"] == 2
-    assert version(server) == "better"
+    for generation in (2, 3):
+        program.edit(f"v{generation}")
+        assert server.reload()["generation"] == generation
+        assert version(server) == f"v{generation}"
 
 
 def test_a_program_that_is_gone_is_refused(start, program):
@@ -177,22 +144,6 @@ def test_on_the_command_line_that_is_exit_code_6(start, program):
     program.edit("new", "1 / 0")
     assert run_cli("reload", "--no-preflight", "--socket", server.socket).returncode == 6
     assert server.wait() == 1
-
-
-@pytest.mark.parametrize("mode", ["app.run", "flask run --debug"])
-def test_a_slow_request_keeps_no_visitor_waiting_and_is_answered_by_the_old_code(start, program, mode):
-    server = start(mode)
-    address = server.address
-    held = server.begin("/hold/a")
-    program.edit("new")
-    reload = Pending.call(lambda: server.reload())
-    until(lambda: server.status()["state"] == "reloading", "reloading")
-    for _ in range(20):
-        assert get(address, "/version") == (200, b"old")
-    server.release("a")
-    assert held.result() == (200, b"held a")
-    assert reload.result()["cut"] == 0
-    assert get(address, "/version") == (200, b"new")
 
 
 def test_who_has_sent_half_a_request_is_answered_by_the_old_code_and_who_only_connected_by_the_new(start, program):
@@ -265,7 +216,7 @@ def test_edits_of_the_same_size_in_the_same_second_are_seen(start, program):
     part = program.directory / "part.py"
     part.write_text("VERSION = 'a0'\n")
     server = start(env={"PYTHONDONTWRITEBYTECODE": ""})
-    for number in range(1, 8):
+    for number in range(1, 4):
         part.write_text(f"VERSION = 'a{number}'\n")
         os.utime(part, ns=(10**18, 10**18 + number))
         server.reload()
@@ -337,17 +288,6 @@ finally:
         "atexit",
         "registered first",
     ]
-
-
-def test_descriptors_and_threads_stay_as_many(start, program):
-    server = start()
-    counts = []
-    for _ in range(8):
-        with contextlib.closing(server.client()) as client:
-            client.reload()
-        process = psutil.Process(server.pid)
-        counts.append((process.num_fds(), process.num_threads()))
-    until(lambda: (psutil.Process(server.pid).num_fds(), psutil.Process(server.pid).num_threads()) <= counts[3], "flat")
 
 
 def test_the_config_is_reloaded_by_hooks_in_the_serving_process(start):
@@ -484,14 +424,14 @@ def test_hup_with_broken_code_changes_nothing(start, program):
 
 
 @pytest.mark.parametrize("mode", ["app.run", "flask run --debug"])
-def test_reloads_under_load_lose_nothing(start, program, mode):
+def test_refusals_and_reloads_under_load_lose_nothing(start, program, mode):
     """Every answer is whole, and of a generation that was serving while it was asked for."""
     server = start(mode)
     address = server.address
     stop = []
     loads = [Pending.call(lambda: _load(address, stop)) for _ in range(3)]
-    for number in range(2, 10):
-        broken = number % 4 == 0
+    for number in range(2, 6):
+        broken = number == 4
         program.edit(f"v{number}", "1 / 0" if broken else "")
         with contextlib.suppress(ReloadFailed), ControlClient(server.socket) as client:
             client.reload()
@@ -502,7 +442,7 @@ def test_reloads_under_load_lose_nothing(start, program, mode):
     for seen in versions:
         numbers = [int(text[1:]) for text in seen if text != "old"]
         assert numbers == sorted(numbers), "an answer by code that had been replaced"
-    assert server.status()["generation"] == 7
+    assert server.status()["generation"] == 4
 
 
 def _load(address, stop):

@@ -6,32 +6,9 @@ import subprocess
 import sys
 
 import pytest
-from harness import APPS, MODES, RELOADING, SINGLE, get, until
+from harness import APPS, get, until
 
 from flask_ctl import ControlClient, ControlError
-
-
-@pytest.mark.parametrize("mode", MODES)
-def test_status_answers_before_the_first_request(serve, mode):
-    status = serve(mode).status()
-    assert status["app"] == "sample"
-    assert status["state"] == "running"
-    assert status["server"]["name"] == "werkzeug"
-    assert status["requests"] == {"in_flight": 0, "oldest": None, "total": 0, "errors": 0}
-
-
-@pytest.mark.parametrize("mode", SINGLE)
-def test_status_names_the_process_that_was_started(serve, mode):
-    server = serve(mode)
-    assert server.status()["pid"] == server.pid
-    assert server.status()["parent"] is None
-
-
-@pytest.mark.parametrize("mode", RELOADING)
-def test_under_the_reloader_the_child_serves_and_its_parent_is_named(serve, mode):
-    server = serve(mode)
-    assert server.status()["parent"] == server.pid
-    assert server.status()["pid"] != server.pid
 
 
 def test_status_counts_requests_errors_and_what_is_in_flight(serve):

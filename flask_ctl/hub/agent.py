@@ -60,6 +60,7 @@ class Agent:
         self._told: Figures | None = None
         self._eager = False
         self._lingering = False
+        self._impatient = False
         self._calmed = False
         self._hooks_run = self._hooks_ran = False
         self._final = False
@@ -218,10 +219,12 @@ class Agent:
     def _hold_back(self, yes: bool) -> bool:
         """Let no new visitor in, or let them in again; whether that can be done."""
         self._eager = self._lingering = self.stopping = yes
+        self._impatient = False
         return self.server.hold_back(yes)
 
     def _close_silent(self) -> None:
         self._lingering = False
+        self._impatient = True
         self.server.close_silent()
 
     def _calm(self, yes: bool) -> None:
@@ -292,6 +295,9 @@ class Agent:
             key: Tally(app.requests.in_flight, app.requests.oldest(), *app.requests.totals())
             for key, app in self._by_key.items()
         }
+        if self._impatient:
+            # Whoever has waited in the backlog, behind slow requests, is accepted after the others.
+            self.server.close_silent()
         # Only for a stop is it worth the look at all descriptors.
         begun = self.server.begun() - sum(tally.in_flight for tally in tallies.values()) if self.stopping else 0
         silent = self.server.silent() if self._lingering else 0

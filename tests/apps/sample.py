@@ -1,7 +1,4 @@
-"""The app that the tests serve. What takes its time waits for the command `release`, never for a clock.
-
-All of it can be added to another application: SAMPLE_OF names a package that has a `create_app`.
-"""
+"""The app that the tests serve. What takes its time waits for the command `release`, never for a clock."""
 
 import os
 import sys
@@ -12,7 +9,6 @@ if "patched" in sys.argv:
     monkey.patch_all()
 
 import atexit
-import importlib
 import threading
 from collections import defaultdict
 
@@ -20,13 +16,7 @@ from flask import Flask, request
 
 from flask_ctl import Control
 
-
-def make_app():
-    package = os.environ.get("SAMPLE_OF", "sample")
-    return Flask("sample") if package == "sample" else importlib.import_module(package).create_app()
-
-
-app = make_app()
+app = Flask("sample")
 app.config.from_prefixed_env("FLASK")  # FLASK_CTL_SIGNALS and the like
 control = Control(app)
 gates = defaultdict(threading.Event)
