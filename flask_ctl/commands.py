@@ -16,8 +16,9 @@ Role = Literal["observe", "operate"]
 Scope = Literal["each", "one"]
 
 _RESERVED = """
-    call commands config doctor drain events fleet help keygen log_level ls memory metrics ping progress reload
-    reopen_logs requests resume routes run stacks status stop top wait
+    call cancel commands config describe doctor drain events exceptions fleet health help history keygen log_level logs
+    ls memory metrics pause ping profile progress reload reopen_logs requests restart resume rollout routes run shell
+    stacks status stop supervisor top undo wait workers
 """
 RESERVED_COMMANDS = frozenset(_RESERVED.split())
 """Names that the command line has, or will have, for itself."""

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import itertools
 import logging
+import os
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from typing import Any, NamedTuple, Protocol, Union
 
 from .access import Peer
 from .audit import NO_ENTRY, Entry
-from .commands import Command, CommandRegistry
+from .commands import Command, CommandRegistry, invalid_parameter
 from .errors import INVALID_REQUEST, CommandError, as_command_error
 from .guard import Guard
 from .protocol.framing import MAX_FRAME
@@ -184,6 +185,8 @@ class Dispatcher:
         return _then(outcome, entry.done)
 
     def _call(self, command: Command, arguments: dict[str, Any], call: Call) -> Any:
+        if not command.builtin:
+            _check_pid(call.meta.get("_pid"))
         try:
             outcome = command.function(call, **arguments) if command.builtin else self._submit(command, arguments)
         except Exception as error:
@@ -196,6 +199,12 @@ def reply_bytes(to: ReplyTo, method: str, result: Any) -> bytes:
     if to.get("plain"):
         return render_result(method, result).encode()
     return encode(result_object(to["id"], result)) if "id" in to else b""
+
+
+def _check_pid(pid: Any) -> None:
+    """Raises CommandError -32602 where another process is meant; as text the pid comes from a plain command."""
+    if pid is not None and str(pid) != str(os.getpid()):
+        raise invalid_parameter("_pid", f"no worker has the pid {pid}; there is only this process, {os.getpid()}")
 
 
 def _failure(name: str, error: BaseException) -> CommandError:

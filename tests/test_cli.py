@@ -169,7 +169,7 @@ def test_an_unknown_command_is_exit_2(serve):
     """Neither flask-ctl nor the app has it."""
     done = run_cli("nonsense", "-s", serve().socket)
     assert (done.returncode, done.stdout) == (2, "")
-    assert "No such command 'nonsense'" in done.stderr
+    assert "there is no command 'nonsense'" in done.stderr
 
 
 def test_what_the_server_refuses_is_exit_1(serve):

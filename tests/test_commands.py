@@ -105,8 +105,9 @@ def test_a_name_that_the_command_line_needs_is_reserved_but_for_the_built_in_com
 
 
 def test_the_names_of_the_contract_are_reserved():
-    contract = "run ping status stop reload call requests stacks drain resume log_level reopen_logs events metrics"
-    contract += " config routes memory top ls wait doctor keygen fleet"
+    contract = "run ping status stop reload call commands requests stacks exceptions logs events describe routes"
+    contract += " profile metrics top ls wait restart workers drain resume log_level reopen_logs doctor history shell"
+    contract += " help supervisor pause undo rollout fleet keygen config memory cancel health progress"
     assert set(contract.split()) <= RESERVED_COMMANDS
     assert {"socket", "timeout", "json", "quiet", "help"} == RESERVED_PARAMETERS
 

@@ -18,7 +18,7 @@ def complete(line, cwd=None):
 
 def test_our_own_commands_are_offered_without_an_instance():
     """All, or those that begin so."""
-    assert complete("flask-ctl ") == ["call", "keygen", "ping", "reload", "run", "status", "stop"]
+    assert complete("flask-ctl ") == ["call", "help", "keygen", "ping", "reload", "run", "status", "stop"]
     assert complete("flask-ctl st") == ["status", "stop"]
 
 

@@ -102,6 +102,11 @@ def may_change(name: str) -> bool:
     return name not in ("commands", "ping", "status")
 
 
+def worker_option() -> click.Option:
+    """A new --worker option, whose value goes with the parameters to the server."""
+    return click.Option(["--worker", "_pid"], type=click.IntRange(min=1), metavar="PID", help="Ask this worker only.")
+
+
 def custom_command(name: str, description: dict[str, Any], kind: type[click.Command]) -> click.Command:
     """The click command for one of the app's own."""
 
@@ -114,4 +119,6 @@ def custom_command(name: str, description: dict[str, Any], kind: type[click.Comm
 
     schemas, required = _parameters(description)
     options: list[click.Parameter] = [_option(key, schema, key in required) for key, schema in schemas.items()]
+    if "worker" not in schemas:
+        options.append(worker_option())
     return kind(name.replace("_", "-"), params=options, callback=run, help=description.get("summary"))

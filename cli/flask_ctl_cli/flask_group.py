@@ -24,6 +24,6 @@ class AppControlGroup(ControlGroup):
 
 ctl = AppControlGroup(
     "ctl",
-    own=("call", "ping", "reload", "status", "stop"),
+    own=("call", "help", "ping", "reload", "status", "stop"),
     help="Stop, inspect and call this app where it runs in another process.",
 )

@@ -8,9 +8,10 @@ from typing import Any
 
 import click
 
-from flask_ctl import ControlError, TimedOut
+from flask_ctl import ControlError, NotRunning, TimedOut
 
 from .hints import hint_after
+from .names import near_names, one_edit_from
 from .output import reported
 from .settings import ControlCommand, common_options, settings_of, trust_options
 
@@ -66,12 +67,20 @@ class ControlGroup(click.Group):
             return load_command(name)
         try:
             described = settings_of(ctx).described_commands()
-        except (ControlError, click.ClickException):
+        except (ControlError, click.ClickException) as error:
             if ctx.resilient_parsing:
                 return None
+            meant = one_edit_from(_hyphens(cmd_name), self._own)
+            if isinstance(error, NotRunning) and meant is not None:
+                raise _unknown(ctx, cmd_name, [meant], "and nothing is running that could have one") from None
             settings_of(ctx).say(f"{cmd_name!r} is none of flask-ctl's own commands; asking the app")
             raise
-        return _custom_command(name, described) if name in described else None
+        if name in described:
+            return _custom_command(name, described)
+        if ctx.resilient_parsing:
+            return None
+        names = [*self._own, *map(_hyphens, described)]
+        raise _unknown(ctx, cmd_name, near_names(_hyphens(cmd_name), names), "neither here nor in the app")
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return sorted({*self._own, *map(_hyphens, settings_of(ctx).offered_commands())})
@@ -87,6 +96,13 @@ def _custom_command(name: str, described: dict[str, Any]) -> click.Command:
     from .custom import custom_command
 
     return custom_command(name, described[name], ControlCommand)
+
+
+def _unknown(ctx: click.Context, name: str, near: list[str], where: str) -> click.UsageError:
+    question = (
+        f"; did you mean {' or '.join(near)}?" if near else f"; {ctx.command_path} --help lists those that there are"
+    )
+    return click.UsageError(f"there is no command {name!r}, {where}{question}", ctx)
 
 
 def _hyphens(name: str) -> str:

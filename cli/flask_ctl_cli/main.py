@@ -8,7 +8,7 @@ import click
 
 from .group import ControlGroup
 
-COMMANDS = ("call", "keygen", "ping", "reload", "run", "status", "stop")
+COMMANDS = ("call", "help", "keygen", "ping", "reload", "run", "status", "stop")
 
 cli = click.version_option(package_name="flask-ctl", prog_name="flask-ctl")(
     ControlGroup(

@@ -1,0 +1,184 @@
+"""Names and numbers on the command line: commands that are not there, `help`, and a certain worker."""
+
+import json
+import os
+import pathlib
+import re
+
+import pytest
+from harness import APPS, PYTHON, raw, read_all, run_cli
+from servers import SERVERS
+
+from flask_ctl_cli.codes import ERROR_CODES, EXIT_CODES, meaning_of
+from flask_ctl_cli.names import near_names, one_edit_from
+
+ROOT = pathlib.Path(__file__).parent.parent
+OWN = ["call", "help", "keygen", "ping", "reload", "run", "status", "stop"]
+
+EDITS = {
+    "sto": "stop",
+    "stopp": "stop",
+    "sttop": "stop",
+    "stob": "stop",
+    "sotp": "stop",
+    "tsop": "stop",
+    "xstop": "stop",
+    "relod": "reload",
+    "statsu": "status",
+    "stop": None,
+    "st": None,
+    "spot": None,
+    "clear-cache": None,
+    "": None,
+}
+
+
+@pytest.mark.parametrize("name", EDITS)
+def test_one_edit_adds_removes_replaces_or_swaps(name):
+    assert one_edit_from(name, OWN) == EDITS[name]
+
+
+def test_near_names_are_the_nearest_first_and_few():
+    assert near_names("statsu", [*OWN, "stats", "statue", "stat"])[0] in ("stats", "status")
+    assert len(near_names("statsu", [*OWN, "stats", "statue", "stat"])) == 3
+    assert near_names("xyz", OWN) == []
+
+
+@pytest.fixture
+def typed(serve):
+    """A server that has `scalars`, `lists` and others, and no workers."""
+    return serve(command=[*PYTHON, str(APPS / "typed.py")])
+
+
+def test_a_name_that_neither_side_knows_is_exit_2_with_near_names_of_both(typed):
+    """scalar is near to scalars of the app, statsu to our own status; xyzzy to none."""
+    for name, near in {"scalar": "scalars", "statsu": "status", "xyzzy": "--help lists"}.items():
+        done = run_cli(name, "-s", typed.socket)
+        assert (done.returncode, done.stdout) == (2, ""), name
+        assert f"there is no command {name!r}, neither here nor in the app" in done.stderr
+        assert near in done.stderr
+
+
+def test_with_nothing_running_one_edit_from_our_own_is_exit_2_and_the_rest_exit_3():
+    done = run_cli("stpo", "-s", "/nowhere/x.sock")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "there is no command 'stpo', and nothing is running that could have one; did you mean stop?" in done.stderr
+    done = run_cli("greet", "-s", "/nowhere/x.sock")
+    assert (done.returncode, done.stdout) == (3, "")
+    assert "nothing is running at /nowhere/x.sock" in done.stderr
+
+
+def test_a_mistake_is_a_document_too():
+    done = run_cli("stpo", "--json", "-s", "/nowhere/x.sock")
+    assert json.loads(done.stdout)["exit"] == done.returncode == 2
+
+
+def test_a_near_name_of_our_own_that_the_app_has_is_the_apps(serve):
+    code = "import sample; sample.control.command(name='stp')(lambda: 'mine'); sample.app.run(port=0)"
+    assert run_cli("stp", "-s", serve(command=[*PYTHON, "-c", code]).socket).stdout == "mine\n"
+
+
+@pytest.mark.parametrize("name", OWN)
+def test_help_of_a_command_is_its_own_help(name):
+    assert run_cli("help", name).stdout == run_cli(name, "--help").stdout != ""
+
+
+def test_help_alone_is_the_programs_help():
+    assert run_cli("help").stdout == run_cli("--help").stdout != ""
+
+
+def test_help_of_the_apps_commands_asks_the_app(typed):
+    assert (
+        run_cli("help", "scalars", "-s", typed.socket).stdout == run_cli("scalars", "--help", "-s", typed.socket).stdout
+    )
+    assert run_cli("help", "scalar", "-s", typed.socket).returncode == 2
+    assert run_cli("help", "stpo", "-s", "/nowhere/x.sock").returncode == 2
+    assert run_cli("help", "scalars", "-s", "/nowhere/x.sock").returncode == 3
+
+
+@pytest.mark.parametrize("number", [*EXIT_CODES, *ERROR_CODES])
+def test_help_of_a_code_is_its_row(number):
+    kind = "exit code" if number in EXIT_CODES else "error code"
+    text = (EXIT_CODES | ERROR_CODES)[number]
+    assert meaning_of(str(number)) == (kind, number, text)
+    if number < 0:
+        assert meaning_of(str(-number)) == (kind, number, text)
+
+
+def test_help_of_a_code_is_one_line_or_a_document():
+    """An error code looks like an option, and is none."""
+    assert run_cli("help", "3").stdout == f"exit code 3: {EXIT_CODES[3]}\n"
+    assert run_cli("help", "-32005").stdout == f"error code -32005: {ERROR_CODES[-32005]}\n"
+    means = ERROR_CODES[-32602]
+    assert json.loads(run_cli("help", "-32602", "--json").stdout) == {
+        "kind": "error code",
+        "code": -32602,
+        "means": means,
+    }
+
+
+@pytest.mark.parametrize("topic", ["9", "-1", "-32099"])
+def test_help_of_a_number_that_is_no_code_is_exit_2_with_those_that_there_are(topic):
+    done = run_cli("help", topic)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "is no code; exit codes are 0, 1" in done.stderr
+
+
+def test_the_documents_have_the_codes_that_help_knows():
+    readme, protocol = ((ROOT / name).read_text() for name in ("README.md", "docs/protocol.md"))
+    rows = {int(code) for code in re.findall(r"^\| (\d+) \| ", readme, re.MULTILINE)}
+    assert rows == set(EXIT_CODES)
+    assert {int(code) for code in re.findall(r"^\| (-\d+) \| ", protocol, re.MULTILINE)} == set(ERROR_CODES)
+
+
+def test_every_command_of_the_apps_takes_a_worker_which_a_single_process_refuses_unless_it_is_that(typed):
+    """By the option, by `call`, by _pid= in text and in JSON."""
+    pid, other = str(typed.pid), str(os.getpid())
+    for words in (["text", "--worker", "{}"], ["call", "text", "--worker", "{}"], ["call", "text", "_pid={}"]):
+        done = run_cli(*(word.format(pid) for word in words), "-s", typed.socket)
+        assert (done.returncode, done.stdout) == (0, "grüße\n"), words
+        done = run_cli(*(word.format(other) for word in words), "-s", typed.socket)
+        assert (done.returncode, done.stdout) == (1, ""), words
+        assert f"no worker has the pid {other}; there is only this process, {pid}" in done.stderr
+    for line, answer in {
+        f"text _pid={pid}": "grüße\n",
+        f"text _pid={other}": f"error: _pid: no worker has the pid {other}",
+    }.items():
+        with raw(typed.socket) as sock:
+            sock.sendall(f"{line}\n".encode())
+            assert read_all(sock).decode().startswith(answer)
+
+
+def test_a_worker_that_is_no_number_is_exit_2(typed):
+    for words in (["text", "--worker", "x"], ["text", "--worker", "0"], ["call", "text", "--worker", "x"]):
+        assert run_cli(*words, "-s", typed.socket).returncode == 2, words
+
+
+def test_a_parameter_called_worker_wins(serve):
+    code = (
+        "import sample\n"
+        "@sample.control.command\n"
+        "def hire(worker: str) -> str: return f'hello {worker}'\n"
+        "sample.app.run(port=0)"
+    )
+    server = serve(command=[*PYTHON, "-c", code])
+    assert run_cli("hire", "--worker", "ann", "-s", server.socket).stdout == "hello ann\n"
+    words = ["call", "hire", "worker=ann"]
+    assert run_cli(*words, f"_pid={server.pid}", "-s", server.socket).stdout == "hello ann\n"
+    assert run_cli(*words, "--worker", str(server.pid), "-s", server.socket).stdout == "hello ann\n"
+
+
+@pytest.mark.parametrize("name", ["ping", "status", "stop", "reload", "commands"])
+def test_what_is_for_the_whole_server_takes_no_worker(typed, name):
+    assert run_cli("call", name, "--worker", str(typed.pid), "-s", typed.socket).returncode == 2
+    assert run_cli("call", name, f"_pid={typed.pid}", "-s", typed.socket).returncode == 2
+    assert typed.status()["state"] == "running"
+
+
+def test_one_of_several_workers_is_asked(start):
+    server = start(SERVERS["gunicorn sync"])
+    pid = server.status()["workers"][-1]["pid"]
+    for words in (["greet", "--name", "ann"], ["call", "greet", "name=ann"]):
+        done = run_cli(*words, "--worker", str(pid), "--json", "-s", server.socket)
+        assert json.loads(done.stdout) == [{"pid": pid, "result": {"greeting": "hello ann"}}]
+        assert run_cli(*words, "--worker", "1", "-s", server.socket).returncode == 1
