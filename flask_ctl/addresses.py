@@ -196,11 +196,20 @@ def prepare_directory(path: str) -> None:
 
 def default_sockets() -> list[str]:
     """The sockets in the default directories that are ours, dead or alive."""
+    return _in_default_directories(".sock")
+
+
+def default_lock_files() -> list[str]:
+    """The lock files there, of servers that run, and of those that have run."""
+    return _in_default_directories(".sock.lock")
+
+
+def _in_default_directories(end: str) -> list[str]:
     found = []
     for directory in default_directories():
         try:
             if is_owned_directory(directory):
-                found += [entry.path for entry in os.scandir(directory) if entry.name.endswith(".sock")]
+                found += [entry.path for entry in os.scandir(directory) if entry.name.endswith(end)]
         except OSError:
             continue
     return sorted(found)

@@ -138,10 +138,24 @@ class Entry:
         }
 
 
+def asker(by: dict[str, Any]) -> str:
+    """Who has asked, a `by` of `status`, as the records of this log have it."""
+    return _who(_with_program(by))
+
+
 def _described(peer: Peer) -> dict[str, Any]:
-    """The peer as in `by` of status, and the name of its program, which that has chosen for itself."""
-    described = peer.describe()
-    return {**described, "program": program_name(peer.pid)} if described.get("pid") is not None else described
+    """The peer as in `by` of status, and the name of its program."""
+    return _with_program(peer.describe())
+
+
+def _with_program(by: dict[str, Any]) -> dict[str, Any]:
+    """The name of its program is one that a peer has chosen for itself."""
+    return {**by, "program": program_name(by["pid"])} if by.get("pid") is not None else by
+
+
+def _who(fields: dict[str, Any]) -> str:
+    """One line of ASCII, whatever the names in it."""
+    return ", ".join(f"{name} {json.dumps(value)}" for name, value in fields.items() if value is not None) or "unknown"
 
 
 def _told(error: CommandError, secrets: list[str] | None = None) -> dict[str, Any]:
@@ -161,10 +175,10 @@ def _line(fields: dict[str, Any]) -> str:
     """The record for a person: one line of ASCII, whatever the peers have sent."""
     parameters = ", ".join(f"{_quoted(name)}={json.dumps(value)}" for name, value in fields["parameters"].items())
     what = "" if fields["command"] is None else f"{_quoted(fields['command'])}({parameters}) by "
-    who = ", ".join(f"{name} {json.dumps(value)}" for name, value in fields["peer"].items() if value is not None)
+    who = _who(fields["peer"])
     how = fields["outcome"] if fields["outcome"] == "refused" else f"{fields['outcome']} in {fields['duration']:.3f} s"
     error = fields["error"]
-    return f"{what}{who or 'unknown'}: {how}" + (f": {error['code']} {_quoted(error['message'])}" if error else "")
+    return f"{what}{who}: {how}" + (f": {error['code']} {_quoted(error['message'])}" if error else "")
 
 
 def _quoted(text: str) -> str:

@@ -134,7 +134,9 @@ class ControlClient:
         of requests, None where a killed server could not tell), ``elapsed`` (seconds), ``pid``, and ``proof``, how it
         is known that the server is gone: ``process`` (the kernel says that the process has ended), ``connection`` (the
         connection has ended: over TCP, or of a server in a bigger program), or ``answer`` (the server says so, where
-        nobody could see more: it is process 1 of this PID namespace).
+        nobody could see more: it is process 1 of this PID namespace). ``ended_after`` is the number of seconds from the
+        call to the moment when the kernel says that the process has ended, None with another proof; ``elapsed`` is what
+        the server needed until it answered.
 
         `grace` and `delay` are seconds; `kill_after` seconds after the call the server is killed, whether it could be
         asked or not. Killed is only what the kernel names; where it names nobody ConfigurationError is raised, and

@@ -6,14 +6,19 @@ import os
 import time
 from typing import Any, NamedTuple
 
-from .addresses import default_directories, default_sockets, other_names, temporary_directory
+from .addresses import default_directories, default_lock_files, default_sockets, other_names, temporary_directory
 from .conversations import converse
+from .conversations.absence import reloader_at, with_reloaders
+from .conversations.trust import Trust
 from .errors import AmbiguousTarget, ControlError, NotRunning
 from .protocol.jsonrpc import Response
 from .system import home_of
 
 PROBE_TIMEOUT = 1.0
 """Seconds for each socket to answer; one that takes longer is alive, but can't say whose it is."""
+
+MAX_LOCK_FILES = 1000
+"""Lock files that are read to find a reloader: they stay when a server ends."""
 
 
 class Found(NamedTuple):
@@ -65,7 +70,8 @@ def find_instance(directory: str | None = None, timeout: float | None = None, *,
     live = live_instances(timeout)
     if not live:
         tried = default_sockets() or [os.path.join(place, "*.sock") for place in default_directories()]
-        raise NotRunning(f"nothing is running; tried {', '.join(tried)}", {"tried": tried})
+        error = NotRunning(f"nothing is running; tried {', '.join(tried)}", {"tried": tried})
+        raise with_reloaders(error, _reloaders(directory))
     here = [instance for instance in live if instance.belongs_to(directory, exactly=exactly)]
     if len(here) == 1 and all(instance.status is not None for instance in live):
         return here[0].socket
@@ -148,6 +154,20 @@ def _sockets(status: dict[str, Any]) -> list[Any]:
     control = status.get("control")
     sockets = control.get("sockets") if isinstance(control, dict) else None
     return sockets if isinstance(sockets, list) else []
+
+
+def _reloaders(directory: str) -> list[int]:
+    """Werkzeug's reloaders that run in `directory` or below it, and whose program does not serve now."""
+    trust = Trust()
+    pids = (reloader_at(path, trust) for path in default_lock_files()[:MAX_LOCK_FILES])
+    return [pid for pid in pids if pid is not None and _works_below(pid, directory)]
+
+
+def _works_below(pid: int, directory: str) -> bool:
+    try:
+        return _is_below(os.readlink(f"/proc/{pid}/cwd"), directory)
+    except OSError:
+        return False
 
 
 def _current_directory() -> str:

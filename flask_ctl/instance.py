@@ -12,7 +12,7 @@ from typing import Any
 from .access import this_process
 from .adapters import HttpServer
 from .adapters.unknown import UnknownServer
-from .audit import Audit, Entry
+from .audit import Audit, Entry, asker
 from .builtins import builtin_commands
 from .commands import Command, CommandRegistry
 from .dispatcher import NOBODY, Dispatcher, Reply, reply_bytes
@@ -211,7 +211,7 @@ class Instance:
                 self._reload = None
                 self.lifecycle.advance(Event.RETURN)
             raise CommandError(f"can't reload now: {error}; try again", code=INTERNAL_ERROR) from None
-        logger.info("reloading, asked by %s", request.by)
+        logger.info("reloading, asked by %s", asker(request.by))
         return reload.follow(progress)
 
     def reload_config(self) -> Future[dict[str, Any]]:
@@ -222,7 +222,8 @@ class Instance:
             failed = [text for app in self.apps for hook in app.reload_hooks if (text := _run_reload_hook(app, hook))]
             if failed:
                 raise CommandError("; ".join(failed), code=INTERNAL_ERROR)
-            return self._reload_result(0, time.monotonic() - began)
+            hooks = sum(len(app.reload_hooks) for app in self.apps)
+            return {**self._reload_result(0, time.monotonic() - began), "hooks_run": hooks}
 
         return self._pool.submit(run)
 
@@ -355,7 +356,7 @@ class Instance:
             self._stop = stop
             if not self.ended:
                 self.lifecycle.advance(Event.STOP)
-        logger.info("stopping (%s), asked by %s", stop.mode, ", ".join(f"{k} {v}" for k, v in stop.by.items()))
+        logger.info("stopping (%s), asked by %s", stop.mode, asker(stop.by))
 
     def _end_server(self) -> None:
         self._control.flush()

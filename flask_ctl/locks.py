@@ -8,6 +8,9 @@ The process that listens holds byte 0. A server of several processes has its hub
 hold one more byte, whose position tells the pid of their master (in their own PID namespace) and a number. Who holds a
 byte is the kernel's word; which byte it is, is the holder's own.
 
+The file's text names Werkzeug's reloader, if that has started the process that listens, or has listened there last: it
+lives on when that process has ended. Its pid and start are the process's own word, and only for messages.
+
 A process loses all its record locks on a file when it closes *any* descriptor of that file. So what this process has
 locked is noted here, and nothing else in it may open the file: see `is_ours`.
 """
@@ -40,6 +43,17 @@ MAX_HOLDERS = 4096
 """The most locks that are read: a process that may write to the file could take any number."""
 
 _STRUCT_FLOCK = "qqihh" if sys.platform == "darwin" else "hhqqi4x"
+
+
+MAX_TEXT = 64
+"""Bytes that are read of a file's text."""
+
+
+class Reloader(NamedTuple):
+    """A process that starts the program again and again: its pid, and its start in ticks of the kernel's clock."""
+
+    pid: int
+    started: int
 
 
 class Member(NamedTuple):
@@ -112,6 +126,19 @@ def held_by_others(socket_path: str, master: int | None = None) -> bool:
         return False
 
 
+def set_reloader(reloader: Reloader) -> None:
+    """This process has been started by Werkzeug's reloader."""
+    global _reloader
+    _reloader = reloader
+
+
+def write_text(descriptor: int) -> None:
+    """Tell in a file whose lock is ours which reloader has started this process, if one has. Raises OSError."""
+    os.ftruncate(descriptor, 0)
+    if _reloader is not None:
+        os.pwrite(descriptor, b"reloader %d %d\n" % _reloader, 0)
+
+
 class LockFile:
     """A lock file, opened to ask who holds its bytes.
 
@@ -157,6 +184,16 @@ class LockFile:
     def is_held(self) -> bool:
         """Whether any process holds a byte."""
         return self._ask(SERVER, _END) is not None
+
+    def reloader(self) -> Reloader | None:
+        """Werkzeug's reloader that the last server here has named, whether it still runs or not."""
+        try:
+            words = os.pread(self._descriptor, MAX_TEXT, 0).split()
+        except OSError:
+            return None
+        if len(words) != 3 or words[0] != b"reloader" or not (words[1] + words[2]).isdigit():
+            return None
+        return Reloader(int(words[1]), int(words[2]))
 
     def _held(self, start: int, end: int) -> Iterator[tuple[int, int]]:
         """Pids and first bytes of the locks in a range. The kernel tells one of them at each question, in no order."""
@@ -205,6 +242,8 @@ def _unpack(data: bytes) -> tuple[int, int, int, int]:
         kind, _, start, length, pid = struct.unpack(_STRUCT_FLOCK, data)
     return kind, start, length, pid
 
+
+_reloader: Reloader | None = None
 
 _ours: dict[int, tuple[int, int]] = {}
 """Device and inode of each file on which this process holds record locks, by descriptor."""

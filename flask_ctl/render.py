@@ -124,12 +124,22 @@ def _stop(result: dict[str, Any]) -> str:
 
 
 def _reload(result: dict[str, Any]) -> str:
+    if "hooks_run" in result:
+        return _reload_of_config(result)
     cut = f", {result['cut']} CUT" if result["cut"] else ""
     old = f", {plural(result['old_left'], 'old worker')} still at work" if result.get("old_left") else ""
     what = f"{cut}{_left_behind(result)}{old}"
     place = f" from {result['directory']}" if result.get("directory") else ""
     serves = f"pid {result['pid']} serves generation {result['generation']}{place}"
     return f"{serves}{what}, after {seconds(result['elapsed'])}"
+
+
+def _reload_of_config(result: dict[str, Any]) -> str:
+    if not result["hooks_run"]:
+        return f"pid {result['pid']} has no function that is decorated with on_reload: nothing was done"
+    return (
+        f"pid {result['pid']} called {plural(result['hooks_run'], 'reload hook')}, after {seconds(result['elapsed'])}"
+    )
 
 
 def _left_behind(result: dict[str, Any]) -> str:
@@ -140,8 +150,9 @@ def _left_behind(result: dict[str, Any]) -> str:
 
 
 def _commands(commands: dict[str, Any]) -> str:
-    width = max(map(len, commands), default=0)
-    return "\n".join(f"{name:<{width}}  {command['summary']}".rstrip() for name, command in commands.items())
+    rows = [(name, command["role"], command["scope"], command["summary"]) for name, command in commands.items()]
+    widths = [max(map(len, column), default=0) for column in zip(*rows)]
+    return "\n".join("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)
 
 
 def _render_other(result: Any) -> str:

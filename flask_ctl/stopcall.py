@@ -226,9 +226,10 @@ class StopCall:
         if self._targets.pid or not self._result:
             # The server may tell the pid that it has in another PID namespace.
             known["pid"] = self._pid
+        known |= {"ended_after": elapsed_since(self._began) if proof == "process" else None, "proof": proof}
         if outcome is None:
-            return {**known, "proof": proof}
-        return {**known, "outcome": outcome, "elapsed": elapsed_since(self._began), "proof": proof}
+            return known
+        return {**known, "outcome": outcome, "elapsed": elapsed_since(self._began)}
 
     def _unanswered(self) -> RemoteProtocolError:
         return RemoteProtocolError(f"{self._conversation.endpoint} closed the connection without an answer to stop")
@@ -274,8 +275,15 @@ def kill_unreached(targets: Targets, began: float) -> dict[str, Any]:
     if targets.obstacle is not None:
         raise targets.obstacle
     kill(targets)
-    result = {**UNKNOWN, "pid": targets.pid, "outcome": "killed", "elapsed": elapsed_since(began)}
-    return {**result, "proof": "process"}
+    elapsed = elapsed_since(began)
+    return {
+        **UNKNOWN,
+        "pid": targets.pid,
+        "outcome": "killed",
+        "elapsed": elapsed,
+        "ended_after": elapsed,
+        "proof": "process",
+    }
 
 
 def kill(targets: Targets) -> None:

@@ -7,6 +7,7 @@ waits, and the child drains.
 from __future__ import annotations
 
 import functools
+import os
 import signal
 import subprocess
 import types
@@ -14,6 +15,8 @@ from typing import Any
 
 from werkzeug import _reloader
 
+from .. import locks
+from ..processes import start_time
 from ..signals import signals
 from . import Host
 
@@ -34,6 +37,8 @@ def arm(host: Host) -> None:
     def __enter__(self: Any) -> Any:
         global _in_child
         _in_child = True
+        parent = os.getppid()
+        locks.set_reloader(locks.Reloader(parent, start_time(parent)))
         if host.wants_signals():
             # The main thread is here; the one that will serve may not install handlers.
             signals.install()

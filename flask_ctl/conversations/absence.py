@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Iterable
 
 from ..errors import NotRunning, TimedOut
 from ..locks import LockFile, is_ours, lock_path
+from ..processes import start_time
 from .trust import Trust
 
 RETRY_INTERVAL, MAX_RETRY_INTERVAL = 0.01, 0.1
@@ -47,7 +49,7 @@ class Absence:
             if time.monotonic() >= min(self._began + BLIND_TIME, self._deadline or float("inf")):
                 raise error
         elif not holders:
-            raise error
+            raise with_reloaders(error, [reloader_at(lock_path(self._path), self._trust)])
         elif self._deadline is not None and time.monotonic() >= self._deadline:
             raise TimedOut(
                 f"nobody listens at {self._path}, but the server is still there: its lock {lock_path(self._path)} is"
@@ -73,6 +75,28 @@ class Absence:
             return None
         except OSError:
             return []
+
+
+def reloader_at(lock: str, trust: Trust) -> int | None:
+    """The pid of Werkzeug's reloader that has started the last server at a lock file, None if it has ended."""
+    if is_ours(lock):
+        return None
+    try:
+        with LockFile(lock) as file:
+            reloader = file.reloader() if trust.accepts(file.owner) else None
+    except OSError:
+        return None
+    runs = reloader is not None and reloader.started > 0 and start_time(reloader.pid) == reloader.started
+    return reloader.pid if reloader is not None and runs else None
+
+
+def with_reloaders(error: NotRunning, pids: Iterable[int | None]) -> NotRunning:
+    """The error, which also tells of the reloaders that will start the program again."""
+    found = [pid for pid in pids if pid is not None]
+    if not found:
+        return error
+    waiting = "; ".join(f"the reloader, pid {pid}, waits for a change of the program" for pid in found[:MAX_NAMED])
+    return NotRunning(f"{error.message}; {waiting}", {**(error.data or {}), "reloaders": found})
 
 
 def _processes(pids: list[int]) -> str:

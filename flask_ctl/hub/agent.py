@@ -276,7 +276,8 @@ class Agent:
                     logger.exception("the on_stop hook %r failed", hook)
         self._hooks_ran = True
 
-    def _run_reload_hooks(self) -> None:
+    def _run_reload_hooks(self) -> int:
+        """How many there were, each of which has run. Raises CommandError with the texts of those that failed."""
         failed = []
         for app in self.apps:
             for hook in app.reload_hooks:
@@ -287,6 +288,7 @@ class Agent:
                     failed.append(f"{getattr(hook, '__name__', hook)}: {type(error).__name__}: {error}")
         if failed:
             raise CommandError("; ".join(failed), code=INTERNAL_ERROR)
+        return sum(len(app.reload_hooks) for app in self.apps)
 
     # Helpers
 

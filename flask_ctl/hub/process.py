@@ -14,6 +14,7 @@ from typing import Any
 
 from .. import figures
 from ..access import Peer
+from ..audit import asker
 from ..dispatcher import Reply
 from ..errors import CONFLICT, NOT_SUPPORTED, CommandError
 from ..history import History
@@ -195,7 +196,7 @@ class Hub:
         if self._stop is None:
             self._stop = stop
             self._lifecycle.advance(Event.STOP)
-            logger.info("stopping (%s), asked by %s", stop.mode, request.by)
+            logger.info("stopping (%s), asked by %s", stop.mode, asker(request.by))
         return stop.join(request, progress)
 
     def reload(self, request: ReloadRequest, reply: Reply, progress: Progress | None = None) -> Future[dict[str, Any]]:
@@ -219,7 +220,7 @@ class Hub:
             self._reload = None
             self._lifecycle.advance(Event.RETURN)
             raise
-        logger.info("reloading, asked by %s", request.by)
+        logger.info("reloading, asked by %s", asker(request.by))
         return reload.follow(progress)
 
     def reload_config(self) -> Future[dict[str, Any]]:
@@ -232,7 +233,9 @@ class Hub:
             ]
             if failed:
                 raise CommandError("; ".join(failed))
-            return self._result(0, time.monotonic() - began)
+            # A worker of an older version does not tell their number.
+            hooks = sum(count for _, count in outcomes if isinstance(count, int))
+            return {**self._result(0, time.monotonic() - began), "hooks_run": hooks}
 
         return then(self._staff.ask(list(self._staff.workers), "reload_hooks", {}, math.inf), result)
 

@@ -180,6 +180,9 @@ class SocketFile:
         if _inode(path) != (info.st_dev, info.st_ino):
             raise ConfigurationError(f"{path} was replaced while it was being locked; try again")
         self._take_bytes()
+        # It is only for messages, and the disk may be full.
+        with contextlib.suppress(OSError):
+            locks.write_text(lock)
 
     def _take_bytes(self) -> None:
         try:
