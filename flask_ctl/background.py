@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import warnings
 from types import TracebackType
 from typing import Any
 
@@ -45,6 +46,7 @@ class BackgroundServer:
         self._lock = threading.Lock()
         self._instance: Instance | None = None
         self._thread: threading.Thread | None = None
+        self._told: Instance | None = None
         self.port = port
 
     @property
@@ -64,7 +66,10 @@ class BackgroundServer:
             if self._thread is not None and self._thread.is_alive():
                 raise RuntimeError("this server runs already; stop it first")
             sockets = [] if OFF in from_environment() else self._sockets
-            server, self.port = make_background_server(self._host, self._wanted_port, self._app, **self._options)
+            # Requests to an app without a Control are counted here.
+            counted = self._app.extensions.get("ctl") is self._state
+            served = self._app if counted else self._state.requests
+            server, self.port = make_background_server(self._host, self._wanted_port, served, **self._options)
             try:
                 instance = Instance(server, [self._state.served_app(sockets, required=True)], handle_signals=False)
                 instance.open()
@@ -78,22 +83,38 @@ class BackgroundServer:
             )
             self._thread.start()
 
-    def stop(self, grace: float | None = None) -> None:
+    def stop(self, grace: float | None = None) -> dict[str, Any] | None:
         """Answer what has been asked, for `grace` seconds at most (the app's CTL_GRACE), and end the server.
 
-        Called by one of its own requests it does not wait for the end. More than once, or without a start, is fine.
+        The result is that of `ControlClient.stop`: ``outcome``, ``drained`` and ``cut`` (numbers of requests),
+        ``elapsed`` (seconds) and more; that requests were cut is a RuntimeWarning, too. Called by one of its own
+        requests it does not wait for the end, and returns None, as it does without a start. More than once is fine.
         Raises TimedOut if the thread could not end, because without threads a request has it.
         """
+        result, cut = self._stop(grace)
+        if cut:
+            warnings.warn(cut, RuntimeWarning, stacklevel=2)
+        return result
+
+    def _stop(self, grace: float | None) -> tuple[dict[str, Any] | None, str]:
+        """The result, and what is to be said of requests that were cut, once."""
         with self._lock:
             instance, thread = self._instance, self._thread
         if instance is None or thread is None:
-            return
+            return None, ""
         grace = self._state.seconds("CTL_GRACE") if grace is None else grace
         instance.request_stop("graceful", this_process().describe(), grace)
-        if not instance.server.is_serving_thread():
-            thread.join(grace + JOIN_TIMEOUT)
-            if thread.is_alive():
-                raise TimedOut(f"the server at {self.url} has not ended: a request still runs in its only thread")
+        if instance.server.is_serving_thread():
+            return None, ""
+        thread.join(grace + JOIN_TIMEOUT)
+        if thread.is_alive():
+            raise TimedOut(f"the server at {self.url} has not ended: a request still runs in its only thread")
+        result = instance.stop_result()
+        with self._lock:
+            told, self._told = self._told, instance
+        if told is instance or result is None or not result["cut"]:
+            return result, ""
+        return result, f"the server at {self.url} was stopped with {result['cut']} of its requests cut"
 
     def __enter__(self) -> BackgroundServer:
         self.start()
@@ -102,4 +123,6 @@ class BackgroundServer:
     def __exit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self.stop()
+        _, cut = self._stop(None)
+        if cut:
+            warnings.warn(cut, RuntimeWarning, stacklevel=2)

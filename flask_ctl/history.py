@@ -33,16 +33,21 @@ class History:
         self.generation = left["generation"] + 1
         self.started_at, self.began = left["started_at"], left["began"]
 
-    def reloaded(self, by: dict[str, Any], elapsed: float) -> None:
-        """This generation serves, as `by` has asked."""
-        self._note(by, elapsed, None)
+    def reloaded(self, by: dict[str, Any], elapsed: float, cut: int) -> None:
+        """This generation serves, as `by` has asked; so many requests were cut for it."""
+        self._note(by, elapsed, None, cut)
         self.reloaded_at = now()
 
     def refused(self, by: dict[str, Any], elapsed: float, error: str) -> None:
         """A reload has failed, and this generation serves on."""
-        self._note(by, elapsed, error)
+        self._note(by, elapsed, error, 0)
 
-    def _note(self, by: dict[str, Any], elapsed: float, error: str | None) -> None:
+    def lost(self, count: int) -> None:
+        """So many requests have been cut after the last reload, in what that had left to finish them."""
+        if self.last_reload is not None:
+            self.last_reload = {**self.last_reload, "cut": self.last_reload.get("cut", 0) + count}
+
+    def _note(self, by: dict[str, Any], elapsed: float, error: str | None, cut: int) -> None:
         self.last_reload = {
             "ok": error is None,
             "at": now(),
@@ -50,6 +55,7 @@ class History:
             "elapsed": elapsed,
             "generation": self.generation,
             "error": error,
+            "cut": cut,
         }
 
 

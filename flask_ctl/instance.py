@@ -189,6 +189,10 @@ class Instance:
         request = StopRequest(mode, grace, by or this_process().describe(), explicit=explicit)
         self._control.call_soon(self._try_stop, request)
 
+    def stop_result(self) -> dict[str, Any] | None:
+        """What the stop was answered that has ended the server; None without one."""
+        return self._stop.result.result() if self._stop is not None and self._stop.result.done() else None
+
     def reload(self, request: ReloadRequest, reply: Reply, progress: Progress | None = None) -> Future[dict[str, Any]]:
         """On the control thread: begin a reload; the Future gets its failure, the next image gives the `reply`.
 
@@ -471,7 +475,7 @@ class Instance:
         """Tell those who asked the former image for this one that it serves."""
         reload = former["reload"]
         elapsed = round(time.monotonic() - reload["began"], 3)
-        self._history.reloaded(reload["by"], elapsed)
+        self._history.reloaded(reload["by"], elapsed, reload["cut"])
         result = self._reload_result(reload["cut"], elapsed) | reload["left_behind"]
         logger.info("reloaded in %.3f s: generation %d", elapsed, self._history.generation)
         stops = [entry for entry in self._left if entry.command == "stop"]

@@ -7,6 +7,7 @@ of a dict come and go atomically under the GIL, and `next` of an `itertools.coun
 from __future__ import annotations
 
 import itertools
+import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
@@ -54,6 +55,9 @@ class RequestCounter:
         self.on_first: Callable[[Environ], Any] | None = None
         self.on_done: Callable[[], Any] | None = None
         self.shutdown: Callable[[], Any] | None = None
+        self._aborted = _Counter()
+        self.is_abort: Callable[[BaseException | None], bool] | None = None
+        """Whether it is the server that has ended a request, by the exception with which that ended."""
 
     def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
         # Another thread may set it to None at any time.
@@ -101,6 +105,10 @@ class RequestCounter:
         # The failed ones first: there are never more of them than were begun.
         failed = self._failed.read()
         return self._begun.read(), failed
+
+    def aborted(self) -> int:
+        """Requests that the server itself has ended before they were answered."""
+        return self._aborted.read()
 
 
 class _Exchange:
@@ -150,8 +158,12 @@ class _Exchange:
 
     def end(self) -> None:
         counter = self.counter
-        was_in_flight = counter._in_flight.pop(self.token, None) is not None
-        if was_in_flight and (on_done := counter.on_done) is not None:
+        if counter._in_flight.pop(self.token, None) is None:
+            return
+        # Servers close in a `finally`, so this is what the request has ended with.
+        if counter.is_abort is not None and counter.is_abort(sys.exc_info()[1]):
+            counter._aborted.up()
+        if (on_done := counter.on_done) is not None:
             on_done()
 
     def __del__(self) -> None:

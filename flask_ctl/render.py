@@ -101,7 +101,8 @@ def _worker(worker: dict[str, Any]) -> str:
 
 
 def _last_reload(reload: dict[str, Any]) -> str:
-    return f"{reload['at']} {'in ' + seconds(reload['elapsed']) if reload['ok'] else 'FAILED: ' + reload['error']}"
+    cut = f", {reload['cut']} CUT" if reload.get("cut") else ""
+    return f"{reload['at']} {'in ' + seconds(reload['elapsed']) if reload['ok'] else 'FAILED: ' + reload['error']}{cut}"
 
 
 def _stopping(stopping: dict[str, Any]) -> str:
@@ -120,7 +121,8 @@ def _stop(result: dict[str, Any]) -> str:
         return f"{what} died before the stop was done"
     cut = f", {result['cut']} CUT" if result["cut"] else ""
     finished = plural(result["drained"], "request")
-    return f"{what} stopped: {finished} finished{cut}{_left_behind(result)}, in {seconds(result['elapsed'])}"
+    died = f", {plural(result['died'], 'worker')} DIED" if result.get("died") else ""
+    return f"{what} stopped: {finished} finished{cut}{_left_behind(result)}{died}, in {seconds(result['elapsed'])}"
 
 
 def _reload(result: dict[str, Any]) -> str:

@@ -192,6 +192,9 @@ class Stop(Operation):
         return max(0, self._work.finished_count() - self._finished_before)
 
     def _finish(self, cut: int) -> None:
+        self._settle(self._result(cut))
+
+    def _result(self, cut: int) -> dict[str, Any]:
         result = {
             "outcome": "forced" if cut else "drained",
             "drained": self._count_drained() if self._drained is None else self._drained,
@@ -200,7 +203,7 @@ class Stop(Operation):
             "pid": self._pid,
             "embedded": self._server.embedded,
         }
-        self._settle(result | ({"hooks": "unfinished"} if self._hooks_left else {}))
+        return {**result, "hooks": "unfinished"} if self._hooks_left else result
 
     def _all_done(self) -> bool:
         return self._server.quiet() and not self._work.commands_in_flight()

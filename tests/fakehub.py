@@ -285,6 +285,8 @@ class FakeWorker(FakeProcess):
         self.loaded_at = world.clock.now
         self.in_flight = 0
         self.total = 0
+        self.aborted = 0
+        self.hook_kills = False
         self.serves = False
         self.leaving = False
         self.ending = self.waits = False
@@ -311,9 +313,16 @@ class FakeWorker(FakeProcess):
             self._report()
             self._end_if_done()
 
+    def abort(self) -> None:
+        """The server ends a request itself, as gunicorn's --timeout does, and then the worker."""
+        self.world.lost += 1
+        self.aborted += 1
+        self.finish()
+        self.leave()
+
     def leave(self) -> None:
         """The master's TERM: end when nothing is in flight."""
-        if self.alive and not self.suspended:
+        if self.alive and not self.suspended and (self.serves or not self.world.deaf_while_loading):
             self.leaving = True
             self._end_if_done()
 
@@ -335,7 +344,10 @@ class FakeWorker(FakeProcess):
         self.world.master.on_worker_end(self)
 
     def on_signal(self, signum: int) -> None:
-        self.die()
+        if signum == SIGNALS["stop"] and self.world.drains_by_itself:
+            self.leave()
+        else:
+            self.die()
 
     def hear(self, line: bytes) -> None:
         """A line of the hub's."""
@@ -377,6 +389,9 @@ class FakeWorker(FakeProcess):
 
     def do_stop_hooks(self, id: int) -> Any:
         self._send(messages.request("taken", {"id": id}))
+        if self.hook_kills:
+            self.die()
+            return NotImplemented
         if self.hook_hangs:
             self.hooks_asked.append(id)
             return NotImplemented
@@ -417,7 +432,7 @@ class FakeWorker(FakeProcess):
         self._send(messages.request("report", {"figures": messages.as_json(self._figures()), "final": final}))
 
     def _figures(self) -> Figures:
-        return Figures({KEY: Tally(self.in_flight, None, self.total, 0)})
+        return Figures({KEY: Tally(self.in_flight, None, self.total, 0, self.aborted)})
 
     def _greeting(self) -> Hello:
         world = self.world
@@ -429,7 +444,7 @@ class FakeWorker(FakeProcess):
         return Hello(
             process._package_version(), self.pid, world.master.pid, Loaded(self.pid, self.loaded_at), world.wanted,
             "/srv", {"name": "fake", "version": "1", "listeners": []}, SIGNALS, world.drains_by_itself, None,
-            [record], self._figures(), memory=world.memory,
+            [record], self._figures(), memory=world.memory, last_words=world.runs_exit_handlers,
         )  # fmt: skip
 
     def _send(self, line: bytes) -> None:
@@ -594,6 +609,9 @@ class World:
         self.wanted = 2
         self.drains_by_itself = True
         self.can_hold_back = True
+        self.runs_exit_handlers = True
+        self.deaf_while_loading = False
+        """Whether a worker that has just been forked loses what the master tells it."""
         self.hooks_hang = False
         self.end_is_held = False
         self.load_is_held = False

@@ -147,6 +147,9 @@ class PreforkWorker(Protocol):
     signals: dict[str, int]
     """What to send to the master: ``stop`` lets the workers finish, ``fast`` does not, ``reload`` replaces them."""
 
+    runs_exit_handlers: bool
+    """Whether a worker that ends in order runs them."""
+
     drains_by_itself: bool
     """Whether the signal ``stop`` lets requests in flight end, where visitors can't be held back before."""
 
@@ -184,6 +187,9 @@ class PreforkWorker(Protocol):
 
     def close_silent(self) -> None:
         """Close the connections that have not sent a byte; the server must not wait for them when it ends."""
+
+    def is_abort(self, error: BaseException | None) -> bool:
+        """Whether it is the server that has ended a request, by the exception with which that ended."""
 
     def allow(self, seconds: float) -> None:
         """Have at least so much time for requests in flight when the master ends this worker."""

@@ -62,6 +62,7 @@ class GranianWorker:
 
     name = "granian"
     drains_by_itself = True
+    runs_exit_handlers = False
 
     def __init__(self, loader: Any) -> None:
         self._loader = loader
@@ -140,6 +141,9 @@ class GranianWorker:
 
     def close_silent(self) -> None:
         end_silent_connections(_ports())
+
+    def is_abort(self, error: BaseException | None) -> bool:
+        return False
 
     def allow(self, seconds: float) -> None:
         """Its patience is a setting of the master, --workers-kill-timeout, and by default without end."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import signal
 import sys
+from collections.abc import Iterator
+from types import FrameType
 from typing import Any
 
 from gunicorn.workers import base
@@ -15,6 +17,9 @@ from ..reload.program import program
 from ..system import refuse_new_connections, waiting_connections, welcome_connections
 from . import WORKERS, Host
 from .descriptors import begun_connections, end_silent_connections, silent_connections
+
+ABORTING = ("handle_abort", "handle_quit")
+"""The workers' handlers of SIGABRT, which is the master's by --timeout, and SIGQUIT: they raise SystemExit."""
 
 SIGNALS = {"stop": signal.SIGTERM, "fast": signal.SIGQUIT, "reload": signal.SIGHUP}
 
@@ -45,6 +50,7 @@ class GunicornWorker:
 
     name = "gunicorn"
     drains_by_itself = True
+    runs_exit_handlers = True
 
     def __init__(self, worker: Any) -> None:
         import gunicorn
@@ -124,6 +130,10 @@ class GunicornWorker:
     def close_silent(self) -> None:
         end_silent_connections(self._ports)
 
+    def is_abort(self, error: BaseException | None) -> bool:
+        # A view may call sys.exit by itself.
+        return isinstance(error, SystemExit) and any(map(_is_handler, _frames(error)))
+
     def allow(self, seconds: float) -> None:
         self._set("graceful_timeout", max(self._worker.cfg.graceful_timeout, int(seconds + 1)))
 
@@ -144,6 +154,18 @@ class GunicornWorker:
             return True
         marker = f"GUNICORN_PID={self.master}".encode()
         return any(marker in _environ(pid) for pid in children_of(self.master))
+
+
+def _frames(error: BaseException) -> Iterator[FrameType]:
+    traceback = error.__traceback__
+    while traceback is not None:
+        yield traceback.tb_frame
+        traceback = traceback.tb_next
+
+
+def _is_handler(frame: FrameType) -> bool:
+    module = frame.f_globals.get("__name__", "")
+    return module.startswith("gunicorn.workers.") and frame.f_code.co_name in ABORTING
 
 
 def _environ(pid: int) -> list[bytes]:

@@ -102,6 +102,7 @@ class UwsgiWorker:
         self.master: int = uwsgi.masterpid() or os.getpid()
         # With --cheaper and the like it starts and ends workers as it needs them.
         self.wanted: int = 0 if any(name.startswith("cheap") for name in uwsgi.opt) else uwsgi.numproc
+        self.runs_exit_handlers = "skip-atexit" not in uwsgi.opt
         self.signals = {what: int(signum) for what, signum in SIGNALS.items()}
 
     def has_master(self) -> bool:
@@ -163,6 +164,9 @@ class UwsgiWorker:
 
     def close_silent(self) -> None:
         end_silent_connections(self._ports)
+
+    def is_abort(self, error: BaseException | None) -> bool:
+        return False
 
     def allow(self, seconds: float) -> None:
         """Its patience at a reload is a setting of the master: --worker-reload-mercy."""

@@ -16,6 +16,7 @@ from ..audit import write_record
 from ..commands import CommandRegistry
 from ..errors import INTERNAL_ERROR, CommandError, ConfigurationError, RemoteProtocolError
 from ..exits import close_at_exit, forget
+from ..middleware import RequestCounter
 from ..protocol.jsonrpc import decode
 from ..reload.bytecode import remove_stale
 from ..reload.program import program
@@ -70,6 +71,8 @@ class Agent:
         self._welcome: Welcome | None = None
         self._welcomed = threading.Lock()
         self._ending = threading.Lock()
+        for app in apps:
+            app.requests.is_abort = server.is_abort
         self._presence = Presence(server.master)
         self._link = Link(private_path(server.master), server.master, self)
         self._methods: dict[str, Callable[..., Any]] = {
@@ -150,6 +153,7 @@ class Agent:
             memory=self._memory,
             ready=self._ready,
             directory=self._directory,
+            last_words=self.server.runs_exit_handlers,
         )
         self._told = hello.figures
         return messages.request("hello", messages.as_json(hello), messages.HELLO_ID)
@@ -293,10 +297,7 @@ class Agent:
     # Helpers
 
     def _figures(self) -> Figures:
-        tallies = {
-            key: Tally(app.requests.in_flight, app.requests.oldest(), *app.requests.totals())
-            for key, app in self._by_key.items()
-        }
+        tallies = {key: _tally_of(app.requests) for key, app in self._by_key.items()}
         if self._impatient:
             # Whoever has waited in the backlog, behind slow requests, is accepted after the others.
             self.server.close_silent()
@@ -329,3 +330,7 @@ class Agent:
             raise ConfigurationError(f"the hub has not answered within {START_TIMEOUT:g} s")
         if self._welcome is not None and self._welcome.problems:
             raise ConfigurationError("; ".join(self._welcome.problems))
+
+
+def _tally_of(requests: RequestCounter) -> Tally:
+    return Tally(requests.in_flight, requests.oldest(), *requests.totals(), requests.aborted())

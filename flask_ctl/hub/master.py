@@ -12,6 +12,7 @@ from typing import Any
 from ..errors import CONFLICT, NOT_SUPPORTED, CommandError
 from ..processes import ProcessHandle
 from .staff import Staff
+from .workers import Worker
 
 ANSWER_TIMEOUT = 2.0
 """Seconds for the workers to do what takes no time."""
@@ -68,6 +69,14 @@ class MasterServer:
             self._signal("stop")
         self._staff.call_soon(self.look_again)
 
+    def greet(self, worker: Worker) -> None:
+        """On the control thread, a worker is there, which may have been forked as the master was told to end.
+
+        What that has told it then, before it could hear of signals, is lost, and the master would wait for it.
+        """
+        if self._signalled and self._staff.drains_by_itself():
+            worker.handle.signal(self._staff.signals()["stop"])
+
     def look_again(self) -> None:
         """On the control thread, the workers have changed: if nothing seems to be left, all of them have to confirm."""
         if not self._draining:
@@ -86,11 +95,7 @@ class MasterServer:
         self._staff.call_soon(self.look_again)
 
     def cut(self) -> int:
-        busy = {worker.pid for worker in self._staff.workers if worker.figures.in_flight}
-        # Nobody knows what those do who do not answer; that they were cut is what can be said.
-        unheard = {worker.pid for worker in self._staff.workers} & self._unheard - busy
-        self._cutting = busy | unheard
-        return self.in_flight() + len(unheard)
+        return self._staff.on_control(self._condemn)
 
     def leave_behind(self, pids: set[int]) -> None:
         """These workers would never end by themselves: `end` ends them."""
@@ -153,6 +158,15 @@ class MasterServer:
                 time.sleep(SIGNAL_INTERVAL)
         finally:
             self._staff.ask_all("calm", {"yes": False}, ANSWER_TIMEOUT)
+
+    def _condemn(self) -> int:
+        busy = {worker.pid for worker in self._staff.workers if worker.figures.in_flight}
+        # Nobody knows what those do who do not answer; that they were cut is what can be said.
+        unheard = {worker.pid for worker in self._staff.workers} & self._unheard - busy
+        self._cutting = busy | unheard
+        for worker in self._staff.workers:
+            worker.condemned = worker.pid in self._cutting
+        return self.in_flight() + len(unheard)
 
     def _confirm(self, refreshed: Future[set[int]]) -> None:
         self._confirming = False

@@ -25,12 +25,16 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Tally:
-    """What one worker counts for one app: requests in flight, the age of the oldest in seconds, totals."""
+    """What one worker counts for one app: requests in flight, the age of the oldest in seconds, totals.
+
+    `aborted` are those that the server itself has ended before they were answered.
+    """
 
     in_flight: int = 0
     oldest: float | None = None
     total: int = 0
     errors: int = 0
+    aborted: int = 0
 
 
 @dataclass(frozen=True)
@@ -51,6 +55,11 @@ class Figures:
     def in_flight(self) -> int:
         """Requests and commands that have not been answered."""
         return sum(tally.in_flight for tally in self.apps.values()) + self.commands + self.begun
+
+    @property
+    def aborted(self) -> int:
+        """Requests that the server itself has ended."""
+        return sum(tally.aborted for tally in self.apps.values())
 
     @classmethod
     def from_json(cls, value: Any) -> Figures:
@@ -135,7 +144,8 @@ class Hello:
 
     `signals` are the master's, by what they ask of it: stop, fast, reload. `obstacle` says why a reload can't be done.
     A worker that has to know first whether it may serve is not `ready`, and says hello again when it serves.
-    `directory` is that of its code.
+    `directory` is that of its code. One that has `last_words`, because it runs its exit handlers, has died if it ends
+    without them.
     """
 
     package: str
@@ -153,6 +163,7 @@ class Hello:
     memory: Memory | None = None
     ready: bool = True
     directory: StartDirectory | None = None
+    last_words: bool = False
     protocol: int = VERSION
 
     @classmethod

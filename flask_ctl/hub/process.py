@@ -128,6 +128,7 @@ class Hub:
         for record in hello.apps:
             self._note_app(record, hello)
         self._open_sockets(worker)
+        self._server.greet(worker)
         if self._lifecycle.state is State.STARTING:
             self._lifecycle.advance(Event.SERVE)
         if hello.package != _package_version():
@@ -145,7 +146,11 @@ class Hub:
         )
 
     def ended(self, worker: Worker) -> None:
-        self._staff.workers.remove(worker)
+        lost = self._staff.workers.remove(worker)
+        of_reload = self._reload is not None and self._reload.ended(worker, lost)
+        if lost and not of_reload and worker.generation < self._history.generation:
+            logger.warning("pid %d, left to its last requests by a reload, has ended: %d cut", worker.pid, lost)
+            self._history.lost(lost)
         self.remember()
         self.changed()
 
@@ -305,7 +310,7 @@ class Hub:
 
     def _reloaded(self, reload: HubReload, cut: int) -> dict[str, Any]:
         self._history.generation += 1
-        self._history.reloaded(reload.by, reload.elapsed)
+        self._history.reloaded(reload.by, reload.elapsed, cut)
         logger.info("reloaded in %.3f s: generation %d", reload.elapsed, self._history.generation)
         self._reload_over()
         result = self._result(cut, reload.elapsed)

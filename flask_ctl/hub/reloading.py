@@ -6,7 +6,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 from ..errors import CONFLICT, INTERNAL_ERROR, NOT_SUPPORTED, SERVER_DIED, CommandError, TimedOut
 from ..operation import MAX_SECONDS, Operation, StandbyThread
@@ -16,6 +16,8 @@ from .master import ANSWER_TIMEOUT, MasterServer
 from .messages import Hello
 from .staff import Staff
 from .workers import Worker
+
+T = TypeVar("T")
 
 logger = logging.getLogger("flask_ctl")
 
@@ -49,13 +51,25 @@ class HubReload(Operation):
         self._since: float | None = None
         self._cut = 0
         self._count = 0
+        self._passed = 0
+        """New workers that have served and ended in order already, as by gunicorn's --max-requests."""
 
     def is_new(self, hello: Hello) -> bool:
         """Whether a worker's code has been loaded since the master was asked for new workers."""
         return self._since is not None and hello.loaded.at > self._since
 
+    def ended(self, worker: Worker, lost: int) -> bool:
+        """On the control thread, a worker is gone: whether the requests that were lost with it are this reload's."""
+        if self._since is None:
+            return False
+        if self.is_new(worker.hello):
+            self._passed += worker.final and worker.hello.ready
+            return False
+        self._cut += lost
+        return True
+
     def start(self, on_success: Callable[[int], Any], on_failure: Callable[[CommandError], Any]) -> None:
-        """Go through it in a thread; one of the functions is called there, then `result` is there."""
+        """Go through it in a thread; one of the functions is called on the control thread, then `result` is there."""
 
         def run() -> None:
             try:
@@ -66,7 +80,7 @@ class HubReload(Operation):
                 logger.exception("the reload failed on its way")
                 self._fail(CommandError(f"the reload failed: {error}", code=INTERNAL_ERROR), on_failure)
             else:
-                self._settle(on_success(self._cut))
+                self._settle(self._staff.on_control(lambda: self._succeed(on_success)))
 
         self._spawn(run, StandbyThread("flask-ctl-reload"))
 
@@ -160,26 +174,28 @@ class HubReload(Operation):
     def _wait_for_old(self) -> None:
         gone = self._wait(lambda: self._cancelled or not self._old(), lambda: self._deadline)
         self._check()
-        if gone:
-            return
-        if self._request.cut:
+        if self._request.cut and not gone:
             self._end_by_force(self._old())
-            return
+
+    def _succeed(self, on_success: Callable[[int], T]) -> T:
+        """On the control thread, on which workers end: what comes later is no part of this reload any more."""
         left = self._old()
         self.old_left = len(left)
-        late = f"after {self._request.grace:g} s of grace old workers still answer requests"
-        logger.warning("%s: %s; the new code serves", late, ", ".join(str(worker.pid) for worker in left))
+        if left:
+            late = f"after {self._request.grace:g} s of grace old workers still answer requests"
+            logger.warning("%s: %s; the new code serves", late, ", ".join(str(worker.pid) for worker in left))
+        return on_success(self._cut)
 
     def _end_by_force(self, workers: list[Worker]) -> None:
         """Kill them, and wait for their end."""
-        self._cut += sum(worker.figures.in_flight for worker in workers)
 
         def kill() -> None:
-            for worker in workers:
-                if self._lives(worker):
-                    worker.handle.kill()
+            for worker in filter(self._lives, workers):
+                self._cut += worker.figures.in_flight
+                worker.condemned = True
+                worker.handle.kill()
 
-        self._staff.call_soon(kill)
+        self._staff.on_control(kill)
         self._wait(lambda: self._cancelled or not any(map(self._lives, workers)), lambda: math.inf)
         self._check()
 
@@ -187,7 +203,7 @@ class HubReload(Operation):
         return self._staff.workers.get(worker.pid) is worker
 
     def _has_loaded(self) -> bool:
-        return self._cancelled or len(self._new()) >= self._wanted()
+        return self._cancelled or len(self._new()) + self._passed >= self._wanted()
 
     def _check(self) -> None:
         if self._called_off:
@@ -208,5 +224,5 @@ class HubReload(Operation):
         return max(1, self._count if newest is None else newest.hello.wanted or self._count)
 
     def _fail(self, error: CommandError, on_failure: Callable[[CommandError], Any]) -> None:
-        on_failure(error)
+        self._staff.on_control(lambda: on_failure(error))
         self._settle(error)

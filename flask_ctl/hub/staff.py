@@ -6,12 +6,14 @@ import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
-from typing import Any
+from typing import Any, TypeVar
 
 from ..errors import CONFLICT, CommandError, RemoteProtocolError, TimedOut
 from ..unpatched import new_future
 from .messages import Figures
 from .workers import Worker, Workers
+
+T = TypeVar("T")
 
 FIGURES_TIMEOUT = 0.5
 """Seconds for the workers to tell what they are doing; of one that does not, the last known is shown."""
@@ -56,6 +58,17 @@ class Staff:
             lambda: self.ask(list(self.workers), method, params, time.monotonic() + timeout, on_answer)
         )
         return answered
+
+    def on_control(self, function: Callable[[], T]) -> T:
+        """From another thread: what the function returns, or raises, on the control thread."""
+
+        def begin() -> Future[T]:
+            future: Future[T] = new_future()
+            future.set_result(function())
+            return future
+
+        result: T = self._wait_for(begin)
+        return result
 
     def refresh_now(self) -> None:
         """From another thread: as `refresh`, and wait for that."""

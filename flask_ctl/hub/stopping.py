@@ -54,6 +54,7 @@ class HubStop(Stop):
         self._master = server
         self._staff = staff
         self._lost_before = staff.workers.lost
+        self._died_before = staff.workers.died
 
     def _run(self) -> None:
         # What the workers have told may be a second old.
@@ -67,9 +68,12 @@ class HubStop(Stop):
             logger.warning("on_stop hooks still run in the workers %s; they are cut", sorted(hanging))
             self._master.leave_behind(hanging)
 
-    def _finish(self, cut: int) -> None:
+    def _result(self, cut: int) -> dict[str, Any]:
         # A worker that was killed meanwhile can't have answered what it had in flight.
-        super()._finish(cut + self._staff.workers.lost - self._lost_before)
+        workers = self._staff.workers
+        result = super()._result(cut + workers.lost - self._lost_before)
+        died = workers.died - self._died_before
+        return {**result, "died": died} if died else result
 
     def _waiting_for(self) -> list[str]:
         if self.phase != "end":

@@ -52,6 +52,9 @@ class Worker:
         self.heard = time.monotonic()
         self.generation = generation
         self.final = False
+        """Whether it has said its last words: it ends in order."""
+        self.condemned = False
+        """Whether what it has in flight has been counted as cut already."""
         self._send = send
         self._calls: dict[int, Call] = {}
 
@@ -133,8 +136,9 @@ class Workers:
         self._past: dict[str, Tally] = {}
         self.latest: Hello | None = None
         """What the one with the newest code has told, who may have ended: it is still true of the master."""
-        self.lost = 0
-        """Requests, commands and connections in flight in workers that ended without a last word."""
+        self.died = 0
+        """Workers that ended without their last words, although they would have had some."""
+        self._lost = 0
         self._cut_off = 0
 
     def __iter__(self) -> Iterator[Worker]:
@@ -158,17 +162,25 @@ class Workers:
         if self.latest is None or hello.loaded.at >= self.latest.loaded.at:
             self.latest = hello
 
-    def remove(self, worker: Worker) -> None:
-        """It has ended; its totals stay."""
+    @property
+    def lost(self) -> int:
+        """Requests, commands and connections that ended with their worker, or that the server itself has ended."""
+        return self._lost + sum(worker.figures.aborted for worker in self)
+
+    def remove(self, worker: Worker) -> int:
+        """It has ended; its totals stay. How much was lost with it."""
         if self._workers.pop(worker.pid, None) is None:
-            return
-        if not worker.final:
-            self.lost += worker.figures.in_flight
-            self._cut_off += sum(tally.in_flight for tally in worker.figures.apps.values())
-        for key, tally in worker.figures.apps.items():
+            return 0
+        figures = worker.figures
+        lost = figures.aborted + (0 if worker.condemned else figures.in_flight)
+        self._lost += lost
+        self.died += worker.hello.last_words and not (worker.final or worker.condemned)
+        for key, tally in figures.apps.items():
             past = self._past.get(key, Tally())
             self._past[key] = Tally(0, None, past.total + tally.total, past.errors + tally.errors)
+            self._cut_off += tally.in_flight + tally.aborted
         worker.close()
+        return lost
 
     def newest(self) -> Worker | None:
         """The one whose code was loaded last."""
@@ -201,9 +213,10 @@ class Workers:
         return sum(worker.figures.silent for worker in self)
 
     def finished(self) -> int:
-        """Requests that have ended, of all apps."""
+        """Requests that have been answered, of all apps."""
         keys = {*self._past, *(key for worker in self for key in worker.figures.apps)}
-        return sum(tally.total - tally.in_flight for tally in map(self.tally, keys)) - self._cut_off
+        ended = sum(tally.total - tally.in_flight for tally in map(self.tally, keys))
+        return ended - self._cut_off - sum(worker.figures.aborted for worker in self)
 
     def expire(self) -> None:
         """Give up what has taken too long."""

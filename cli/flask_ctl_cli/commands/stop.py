@@ -41,7 +41,7 @@ def stop(
     """End the server; return when its process is gone.
 
     Exit codes: 0 every request was finished, 2 --kill-after can't be used there, 3 nothing is running, 4 it is still
-    there, 6 requests were cut, hooks were left unfinished, or the process was killed or died.
+    there, 6 requests were cut, hooks were left unfinished, or a process was killed or died.
     """
     if no_wait and kill_after is not None:
         raise click.UsageError("--kill-after has to wait; leave out --no-wait")
@@ -54,7 +54,7 @@ def stop(
         result = {"outcome": "missing"}
     outcome = result.get("outcome", "accepted")
     _print(outcome, result)
-    ctx.exit(6 if result.get("hooks") == "unfinished" else OUTCOME_CODES.get(outcome, 1))
+    ctx.exit(6 if result.get("hooks") == "unfinished" or result.get("died") else OUTCOME_CODES.get(outcome, 1))
 
 
 def _stop(mode: str, **options: Any) -> dict[str, Any]:

@@ -1,0 +1,99 @@
+"""Requests that gunicorn itself ends, and workers that are lost in a hook: real processes."""
+
+from __future__ import annotations
+
+import json
+import signal
+
+import pytest
+from harness import Pending, run_cli, until
+from manyworkers import kill, workers
+from servers import SERVERS
+
+SYNC = SERVERS["gunicorn sync"]
+
+
+def draining(server, *options):
+    """A stop from the command line that drains."""
+    stop = Pending.call(lambda: run_cli("--json", "stop", "--grace", "60", *options, "-s", server.socket))
+    until(lambda: server.status()["stopping"], "stopping")
+    return stop
+
+
+def busy_worker(server):
+    return next(worker["pid"] for worker in server.status()["workers"] if worker["in_flight"])
+
+
+def aborted(server, held, stop):
+    status, _ = held.result()
+    done = stop.result()
+    result = json.loads(done.stdout)
+    assert status == 500
+    assert (done.returncode, result["outcome"], result["cut"], result["drained"]) == (6, "forced", 1, 0)
+    assert "died" not in result
+    server.wait()
+
+
+def test_a_request_that_outlasts_gunicorns_timeout_is_cut(start):
+    server = start(SYNC, "--timeout", "2")
+    held = server.begin("/hold/a")
+    aborted(server, held, draining(server))
+
+
+@pytest.mark.parametrize("whom", ["SIGABRT to the worker", "SIGQUIT to the worker", "SIGQUIT to the master"])
+def test_a_request_that_a_signal_to_gunicorn_ends_is_cut(start, whom):
+    server = start(SYNC)
+    held = server.begin("/hold/a")
+    stop = draining(server)
+    kill(server.pid if "master" in whom else busy_worker(server), signal.Signals[whom.split()[0]])
+    aborted(server, held, stop)
+
+
+def test_a_views_own_exit_is_an_answer(start, program):
+    program.edit("old", '@app.get("/exit/<name>")\ndef leave(name):\n    gates[name].wait()\n    sys.exit(1)\n')
+    server = start(SYNC)
+    held = server.begin("/exit/a")
+    stop = draining(server)
+    server.release("a")
+    assert held.result()[0] == 500
+    done = stop.result()
+    assert done.returncode == 0, done
+    assert json.loads(done.stdout)["drained"] == 1
+
+
+@pytest.mark.parametrize("name", ["gunicorn gthread", "gunicorn gevent"])
+def test_what_other_workers_of_gunicorn_leave_at_sigquit_is_told(start, name):
+    """Threads finish what they have begun, greenlets are lost."""
+    server = start(SERVERS[name])
+    held = server.begin("/hold/a")
+    stop = draining(server)
+    kill(busy_worker(server), signal.SIGQUIT)
+    until(lambda: held.done or server.release("a") is None, "the end of the request")
+    try:
+        answered = held.result()[0] == 200
+    except OSError:
+        answered = False
+    result = json.loads(stop.result().stdout)
+    assert (result["drained"], result["cut"]) == ((1, 0) if answered else (0, 1))
+
+
+def test_what_the_server_kills_after_a_reload_has_left_it_is_added(start):
+    server = start(SYNC)
+    held = server.begin("/hold/a")
+    old = busy_worker(server)
+    assert server.reload(grace=0.1)["old_left"] == 1
+    kill(old, signal.SIGABRT)
+    assert held.result()[0] == 500
+    until(lambda: old not in workers(server), "the end of the old worker")
+    last = server.status()["last_reload"]
+    assert (last["ok"], last["cut"]) == (True, 1)
+
+
+@pytest.mark.parametrize("name", ["gunicorn sync", "gunicorn gevent"])
+def test_workers_that_are_lost_in_a_hook_are_told(start, program, name):
+    program.edit("old", "control.on_stop(lambda: os._exit(5))")
+    server = start(SERVERS[name])
+    done = run_cli("stop", "-s", server.socket)
+    assert done.returncode == 6
+    assert "2 workers DIED" in done.stdout
+    server.wait()
