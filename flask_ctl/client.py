@@ -26,6 +26,7 @@ from .errors import (
 )
 from .protocol import FROZEN_METHODS, VERSION
 from .protocol.jsonrpc import Request, Response
+from .reloadcall import HubEnded, NextHub
 from .stopcall import FOLLOW, HubDied, Progress, StopCall, StopTimes, kill_unreached
 from .targets import targets_at, targets_of, workers_live
 
@@ -234,7 +235,14 @@ class ControlClient:
             params["_progress"] = True
         if grace is not None:
             params["grace"] = grace
-        result: dict[str, Any] = self._ask("reload", params, self._limit(timeout, None), on_progress)
+        limit = self._limit(timeout, None)
+        watch = NextHub(self.status) if what == "code" and self._has_hub() else None
+        try:
+            result: dict[str, Any] = self._ask("reload", params, limit, on_progress)
+        except HubEnded as error:
+            if watch is None:
+                raise
+            return watch.result(error, limit)
         return result
 
     def close(self) -> None:
@@ -251,6 +259,11 @@ class ControlClient:
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self.close()
+
+    def _has_hub(self) -> bool:
+        """Whether it is a hub that answers here, who may die while its server goes on."""
+        path = None if self._conversation is None else self._conversation.path
+        return path is not None and workers_live(path, self._trust)
 
     def _limit(self, timeout: float | _Default | None, default: float | None) -> float | None:
         for choice in (timeout, self._timeout):
@@ -359,7 +372,7 @@ class ControlClient:
         if not conversation.peer_has_ended():
             return RemoteProtocolError(f"{endpoint} closed the connection without an answer to {method}")
         if conversation.path is not None and workers_live(conversation.path, self._trust):
-            return ControlError(
+            return HubEnded(
                 f"the hub at {endpoint} ended before it answered {method}, which may have been done; the server goes"
                 " on",
                 {"may_have_run": True},

@@ -57,21 +57,32 @@ class Clock:
         self.monitor = threading.Condition()
         self.threads = 0
         self.closed = False
+        self.era = 0
         self._parked: list[tuple[Callable[[], bool], float]] = []
 
     def park(self, ready: Callable[[], bool], timeout: float | None = None) -> bool:
         """Wait, with the monitor held, until `ready` or for so many seconds of this clock; whether it was ready."""
+        era = getattr(threading.current_thread(), "era", self.era)
         entry = (ready, math.inf if timeout is None else self.now + timeout)
         self._parked.append(entry)
         self.monitor.notify_all()
         try:
-            while not (self.closed or ready() or self.now >= entry[1]):
+            while not (self.closed or era != self.era or ready() or self.now >= entry[1]):
                 self.monitor.wait(PATIENCE)
         finally:
             self._parked.remove(entry)
-        if self.closed:
+        if self.closed or era != self.era:
             raise _Closed
         return ready()
+
+    def end_threads(self) -> None:
+        """End all threads of a process that has been killed; with the monitor held."""
+        self.era += 1
+        self.monitor.notify_all()
+        deadline = time.monotonic() + PATIENCE
+        while self.threads:
+            assert time.monotonic() < deadline
+            self.monitor.wait(PATIENCE)
 
     def wait_until_idle(self) -> None:
         """Until every thread waits for what has not come; with the monitor held."""
@@ -165,7 +176,7 @@ class FakeThread(threading.Thread):
 
     def __init__(self, clock: Clock, **options: Any) -> None:
         super().__init__(**{**options, "daemon": True})
-        self._clock, self._over = clock, False
+        self._clock, self._over, self.era = clock, False, clock.era
 
     def start(self) -> None:
         with self._clock.monitor:
@@ -286,6 +297,7 @@ class FakeWorker(FakeProcess):
         self.in_flight = 0
         self.total = 0
         self.aborted = 0
+        self.memory: Any = None
         self.hook_kills = False
         self.serves = False
         self.leaving = False
@@ -377,7 +389,7 @@ class FakeWorker(FakeProcess):
         return None
 
     def do_memory(self, id: None, **memory: Any) -> Any:
-        self.world.memory = memory
+        self.world.memory = self.memory = memory
         return NotImplemented
 
     def do_audit(self, id: int, level: int, fields: dict[str, Any]) -> Any:
@@ -444,7 +456,7 @@ class FakeWorker(FakeProcess):
         return Hello(
             process._package_version(), self.pid, world.master.pid, Loaded(self.pid, self.loaded_at), world.wanted,
             "/srv", {"name": "fake", "version": "1", "listeners": []}, SIGNALS, world.drains_by_itself, None,
-            [record], self._figures(), memory=world.memory, last_words=world.runs_exit_handlers,
+            [record], self._figures(), memory=self.memory, last_words=world.runs_exit_handlers,
         )  # fmt: skip
 
     def _send(self, line: bytes) -> None:
@@ -578,6 +590,22 @@ class FakePreflight:
             raise ReloadFailed("refused", {"traceback": "x"})
 
 
+class FakeNotebook:
+    """A Notebook."""
+
+    broken = False
+
+    def __init__(self) -> None:
+        self._text: str | None = None
+
+    def read(self) -> messages.Memory | None:
+        return None if self._text is None else messages.Memory.from_json(json.loads(self._text))
+
+    def write(self, memory: messages.Memory) -> None:
+        if not self.broken:
+            self._text = json.dumps(messages.as_json(memory))
+
+
 class Asked:
     """A command that a client has sent."""
 
@@ -627,6 +655,7 @@ class World:
         self.pids = itertools.count(100)
         self.processes: dict[int, FakeProcess] = {}
         self.memory: Any = None
+        self.notebook = FakeNotebook()
         self.audit: list[dict[str, Any]] = []
         self.lost = 0
         """Requests that were in flight in workers which have ended."""
@@ -652,11 +681,30 @@ class World:
         self.reactor = FakeReactor()
         self.reactor.call_soon = self.control.call_soon
         self.hub = process.Hub("/nowhere/hub", -1, self.master, self.control)  # type: ignore[arg-type]
+        self.hub._notebook = self.notebook
+        self.hub._recall(self.notebook.read())
         self.hub._gate.attach(self.reactor)  # type: ignore[arg-type]
         self.main = FakeThread(self.clock, target=self.hub.run, name="hub")
         self.main.start()
 
     # What a test does
+
+    def kill_hub(self) -> None:
+        """End it without a word; what it has sent arrives, what it was sent is lost."""
+        with self.clock.monitor:
+            self.clock.end_threads()
+            for way in list(self._ways):
+                kept = [call for call in self._ways[way] if call[0] != self.to_hub]
+                self._ways[way] = collections.deque([] if way in ("control", "clients") else kept)
+                if not self._ways[way]:
+                    del self._ways[way]
+
+    def next_hub(self, *but: FakeWorker) -> None:
+        """Start another one, to which the workers connect."""
+        self._start_hub()
+        for worker in self.living():
+            if worker.serves and worker not in but:
+                worker.hello()
 
     def living(self) -> list[FakeWorker]:
         return [p for p in self.processes.values() if isinstance(p, FakeWorker) and p.alive]
@@ -799,7 +847,8 @@ class World:
 
         fakes = {
             "time": fake_time, "threading": self.threading, "new_future": new_future, "queue": FakeQueues,
-            "unpatched": FakeUnpatched, "open_process": self.processes.get, "Waker": lambda: FakeWaker(self.clock),
+            "unpatched": FakeUnpatched, "open_process": self.processes.get, "parent_of": lambda pid: self.master.pid,
+            "Waker": lambda: FakeWaker(self.clock),
         }  # fmt: skip
         for module in (
             flask_ctl.operation, flask_ctl.stopping, auditing, commands, gate, master, process, reloading, staff,

@@ -25,7 +25,7 @@ LAYERS = [
     "commands  keys",
     "conversations",
     "targets",
-    "access  discovery  masking  stopcall",
+    "access  discovery  masking  reloadcall stopcall",
     "audit",
     "guard",
     "dispatcher",

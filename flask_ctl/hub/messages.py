@@ -101,12 +101,46 @@ class Loaded:
 
 
 @dataclass(frozen=True)
+class Begun:
+    """A reload that the master has been asked for, for a hub that has to watch the rest of it.
+
+    `since`, `began` and `deadline` are on the system's monotonic clock: when the master was asked, when the hub was,
+    and when the grace ends. `count` is the number of workers at `since`, `old` are the pids of those that are left, and
+    `passed` is the number of new ones that have come and gone. Of requests `cut` have been cut; those that are left at
+    the end of the grace are to be, with `cut_rest`.
+    """
+
+    since: float
+    began: float
+    deadline: float
+    by: dict[str, Any]
+    grace: float
+    preflight_timeout: float
+    cut_rest: bool
+    cut: int
+    count: int
+    passed: int
+    old: list[int]
+
+
+@dataclass(frozen=True)
 class Past:
-    """What a hub knows of reloads: the `generation`, `reloaded_at` and `last_reload` of `status`."""
+    """What a hub knows of reloads: `generation`, `reloaded_at` and `last_reload` of `status`, and the one under way.
+
+    Code that was loaded after `renewed_at`, on the system's monotonic clock, is of this generation.
+    """
 
     generation: int
     reloaded_at: str | None = None
     last_reload: dict[str, Any] | None = None
+    renewed_at: float | None = None
+    begun: Begun | None = None
+
+    @classmethod
+    def from_json(cls, value: Any) -> Past:
+        """Raises RemoteProtocolError for anything else."""
+        past = known(cls, value)
+        return past if past.begun is None else replace(past, begun=known(Begun, past.begun))
 
 
 @dataclass(frozen=True)
@@ -125,7 +159,7 @@ class Memory:
         """Raises RemoteProtocolError for anything else."""
         memory = known(cls, value)
         numbers = [memory.number, *(number for pair in _pairs(memory.totals) for number in pair)]
-        memory = replace(memory, history=known(Past, memory.history))
+        memory = replace(memory, history=Past.from_json(memory.history))
         if not all(isinstance(number, int) for number in [*numbers, memory.history.generation]):
             raise RemoteProtocolError("no Memory: what is to be a number is none")
         return memory

@@ -30,7 +30,8 @@ from .apps import HubApp
 from .auditing import HubAudit
 from .gate import Gate, WorkersSocket
 from .master import MasterServer
-from .messages import AppRecord, Hello, Memory, Past, Welcome, as_json
+from .messages import AppRecord, Begun, Hello, Memory, Past, Welcome, as_json
+from .notebook import Notebook
 from .reloading import HubReload
 from .staff import Outcome, Staff, then
 from .stopping import HubStop
@@ -69,9 +70,13 @@ class Hub:
         self._loaded_at = time.monotonic()
         self._outdated = False
         self._memory_number = 0
+        self._notebook = Notebook(lock)
+        self._renewed_at: float | None = None
+        self._begun: Begun | None = None
         age = figures.age_of(master.pid)
         self._history.began -= age
         self._history.started_at = timestamp(datetime.now(timezone.utc) - timedelta(seconds=age))
+        self._recall(self._notebook.read())
 
     @property
     def pid(self) -> int:
@@ -119,7 +124,12 @@ class Hub:
     # What workers have to say
 
     def generation_of(self, hello: Hello) -> int:
-        return self._history.generation + (self._reload is not None and self._reload.is_new(hello))
+        self._recall(hello.memory)
+        if self._begun is not None or self._reload is not None:
+            new = hello.loaded.at > self._begun.since if self._begun else self._reload and self._reload.is_new(hello)
+            if new:
+                return self._history.generation + 1
+        return self._history.generation - (self._renewed_at is not None and hello.loaded.at <= self._renewed_at)
 
     def welcome(self, worker: Worker) -> Welcome:
         hello = worker.hello
@@ -131,6 +141,7 @@ class Hub:
         self._server.greet(worker)
         if self._lifecycle.state is State.STARTING:
             self._lifecycle.advance(Event.SERVE)
+        self._resume_reload()
         if hello.package != _package_version():
             self._give_way(hello, f"flask-ctl {_package_version()} is followed by {hello.package}")
         if self._memory_number:
@@ -164,8 +175,11 @@ class Hub:
     def remember(self) -> None:
         """Have the workers keep what the next hub has to know."""
         self._memory_number += 1
-        past = Past(self._history.generation, self._history.reloaded_at, self._history.last_reload)
-        memory = as_json(Memory(self._memory_number, self._staff.workers.leave(), past))
+        history, begun = self._history, self._begun if self._reload is None else self._reload.leave()
+        past = Past(history.generation, history.reloaded_at, history.last_reload, self._renewed_at, begun)
+        left = Memory(self._memory_number, self._staff.workers.leave(), past)
+        self._notebook.write(left)
+        memory = as_json(left)
         for worker in self._staff.workers:
             worker.tell("memory", memory)
 
@@ -215,16 +229,8 @@ class Hub:
             raise CommandError(f"can't reload: {latest.obstacle}", code=NOT_SUPPORTED)
         if self._lifecycle.state is not State.RUNNING:
             raise CommandError(f"can't reload while {self._lifecycle.state.value}", code=CONFLICT)
-        reload = HubReload(self._server, self._staff, request)
-        self._lifecycle.advance(Event.RELOAD)
-        self._reload = reload
-        try:
-            reload.start(lambda cut: self._reloaded(reload, cut), lambda error: self._reload_failed(reload, error))
-        except BaseException:
-            # There is no thread to be had: nothing has happened.
-            self._reload = None
-            self._lifecycle.advance(Event.RETURN)
-            raise
+        reload = HubReload(self._server, self._staff, request, self.remember)
+        self._begin_reload(reload)
         logger.info("reloading, asked by %s", asker(request.by))
         return reload.follow(progress)
 
@@ -287,6 +293,9 @@ class Hub:
             self._history.generation = memory.history.generation
             self._history.reloaded_at = memory.history.reloaded_at
             self._history.last_reload = memory.history.last_reload
+            self._renewed_at = memory.history.renewed_at
+            if self._reload is None:
+                self._begun = memory.history.begun
 
     def _status(self, app: AppRecord) -> dict[str, Any]:
         pids = [worker.pid for worker in self._staff.workers]
@@ -308,8 +317,33 @@ class Hub:
         self._control.flush()
         self._server.end()
 
+    def _begin_reload(self, reload: HubReload) -> None:
+        self._lifecycle.advance(Event.RELOAD)
+        self._reload = reload
+        try:
+            reload.start(lambda cut: self._reloaded(reload, cut), lambda error: self._reload_failed(reload, error))
+        except BaseException:
+            # There is no thread to be had: nothing has happened.
+            self._reload = None
+            self._lifecycle.advance(Event.RETURN)
+            raise
+
+    def _resume_reload(self) -> None:
+        """Go on with a reload that a former hub has begun."""
+        begun = self._begun
+        if begun is None or self._lifecycle.state is not State.RUNNING:
+            return
+        try:
+            self._begin_reload(HubReload.resumed(self._server, self._staff, begun, self.remember))
+        except RuntimeError as error:
+            logger.error("a former hub's reload is not watched yet: %s", error)
+        else:
+            self._begun = None
+            logger.info("watching the reload that %s had asked a former hub for", asker(begun.by))
+
     def _reloaded(self, reload: HubReload, cut: int) -> dict[str, Any]:
         self._history.generation += 1
+        self._renewed_at = reload.signalled_at
         self._history.reloaded(reload.by, reload.elapsed, cut)
         logger.info("reloaded in %.3f s: generation %d", reload.elapsed, self._history.generation)
         self._reload_over()
@@ -320,6 +354,7 @@ class Hub:
         logger.error("%s", error.message)
         if reload.loaded:
             self._history.generation += 1
+            self._renewed_at = reload.signalled_at
         self._history.refused(reload.by, reload.elapsed, error.message)
         self._reload_over()
 

@@ -8,14 +8,18 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
-from ..errors import CONFLICT, INTERNAL_ERROR, NOT_SUPPORTED, SERVER_DIED, CommandError, TimedOut
-from ..operation import MAX_SECONDS, Operation, StandbyThread
+from ..errors import CONFLICT, INTERNAL_ERROR, NOT_SUPPORTED, SERVER_DIED, CommandError
+from ..operation import MAX_SECONDS, MAX_WAIT, Operation, StandbyThread
+from ..processes import ProcessHandle, open_process, parent_of
 from ..reload.preflight import Preflight
 from ..reloading import ReloadRequest
 from .master import ANSWER_TIMEOUT, MasterServer
-from .messages import Hello
+from .messages import Begun, Hello
 from .staff import Staff
 from .workers import Worker
+
+UNHEARD_INTERVAL = 0.05
+"""Seconds between two looks at old workers of which this hub has not heard."""
 
 T = TypeVar("T")
 
@@ -37,30 +41,56 @@ class Rehearsal:
 class HubReload(Operation):
     """A reload under way: rehearse, have the master replace the workers, wait for the last old and the last new one."""
 
-    def __init__(self, server: MasterServer, staff: Staff, request: ReloadRequest) -> None:
+    def __init__(self, server: MasterServer, staff: Staff, request: ReloadRequest, remember: Callable[[], Any]) -> None:
+        """`remember` is called on the control thread once `leave` has something to tell."""
         super().__init__(request.by, time.monotonic() + min(request.grace, MAX_SECONDS))
         self._server = server
         self._staff = staff
         self._request = request
+        self._remember = remember
         self.loaded = False
         """Whether the new code serves, whatever becomes of the old workers."""
         self.old_left = 0
         """Old workers that finish their last requests, after a reload that did not cut them."""
         self._cancelled = self._called_off = False
         self._preflight: Preflight | None = None
-        self._since: float | None = None
+        self.signalled_at: float | None = None
+        """When the master was asked for new workers, on the monotonic clock."""
+        self._unheard: list[ProcessHandle] = []
         self._cut = 0
         self._count = 0
         self._passed = 0
         """New workers that have served and ended in order already, as by gunicorn's --max-requests."""
 
+    @classmethod
+    def resumed(cls, server: MasterServer, staff: Staff, begun: Begun, remember: Callable[[], Any]) -> HubReload:
+        """The rest of one that a former hub has begun."""
+        request = ReloadRequest(begun.grace, begun.cut_rest, False, begun.preflight_timeout, begun.by)
+        reload = cls(server, staff, request, remember)
+        reload.began, reload._deadline, reload.signalled_at = begun.began, begun.deadline, begun.since
+        reload._cut, reload._count, reload._passed = begun.cut, begun.count, begun.passed
+        # They may not have introduced themselves to this hub yet, and not do so before they end.
+        handles = [open_process(pid) for pid in begun.old if parent_of(pid) == server.pid]
+        reload._unheard = [handle for handle in handles if handle is not None]
+        return reload
+
+    def leave(self) -> Begun | None:
+        """On the control thread: what the next hub has to know, if the master has been asked."""
+        if self.signalled_at is None:
+            return None
+        request = self._request
+        return Begun(
+            self.signalled_at, self.began, self._deadline, request.by, request.grace, request.preflight_timeout,
+            request.cut, self._cut, self._count, self._passed, self._left(),
+        )  # fmt: skip
+
     def is_new(self, hello: Hello) -> bool:
         """Whether a worker's code has been loaded since the master was asked for new workers."""
-        return self._since is not None and hello.loaded.at > self._since
+        return self.signalled_at is not None and hello.loaded.at > self.signalled_at
 
     def ended(self, worker: Worker, lost: int) -> bool:
         """On the control thread, a worker is gone: whether the requests that were lost with it are this reload's."""
-        if self._since is None:
+        if self.signalled_at is None:
             return False
         if self.is_new(worker.hello):
             self._passed += worker.final and worker.hello.ready
@@ -81,6 +111,9 @@ class HubReload(Operation):
                 self._fail(CommandError(f"the reload failed: {error}", code=INTERNAL_ERROR), on_failure)
             else:
                 self._settle(self._staff.on_control(lambda: self._succeed(on_success)))
+            finally:
+                for handle in self._unheard:
+                    handle.close()
 
         self._spawn(run, StandbyThread("flask-ctl-reload"))
 
@@ -100,6 +133,15 @@ class HubReload(Operation):
         return {**super().progress(), "in_flight": in_flight, "old": len(old), "new": len(new)}
 
     def _run(self) -> None:
+        if self.signalled_at is None:
+            self._ask_master()
+        self._enter("load")
+        self._wait_for_new()
+        self.loaded = True
+        self._enter("drain")
+        self._wait_for_old()
+
+    def _ask_master(self) -> None:
         latest = self._staff.workers.latest
         if latest is not None and latest.directory is not None:
             latest.directory.check()
@@ -111,16 +153,13 @@ class HubReload(Operation):
         self._staff.ask_all("allow", {"seconds": self._request.grace}, ANSWER_TIMEOUT)
         with self._changed:
             self._check()
-            self._since = time.monotonic()
+            self.signalled_at = time.monotonic()
             self._count = len(self._staff.workers)
+        # Whatever becomes of this hub from here on, the next one watches the rest.
+        self._staff.on_control(self._remember)
         if self._request.cut:
             self._cut_former()
         self._server.reload()
-        self._enter("load")
-        self._wait_for_new()
-        self.loaded = True
-        self._enter("drain")
-        self._wait_for_old()
 
     def _rehearse(self) -> None:
         described = self._describe()
@@ -156,7 +195,9 @@ class HubReload(Operation):
                     raise described
             # All have ended meanwhile, and others come.
             if not self._wait(lambda: self._cancelled or len(self._staff.workers) > 0, lambda: limit):
-                raise TimedOut(f"no worker has come within {self._request.preflight_timeout:g} s")
+                # No TimedOut, which stands for old code that serves everybody.
+                numbers = {"new": 0, "wanted": self._wanted(), "old": 0}
+                raise CommandError(f"no worker has come within {self._request.preflight_timeout:g} s", numbers)
 
     def _wait_for_new(self) -> None:
         limit = time.monotonic() + self._request.preflight_timeout
@@ -172,18 +213,24 @@ class HubReload(Operation):
         self._check()
 
     def _wait_for_old(self) -> None:
-        gone = self._wait(lambda: self._cancelled or not self._old(), lambda: self._deadline)
+        # Of the end of those that this hub has not heard of nobody tells.
+        interval = UNHEARD_INTERVAL if self._unheard else MAX_WAIT
+        gone = self._wait(lambda: self._cancelled or not self._left(), lambda: self._deadline, interval)
         self._check()
         if self._request.cut and not gone:
+            for handle in self._missing():
+                # What it has in flight is not known.
+                self._cut += 1
+                handle.kill()
             self._end_by_force(self._old())
 
     def _succeed(self, on_success: Callable[[int], T]) -> T:
         """On the control thread, on which workers end: what comes later is no part of this reload any more."""
-        left = self._old()
+        left = self._left()
         self.old_left = len(left)
         if left:
             late = f"after {self._request.grace:g} s of grace old workers still answer requests"
-            logger.warning("%s: %s; the new code serves", late, ", ".join(str(worker.pid) for worker in left))
+            logger.warning("%s: %s; the new code serves", late, ", ".join(map(str, left)))
         return on_success(self._cut)
 
     def _end_by_force(self, workers: list[Worker]) -> None:
@@ -199,6 +246,14 @@ class HubReload(Operation):
         self._wait(lambda: self._cancelled or not any(map(self._lives, workers)), lambda: math.inf)
         self._check()
 
+    def _left(self) -> list[int]:
+        """The pids of all old workers that live."""
+        return [*(worker.pid for worker in self._old()), *(handle.pid for handle in self._missing())]
+
+    def _missing(self) -> list[ProcessHandle]:
+        """Old workers that live, and of which this hub has not heard."""
+        return [one for one in self._unheard if self._staff.workers.get(one.pid) is None and not one.ended()]
+
     def _lives(self, worker: Worker) -> bool:
         return self._staff.workers.get(worker.pid) is worker
 
@@ -209,9 +264,7 @@ class HubReload(Operation):
         if self._called_off:
             raise CommandError("the reload was called off by a stop", code=CONFLICT)
         if self._server.has_ended():
-            raise CommandError(
-                "the server died during the reload; its log may tell why", {"outcome": "died"}, code=SERVER_DIED
-            )
+            raise _died()
 
     def _new(self) -> list[Worker]:
         return [worker for worker in self._staff.workers if self.is_new(worker.hello) and worker.hello.ready]
@@ -224,5 +277,14 @@ class HubReload(Operation):
         return max(1, self._count if newest is None else newest.hello.wanted or self._count)
 
     def _fail(self, error: CommandError, on_failure: Callable[[CommandError], Any]) -> None:
+        if self._server.has_ended() and not self._called_off:
+            # Whatever else has gone wrong: nobody is to believe that the old code serves on.
+            error = _died()
         self._staff.on_control(lambda: on_failure(error))
         self._settle(error)
+
+
+def _died() -> CommandError:
+    return CommandError(
+        "the server died during the reload; its log may tell why", {"outcome": "died"}, code=SERVER_DIED
+    )

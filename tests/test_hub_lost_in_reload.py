@@ -1,0 +1,148 @@
+"""A client whose hub is killed during a reload: real processes."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+
+import pytest
+from harness import Pending, run_cli, until
+from manyworkers import Load, hub, kill, workers
+from servers import SERVERS
+
+from flask_ctl import ControlError, ServerDied, reloadcall
+from flask_ctl.reloadcall import HubEnded, NextHub
+
+NAMES = ["gunicorn sync", "gunicorn gthread"]
+
+
+def reloading(server, phase, *options):
+    """A reload from the command line, once it is in this phase."""
+    seen = []
+
+    def follow():
+        with server.client() as client:
+            return client.reload(on_progress=seen.append)
+
+    reload = Pending.call(follow)
+    until(lambda: any(progress["phase"] == phase for progress in seen), phase)
+    return reload
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_client_gets_the_result_from_the_next_hub(start, program, name):
+    server = start(SERVERS[name])
+    held = server.begin("/hold/a")
+    program.edit("new")
+    reload = reloading(server, "drain")
+    former = hub(server)
+    kill(former)
+    until(lambda: len(workers(server)) == 3, "all have come to the next hub")
+    server.release("a")
+    assert held.result() == (200, b"held a")
+    result = reload.result()
+    assert (result["generation"], result["cut"], result["pid"]) == (2, 0, server.pid)
+    assert "old_left" not in result
+    status = server.status()
+    assert (status["generation"], status["last_reload"]["ok"]) == (2, True)
+    assert status["control"]["hub"] != former
+    assert {worker["generation"] for worker in status["workers"]} == {2}
+    assert server.get("/version") == (200, b"new")
+
+
+def test_what_the_next_hub_does_not_tell_in_time_is_not_known_and_status_tells_it_later(start, program):
+    server = start(SERVERS["gunicorn sync"])
+    held = server.begin("/hold/a")
+    program.edit("new")
+    reload = Pending.call(lambda: run_cli("--json", "reload", "--grace", "60", "-s", server.socket))
+    until(lambda: server.status()["state"] == "reloading" and len(workers(server)) == 3, "the new workers")
+    kill(hub(server))
+    done = reload.result()
+    assert done.returncode == 1
+    assert "the outcome is not known" in json.loads(done.stdout)["error"]["message"]
+    during = server.status()
+    assert (during["state"], during["generation"], len(during["workers"])) == ("reloading", 1, 3)
+    server.release("a")
+    assert held.result() == (200, b"held a")
+    until(lambda: server.status()["state"] == "running", "the end of the reload")
+    after = server.status()
+    assert (after["generation"], after["last_reload"]["ok"]) == (2, True)
+
+
+def test_a_hub_that_is_killed_again_and_again_loses_neither_requests_nor_the_truth(start, program):
+    server = start(SERVERS["gunicorn sync"])
+    with Load(server.address) as load:
+        for number in range(3):
+            reload_and_lose_the_hub(server, program, f"new{number}")
+    assert not load.lost
+
+
+def reload_and_lose_the_hub(server, program, version):
+    before = server.status()["generation"]
+    served = server.get("/version")[1].decode()
+    program.edit(version)
+    reload = Pending.call(server.reload)
+    until(lambda: reload.done or server.status()["state"] == "reloading", "the reload")
+    kill(hub(server))
+    try:
+        expected = version, reload.result()["generation"]
+        said = ""
+    except ControlError as error:
+        expected, said = (served, before), error.message
+    assert "the old code serves" in said or expected[1] == before + 1
+    until(lambda: server.status()["state"] == "running", "the end of the reload")
+    assert (server.get("/version")[1].decode(), server.status()["generation"]) == expected
+
+
+def test_a_server_that_ends_with_its_hub_has_died(start):
+    server = start(SERVERS["gunicorn sync"])
+    held = server.begin("/hold/a")
+    reload = reloading(server, "drain")
+    pids = [hub(server), server.pid, *workers(server)]
+    for pid in pids:
+        os.kill(pid, signal.SIGKILL)
+    with pytest.raises(ServerDied):
+        reload.result()
+    with pytest.raises(OSError):  # noqa: PT011 - it was cut
+        held.result()
+
+
+# What the next hub's status means
+
+
+def status(generation=1, last=None, pids=(1, 2), state="running"):
+    members = [{"pid": pid, "generation": 1 if pid < 10 else 2} for pid in pids]
+    return {"state": state, "generation": generation, "last_reload": last, "workers": members, "pid": 7}
+
+
+def outcome(monkeypatch, *answers):
+    """What the client makes of these answers, the first of them from before the reload."""
+    left = list(answers)
+    monkeypatch.setattr(reloadcall.time, "sleep", lambda seconds: None)
+    monkeypatch.setattr(reloadcall, "NEXT_HUB_TIMEOUT", 0.1)
+    watch = NextHub(lambda **_: left.pop(0) if len(left) > 1 else left[0])
+    return watch.result(HubEnded("the hub ended"), None)
+
+
+DONE = {"ok": True, "at": "t1", "elapsed": 0.5, "cut": 1, "error": None}
+FAILED = {"ok": False, "at": "t1", "elapsed": 0.5, "cut": 0, "error": "0 of 2 new workers serve"}
+
+
+def test_a_new_last_reload_is_the_outcome(monkeypatch):
+    result = outcome(monkeypatch, status(), status(state="reloading"), status(2, DONE, (1, 11, 12)))
+    assert result == {"generation": 2, "cut": 1, "elapsed": 0.5, "pid": 7, "old_left": 1}
+
+
+@pytest.mark.parametrize(
+    ("answers", "said"),
+    [
+        ([status(), status(1, FAILED)], "0 of 2 new"),
+        ([status(), status()], "had not begun, and the old code serves"),
+        ([status(1, DONE), status(1, DONE, (1, 11))], "not known"),
+        ([status(), status(state="reloading")], "not known"),
+    ],
+)
+def test_anything_else_is_a_failure_that_says_what_is_known(monkeypatch, answers, said):
+    with pytest.raises(ControlError, match=said):
+        outcome(monkeypatch, *answers)
