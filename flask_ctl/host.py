@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any, Protocol
 
 from .adapters import HttpServer, PreforkWorker, WSGIApp, arm_all, server_of_workers
+from .adapters.checkconfig import Rehearsal
 from .errors import ConfigurationError
 from .hub.agent import Agent
 from .instance import Instance
@@ -53,11 +54,13 @@ class ProcessHost:
         # By the app's id. A state lives exactly as long as its app, which holds it.
         self._states: weakref.WeakValueDictionary[int, Controllable] = weakref.WeakValueDictionary()
         self._first: weakref.ref[Any] | None = None
+        self._gunicorn = Rehearsal()
 
     def add(self, app: Any, state: Controllable) -> None:
         """Have an app controlled by whatever serves it."""
         self._states[id(app)] = state
-        check_at_exit(self.check_settings)
+        self._gunicorn.look()
+        check_at_exit(self._check_start)
         arm_all(self)
 
     def claim_environment(self, app: Any) -> None:
@@ -73,6 +76,10 @@ class ProcessHost:
         """Raises ConfigurationError for settings with which an app would not start."""
         for state in self._states.values():
             refuse_insecure(state.served_app())
+
+    def _check_start(self) -> None:
+        self.check_settings()
+        self._gunicorn.check()
 
     def is_stopping(self) -> bool:
         return any(i.stopping for state in self._states.values() for i in state.instances())

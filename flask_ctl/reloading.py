@@ -46,8 +46,8 @@ class Replaceable(Executable, Protocol):
     def obstacle(self) -> str | None:
         """Why it can't be started again, None if it can."""
 
-    def rehearse(self, limit: float) -> Preflight:
-        """A start for trial, which may take `limit` seconds."""
+    def rehearse(self, limit: float, served: Collection[str]) -> Preflight:
+        """A start for trial, which may take `limit` seconds; the HTTP addresses that are `served` it will inherit."""
 
     def background_threads(self, but: Collection[Any]) -> list[str]:
         """Names of the threads, but the HTTP server's own, that would keep the process from ending."""
@@ -111,7 +111,9 @@ class Reload(Operation):
         self._standby = StandbyThread("flask-ctl-reload")
         try:
             with reserve.lend():
-                self._preflight = program.rehearse(request.preflight_timeout) if request.preflight else None
+                self._preflight = None
+                if request.preflight:
+                    self._preflight = program.rehearse(request.preflight_timeout, server.addresses())
         except OSError:
             self._standby.discard()
             raise

@@ -144,6 +144,9 @@ class FakeServer:
     def paused(self) -> bool:
         return self._paused and not self._requests
 
+    def addresses(self) -> tuple[()]:
+        return ()
+
     def prepare_hand_over(self) -> None:
         if self.fails is not None:
             error, self.fails = self.fails, None
@@ -228,7 +231,7 @@ class FakeProgram:
     def obstacle(self) -> str | None:
         return None
 
-    def rehearse(self, limit: float) -> FakePreflight:
+    def rehearse(self, limit: float, served: Any) -> FakePreflight:
         self._fail("rehearse")
         return FakePreflight(self.preflight, self.broken)
 

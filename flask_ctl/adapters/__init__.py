@@ -119,6 +119,9 @@ class HttpServer(Protocol):
     def paused(self) -> bool:
         """Whether it has paused, and no request is in flight."""
 
+    def addresses(self) -> Collection[str]:
+        """Those that it has bound and hands over, as the program has asked for them."""
+
     def prepare_hand_over(self) -> None:
         """While paused: make the copies of sockets that `hand_over` gives. Raises OSError, with none made."""
 

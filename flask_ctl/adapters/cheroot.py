@@ -14,11 +14,10 @@ from cheroot.server import HTTPServer
 from cheroot.workers import threadpool
 
 from ..handover import inherited
-from ..reload.preflight import end_if_preflighting
 from ..system import wait_readable
 from . import Host, WSGIApp
 from .keepalive import KeepAliveServer
-from .listening import requested, url
+from .listening import end_rehearsal, requested, url
 
 SERVER = "cheroot.server"
 
@@ -50,7 +49,7 @@ def _controlled(host: Host, serve: Callable[[Any], None]) -> Callable[[Any], Non
 def _inheriting(host: Host, bind: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(bind)
     def bind_or_inherit(self: Any, *args: Any) -> Any:
-        end_if_preflighting(host.check_settings)
+        end_rehearsal(host.check_settings, self.bind_addr)
         self._requested_address = requested(self.bind_addr)
         descriptor = inherited.take_listener(self._requested_address)
         if descriptor is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import sys
@@ -13,9 +14,11 @@ from gunicorn.workers import base
 
 from ..processes import children_of
 from ..reload.directory import StartDirectory
+from ..reload.preflight import SERVED
 from ..reload.program import program
 from ..system import refuse_new_connections, waiting_connections, welcome_connections
 from . import WORKERS, Host
+from .checkconfig import written
 from .descriptors import begun_connections, end_silent_connections, silent_connections
 
 ABORTING = ("handle_abort", "handle_quit")
@@ -92,6 +95,7 @@ class GunicornWorker:
             return None
         environment = dict(program.environment)
         environment["GUNICORN_CMD_ARGS"] = f"{environment.get('GUNICORN_CMD_ARGS', '')} --check-config".strip()
+        environment[SERVED] = json.dumps(written(self._worker.cfg))
         # Not where --chdir has led: that, and the file of --config, may be relative.
         directory = self._worker.cfg.settings["chdir"].default
         return {"command": program.command, "directory": directory, "environment": environment}

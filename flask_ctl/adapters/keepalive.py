@@ -13,13 +13,13 @@ from collections.abc import Callable, Collection, Iterator
 from importlib.metadata import version
 from typing import Any
 
-from ..reload.preflight import end_if_preflighting
 from ..signals import signals
 from ..system import Gate, Waker, refuse_new_connections, wait_readable, waiting_connections, welcome_connections
 from ..unpatched import socket, threading
 from . import Controlled, Host, WSGIApp
 from .busy import Busy
 from .copies import ListenerCopies
+from .listening import end_rehearsal
 from .plumbing import Plumbing
 
 
@@ -130,6 +130,9 @@ class KeepAliveServer(Plumbing):
     def paused(self) -> bool:
         return self._is_paused and not self._busy
 
+    def addresses(self) -> list[str]:
+        return list(self._bound)
+
     def prepare_hand_over(self) -> None:
         # Copies: the program closes its own while it unwinds.
         self._copies.make(self._bound)
@@ -191,7 +194,7 @@ class KeepAliveServer(Plumbing):
 
     def serve(self, host: Host, wsgi_app: WSGIApp, loop: Callable[[], Any]) -> None:
         """Run `loop`, under control if it serves an app that is; after a drain, return or exit only at `end`."""
-        end_if_preflighting(host.check_settings)
+        end_rehearsal(host.check_settings)
         if self.open(host, wsgi_app):
             self.run(loop)
         else:

@@ -16,11 +16,10 @@ import gevent.socket
 from gevent.pywsgi import WSGIServer
 
 from ..handover import inherited
-from ..reload.preflight import end_if_preflighting
 from ..signals import signals
 from . import Host, WSGIApp
 from .keepalive import KeepAliveServer
-from .listening import requested, url
+from .listening import end_rehearsal, requested, url
 
 SERVER = "gevent.pywsgi"
 
@@ -47,7 +46,8 @@ def arm(host: Host) -> None:
 def _inheriting(host: Host, init_socket: Callable[[Any], None]) -> Callable[[Any], None]:
     @functools.wraps(init_socket)
     def init_or_inherit(self: Any) -> None:
-        end_if_preflighting(host.check_settings)
+        wanted = [] if hasattr(self, "socket") else [self.address]
+        end_rehearsal(host.check_settings, *wanted)
         if not hasattr(self, "socket"):
             self._requested_address = requested(self.address)
             descriptor = inherited.take_listener(self._requested_address)

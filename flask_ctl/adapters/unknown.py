@@ -99,6 +99,9 @@ class UnknownServer:
     def paused(self) -> bool:
         return False
 
+    def addresses(self) -> tuple[()]:
+        return ()
+
     def prepare_hand_over(self) -> None:
         """It is never replaced."""
 

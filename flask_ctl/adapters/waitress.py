@@ -13,11 +13,10 @@ from waitress import wasyncore
 from waitress.server import BaseWSGIServer, MultiSocketServer, TcpWSGIServer, UnixWSGIServer
 
 from ..handover import inherited
-from ..reload.preflight import end_if_preflighting
 from ..system import Waker
 from . import Host, WSGIApp
 from .keepalive import KeepAliveServer
-from .listening import requested, url
+from .listening import end_rehearsal, requested, url
 
 SERVER = "waitress.server"
 
@@ -50,7 +49,7 @@ def _controlled(host: Host, run: Callable[[Any], None]) -> Callable[[Any], None]
 def _inheriting(host: Host, bind: Callable[[Any], None]) -> Callable[[Any], None]:
     @functools.wraps(bind)
     def bind_or_inherit(self: Any) -> None:
-        end_if_preflighting(host.check_settings)
+        end_rehearsal(host.check_settings, *(sockaddr for *_, sockaddr in self.adj.listen))
         self._requested_address = _requested(self)
         descriptor = inherited.take_listener(self._requested_address)
         if descriptor is None:

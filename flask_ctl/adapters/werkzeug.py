@@ -11,10 +11,10 @@ from typing import Any
 from werkzeug.serving import LISTEN_QUEUE, BaseWSGIServer, make_server, select_address_family
 
 from ..handover import inherited
-from ..reload.preflight import end_if_preflighting
 from ..signals import signals
 from ..unpatched import threading
 from . import Controlled, Host, WSGIApp, reloader
+from .listening import end_rehearsal
 from .werkzeug_server import WerkzeugServer
 
 _serve_forever = BaseWSGIServer.serve_forever
@@ -58,8 +58,10 @@ def arm(host: Host) -> None:
 
     @functools.wraps(_init)
     def __init__(self: Any, *args: Any, **options: Any) -> None:
-        end_if_preflighting(host.check_settings)
-        _construct(self, _signature.bind(self, *args, **options).arguments)
+        arguments = _signature.bind(self, *args, **options).arguments
+        wanted = [(arguments["host"], arguments["port"])] if arguments.get("fd") is None else []
+        end_rehearsal(host.check_settings, *wanted)
+        _construct(self, arguments)
 
     @functools.wraps(_serve_forever)
     def serve_forever(self: BaseWSGIServer, poll_interval: float = 0.5) -> None:

@@ -176,6 +176,9 @@ class WerkzeugServer:
         with self._lock:
             return self._is_paused and not self._busy
 
+    def addresses(self) -> list[str]:
+        return [_requested(self._server)]
+
     def prepare_hand_over(self) -> None:
         # A copy: the program closes the original while it unwinds. The reloader's child has got its listening socket
         # from its parent, and will again.

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import json
 import os
 import signal
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import IO, Any, Protocol
 
 from ..errors import ConfigurationError, ReloadFailed
@@ -18,6 +19,7 @@ from ..system import Waker, wait_readable
 from ..unpatched import select, start_thread, subprocess
 
 ENVIRONMENT = "FLASK_CTL_PREFLIGHT"
+SERVED = "FLASK_CTL_PREFLIGHT_SERVED"
 _PASSED = b"passed"
 
 MAX_OUTPUT = 64 * 1024
@@ -27,6 +29,9 @@ _report_to = int(os.environ.pop(ENVIRONMENT, "-1"))
 
 preflighting = _report_to >= 0
 """Whether this process is a preflight."""
+
+served: list[str] = json.loads(os.environ.pop(SERVED, "[]"))
+"""In a preflight: the HTTP addresses, as they were asked for, that the server has already."""
 
 
 def _end_with_parent() -> None:
@@ -66,8 +71,8 @@ def check_at_exit(check: Callable[[], Any]) -> None:
 def _check(check: Callable[[], Any]) -> None:
     try:
         check()
-    except ConfigurationError as error:
-        print(error.message, file=sys.stderr, flush=True)
+    except (ConfigurationError, OSError) as error:
+        print(error, file=sys.stderr, flush=True)
         # An exception would not change the exit code any more.
         os._exit(1)
 
@@ -90,7 +95,11 @@ class Preflight:
     With `by_exit` the program is one that only loads the code, and passes by ending with exit code 0.
     """
 
-    def __init__(self, program: Rehearsable, limit: float, *, by_exit: bool = False) -> None:
+    def __init__(
+        self, program: Rehearsable, limit: float, *, served: Collection[str] = (), by_exit: bool = False
+    ) -> None:
+        """The HTTP addresses that are `served` are those that the program need not bind."""
+        self._served = served
         self._program = program
         self._limit = limit
         self._by_exit = by_exit
@@ -147,13 +156,17 @@ class Preflight:
         return subprocess.Popen(
             self._program.command,
             cwd=self._program.directory,
-            env={**self._program.environment_for_preflight(), ENVIRONMENT: str(report_to)},
+            env=self._environment(report_to),
             pass_fds=[report_to],
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=output,
             start_new_session=True,
         )
+
+    def _environment(self, report_to: int) -> dict[str, str]:
+        served = {SERVED: json.dumps(list(self._served))} if self._served else {}
+        return {**served, **self._program.environment_for_preflight(), ENVIRONMENT: str(report_to)}
 
     def _failure(self, process: subprocess.Popen[bytes], output: IO[bytes], timed_out: bool) -> ReloadFailed:
         output.seek(0, os.SEEK_END)

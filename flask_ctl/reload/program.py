@@ -66,9 +66,9 @@ class Program:
         environment = {**self.environment, **self._variables}
         return {name: value for name, value in environment.items() if name not in _RELOADER}
 
-    def rehearse(self, limit: float) -> Preflight:
-        """A preflight of this program, which may take `limit` seconds."""
-        return Preflight(self, limit)
+    def rehearse(self, limit: float, served: Collection[str]) -> Preflight:
+        """A preflight of this program, which may take `limit` seconds, while the HTTP addresses are `served`."""
+        return Preflight(self, limit, served=served)
 
     def check(self) -> None:
         """Raises OSError, naming what is missing, if the program can't be executed anew."""
