@@ -25,6 +25,9 @@ IDLE_LINGER = 0.5
 SETTLE_TIME = 0.1
 """Seconds past the grace for connections that have been answered to be closed, so that they don't count as cut."""
 
+HOOKS_TIMEOUT = 2.0
+"""Seconds for `on_stop` hooks to come to an end in a fast stop; a graceful one waits for them."""
+
 logger = logging.getLogger("flask_ctl")
 
 
@@ -90,7 +93,6 @@ class Stop(Operation):
         self._finished_before = work.finished_count()
         self._drained: int | None = None
         self._hooks_ran = False
-        self._hurry = False
         self._hooks_left = False
         self._hooks_thread: StandbyThread | None = None
 
@@ -115,7 +117,6 @@ class Stop(Operation):
     def join(self, request: StopRequest, progress: Progress | None) -> Future[dict[str, Any]]:
         """The result for one more caller. `fast` ends the waiting of those before, a given grace may shorten it."""
         with self._changed:
-            self._hurry = request.mode == "fast" and self.phase == "hooks"
             now = time.monotonic()
             if request.mode == "fast" and self.mode == "graceful":
                 self.mode = request.mode
@@ -174,7 +175,7 @@ class Stop(Operation):
         return self._wait(self._all_done, lambda: end)
 
     def _run_hooks(self) -> None:
-        """Until they have run, or somebody who knows that they hang asks once more, by `fast`."""
+        """Until they have run; in a fast stop for HOOKS_TIMEOUT at most."""
 
         def run() -> None:
             self._work.run_stop_hooks()
@@ -182,8 +183,9 @@ class Stop(Operation):
             self.poke()
 
         assert self._hooks_thread is not None
+        began = time.monotonic()
         self._hooks_thread.run(run)
-        self._wait(lambda: self._hooks_ran or self._hurry, lambda: math.inf)
+        self._wait(lambda: self._hooks_ran, lambda: began + HOOKS_TIMEOUT if self.mode == "fast" else math.inf)
         if not self._hooks_ran:
             self._hooks_left = True
             logger.warning("an on_stop hook still runs; stopping without it")

@@ -88,6 +88,7 @@ def test_a_fast_stop_leaves_hooks_that_hang_behind(seed, first, kind):
             again = w.ask("stop", mode="fast")
             w.run(lambda: again.done)
         assert_ends(w, stop)
+        assert stop.result["hooks"] == "unfinished"
         assert all(worker.exit_functions_ran for worker in workers)
 
 

@@ -23,6 +23,7 @@ def _hurry(monkeypatch):
     monkeypatch.setattr(reloading, "THREAD_INTERVAL", 0.005)
     monkeypatch.setattr(stopping, "IDLE_LINGER", 0.0)
     monkeypatch.setattr(stopping, "SETTLE_TIME", 0.01)
+    monkeypatch.setattr(stopping, "HOOKS_TIMEOUT", 0.05)
 
 
 @pytest.fixture
@@ -396,6 +397,11 @@ class TestStops:
         scene.server.begin()
         stops = [scene.stop(), scene.stop("fast")]
         assert [stop.result(TIMEOUT)["cut"] for stop in stops] == [1, 1]
+
+    def test_a_fast_one_alone_leaves_a_hook_that_hangs_and_tells_so(self, scene):
+        scene.on_stop.shut()
+        assert scene.stop("fast").result(TIMEOUT)["hooks"] == "unfinished"
+        assert scene.program.wait() == ("end", 0)
 
     def test_a_hook_that_hangs_is_left_by_a_fast_one_and_that_is_told(self, scene):
         scene.on_stop.shut()

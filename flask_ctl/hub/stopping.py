@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Callable
 from typing import Any
 
 from ..operation import MAX_WAIT
@@ -12,19 +10,12 @@ from .master import MasterServer
 from .staff import Staff
 from .workers import Worker
 
-logger = logging.getLogger("flask_ctl")
-
-
-HOOKS_LINGER = 2.0
-"""Seconds for `on_stop` hooks to come to an end in a fast stop."""
-
 
 class StaffWork:
     """What a stop drains and calls beside the connections; commands are in the workers' own figures."""
 
-    def __init__(self, staff: Staff, patience: Callable[[], float]) -> None:
+    def __init__(self, staff: Staff) -> None:
         self._staff = staff
-        self._patience = patience
         self._through: set[int] = set()
 
     def finished_count(self) -> int:
@@ -34,8 +25,8 @@ class StaffWork:
         return 0
 
     def run_stop_hooks(self) -> None:
-        """Each worker's; one that hangs is waited for until somebody stops by `fast`, or `patience` has passed."""
-        self._staff.ask_all("stop_hooks", {}, self._patience(), self._note)
+        """Each worker's, until the last has come to an end."""
+        self._staff.ask_all("stop_hooks", {}, MAX_WAIT, self._note)
 
     def hanging(self) -> set[int]:
         """The workers whose hooks have not come to an end."""
@@ -49,7 +40,7 @@ class HubStop(Stop):
     """A stop under way; the workers that stay are named."""
 
     def __init__(self, server: MasterServer, staff: Staff, request: StopRequest) -> None:
-        self._hooks = StaffWork(staff, lambda: HOOKS_LINGER if self.mode == "fast" else MAX_WAIT)
+        self._hooks = StaffWork(staff)
         super().__init__(server, self._hooks, request, server.pid)  # type: ignore[arg-type]
         self._master = server
         self._staff = staff
@@ -64,9 +55,8 @@ class HubStop(Stop):
 
     def _run_hooks(self) -> None:
         super()._run_hooks()
-        if self.mode == "fast" and (hanging := self._hooks.hanging()):
-            logger.warning("on_stop hooks still run in the workers %s; they are cut", sorted(hanging))
-            self._master.leave_behind(hanging)
+        if self._hooks_left:
+            self._master.leave_behind(self._hooks.hanging())
 
     def _result(self, cut: int) -> dict[str, Any]:
         # A worker that was killed meanwhile can't have answered what it had in flight.
