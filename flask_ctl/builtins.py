@@ -75,7 +75,7 @@ def builtin_commands(instance: Answering, app: AnsweredApp, registry: CommandReg
         cut: bool = False,
         preflight: bool = True,
     ) -> Future[dict[str, Any]]:
-        """Serve the program's new code in the same process; or only run the app's reload hooks."""
+        """Serve the program's new code; or only run the app's reload hooks."""
         if what == "config":
             return instance.reload_config()
         if call.reply is None:

@@ -213,7 +213,7 @@ class ControlClient:
         timeout: float | _Default | None = DEFAULT,
         on_progress: Progress | None = None,
     ) -> dict[str, Any]:
-        """Serve the program's new code in the same process; returns when it serves.
+        """Serve the program's new code; returns when it serves.
 
         The result has ``generation``, ``cut`` (number of requests), ``elapsed`` (seconds) and ``pid``; ``hooks`` is
         ``unfinished`` if hooks or exit functions did not end within `grace`, and ``threads_left`` names threads that

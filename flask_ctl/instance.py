@@ -243,6 +243,7 @@ class Instance:
     def status(self, app: ServedApp) -> dict[str, Any]:
         """What `status` answers for one of the apps."""
         total, errors = app.requests.totals()
+        oldest = app.requests.oldest()
         return {
             "protocol": VERSION,
             "pid": self.pid,
@@ -259,7 +260,7 @@ class Instance:
             "server": {"name": self.server.name, "version": self.server.version, "listeners": self.server.listeners},
             "requests": {
                 "in_flight": app.requests.in_flight,
-                "oldest": app.requests.oldest(),
+                "oldest": None if oldest is None else round(oldest, 3),
                 "total": total,
                 "errors": errors,
             },

@@ -93,7 +93,7 @@ class RequestCounter:
         """Age in seconds of the oldest request in flight, None without one."""
         # list() of a dict's values is one step under the GIL; iterating over the dict itself is not.
         began = list(self._in_flight.values())
-        return round(time.monotonic() - min(began), 3) if began else None
+        return time.monotonic() - min(began) if began else None
 
     def carry_on(self, begun: int, failed: int) -> None:
         """Go on from the totals of the image that this one has replaced."""

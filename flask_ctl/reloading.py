@@ -74,6 +74,11 @@ class ReloadRequest:
     preflight_timeout: float
     by: dict[str, Any]
 
+    @property
+    def longest(self) -> float:
+        """Seconds that the preflight and the grace take together, at most: what remains never grows."""
+        return min(self.grace, MAX_SECONDS) + (self.preflight_timeout if self.preflight else 0.0)
+
 
 class CalledOff(CommandError):
     """A stop has come before the commit."""
@@ -90,7 +95,7 @@ class Reload(Operation):
 
     def __init__(self, server: HttpServer, work: ReloadWork, request: ReloadRequest, program: Replaceable) -> None:
         """Raises RuntimeError or OSError if there are no threads or descriptors for it."""
-        super().__init__(request.by, time.monotonic() + min(request.grace, MAX_SECONDS))
+        super().__init__(request.by, time.monotonic() + request.longest)
         self.phase = "preflight" if request.preflight else "drain"
         self.committed = False
         self.cut = 0
@@ -192,8 +197,9 @@ class Reload(Operation):
         }
 
     def progress(self) -> dict[str, Any]:
-        """How far it is: the phase, requests and commands in flight, seconds of grace that remain."""
-        return {**super().progress(), "in_flight": self._in_flight()}
+        """How far it is: the phase, seconds that remain, requests and commands in flight, threads waited for."""
+        waiting_for = self._threads_in_way() if self.phase == "drain" else []
+        return {**super().progress(), "in_flight": self._in_flight(), "waiting_for": waiting_for}
 
     def _run(self, on_commit: Callable[[], Any]) -> None:
         self._program.start_directory.check()

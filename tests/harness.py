@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib
 import json
 import os
@@ -257,6 +258,7 @@ class Program:
         self.file.write_text(text.replace('VERSION = "old"', f"VERSION = {version!r}\n{code}\n"))
 
 
+@functools.cache
 def import_client() -> None:
     """Import all that a client and the command line import late.
 
@@ -275,11 +277,11 @@ def import_client() -> None:
 
 def as_user(uid: int, gid: int, groups: tuple[int, ...], act: Callable[[], bytes]) -> bytes:
     """What `act` returns in a child that has become another user; only root can do that."""
+    import_client()
     read, write = os.pipe()
     child = os.fork()
     if child == 0:
         try:
-            import_client()
             os.setgroups(groups)
             os.setgid(gid)
             os.setuid(uid)

@@ -142,9 +142,13 @@ def test_stop_says_how_it_ended_and_what_was_cut(fields, text):
     assert render_result("stop", {**result, **fields}) == text
 
 
-def test_commands_are_a_table_of_names_and_summaries():
-    commands = {"ping": {"summary": "Answer."}, "clear_cache": {"summary": ""}}
-    assert render_result("commands", commands) == "ping         Answer.\nclear_cache\n"
+def test_commands_are_a_table_of_names_roles_scopes_and_summaries():
+    commands = {
+        "ping": {"summary": "Answer.", "role": "observe", "scope": "one"},
+        "clear_cache": {"summary": "", "role": "operate", "scope": "each"},
+    }
+    text = "ping         observe  one   Answer.\nclear_cache  operate  each\n"
+    assert render_result("commands", commands) == text
     assert render_result("commands", {}) == ""
 
 

@@ -9,7 +9,7 @@ EXIT_CODES = {
     3: "nothing is running there; the paths tried are listed",
     4: "timed out: the server is still there; threads that keep it alive are named",
     5: "permission denied",
-    6: "done, but requests were cut; or the process was killed, or died on the way",
+    6: "done, but requests were cut; or a process was killed, or died on the way",
     7: "reload refused: the old code still serves; the new code's traceback is on stderr",
     8: "what answered does not speak this protocol",
     130: "interrupted by Ctrl-C; what the server was asked for goes on",

@@ -25,5 +25,5 @@ class AppControlGroup(ControlGroup):
 ctl = AppControlGroup(
     "ctl",
     own=("call", "help", "ping", "reload", "status", "stop"),
-    help="Stop, inspect and call this app where it runs in another process.",
+    help="Stop, reload, inspect and call this app where it runs in another process.",
 )

@@ -14,8 +14,8 @@ cli = click.version_option(package_name="flask-ctl", prog_name="flask-ctl")(
     ControlGroup(
         "flask-ctl",
         own=COMMANDS,
-        help="Stop, inspect and call a Flask app that runs in another process.",
-        epilog="Without --socket: FLASK_CTL_SOCKET, else the one instance that runs in this directory.",
+        help="Stop, reload, inspect and call a Flask app that runs in another process.",
+        epilog="Without --socket: FLASK_CTL_SOCKET, else the one instance that runs in this directory or below it.",
     )
 )
 

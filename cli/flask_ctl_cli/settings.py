@@ -149,10 +149,14 @@ def common_options() -> list[click.Parameter]:
             **_STORE,
         ),
         click.Option(
-            ["--timeout"], type=Seconds(), metavar="SECONDS", help="Wait at most this long for an answer.", **_STORE
+            ["--timeout"],
+            type=Seconds(),
+            metavar="SECONDS",
+            help="Wait at most this long for an answer.  [default: 5; for stop as it drains; reload, call: none]",
+            **_STORE,
         ),
         click.Option(["--json"], is_flag=True, help="Print one JSON document.", **_STORE),
-        click.Option(["--quiet", "-q"], is_flag=True, help="No remarks; ping and stop only exit.", **_STORE),
+        click.Option(["--quiet", "-q"], is_flag=True, help="No remarks; ping, stop and reload only exit.", **_STORE),
     ]
 
 
@@ -160,7 +164,7 @@ def trust_options() -> list[click.Parameter]:
     """New --owner, --client-key and --server-key options, whose values go to the Settings."""
     file: dict[str, Any] = {"metavar": "FILE", "shell_complete": _complete_file, **_STORE}
     return [
-        click.Option(["--owner"], metavar="USER", help="Believe in this user's socket, too.", **_STORE),
+        click.Option(["--owner"], metavar="USER", help="Trust a socket of this user, too.", **_STORE),
         click.Option(["--client-key"], help="Your own CURVE key pair, for TCP.", **file),
         click.Option(["--server-key"], help="The server's public CURVE key, for TCP.", **file),
     ]

@@ -43,7 +43,8 @@ class HubReload(Operation):
 
     def __init__(self, server: MasterServer, staff: Staff, request: ReloadRequest, remember: Callable[[], Any]) -> None:
         """`remember` is called on the control thread once `leave` has something to tell."""
-        super().__init__(request.by, time.monotonic() + min(request.grace, MAX_SECONDS))
+        super().__init__(request.by, time.monotonic() + request.longest)
+        self.phase = "preflight" if request.preflight else "load"
         self._server = server
         self._staff = staff
         self._request = request
@@ -130,7 +131,7 @@ class HubReload(Operation):
         """How far it is: the phase, requests in flight in old workers, how many old and new workers there are."""
         old, new = self._old(), self._new()
         in_flight = sum(worker.figures.in_flight for worker in old)
-        return {**super().progress(), "in_flight": in_flight, "old": len(old), "new": len(new)}
+        return {**super().progress(), "in_flight": in_flight, "waiting_for": [], "old": len(old), "new": len(new)}
 
     def _run(self) -> None:
         if self.signalled_at is None:

@@ -52,7 +52,7 @@ def _requests(tally: Tally) -> dict[str, Any]:
     """The `requests` of `status`."""
     return {
         "in_flight": tally.in_flight,
-        "oldest": tally.oldest,
+        "oldest": None if tally.oldest is None else round(tally.oldest, 3),
         "total": tally.total,
         "errors": tally.errors,
     }

@@ -40,8 +40,9 @@ def stop(
 ) -> None:
     """End the server; return when its process is gone.
 
-    Exit codes: 0 every request was finished, 2 --kill-after can't be used there, 3 nothing is running, 4 it is still
-    there, 6 requests were cut, hooks were left unfinished, or a process was killed or died.
+    Exit codes: 0 every request was finished, or with --no-wait the stop is accepted, 1 it was refused, 2 wrong usage,
+    or --kill-after can't be used there, 3 nothing is running, 4 it is still there, 5 permission denied, 6 requests were
+    cut, hooks were left unfinished, or a process was killed or died, 8 what answers is no flask-ctl.
     """
     if no_wait and kill_after is not None:
         raise click.UsageError("--kill-after has to wait; leave out --no-wait")
