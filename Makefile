@@ -34,7 +34,7 @@ demo: $(INSTALLED)
 	@PATH="$(CURDIR)/$(BIN):$$PATH" sh examples/quickstart/demo.sh
 
 test: compiled
-	$(BIN)/python -m pytest -m "not full" --durations=10 $(ARGS)
+	$(BIN)/python -m pytest -m "not full" --hypothesis-profile=quick --durations=10 $(ARGS)
 
 test-all: compiled
 	$(BIN)/python -m pytest --durations=10 $(ARGS)

@@ -17,6 +17,7 @@ import flaskr
 import psutil
 import pytest
 from harness import MODES, SITES, TIMEOUT, Program, Server, Site, until
+from hypothesis import settings
 from manyworkers import all_there, hubs_of
 from servers import Row
 
@@ -67,6 +68,8 @@ def _nothing_left_behind() -> Iterator[None]:
     threads, descriptors = _threads(), _descriptors()
     yield
     gc.collect()
+    # What is still there is not looked at again after each of the thousands of tests to come.
+    gc.freeze()
     until(lambda: not _threads() - threads, lambda: f"ends: {_threads() - threads}")
     until(lambda: not _descriptors() - descriptors, lambda: f"closes: {_descriptors() - descriptors}")
     until(_childless, lambda: f"ends: {psutil.Process().children()}")
@@ -168,6 +171,9 @@ def free_port() -> int:
         port = random.randrange(20000, 30000)
         with contextlib.suppress(OSError), socket.create_server(("127.0.0.1", port)):
             return port
+
+
+settings.register_profile("quick", max_examples=25)
 
 
 def pytest_xdist_auto_num_workers() -> int:

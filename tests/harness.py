@@ -15,10 +15,12 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from http.client import HTTPConnection
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
+
+import pytest
 
 import flask_ctl
 import flask_ctl_cli
@@ -62,6 +64,12 @@ def until(condition: Callable[[], Any], what: str | Callable[[], str]) -> Any:
         time.sleep(pause)
         pause = min(pause * 1.5, 0.05)
     return value
+
+
+def first_quick(values: Iterable[Any]) -> list[Any]:
+    """Parameters of which `make test` takes the first, because the others go the same way through our code."""
+    first, *others = values
+    return [first, *(pytest.param(value, marks=pytest.mark.full) for value in others)]
 
 
 class Keys(NamedTuple):

@@ -7,7 +7,7 @@ import subprocess
 import sys
 
 import pytest
-from harness import APPS, PYTHON, TIMEOUT, Pending, run_cli, until
+from harness import APPS, PYTHON, TIMEOUT, Pending, first_quick, run_cli, until
 
 RUN = [*PYTHON, "-m", "flask_ctl_cli", "run", "--port", "0"]
 PLAIN = """
@@ -93,7 +93,7 @@ def test_run_with_a_socket_that_cannot_be_used_is_exit_1(serve, short_path):
         assert "Traceback" not in done.stderr
 
 
-@pytest.mark.parametrize("name", ["werkzeug", "waitress", "cheroot", "pywsgi"])
+@pytest.mark.parametrize("name", first_quick(["waitress", "werkzeug", "cheroot", "pywsgi"]))
 def test_run_serves_by_the_server_that_is_named(serve, name):
     """Where it is told, with so many threads, and it ends and reloads like any other."""
     command = [*RUN, "--app", "sample", "--server", name, "--host", "127.0.0.2", "--threads", "2"]
@@ -110,7 +110,7 @@ def test_run_serves_by_the_server_that_is_named(serve, name):
     assert server.wait() == 0
 
 
-@pytest.mark.parametrize("name", ["werkzeug", "waitress", "cheroot", "pywsgi"])
+@pytest.mark.parametrize("name", first_quick(["waitress", "werkzeug", "cheroot", "pywsgi"]))
 def test_no_server_serves_where_the_socket_is_required_and_cannot_be_had(name):
     """Exit 1, at once."""
     command = ["run", "--app", "sample", "--port", "0", "--server", name, "--socket", "/nowhere/x.sock"]
@@ -120,7 +120,7 @@ def test_no_server_serves_where_the_socket_is_required_and_cannot_be_had(name):
     assert "Traceback" not in done.stderr
 
 
-@pytest.mark.parametrize("name", ["gunicorn", "uwsgi", "granian"])
+@pytest.mark.parametrize("name", first_quick(["gunicorn", "uwsgi", "granian"]))
 def test_run_becomes_the_program_of_a_server_that_starts_processes(serve, short_path, free_port, name):
     """The app needs no Control; `--socket` counts, and where the socket is, is shown."""
     (short_path / "app.py").write_text(PLAIN)
@@ -140,7 +140,7 @@ def test_run_becomes_the_program_of_a_server_that_starts_processes(serve, short_
     assert server.wait() == 0
 
 
-@pytest.mark.parametrize("name", ["gunicorn", "uwsgi", "granian"])
+@pytest.mark.parametrize("name", first_quick(["gunicorn", "uwsgi", "granian"]))
 def test_such_a_server_ends_where_the_socket_is_required_and_cannot_be_had(name, free_port):
     """With what is wrong."""
     command = ["run", "--app", "sample", "--port", str(free_port), "--server", name, "--socket", "/nowhere/x.sock"]

@@ -12,7 +12,7 @@ from http.client import HTTPException
 
 import psutil
 import pytest
-from harness import PYTHON, RELOADING, TIMEOUT, Pending, get, read_all, until
+from harness import PYTHON, RELOADING, TIMEOUT, Pending, first_quick, get, read_all, until
 
 from flask_ctl import ServerDied
 
@@ -77,7 +77,7 @@ def _load(address):
         answered += 1
 
 
-@pytest.mark.parametrize("mode", ["app.run unthreaded", "flask run --debug"])
+@pytest.mark.parametrize("mode", first_quick(["flask run --debug", "app.run unthreaded"]))
 def test_past_the_grace_the_rest_is_cut_and_said_so(serve, mode):
     server = serve(mode)
     held = server.begin("/hold/a")
@@ -88,7 +88,7 @@ def test_past_the_grace_the_rest_is_cut_and_said_so(serve, mode):
     assert ended_well(server)
 
 
-@pytest.mark.parametrize("mode", ["app.run unthreaded", "flask run --debug"])
+@pytest.mark.parametrize("mode", first_quick(["flask run --debug", "app.run unthreaded"]))
 def test_fast_cuts_at_once_but_runs_hooks_and_atexit(serve, mode):
     server = serve(mode)
     assert server.client().stop("fast")["outcome"] == "drained"
@@ -199,7 +199,7 @@ def _handles(pid, signum):
     return bool(int(mask, 16) & 1 << (signum - 1))
 
 
-@pytest.mark.parametrize("mode", RELOADING)
+@pytest.mark.parametrize("mode", first_quick(RELOADING))
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT], ids=lambda signum: signum.name)
 def test_a_signal_to_the_group_drains_too(serve, mode, signum):
     """As the terminal's Ctrl-C, and as service managers do: both processes of the reloader get it."""
@@ -213,7 +213,7 @@ def test_a_signal_to_the_group_drains_too(serve, mode, signum):
     assert ended_well(server)
 
 
-@pytest.mark.parametrize("mode", RELOADING)
+@pytest.mark.parametrize("mode", first_quick(RELOADING))
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT], ids=lambda signum: signum.name)
 def test_a_signal_to_the_reloaders_parent_alone_drains_the_child(serve, mode, signum):
     server = serve(mode)
@@ -225,7 +225,7 @@ def test_a_signal_to_the_reloaders_parent_alone_drains_the_child(serve, mode, si
     assert ended_well(server)
 
 
-@pytest.mark.parametrize("mode", ["app.run", "flask run --debug"])
+@pytest.mark.parametrize("mode", first_quick(["flask run --debug", "app.run"]))
 def test_a_stop_works_where_sigint_was_ignored_at_the_start(serve, mode):
     """As in a script's background job: `python app.py &`."""
     server = serve(mode, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_IGN))

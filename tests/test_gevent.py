@@ -9,7 +9,7 @@ import sys
 
 import psutil
 import pytest
-from harness import PYTHON, TIMEOUT, Pending, read_all, until
+from harness import PYTHON, TIMEOUT, Pending, first_quick, read_all, until
 
 END = ["on_stop", "after run", "atexit"]
 
@@ -52,7 +52,7 @@ def start(serve):
     return start
 
 
-@pytest.mark.parametrize("patch", PATCHES)
+@pytest.mark.parametrize("patch", first_quick(PATCHES))
 def test_control_answers_while_a_greenlet_computes(start, patch, short_path):
     server = start(patch)
     spinning = server.begin(f"/spin?until={short_path / 'gate'}")
@@ -64,7 +64,7 @@ def test_control_answers_while_a_greenlet_computes(start, patch, short_path):
     assert server.wait() == 0
 
 
-@pytest.mark.parametrize("patch", PATCHES)
+@pytest.mark.parametrize("patch", first_quick(PATCHES))
 def test_a_greenlet_that_computes_is_cut_by_fast(start, patch, short_path):
     server = start(patch)
     spinning = server.begin(f"/spin?until={short_path / 'gate'}")
@@ -75,7 +75,7 @@ def test_a_greenlet_that_computes_is_cut_by_fast(start, patch, short_path):
     assert [line for line in server.lines if line in END] == END
 
 
-@pytest.mark.parametrize("patch", PATCHES)
+@pytest.mark.parametrize("patch", first_quick(PATCHES))
 def test_a_signal_is_heard_while_a_greenlet_computes(start, patch, short_path):
     server = start(patch)
     spinning = server.begin(f"/spin?until={short_path / 'gate'}")
@@ -113,7 +113,7 @@ def test_a_program_that_only_starts_the_server_is_reloaded(start):
     assert server.get("/") == (200, b"hello")
 
 
-@pytest.mark.parametrize("how", ["server.serve_forever()", "server.start(); gevent.wait()"])
+@pytest.mark.parametrize("how", first_quick(["server.serve_forever()", "server.start(); gevent.wait()"]))
 def test_a_server_that_the_program_stops_is_under_control_no_more(start, how):
     server = start(how=how)
     assert server.get("/quit") == (200, b"quitting")

@@ -5,18 +5,18 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
 import sys
 
 import psutil
 import pytest
-from harness import Pending, get, run_cli, until
+from harness import Pending, first_quick, get, raw, run_cli, until
 from manyworkers import all_there, hub, is_alive, kill, workers
 from servers import SERVERS, Row
 
 from flask_ctl import CommandError, ReloadFailed, ServerDied, TimedOut
 
 SYNC = SERVERS["gunicorn sync"]
+KINDS = first_quick(["sync", "gthread", "gevent"])
 
 
 def version(server):
@@ -46,7 +46,7 @@ def _backlog(server):
     return len(ours) - len(accepted)
 
 
-@pytest.mark.parametrize("kind", ["sync", "gthread", "gevent"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_the_grace_is_ours_even_where_gunicorn_would_have_lost_patience(start, kind):
     server = start(SERVERS[f"gunicorn {kind}"], "--graceful-timeout", "1")
     held = server.begin("/hold/a")
@@ -68,7 +68,7 @@ def test_new_commands_come_with_the_new_code(start, program):
     assert [answer["result"] for answer in server.call("later")] == ["later", "later"]
 
 
-@pytest.mark.parametrize("kind", ["sync", "gthread", "gevent"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_a_reload_lets_old_workers_finish(start, program, kind):
     server = start(SERVERS[f"gunicorn {kind}"], "--graceful-timeout", "1")
     held = server.begin("/hold/a")
@@ -83,17 +83,17 @@ def test_a_reload_lets_old_workers_finish(start, program, kind):
     assert reload.result()["cut"] == 0
 
 
-@pytest.mark.parametrize("preflight", [True, False], ids=["preflight", "no preflight"])
-def test_an_edit_that_bytecode_does_not_show_is_served_all_the_same(start, program, preflight):
+def test_an_edit_that_bytecode_does_not_show_is_served_all_the_same(start, program):
     """Same size, same second."""
     server = start(SYNC, env={"PYTHONDONTWRITEBYTECODE": ""})
     program.edit("new1")
     server.reload()
     times = os.stat(program.file).st_atime_ns, os.stat(program.file).st_mtime_ns
-    program.edit("new2")
-    os.utime(program.file, ns=times)
-    server.reload(preflight=preflight)
-    assert version(server) == "new2"
+    for number, preflight in ((2, True), (3, False)):
+        program.edit(f"new{number}")
+        os.utime(program.file, ns=times)
+        server.reload(preflight=preflight)
+        assert version(server) == f"new{number}"
 
 
 def test_past_the_grace_a_reload_tells_who_is_left(start):
@@ -120,17 +120,17 @@ def test_past_the_grace_a_reload_can_cut(start):
 BROKEN = {"a syntax error": "def f(:", "an exception": "1 / 0", "an exit": "sys.exit(3)"}
 
 
-@pytest.mark.parametrize("code", BROKEN.values(), ids=BROKEN)
-def test_broken_code_is_refused_and_nothing_else_has_happened(start, program, code):
+def test_broken_code_is_refused_and_nothing_else_has_happened(start, program):
     server = start(SYNC)
     before = workers(server)
-    program.edit("new", code)
-    with pytest.raises(ReloadFailed) as failure:
-        server.reload()
-    assert failure.value.data["traceback"]
-    assert workers(server) == before
-    assert version(server) == "old"
-    assert server.status()["last_reload"]["ok"] is False
+    for what, code in BROKEN.items():
+        program.edit("new", code)
+        with pytest.raises(ReloadFailed) as failure:
+            server.reload()
+        assert failure.value.data["traceback"], what
+        assert workers(server) == before
+        assert version(server) == "old"
+        assert server.status()["last_reload"]["ok"] is False
     program.edit("mended")
     assert server.reload()["generation"] == 2
     assert version(server) == "mended"
@@ -193,14 +193,6 @@ def test_code_that_passes_the_rehearsal_and_fails_in_the_workers_is_told_as_a_de
     assert server.wait() != 0
 
 
-def test_the_command_line_asks_a_certain_worker(start):
-    server = start(SYNC)
-    pid = workers(server)[1]
-    done = run_cli("--json", "call", "greet", "name=ann", f"_pid={pid}", "-s", server.socket)
-    assert json.loads(done.stdout) == [{"pid": pid, "result": {"greeting": "hello ann"}}]
-    assert run_cli("call", "greet", "name=ann", "_pid=x", "-s", server.socket).returncode == 2
-
-
 def test_a_worker_that_is_killed_during_a_stop_has_answered_nothing(start):
     server = start(SYNC)
     held = server.begin("/hold/a")
@@ -214,27 +206,23 @@ def test_a_worker_that_is_killed_during_a_stop_has_answered_nothing(start):
         held.result()
 
 
-def test_what_all_workers_refuse_is_refused(start):
+def test_each_worker_answers_or_fails_and_what_all_refuse_is_refused(start):
+    """Asked over JSON-RPC, in plain text and on the command line."""
     server = start(SYNC)
+    pid = workers(server)[1]
     with pytest.raises(CommandError, match="times: must be an integer") as refusal:
         server.call("greet", name="ann", times="x")
     assert refusal.value.code == -32602
     with pytest.raises(CommandError, match="no worker has the pid 1"):
         server.call("greet", name="ann", _pid=1)
-
-
-def test_what_fails_is_told_for_each_worker(start):
-    answers = start(SYNC).call("fail", message="sorry")
+    answers = server.call("fail", message="sorry")
     assert [answer["error"]["message"] for answer in answers] == ["ValueError: sorry"] * 2
-
-
-def test_a_plain_command_reaches_the_workers(start):
-    server = start(SYNC)
-    pid = workers(server)[0]
-    with socket.socket(socket.AF_UNIX) as sock:
-        sock.connect(server.socket)
+    with raw(server.socket) as sock:
         sock.sendall(f"greet name=ann _pid={pid}\n".encode())
         assert "hello ann" in sock.recv(65536).decode()
+    done = run_cli("--json", "call", "greet", "name=ann", f"_pid={pid}", "-s", server.socket)
+    assert json.loads(done.stdout) == [{"pid": pid, "result": {"greeting": "hello ann"}}]
+    assert run_cli("call", "greet", "name=ann", "_pid=x", "-s", server.socket).returncode == 2
 
 
 def test_a_worker_that_does_not_answer_is_told_beside_the_others(start):
@@ -281,7 +269,7 @@ def test_kill_after_ends_the_master_and_its_workers_and_nobody_else(start):
     assert other.status()["state"] == "running"
 
 
-@pytest.mark.parametrize("kind", ["gevent", "gevent, preload"])
+@pytest.mark.parametrize("kind", first_quick(["gevent", "gevent, preload"]))
 def test_status_answers_while_a_greenlet_spins(start, kind, short_path):
     server = start(SERVERS[f"gunicorn {kind}"])
     gate = short_path / "gate"

@@ -6,7 +6,7 @@ import os
 import signal
 
 import pytest
-from harness import TIMEOUT, Pending, until
+from harness import TIMEOUT, Pending, first_quick, until
 from manyworkers import is_alive, workers
 from servers import SERVERS
 
@@ -28,7 +28,7 @@ def hanging(start, program):
     return lambda kind: start(SERVERS[f"gunicorn {kind}"], "--graceful-timeout", "600")
 
 
-@pytest.mark.parametrize("kind", ["sync", "gthread", "gevent"])
+@pytest.mark.parametrize("kind", first_quick(["sync", "gthread", "gevent"]))
 def test_a_fast_stop_ends_a_server_whose_hook_hangs(hanging, kind):
     server = hanging(kind)
     server.client().stop("fast", timeout=TIMEOUT)
@@ -53,7 +53,7 @@ def test_a_fast_stop_ends_a_server_that_hangs_since_it_was_sent_a_signal(hanging
     assert server.wait() == 0
 
 
-@pytest.mark.parametrize("kind", ["sync", "gthread"])
+@pytest.mark.parametrize("kind", first_quick(["sync", "gthread"]))
 def test_a_reload_that_may_cut_cuts_what_earlier_ones_have_left(start, kind):
     server = start(SERVERS[f"gunicorn {kind}"], "--graceful-timeout", "600")
     first = server.begin("/hold/a")

@@ -14,7 +14,7 @@ from dataclasses import replace
 
 import psutil
 import pytest
-from harness import PYTHON, TIMEOUT, run_cli, until
+from harness import PYTHON, TIMEOUT, first_quick, run_cli, until
 from holders import Holder
 from manyworkers import hub, is_alive, kill, workers
 from servers import SERVERS
@@ -312,7 +312,7 @@ def test_workers_that_hang_without_a_hub_are_killed_with_their_master(start):
     server.wait()
 
 
-@pytest.mark.parametrize("name", ["gunicorn gevent", "uwsgi", "granian"])
+@pytest.mark.parametrize("name", first_quick(["uwsgi", "granian", "gunicorn gevent"]))
 def test_every_server_of_workers_is_killed_as_a_whole_and_nobody_else(start, name, bystander):
     row = SERVERS[name]
     server, parent = start(row), os.getpid()

@@ -12,7 +12,7 @@ import sys
 
 import psutil
 import pytest
-from harness import PYTHON, TIMEOUT, Pending, raw, read_all, run_cli, until
+from harness import PYTHON, TIMEOUT, Pending, first_quick, raw, read_all, run_cli, until
 
 from flask_ctl import CommandError, ControlClient, ReloadFailed, ServerDied, TimedOut
 
@@ -74,7 +74,7 @@ BROKEN = {
 }
 
 
-@pytest.mark.parametrize("mode", ["app.run", "flask run", "flask run --debug", "flask-ctl run"])
+@pytest.mark.parametrize("mode", first_quick(["app.run", "flask run", "flask run --debug", "flask-ctl run"]))
 def test_broken_code_is_refused_and_the_old_code_serves_until_it_is_mended(start, program, mode):
     server = start(mode)
     held = server.begin("/hold/a")
@@ -164,7 +164,7 @@ def test_who_has_sent_half_a_request_is_answered_by_the_old_code_and_who_only_co
         assert read_all(silent).endswith(b"new")
 
 
-@pytest.mark.parametrize("mode", ["app.run", "app.run unthreaded"])
+@pytest.mark.parametrize("mode", first_quick(["app.run unthreaded", "app.run"]))
 def test_a_connection_that_never_sends_a_byte_is_handed_on(start, program, mode):
     server = start(mode)
     with socket.create_connection(server.address, timeout=TIMEOUT) as silent:
@@ -423,7 +423,7 @@ def test_hup_with_broken_code_changes_nothing(start, program):
     assert version(server) == "old"
 
 
-@pytest.mark.parametrize("mode", ["app.run", "flask run --debug"])
+@pytest.mark.parametrize("mode", first_quick(["app.run", "flask run --debug"]))
 def test_refusals_and_reloads_under_load_lose_nothing(start, program, mode):
     """Every answer is whole, and of a generation that was serving while it was asked for."""
     server = start(mode)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
 from dataclasses import fields, is_dataclass
@@ -183,11 +184,15 @@ def _parameter(params: dict[str, Any], name: str, kind: type[T]) -> T:
 
 def _checked(message: T) -> T:
     """The message, if its fields have the types that its class says. Raises RemoteProtocolError."""
-    for name, expected in get_type_hints(type(message)).items():
+    for name, expected in _types_of(type(message)).items():
         value = getattr(message, name)
         if not _conforms(value, expected):
             raise RemoteProtocolError(f"{name} of a {type(message).__name__} is not {expected}: {value!r}")
     return message
+
+
+_types_of = functools.cache(get_type_hints)
+"""By the classes of messages, whose annotations are strings that would be evaluated again for each message."""
 
 
 def _conforms(value: Any, expected: Any) -> bool:
@@ -202,7 +207,7 @@ def _conforms(value: Any, expected: Any) -> bool:
     if arguments:
         return any(_conforms(value, alternative) for alternative in arguments)
     if is_dataclass(value) and not isinstance(value, type):
-        types = get_type_hints(type(value))
+        types = _types_of(type(value))
         return type(value) is expected and all(_conforms(getattr(value, f.name), types[f.name]) for f in fields(value))
     if isinstance(value, bool):
         return expected is bool
