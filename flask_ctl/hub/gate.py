@@ -184,10 +184,11 @@ def _parameter(params: dict[str, Any], name: str, kind: type[T]) -> T:
 
 def _checked(message: T) -> T:
     """The message, if its fields have the types that its class says. Raises RemoteProtocolError."""
-    for name, expected in _types_of(type(message)).items():
+    kind: Any = type(message)
+    for name, expected in _types_of(kind).items():
         value = getattr(message, name)
         if not _conforms(value, expected):
-            raise RemoteProtocolError(f"{name} of a {type(message).__name__} is not {expected}: {value!r}")
+            raise RemoteProtocolError(f"{name} of a {kind.__name__} is not {expected}: {value!r}")
     return message
 
 
