@@ -28,6 +28,7 @@ if TYPE_CHECKING:
         RemoteProtocolError,
         ServerDied,
         TimedOut,
+        WrongScheme,
     )
     from .extension import Control
     from .keys import write_key_pair
@@ -51,6 +52,7 @@ _MODULES = {
     "RemoteProtocolError": "errors",
     "ServerDied": "errors",
     "TimedOut": "errors",
+    "WrongScheme": "errors",
     "find_instance": "discovery",
     "find_instance_of": "discovery",
     "live_instances": "discovery",
@@ -79,6 +81,7 @@ __all__ = [
     "RemoteProtocolError",
     "ServerDied",
     "TimedOut",
+    "WrongScheme",
     "find_instance",
     "find_instance_of",
     "live_instances",

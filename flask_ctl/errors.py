@@ -12,6 +12,7 @@
     ├── ProtocolError
     │   ├── LocalProtocolError  our side would have sent something illegal
     │   └── RemoteProtocolError the other side does not speak this protocol
+    │       └── WrongScheme         it does, but over the other transport of that file
     └── CommandError            an error object of JSON-RPC: code, message, data
         ├── AccessDenied        -32003
         ├── ReloadFailed        -32004, with the new code's traceback in data
@@ -51,6 +52,7 @@ __all__ = [
     "RemoteProtocolError",
     "ServerDied",
     "TimedOut",
+    "WrongScheme",
     "error_from_object",
 ]
 
@@ -105,6 +107,13 @@ class LocalProtocolError(ProtocolError):
 
 class RemoteProtocolError(ProtocolError):
     """What answered does not speak this protocol, or a newer one than this client."""
+
+
+class WrongScheme(RemoteProtocolError):
+    """Another transport is spoken at that path; ``data["address"]`` is the address as it should be written."""
+
+    def __init__(self, address: str, right: str, what: str) -> None:
+        super().__init__(f"{address} is {what}: its address is {right}", {"address": right})
 
 
 class CommandError(ControlError):

@@ -20,6 +20,7 @@ from flask_ctl import (
     RemoteProtocolError,
     ServerDied,
     TimedOut,
+    WrongScheme,
 )
 
 
@@ -37,6 +38,7 @@ _EXITS: list[tuple[type[ControlError], int, str]] = [
     (AccessDenied, 5, ""),
     (ReloadFailed, 7, "The old code serves on."),
     (ServerDied, 6, "The app's log may tell why."),
+    (WrongScheme, 8, ""),
     (
         RemoteProtocolError,
         8,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import time
+from contextlib import suppress
 
 from ..addresses import Address, resolve
 from ..errors import NotRunning, RemoteProtocolError, TimedOut
@@ -11,6 +12,9 @@ from ..errors import NotRunning, RemoteProtocolError, TimedOut
 _SIGNATURE = b"\xff" + bytes(8) + b"\x7f"
 _VERSION = b"\x03\x00"
 _LENGTH = 64
+
+OWN_ACCORD = 0.1
+"""Seconds for a server of ZeroMQ on this machine to send its greeting, which it does at once."""
 
 
 def mechanism_of(address: Address, deadline: float | None) -> str:
@@ -35,6 +39,20 @@ def mechanism_of(address: Address, deadline: float | None) -> str:
     if len(greeting) < _LENGTH or greeting[:1] != b"\xff" or greeting[9:10] != b"\x7f":
         raise RemoteProtocolError(f"what listens at {address} does not speak ZeroMQ")
     return greeting[12:32].rstrip(b"\0").decode("ascii", "replace")
+
+
+def first_words(sock: socket.socket, deadline: float) -> bytes:
+    """What a server says first: of itself, as ZeroMQ does, or when it is asked in our own protocol; empty if nothing.
+
+    `deadline` is on the monotonic clock. Raises OSError where the connection breaks.
+    """
+    for question in (b"", b'{"jsonrpc":"2.0","method":"ping","id":1}\n'):
+        left = _left(deadline)
+        sock.settimeout(left if question else min(left or OWN_ACCORD, OWN_ACCORD))
+        with suppress(TimeoutError):
+            sock.sendall(question)
+            return sock.recv(_LENGTH)
+    return b""
 
 
 def _unfriendly(address: Address) -> RemoteProtocolError:

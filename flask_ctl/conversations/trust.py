@@ -23,10 +23,17 @@ class Trust(NamedTuple):
     server_key: str | None = None
 
     def check_file(self, path: str) -> None:
-        """Raises AccessDenied for a socket that somebody else may have put there; OSError if there is none."""
+        """Raises AccessDenied for a socket that somebody else may have put there, ConfigurationError for what is none.
+
+        OSError if there is nothing.
+        """
         info = os.lstat(path)
         if stat.S_ISLNK(info.st_mode):
             raise AccessDenied(f"{path} is a symbolic link, which may lead anywhere; give the socket itself")
+        if not stat.S_ISSOCK(info.st_mode):
+            kinds = {stat.S_IFREG: "a regular file", stat.S_IFDIR: "a directory"}
+            what = kinds.get(stat.S_IFMT(info.st_mode), "something else")
+            raise ConfigurationError(f"{path} is {what}, and no socket; give the address of a socket")
         self._check_directory(os.path.dirname(path))
         self._check(info.st_uid, f"{path} belongs to")
 

@@ -10,12 +10,13 @@ import struct
 import time
 from collections.abc import Sequence
 
-from ..errors import AccessDenied, ConfigurationError, NotRunning, RemoteProtocolError, TimedOut
+from ..errors import AccessDenied, ConfigurationError, NotRunning, RemoteProtocolError, TimedOut, WrongScheme
 from ..processes import ProcessHandle, open_peer
-from ..protocol.framing import LineBuffer
+from ..protocol.framing import ZEROMQ, LineBuffer
 from ..system import HAS_UNIX_SOCKETS, MAX_SOCKET_PATH, peer_credentials, wait_readable, wait_writable
 from . import END_DELAY, Conversation
 from .absence import Absence
+from .greeting import OWN_ACCORD
 from .trust import Trust
 
 _CHUNK = 65536
@@ -31,6 +32,7 @@ class UnixConversation(Conversation):
         self._sock = sock
         self._sock.setblocking(False)
         self._buffer = LineBuffer()
+        self._heard = False
 
     def peer_pid(self) -> int | None:
         return peer_credentials(self._sock)[0]
@@ -83,12 +85,34 @@ class UnixConversation(Conversation):
         except OSError:
             data = b""
         self.ended = not data
+        if self._is_zeromq(data):
+            raise WrongScheme(self.endpoint, f"ipc://{self.path or self.endpoint}", "a socket of ZeroMQ")
+        self._heard = self._heard or bool(data)
         try:
             for line in self._buffer.feed(data) if data else [self._buffer.rest()]:
                 if line:
                     self._note(line)
         except RemoteProtocolError as error:
             raise RemoteProtocolError(f"{self.endpoint} does not speak this protocol: {error.message}") from None
+
+    def _is_zeromq(self, data: bytes) -> bool:
+        """Whether what has arrived first, `data` or the end, comes of a server of ZeroMQ.
+
+        It greets at once, but if our question is there before it has, it ends the connection without a word.
+        """
+        if self._heard:
+            return False
+        return data.startswith(ZEROMQ) or (not data and self.path is not None and _greets_by_zeromq(self.path))
+
+
+def _greets_by_zeromq(path: str) -> bool:
+    try:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
+            sock.settimeout(OWN_ACCORD)
+            sock.connect(path)
+            return sock.recv(1) == ZEROMQ
+    except OSError:
+        return False
 
 
 def ends_soon(process: ProcessHandle | None) -> bool:

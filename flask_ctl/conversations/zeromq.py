@@ -15,13 +15,13 @@ import zmq
 from zmq.utils.monitor import parse_monitor_message
 
 from ..addresses import Address, resolve
-from ..errors import AccessDenied, ConfigurationError, ControlError, RemoteProtocolError, TimedOut
+from ..errors import AccessDenied, ConfigurationError, ControlError, RemoteProtocolError, TimedOut, WrongScheme
 from ..keys import check_curve, load_key_pair, load_public_key
 from ..processes import ProcessHandle, open_peer
-from ..protocol.framing import FENCE, MAX_FRAME
+from ..protocol.framing import FENCE, MAX_FRAME, ZEROMQ
 from ..system import duplicate_socket, peer_credentials
 from . import END_DELAY, Conversation
-from .greeting import mechanism_of
+from .greeting import first_words, mechanism_of
 from .trust import Trust
 from .unix import connect, ends_soon
 
@@ -33,6 +33,9 @@ MAX_TRIES = 5
 
 PATIENCE = 0.5
 """Seconds for a handshake, before it is looked whether ZeroMQ is spoken there at all."""
+
+IPC_PATIENCE = 0.1
+"""The same on this machine, where nothing is on its way for long."""
 
 SOON = 0.02
 """Seconds in which most answers are there."""
@@ -222,7 +225,7 @@ class ZmqConversation(Conversation):
         raise self._unwilling()
 
     def _await_handshake(self, deadline: float | None) -> None:
-        doubt = time.monotonic() + PATIENCE
+        doubt = time.monotonic() + (IPC_PATIENCE if self._address.transport == "ipc" else PATIENCE)
         limit: float | None = doubt if deadline is None else min(doubt, deadline)
         while not self._open:
             if self._poll(limit, 0, []):
@@ -243,6 +246,8 @@ class ZmqConversation(Conversation):
             if failure.absent:
                 # libzmq says the same of a server that does not accept at the moment; the kernel knows better.
                 connect(self._address.path, _left(deadline), self._trust).close()
+            else:
+                self._check_scheme(deadline)
             return
         wanted, ours = mechanism_of(self._address, deadline), "NULL" if self._keys is None else "CURVE"
         if wanted not in ("NULL", "CURVE"):
@@ -253,6 +258,21 @@ class ZmqConversation(Conversation):
                 if wanted == "CURVE"
                 else f"{self.endpoint} has no CURVE key, which would prove who it is; drop --server-key to believe it"
             )
+
+    def _check_scheme(self, deadline: float | None) -> None:
+        """Raises WrongScheme if a plain socket of ours is there, RemoteProtocolError if something else is."""
+        limit = time.monotonic() + PATIENCE
+        limit = limit if deadline is None else min(limit, deadline)
+        try:
+            with connect(self._address.path, _left(limit), self._trust) as probe:
+                said = first_words(probe, limit)
+        except (TimedOut, OSError):
+            # It does not even accept, so nobody knows; that is told when the time is over.
+            return
+        if said.startswith(b"{"):
+            raise WrongScheme(self.endpoint, self._address.path, "a plain Unix socket")
+        if said and not said.startswith(ZEROMQ):
+            raise RemoteProtocolError(f"what listens at {self.endpoint} does not speak ZeroMQ")
 
     def _silent(self) -> TimedOut:
         if not self._reached:

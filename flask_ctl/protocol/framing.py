@@ -11,6 +11,15 @@ FENCE = b""
 """A frame of ZeroMQ that asks for one like it in return, once everything before it has been answered."""
 
 
+ZEROMQ = b"\xff"
+"""The first byte that a peer sends who speaks ZeroMQ (ZMTP 3.1, RFC 37 of ZeroMQ). In UTF-8 there is no such byte."""
+
+
+def greets_by_zeromq(data: bytes) -> bool:
+    """Whether a connection begins with the signature of ZeroMQ."""
+    return len(data) >= 10 and data.startswith(ZEROMQ) and data[9] == 0x7F
+
+
 class LineBuffer:
     """Cuts a stream of bytes into lines, wherever the pieces were torn.
 

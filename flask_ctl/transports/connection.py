@@ -10,7 +10,7 @@ from typing import Any
 from ..access import Peer
 from ..dispatcher import Answer
 from ..errors import INVALID_REQUEST, CommandError, RemoteProtocolError
-from ..protocol.framing import LineBuffer
+from ..protocol.framing import LineBuffer, greets_by_zeromq
 from ..protocol.jsonrpc import encode, error_object
 from ..protocol.plain import is_plain
 from ..reactor import READ, WRITE, Reactor
@@ -146,6 +146,10 @@ class Connection(Session):
         self._take_in(data, ended=not data)
 
     def _take_in(self, data: bytes, *, ended: bool = False) -> None:
+        if greets_by_zeromq(data) and not self._buffer.partial:
+            # It waits for our greeting, and would do so for ever.
+            self._refuse("this socket does not speak ZeroMQ; its address is the path alone, without ipc://")
+            return
         try:
             self._waiting += self._rest() if ended else self._buffer.feed(data)
         except RemoteProtocolError as error:

@@ -8,7 +8,15 @@ from typing import Any
 
 import click
 
-from flask_ctl import AccessDenied, ConfigurationError, ControlError, LocalProtocolError, NotRunning, TimedOut
+from flask_ctl import (
+    AccessDenied,
+    ConfigurationError,
+    ControlError,
+    LocalProtocolError,
+    NotRunning,
+    TimedOut,
+    WrongScheme,
+)
 
 from ..output import print_result
 from ..settings import ClientCommand, Seconds, settings
@@ -19,7 +27,7 @@ RETRY_INTERVAL = 0.05
 WATCHED_TIMEOUT = 1.0
 """Seconds for one answer while the end of a process is watched for, too."""
 
-_FINAL = (ConfigurationError, LocalProtocolError, AccessDenied)
+_FINAL = (ConfigurationError, LocalProtocolError, AccessDenied, WrongScheme)
 """Errors that no waiting mends."""
 
 
