@@ -65,6 +65,7 @@ class Agent:
         self._calmed = False
         self._hooks_run = self._hooks_ran = False
         self._final = False
+        self._refusal = ""
         # Where a socket is required, the thread that is about to serve waits for the hub to say that there is one.
         self._ready = not any(app.required for app in apps)
         self._grace = max(app.grace for app in apps)
@@ -308,8 +309,9 @@ class Agent:
 
     def _note_welcome(self, value: dict[str, Any]) -> None:
         if "error" in value:
-            logger.warning("the hub refuses this worker: %s", messages.error_of(value).message)
-            return
+            self._note_refusal(messages.error_of(value).message)
+            raise RemoteProtocolError("it refuses this worker")
+        self._refusal = ""
         welcome, before = Welcome.from_json(value.get("result")), self._welcome
         self._welcome = welcome
         self._be_at(welcome.endpoints)
@@ -324,6 +326,12 @@ class Agent:
         if not self._ready and not welcome.problems:
             self._ready = True
             self._link.send(self.hello())
+
+    def _note_refusal(self, why: str) -> None:
+        """Say it once: the link tries again and again."""
+        if why != self._refusal:
+            self._refusal = why
+            logger.warning("the hub refuses this worker, which tries again: %s", why)
 
     def _wait_for_addresses(self) -> None:
         if not self._welcomed.acquire(timeout=START_TIMEOUT):

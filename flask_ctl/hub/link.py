@@ -41,7 +41,7 @@ class Talker(Protocol):
         """What has changed since the last report, None if nothing has."""
 
     def hear(self, line: bytes) -> None:
-        """Take in a message of the hub's. Raises RemoteProtocolError for what is none."""
+        """Take in a message of the hub's. Raises RemoteProtocolError for what is none, and where it refuses `hello`."""
 
     def is_wanted(self) -> bool:
         """Whether the master is still there, for which there has to be a hub."""
@@ -60,6 +60,7 @@ class Link:
         self._sock: socket.socket | None = None
         self._running = threading.Lock()
         self._complained = False
+        self._heard = False
 
     def start(self) -> None:
         """Start the thread."""
@@ -116,6 +117,7 @@ class Link:
 
     def _talk(self) -> bool:
         """Talk with the hub for as long as that works; whether it has worked at all."""
+        self._heard = False
         try:
             self._sock = self._connect()
             if self._sock is None:
@@ -132,7 +134,8 @@ class Link:
             if self._sock is not None:
                 self._sock.close()
                 self._sock = None
-        return True
+        # A hub that has no descriptor left for this worker refuses it, and may have one the next time.
+        return self._heard
 
     def _connect(self) -> socket.socket | None:
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -190,6 +193,7 @@ class Link:
             data = sock.recv(_CHUNK)
             for line in buffer.feed(data):
                 self._talker.hear(line)
+                self._heard = True
         except (OSError, RemoteProtocolError) as error:
             logger.debug("the hub is given up: %s", error)
             return False
