@@ -49,8 +49,8 @@ MAX_TEXT = 64
 """Bytes that are read of a file's text."""
 
 
-class Reloader(NamedTuple):
-    """A process that starts the program again and again: its pid, and its start in ticks of the kernel's clock."""
+class Starter(NamedTuple):
+    """A process that starts others which serve: its pid, and its start in ticks of the kernel's clock."""
 
     pid: int
     started: int
@@ -126,17 +126,27 @@ def held_by_others(socket_path: str, master: int | None = None) -> bool:
         return False
 
 
-def set_reloader(reloader: Reloader) -> None:
+def set_reloader(reloader: Starter) -> None:
     """This process has been started by Werkzeug's reloader."""
     global _reloader
     _reloader = reloader
 
 
-def write_text(descriptor: int) -> None:
-    """Tell in a file whose lock is ours which reloader has started this process, if one has. Raises OSError."""
+def write_text(descriptor: int, master: Starter | None = None) -> None:
+    """Tell in a file whose lock is ours who starts the processes that serve here. Raises OSError.
+
+    That is the `master` for whom a hub listens, or the reloader that has started this process, if one has.
+    """
     os.ftruncate(descriptor, 0)
-    if _reloader is not None:
+    if master is not None:
+        os.pwrite(descriptor, b"master %d %d\n" % master, 0)
+    elif _reloader is not None:
         os.pwrite(descriptor, b"reloader %d %d\n" % _reloader, 0)
+
+
+def clear_text(descriptor: int) -> None:
+    """Nobody serves here any more. Raises OSError."""
+    os.ftruncate(descriptor, 0)
 
 
 class LockFile:
@@ -185,15 +195,22 @@ class LockFile:
         """Whether any process holds a byte."""
         return self._ask(SERVER, _END) is not None
 
-    def reloader(self) -> Reloader | None:
+    def reloader(self) -> Starter | None:
         """Werkzeug's reloader that the last server here has named, whether it still runs or not."""
+        return self._starter(b"reloader")
+
+    def master(self) -> Starter | None:
+        """The master of the last hub here, unless that has ended in order; whether it still runs or not."""
+        return self._starter(b"master")
+
+    def _starter(self, kind: bytes) -> Starter | None:
         try:
             words = os.pread(self._descriptor, MAX_TEXT, 0).split()
         except OSError:
             return None
-        if len(words) != 3 or words[0] != b"reloader" or not (words[1] + words[2]).isdigit():
+        if len(words) != 3 or words[0] != kind or not (words[1] + words[2]).isdigit():
             return None
-        return Reloader(int(words[1]), int(words[2]))
+        return Starter(int(words[1]), int(words[2]))
 
     def _held(self, start: int, end: int) -> Iterator[tuple[int, int]]:
         """Pids and first bytes of the locks in a range. The kernel tells one of them at each question, in no order."""
@@ -243,7 +260,7 @@ def _unpack(data: bytes) -> tuple[int, int, int, int]:
     return kind, start, length, pid
 
 
-_reloader: Reloader | None = None
+_reloader: Starter | None = None
 
 _ours: dict[int, tuple[int, int]] = {}
 """Device and inode of each file on which this process holds record locks, by descriptor."""

@@ -14,6 +14,7 @@ import os
 from collections.abc import Sequence
 
 from .conversations import Conversation
+from .conversations.absence import runs
 from .conversations.trust import Trust
 from .errors import AccessDenied, ConfigurationError, ControlError
 from .locks import LockFile, Member, is_ours, lock_path
@@ -159,12 +160,15 @@ def targets_at(path: str, trust: Trust) -> Targets | None:
 
 
 def workers_live(path: str, trust: Trust) -> bool:
-    """Whether workers of a server at that socket are left, as far as this user may know."""
+    """Whether workers of a server at that socket are left, or will be, as far as this user may know."""
     if is_ours(lock_path(path)):
         return True
     try:
         with LockFile(lock_path(path)) as lock:
-            return trust.accepts(lock.owner) and any(member.number for member in lock.members())
+            if not trust.accepts(lock.owner):
+                return False
+            master = lock.master()
+            return any(member.number for member in lock.members()) or (master is not None and runs(master))
     except OSError:
         return False
 

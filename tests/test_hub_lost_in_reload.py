@@ -7,12 +7,19 @@ import os
 import signal
 
 import pytest
-from harness import Pending, run_cli, until
+from harness import TIMEOUT, Pending, run_cli, until
 from manyworkers import Load, hub, kill, workers
 from servers import SERVERS
 
-from flask_ctl import ControlError, ServerDied, reloadcall
+from flask_ctl import ControlError, NotRunning, ServerDied, TimedOut, reloadcall
 from flask_ctl.reloadcall import HubEnded, NextHub
+
+
+@pytest.fixture(autouse=True)
+def _patience(monkeypatch):
+    """A machine may be slow."""
+    monkeypatch.setattr(reloadcall, "NEXT_HUB_TIMEOUT", TIMEOUT)
+
 
 NAMES = ["gunicorn sync", "gunicorn gthread"]
 
@@ -146,3 +153,23 @@ def test_a_new_last_reload_is_the_outcome(monkeypatch):
 def test_anything_else_is_a_failure_that_says_what_is_known(monkeypatch, answers, said):
     with pytest.raises(ControlError, match=said):
         outcome(monkeypatch, *answers)
+
+
+def test_while_the_new_workers_load_nobody_says_that_nothing_is_running(start, program, tmp_path):
+    """Then no process of the server holds its lock; the lock's file names the master."""
+    server = start(SERVERS["gunicorn sync"])
+    go_on = tmp_path / "go on"
+    loads = f"while not flask_ctl.preflighting and not os.path.exists({str(go_on)!r}):"
+    program.edit("new", f"import flask_ctl, time\n{loads}\n    time.sleep(0.01)\n")
+    reload = reloading(server, "load")
+    until(lambda: not workers(server), "the end of the old workers")
+    kill(hub(server))
+    with pytest.raises(TimedOut, match=f"the workers of pid {server.pid}"):
+        server.client(timeout=0.1).status()
+    go_on.touch()
+    assert reload.result()["generation"] == 2
+    status = server.status()
+    assert (status["generation"], status["last_reload"]["ok"]) == (2, True)
+    server.client().stop()
+    with pytest.raises(NotRunning):
+        server.status()

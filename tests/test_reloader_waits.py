@@ -70,7 +70,7 @@ def test_it_is_found_by_its_directory_too(serve, edited, short_path):
     assert "reloader" not in done.stderr
 
 
-ME = locks.Reloader(os.getpid(), start_time(os.getpid()))
+ME = locks.Starter(os.getpid(), start_time(os.getpid()))
 
 TEXTS = {
     "this process": (b"reloader %d %d\n" % ME, os.getpid()),

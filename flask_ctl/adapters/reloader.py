@@ -38,7 +38,7 @@ def arm(host: Host) -> None:
         global _in_child
         _in_child = True
         parent = os.getppid()
-        locks.set_reloader(locks.Reloader(parent, start_time(parent)))
+        locks.set_reloader(locks.Starter(parent, start_time(parent)))
         if host.wants_signals():
             # The main thread is here; the one that will serve may not install handlers.
             signals.install()

@@ -11,8 +11,8 @@ import time
 from collections.abc import Iterable
 
 from ..errors import NotRunning, TimedOut
-from ..locks import LockFile, is_ours, lock_path
-from ..processes import start_time
+from ..locks import LockFile, Starter, is_ours, lock_path
+from ..processes import open_process, start_time
 from .trust import Trust
 
 RETRY_INTERVAL, MAX_RETRY_INTERVAL = 0.01, 0.1
@@ -34,6 +34,7 @@ class Absence:
         self._trust = trust
         self._began = time.monotonic()
         self._interval = RETRY_INTERVAL
+        self._tells = "is held by"
 
     def left(self) -> float | None:
         """Seconds until the deadline, None without one."""
@@ -52,8 +53,8 @@ class Absence:
             raise with_reloaders(error, [reloader_at(lock_path(self._path), self._trust)])
         elif self._deadline is not None and time.monotonic() >= self._deadline:
             raise TimedOut(
-                f"nobody listens at {self._path}, but the server is still there: its lock {lock_path(self._path)} is"
-                f" held by {_processes(holders)}",
+                f"nobody listens at {self._path}, but the server is still there: its lock {lock_path(self._path)}"
+                f" {self._tells} {_processes(holders)}",
                 {"pids": [pid for pid in holders if pid]},
             )
         left = self.left()
@@ -70,7 +71,13 @@ class Absence:
                 if not self._trust.accepts(lock.owner):
                     return []
                 server = lock.server()
-                return sorted({*(member.pid for member in lock.members()), *([] if server is None else [server])})
+                holders = {*(member.pid for member in lock.members()), *([] if server is None else [server])}
+                self._tells = "is held by" if holders else "is that of the workers of"
+                if holders:
+                    return sorted(holders)
+                # Workers that are just being loaded hold nothing yet.
+                master = lock.master()
+                return [master.pid] if master is not None and runs(master) else []
         except PermissionError:
             return None
         except OSError:
@@ -86,8 +93,18 @@ def reloader_at(lock: str, trust: Trust) -> int | None:
             reloader = file.reloader() if trust.accepts(file.owner) else None
     except OSError:
         return None
-    runs = reloader is not None and reloader.started > 0 and start_time(reloader.pid) == reloader.started
-    return reloader.pid if reloader is not None and runs else None
+    return reloader.pid if reloader is not None and runs(reloader) else None
+
+
+def runs(process: Starter) -> bool:
+    """Whether the very process that is named still runs."""
+    handle = open_process(process.pid, init=True)
+    if handle is None:
+        return False
+    try:
+        return process.started > 0 and start_time(process.pid) == process.started and not handle.ended()
+    finally:
+        handle.close()
 
 
 def with_reloaders(error: NotRunning, pids: Iterable[int | None]) -> NotRunning:

@@ -15,6 +15,7 @@ import stat
 from .. import locks
 from ..access import PRIVATE, FileAccess
 from ..errors import AddressInUse, ConfigurationError, InsecureConfiguration
+from ..processes import start_time
 from ..system import MAX_SOCKET_PATH, bind_private, lock_holder, open_to, peer_credentials, try_lock
 from ..unpatched import socket
 
@@ -37,6 +38,7 @@ class SocketFile:
         self.access = access
         self._lock = lock
         self._bytes = [locks.SERVER, *([] if master is None else [locks.hub_byte(master)])] if lock < 0 else []
+        self._starter = None if master is None else locks.Starter(master, start_time(master))
         self._inode: tuple[int, int] | None = None
 
     def check(self) -> None:
@@ -155,6 +157,9 @@ class SocketFile:
         if self._lock >= 0 and self.in_place():
             with contextlib.suppress(OSError):
                 os.unlink(self.path)
+        if self._lock >= 0 and self._starter is not None:
+            with contextlib.suppress(OSError):
+                locks.clear_text(self._lock)
         self._inode = None
         self._drop_lock()
 
@@ -182,7 +187,7 @@ class SocketFile:
         self._take_bytes()
         # It is only for messages, and the disk may be full.
         with contextlib.suppress(OSError):
-            locks.write_text(lock)
+            locks.write_text(lock, self._starter)
 
     def _take_bytes(self) -> None:
         try:
