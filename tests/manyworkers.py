@@ -113,7 +113,7 @@ class Load:
                     self.lost.append(f"{type(error).__name__}: {error}")
                 return
             asked += 1
-            if not head.startswith(b"HTTP/1.1 200"):
+            if head.split()[1:2] != [b"200"]:
                 self.lost.append(head.decode("latin-1"))
             self.bodies.append(body.decode())
             if not self._keep or b"connection: close" in head.lower():
