@@ -4,10 +4,11 @@ from __future__ import annotations
 
 EXIT_CODES = {
     0: "done: every request in flight was finished, and the process is gone",
-    1: "the server refused or failed the command; its message is on stderr",
+    1: "the server refused or failed the command, or the outcome is not known; the message is on stderr",
     2: "wrong usage, or it isn't clear which instance is meant; or `--kill-after` can't be used there",
     3: "nothing is running there; the paths tried are listed",
-    4: "timed out: the server is still there; threads that keep it alive are named",
+    4: "timed out: the server is still there, and threads that keep it alive are named; of a reload: the old code still"
+    " serves everybody",
     5: "permission denied",
     6: "done, but requests were cut; or a process was killed, or died on the way",
     7: "reload refused: the old code still serves; the new code's traceback is on stderr",
