@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import socket
@@ -76,7 +77,9 @@ def answering(short_path):
                     return
                 kept.append(connection)
                 if said:
-                    connection.sendall(said)
+                    # Who has heard enough is gone already.
+                    with contextlib.suppress(ConnectionError):
+                        connection.sendall(said)
 
         def start(said):
             thread = threading.Thread(target=serve, args=(said,), name="somebody else")
