@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
 import signal
 import socket
@@ -33,6 +34,14 @@ def test_a_signal_drains_like_a_stop(start, row, signum):
     assert held.result() == (200, b"held a")
     assert server.wait() == 0
     assert server.lines[-len(row.says) :] == [*row.says]
+
+
+@each_mechanism(alone)
+def test_a_signal_that_the_kernel_gives_to_another_thread_is_heard(start, row):
+    server = start(row)
+    another = next(int(name) for name in os.listdir(f"/proc/{server.pid}/task") if int(name) != server.pid)
+    ctypes.CDLL(None).tgkill(server.pid, another, signal.SIGTERM)
+    assert server.wait() == 0
 
 
 @each_mechanism(alone)

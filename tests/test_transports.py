@@ -319,7 +319,9 @@ def test_two_stops_get_the_same_result(serve, site):
     held = server.begin("/hold/a")
     first = Pending.call(lambda: server.client().stop())
     until(lambda: server.status()["state"] == "stopping", "stopping")
-    second = Pending.call(lambda: server.client().stop())
+    told = []
+    second = Pending.call(lambda: server.client().stop(on_progress=told.append))
+    until(lambda: told, "the second has joined")
     server.release("a")
     results = [first.result(), second.result()]
     for result in results:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import os
+import signal
 import socket
 import ssl
 from collections.abc import Callable, Iterable
@@ -92,6 +94,49 @@ class GivenUp(Exception):
     """Wakes a greenlet that waits for a request, because its connection is to be closed."""
 
 
+class SignalWatch:
+    """Has every signal wake gevent's loop, by the descriptor to which Python writes them (`signal.set_wakeup_fd`).
+
+    The loop looks for signals before it waits. Of one that comes between the two it would hear at its next event only,
+    which may be hours later.
+    """
+
+    def __init__(self, loop: Any) -> None:
+        self._read, self._write = os.pipe()
+        for descriptor in (self._read, self._write):
+            os.set_blocking(descriptor, False)
+        self._watcher = loop.io(self._read, 1)
+        self._set = False
+
+    def start(self) -> None:
+        """In the main thread, unless the program has such a descriptor of its own; elsewhere nothing happens."""
+        self._watcher.start(self._drain)
+        # Another thread hears of no signals.
+        with contextlib.suppress(ValueError):
+            former = signal.set_wakeup_fd(self._write, warn_on_full_buffer=False)
+            self._set = former == -1
+            if not self._set:
+                signal.set_wakeup_fd(former)
+
+    def close(self) -> None:
+        """More than once is fine."""
+        self._watcher.close()
+        if self._set:
+            self._set = False
+            current = signal.set_wakeup_fd(-1)
+            if current != self._write:
+                signal.set_wakeup_fd(current)
+        for descriptor in (self._read, self._write):
+            if descriptor >= 0:
+                os.close(descriptor)
+        self._read = self._write = -1
+
+    def _drain(self) -> None:
+        # Whatever has been read, the loop goes round and looks for signals.
+        with contextlib.suppress(BlockingIOError):
+            os.read(self._read, 4096)
+
+
 class PywsgiServer(KeepAliveServer):
     """A pywsgi server under control. Its connections are the sockets that it has accepted."""
 
@@ -105,6 +150,7 @@ class PywsgiServer(KeepAliveServer):
         self._server = server
         self._hub = gevent.get_hub()
         self._calls = self._hub.loop.io(self._waker.fileno(), 1)
+        self._signal_watch = SignalWatch(self._hub.loop)
         self._is_running = False
         self._accepts = True
         self._waiting: dict[Any, Any] = {}
@@ -130,6 +176,7 @@ class PywsgiServer(KeepAliveServer):
 
     def _close_wakers(self) -> None:
         self._calls.close()
+        self._signal_watch.close()
         super()._close_wakers()
 
     def await_request(self, handler: Any) -> bool:
@@ -171,6 +218,7 @@ class PywsgiServer(KeepAliveServer):
         for name, ours in wrapped.items():
             self._replace(server, name, functools.partial(ours, getattr(server, name)))
         self._calls.start(self._called)
+        self._signal_watch.start()
         for connection, address in self.inherited_connections():
             server.do_handle(gevent.socket.socket(fileno=connection.detach()), address)
 
