@@ -89,9 +89,16 @@ def test_each_refusal_is_a_failed_try(hub_socket, monkeypatch):
     assert pauses[:4] == [0.02, 0.04, 0.08, 0.16]
 
 
+def clients_of(server, process):
+    """The connections of its control socket, without the socket that listens."""
+    return [sock for sock in process.net_connections("unix") if sock.laddr == server.socket][1:]
+
+
 def test_a_hub_without_descriptors_knows_a_new_worker_as_soon_as_it_has_some(start):
     server = start(SERVERS["gunicorn sync"])
     process = psutil.Process(hub(server))
+    # A connection that the hub has not closed yet would leave a descriptor for the worker.
+    until(lambda: not clients_of(server, process), "the end of the last connection")
     before = process.rlimit(resource.RLIMIT_NOFILE)
     process.rlimit(resource.RLIMIT_NOFILE, (process.num_fds(), before[1]))
     kill(server.pid, signal.SIGTTIN)
