@@ -23,7 +23,7 @@ from .guard import Guard
 from .handover import inherited
 from .history import History
 from .lifecycle import Event, Lifecycle, State
-from .operation import Progress, StandbyThread
+from .operation import Progress
 from .pool import Pool
 from .protocol import VERSION
 from .reload.program import program
@@ -32,6 +32,7 @@ from .served import ServedApp, listener_at
 from .server import ControlServer
 from .signalcommands import SignalCommands
 from .signals import signals, would_kill
+from .standby import StandbyThread
 from .stopping import DeferredStop, Mode, Stop, StopRequest
 from .transports import Listener
 from .transports.defaultname import DefaultName

@@ -14,12 +14,13 @@ from typing import Any, Protocol
 
 from .adapters import HttpServer
 from .errors import CONFLICT, INTERNAL_ERROR, CommandError, TimedOut
-from .operation import MAX_SECONDS, Operation, StandbyThread, Work
+from .operation import MAX_SECONDS, Operation, Work
 from .reload.bytecode import remove_stale
 from .reload.directory import StartDirectory
 from .reload.preflight import Preflight
 from .reload.replacement import Executable, Replacement
 from .reserve import reserve
+from .standby import StandbyThread
 
 PAUSE = 0.25
 """Seconds that visitors wait for young requests to end, before they are let in again and those are waited for, too."""

@@ -13,7 +13,8 @@ from typing import Any, Literal
 
 from .adapters import HttpServer
 from .dispatcher import Reply
-from .operation import MAX_SECONDS, Operation, Progress, StandbyThread, Work, timestamp
+from .operation import MAX_SECONDS, Operation, Progress, Work, timestamp
+from .standby import StandbyThread
 from .threads import threads_that_stay
 from .unpatched import new_future
 

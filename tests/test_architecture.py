@@ -19,8 +19,8 @@ import flask_ctl
 LAYERS = [
     "unpatched",
     "logs  reserve",
-    "errors  exits  figures  handover  lifecycle  middleware  operation  parameters  signals  system  threads",
-    "locks  processes",
+    "errors  exits  figures  handover  lifecycle  middleware  parameters  signals  standby  system  threads",
+    "locks  operation  processes",
     "addresses  history  limits  pool  protocol  reactor  reload  render",
     "commands  keys",
     "conversations",

@@ -9,10 +9,11 @@ from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 from ..errors import CONFLICT, INTERNAL_ERROR, NOT_SUPPORTED, SERVER_DIED, CommandError
-from ..operation import MAX_SECONDS, MAX_WAIT, Operation, StandbyThread
+from ..operation import MAX_SECONDS, MAX_WAIT, Operation
 from ..processes import ProcessHandle, open_process, parent_of
 from ..reload.preflight import Preflight
 from ..reloading import ReloadRequest
+from ..standby import StandbyThread
 from .master import ANSWER_TIMEOUT, MasterServer
 from .messages import Begun, Hello
 from .staff import Staff

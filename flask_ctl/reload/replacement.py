@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 from .. import handover
-from ..operation import StandbyThread
+from ..standby import StandbyThread
 from ..unpatched import queue, threading
 
 FLUSH_TIMEOUT = 1.0
