@@ -28,7 +28,7 @@ from benchmarks.programs import flask_app, wsgi
 from benchmarks.reloads import reloads
 from benchmarks.running import HERE, PROGRAMS, Program, controlled, one_processor, process, scratch_directory
 from benchmarks.zeromq import zeromq
-from flask_ctl.middleware import RequestCounter, WSGIApp
+from flask_ctl.servers.middleware import RequestCounter, WSGIApp
 
 MIDDLEWARE_TARGET = 1.5e-6
 WAKE_UPS_TARGET = 1.0

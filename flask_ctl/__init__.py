@@ -9,11 +9,8 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .adapters import prepare_server, servers
-    from .adapters.programs import server_program
-    from .background import BackgroundServer
-    from .client import ControlClient
-    from .discovery import find_instance, find_instance_of, live_instances
+    from .client.client import ControlClient
+    from .client.discovery import find_instance, find_instance_of, live_instances
     from .errors import (
         AccessDenied,
         AmbiguousTarget,
@@ -30,19 +27,22 @@ if TYPE_CHECKING:
         TimedOut,
         WrongScheme,
     )
-    from .extension import Control
-    from .keys import write_key_pair
-    from .reload.preflight import preflighting
-    from .render import render_result
+    from .extension.background import BackgroundServer
+    from .extension.control import Control
+    from .protocol.text import render_result
+    from .servers.base import prepare_server, server_names
+    from .servers.launch import server_program
+    from .system.preflight import preflighting
+    from .transports.zeromq.curve import write_key_pair
 
 _MODULES = {
     "AccessDenied": "errors",
     "AmbiguousTarget": "errors",
-    "BackgroundServer": "background",
+    "BackgroundServer": "extension.background",
     "CommandError": "errors",
     "ConfigurationError": "errors",
-    "Control": "extension",
-    "ControlClient": "client",
+    "Control": "extension.control",
+    "ControlClient": "client.client",
     "ControlError": "errors",
     "InsecureConfiguration": "errors",
     "LocalProtocolError": "errors",
@@ -53,15 +53,15 @@ _MODULES = {
     "ServerDied": "errors",
     "TimedOut": "errors",
     "WrongScheme": "errors",
-    "find_instance": "discovery",
-    "find_instance_of": "discovery",
-    "live_instances": "discovery",
-    "preflighting": "reload.preflight",
-    "prepare_server": "adapters",
-    "render_result": "render",
-    "server_program": "adapters.programs",
-    "servers": "adapters",
-    "write_key_pair": "keys",
+    "find_instance": "client.discovery",
+    "find_instance_of": "client.discovery",
+    "live_instances": "client.discovery",
+    "preflighting": "system.preflight",
+    "prepare_server": "servers.base",
+    "render_result": "protocol.text",
+    "server_names": "servers.base",
+    "server_program": "servers.launch",
+    "write_key_pair": "transports.zeromq.curve",
 }
 
 __all__ = [
@@ -88,8 +88,8 @@ __all__ = [
     "preflighting",
     "prepare_server",
     "render_result",
+    "server_names",
     "server_program",
-    "servers",
     "write_key_pair",
 ]
 

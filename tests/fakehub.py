@@ -23,13 +23,20 @@ from typing import Any
 
 import pytest
 
-import flask_ctl.operation
-import flask_ctl.stopping
-from flask_ctl.access import Peer
+import flask_ctl.lifecycle.operation
+import flask_ctl.lifecycle.stop
+from flask_ctl.dispatch.access import Peer
 from flask_ctl.errors import ReloadFailed
-from flask_ctl.hub import auditing, commands, gate, master, messages, process, reloading, staff, status, workers
-from flask_ctl.hub import stopping as hub_stopping
-from flask_ctl.hub.messages import AppRecord, Figures, Hello, Loaded, Tally
+from flask_ctl.workers import messages
+from flask_ctl.workers.hub import audit as auditing
+from flask_ctl.workers.hub import commands, master, status
+from flask_ctl.workers.hub import endpoint as gate
+from flask_ctl.workers.hub import hub as process
+from flask_ctl.workers.hub import reload as reloading
+from flask_ctl.workers.hub import requests as staff
+from flask_ctl.workers.hub import stop as hub_stopping
+from flask_ctl.workers.hub import table as workers
+from flask_ctl.workers.messages import AppRecord, Figures, Hello, Loaded, Tally
 
 PATIENCE = 5.0
 """Real seconds for a thread to do what it has to do; then the test has failed."""
@@ -851,8 +858,8 @@ class World:
             "Waker": lambda: FakeWaker(self.clock),
         }  # fmt: skip
         for module in (
-            flask_ctl.operation, flask_ctl.stopping, auditing, commands, gate, master, process, reloading, staff,
-            status, hub_stopping, workers,
+            flask_ctl.lifecycle.operation, flask_ctl.lifecycle.stop, auditing, commands, gate, master, process,
+            reloading, staff, status, hub_stopping, workers,
         ):  # fmt: skip
             for name, fake in fakes.items():
                 if hasattr(module, name):

@@ -14,18 +14,18 @@ from typing import Any
 
 from harness import TIMEOUT, until
 
-from flask_ctl.access import Policy
-from flask_ctl.commands import command_from
-from flask_ctl.dispatcher import Reply
+from flask_ctl.dispatch.access import Policy
+from flask_ctl.dispatch.commands import command_from
+from flask_ctl.dispatch.dispatcher import Reply
+from flask_ctl.dispatch.limits import Limits
 from flask_ctl.errors import CommandError, ReloadFailed
-from flask_ctl.handover import Handover
-from flask_ctl.instance import Instance
-from flask_ctl.limits import Limits
-from flask_ctl.middleware import RequestCounter
-from flask_ctl.reload.directory import StartDirectory
-from flask_ctl.reloading import ReloadRequest
-from flask_ctl.served import ServedApp
-from flask_ctl.stopping import StopRequest
+from flask_ctl.lifecycle.app import ServedApp
+from flask_ctl.lifecycle.instance import Instance
+from flask_ctl.lifecycle.reload import ReloadRequest
+from flask_ctl.lifecycle.stop import StopRequest
+from flask_ctl.servers.middleware import RequestCounter
+from flask_ctl.system.directory import StartDirectory
+from flask_ctl.system.handover import Handover
 from flask_ctl.transports.factory import CurveFiles
 
 

@@ -25,7 +25,7 @@ import pytest
 import flask_ctl
 import flask_ctl_cli
 from flask_ctl import ControlClient, ControlError
-from flask_ctl.keys import write_key_pair
+from flask_ctl.transports.zeromq.curve import write_key_pair
 
 APPS = pathlib.Path(__file__).parent / "apps"
 TIMEOUT = 30.0
@@ -272,7 +272,7 @@ def import_client() -> None:
 
     Whoever becomes another user has to do so first: that user may not be able to enter the directory of the sources.
     """
-    servers = ("flask_ctl.adapters", "flask_ctl.hub", "flask_ctl_cli.served")
+    servers = ("flask_ctl.servers", "flask_ctl.workers", "flask_ctl_cli.served")
     for package in (flask_ctl, flask_ctl_cli):
         for module in pkgutil.iter_modules(package.__path__, f"{package.__name__}."):
             if module.name in servers or module.name.endswith("__main__"):

@@ -7,8 +7,8 @@ import sys
 
 HOLDER = """
 import os, sys
-from flask_ctl import locks
-from flask_ctl.hub import presence
+from flask_ctl.system import locks
+from flask_ctl.workers.agent import presence
 path, todo = sys.argv[1], sys.argv[2]
 descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
 exec(todo)

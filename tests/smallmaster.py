@@ -14,9 +14,9 @@ import time
 from importlib.metadata import version
 from typing import Any
 
-from flask_ctl.hub import messages
-from flask_ctl.hub.messages import AppRecord, Figures, Hello, Loaded, Tally
 from flask_ctl.protocol.jsonrpc import decode
+from flask_ctl.workers import messages
+from flask_ctl.workers.messages import AppRecord, Figures, Hello, Loaded, Tally
 
 WORKERS = 2
 SIGNALS = {"stop": signal.SIGTERM, "fast": signal.SIGQUIT, "reload": signal.SIGHUP}

@@ -15,11 +15,12 @@ from holders import Holder
 from manyworkers import hub, is_alive, kill, workers
 from servers import SERVERS
 
-from flask_ctl import ControlClient, ControlError, NotRunning, ServerDied, TimedOut, locks
-from flask_ctl.conversations import absence
-from flask_ctl.conversations.absence import Absence
-from flask_ctl.conversations.trust import Trust
-from flask_ctl.conversations.unix import UnixConversation
+from flask_ctl import ControlClient, ControlError, NotRunning, ServerDied, TimedOut
+from flask_ctl.client import absence
+from flask_ctl.client.absence import Absence
+from flask_ctl.client.trust import Trust
+from flask_ctl.client.unix import UnixConversation
+from flask_ctl.system import locks
 
 NOBODY = pwd.getpwnam("nobody").pw_uid
 SYNC = SERVERS["gunicorn sync"]

@@ -9,7 +9,7 @@ import pwd
 import pytest
 
 from flask_ctl import AccessDenied, ConfigurationError
-from flask_ctl.access import FileAccess, Peer, Policy, this_process
+from flask_ctl.dispatch.access import FileAccess, Peer, Policy, this_process
 
 ME, OTHER, GROUP = os.geteuid(), 54321, 54322
 USER_NAME, GROUP_NAME = pwd.getpwuid(65534).pw_name, grp.getgrall()[0].gr_name

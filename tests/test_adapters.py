@@ -9,9 +9,10 @@ import sys
 import pytest
 from harness import PYTHON, until
 
-from flask_ctl import ConfigurationError, adapters, servers
-from flask_ctl.adapters.busy import Busy
-from flask_ctl.adapters.importing import when_imported
+from flask_ctl import ConfigurationError, server_names
+from flask_ctl.servers import base as adapters
+from flask_ctl.servers.importing import when_imported
+from flask_ctl.servers.inflight import Busy
 
 
 @pytest.fixture
@@ -79,7 +80,7 @@ def test_the_name_of_no_server_is_refused_with_those_that_are():
 
 def test_a_server_that_is_not_installed_is_refused_with_the_remedy(monkeypatch):
     monkeypatch.setitem(sys.modules, "waitress", None)
-    monkeypatch.delitem(sys.modules, "flask_ctl.adapters.waitress", raising=False)
+    monkeypatch.delitem(sys.modules, "flask_ctl.servers.waitress", raising=False)
     with pytest.raises(ConfigurationError, match="waitress is not installed; try: pip install waitress"):
         adapters.load_adapter("waitress")
 
@@ -136,4 +137,4 @@ def test_a_connection_that_has_begun_its_next_request_is_not_idle_for_having_ans
 
 
 def test_the_names_of_servers():
-    assert {"werkzeug", "waitress", "cheroot", "pywsgi"} <= set(servers())
+    assert {"werkzeug", "waitress", "cheroot", "pywsgi"} <= set(server_names())

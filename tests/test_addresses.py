@@ -7,7 +7,7 @@ import os
 import pytest
 
 from flask_ctl import ConfigurationError, ControlClient, NotRunning
-from flask_ctl.addresses import Address, as_list, from_environment, is_loopback, parse_address, resolve
+from flask_ctl.system.addresses import Address, as_list, from_environment, is_loopback, parse_address, resolve
 
 FORMS = {
     "/tmp/a.sock": Address("unix", "/tmp/a.sock"),

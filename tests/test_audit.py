@@ -16,12 +16,13 @@ from harness import TIMEOUT, Pending, raw, read_all, until
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from flask_ctl import CommandError, logs
-from flask_ctl.access import Peer, Policy, this_process
-from flask_ctl.commands import CommandRegistry, command_from
-from flask_ctl.dispatcher import Call, Dispatcher
-from flask_ctl.guard import Guard
-from flask_ctl.masking import MAX_PARAMETERS, MAX_TEXT, is_secret
+from flask_ctl import CommandError
+from flask_ctl.dispatch.access import Peer, Policy, this_process
+from flask_ctl.dispatch.commands import CommandRegistry, command_from
+from flask_ctl.dispatch.dispatcher import Call, Dispatcher
+from flask_ctl.dispatch.guard import Guard
+from flask_ctl.dispatch.redaction import MAX_PARAMETERS, MAX_TEXT, is_secret
+from flask_ctl.system import logs
 
 STRANGER = Peer(pid=None, uid=54321, gid=54322)
 

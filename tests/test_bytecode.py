@@ -12,7 +12,7 @@ import sys
 import flask
 import pytest
 
-from flask_ctl.reload.bytecode import remove_stale
+from flask_ctl.system.bytecode import remove_stale
 
 MODES = py_compile.PycInvalidationMode
 

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal, Optional
 import pytest
 
 from flask_ctl import CommandError
-from flask_ctl.commands import (
+from flask_ctl.dispatch.commands import (
     RESERVED_COMMANDS,
     RESERVED_PARAMETERS,
     CommandRegistry,

@@ -22,9 +22,9 @@ from flask_ctl import (
     RemoteProtocolError,
     TimedOut,
 )
-from flask_ctl.addresses import parse_address
-from flask_ctl.keys import load_public_key
+from flask_ctl.system.addresses import parse_address
 from flask_ctl.transports.factory import CurveFiles, make_listener
+from flask_ctl.transports.zeromq.curve import load_public_key
 
 
 @pytest.fixture

@@ -16,11 +16,11 @@ from manyworkers import all_there
 from servers import FINDS_ITSELF, SCRIPTS
 
 from flask_ctl import ConfigurationError, Control, ReloadFailed
-from flask_ctl.addresses import default_path
-from flask_ctl.extension import state_of
-from flask_ctl.hub.messages import Hello, known
-from flask_ctl.reload.directory import MAX_ENTRIES, Origin, StartDirectory, directory_given, links_to
-from flask_ctl.reload.program import Program
+from flask_ctl.extension.control import state_of
+from flask_ctl.system.addresses import default_path
+from flask_ctl.system.directory import MAX_ENTRIES, Origin, StartDirectory, directory_given, links_to
+from flask_ctl.system.program import Program
+from flask_ctl.workers.messages import Hello, known
 
 
 class Site:

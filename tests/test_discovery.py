@@ -11,7 +11,7 @@ import pytest
 from harness import run_cli
 
 from flask_ctl import AmbiguousTarget, ControlClient, NotRunning, find_instance, live_instances
-from flask_ctl.addresses import default_directories, default_path
+from flask_ctl.system.addresses import default_directories, default_path
 
 NAMED = """
 import os

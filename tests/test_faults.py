@@ -9,7 +9,9 @@ from fakes import Scene
 from faults import FAULTS, armed
 from harness import TIMEOUT, raw, read_all, until
 
-from flask_ctl import CommandError, ControlClient, ProtocolError, ServerDied, reloading, stopping
+from flask_ctl import CommandError, ControlClient, ProtocolError, ServerDied
+from flask_ctl.lifecycle import reload as reloading
+from flask_ctl.lifecycle import stop as stopping
 
 MAX_CALLS = 60
 """No ask makes more calls of one kind."""

@@ -13,16 +13,16 @@ from harness import TIMEOUT, until
 from wires import WIRES, Wire, unix_wire, zmq_wire
 from wires import request as encoded
 
-from flask_ctl.access import Peer, Policy
-from flask_ctl.addresses import parse_address
-from flask_ctl.commands import CommandRegistry, command_from
-from flask_ctl.dispatcher import Call, Dispatcher
-from flask_ctl.guard import Guard
-from flask_ctl.reactor import Reactor
-from flask_ctl.server import ControlServer
+from flask_ctl.dispatch.access import Peer, Policy
+from flask_ctl.dispatch.commands import CommandRegistry, command_from
+from flask_ctl.dispatch.dispatcher import Call, Dispatcher
+from flask_ctl.dispatch.guard import Guard
+from flask_ctl.system.addresses import parse_address
+from flask_ctl.transports.control_thread import ControlServer
 from flask_ctl.transports.factory import CurveFiles, make_listener
-from flask_ctl.transports.zeromq import HELD
-from flask_ctl.transports.zmqclient import ZmqClient
+from flask_ctl.transports.reactor import Reactor
+from flask_ctl.transports.zeromq.listener import HELD
+from flask_ctl.transports.zeromq.session import ZmqClient
 
 CONNECTIONS = 100
 EACH = 400

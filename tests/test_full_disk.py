@@ -13,8 +13,8 @@ from harness import TIMEOUT, run_cli, until
 from manyworkers import hub, hubs_of, kill, workers
 from servers import SERVERS
 
-from flask_ctl.addresses import default_directories, default_path
-from flask_ctl.hub.start import private_path
+from flask_ctl.system.addresses import default_directories, default_path
+from flask_ctl.workers.agent.spawn import private_path
 
 NOTHING_WRITABLE = (0, resource.RLIM_INFINITY)
 """As RLIMIT_FSIZE, a stand-in for a full disk: files can be made, and not one byte be written to them."""
@@ -26,7 +26,7 @@ def fill_the_disk(pid: int = 0) -> None:
 
 
 def test_the_default_directories_do_not_depend_on_what_can_be_written():
-    code = "from flask_ctl.addresses import default_directories; print(*default_directories(), sep='\\n')"
+    code = "from flask_ctl.system.addresses import default_directories; print(*default_directories(), sep='\\n')"
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, timeout=TIMEOUT, preexec_fn=fill_the_disk
     )

@@ -33,7 +33,7 @@ def quit():
 
 @sample.app.get("/thread")
 def name_of_threads():
-    from flask_ctl.unpatched import threading
+    from flask_ctl.system.native import threading
     return " ".join(sorted(thread.name for thread in threading.enumerate()))
 
 server = WSGIServer(("127.0.0.1", 0), sample.app{options})
@@ -177,29 +177,29 @@ def test_werkzeugs_server_works_in_a_patched_program_too(serve):
 
 UNPATCHED = """
 {before}
-from flask_ctl import unpatched
+from flask_ctl.system import native
 {after}
 import threading
 seen = []
-thread = unpatched.threading.Thread(target=lambda: seen.append(unpatched.threading.get_ident()))
+thread = native.threading.Thread(target=lambda: seen.append(native.threading.get_ident()))
 thread.start()
 while not seen:
     pass
 thread.join()
-assert seen != [unpatched.threading.get_ident()]
-with unpatched.socket.socket(unpatched.socket.AF_UNIX) as listener:
+assert seen != [native.threading.get_ident()]
+with native.socket.socket(native.socket.AF_UNIX) as listener:
     assert "gevent" not in type(listener).__mro__[1].__module__
-with unpatched.selectors.DefaultSelector() as selector:
+with native.selectors.DefaultSelector() as selector:
     assert selector.fileno() > 0
-assert unpatched.subprocess.run(["echo", "x"], capture_output=True, timeout=30).stdout == b"x\\n"
-assert unpatched.threading.current_thread() is unpatched.threading.main_thread()
-assert unpatched.new_future().set_result(1) is None
+assert native.subprocess.run(["echo", "x"], capture_output=True, timeout=30).stdout == b"x\\n"
+assert native.threading.current_thread() is native.threading.main_thread()
+assert native.new_future().set_result(1) is None
 print("well")
 """
 
 
 @pytest.mark.parametrize("patch", PATCHES)
-def test_what_is_unpatched_is_as_the_system_has_it(patch):
+def test_what_is_native_is_as_the_system_has_it(patch):
     before, after = PATCHES[patch]
     code = UNPATCHED.format(before=before, after=after)
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=TIMEOUT)

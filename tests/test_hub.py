@@ -15,11 +15,11 @@ from harness import TIMEOUT, Pending, raw, until
 from manyworkers import hubs_of, is_alive, kill
 
 from flask_ctl import CommandError, ControlClient, RemoteProtocolError
-from flask_ctl.hub import messages
-from flask_ctl.hub.messages import AppRecord, Figures, Hello, Loaded, Memory, Past, Tally, Welcome
-from flask_ctl.hub.start import private_path, start_hub
-from flask_ctl.hub.workers import Worker, Workers
-from flask_ctl.processes import open_process
+from flask_ctl.system.processes import open_process
+from flask_ctl.workers import messages
+from flask_ctl.workers.agent.spawn import private_path, start_hub
+from flask_ctl.workers.hub.table import Worker, Workers
+from flask_ctl.workers.messages import AppRecord, Figures, Hello, Loaded, Memory, Past, Tally, Welcome
 
 
 @pytest.fixture
@@ -181,7 +181,7 @@ def test_it_does_not_start_for_another_process_with_the_pid_of_the_master(master
 
 def test_the_hub_knows_neither_flask_nor_the_app():
     code = """
-import sys, flask_ctl.hub.process, flask_ctl.hub.__main__
+import sys, flask_ctl.hub, flask_ctl.workers.hub.hub, flask_ctl.workers.hub.main
 names = ("flask", "werkzeug", "jinja2", "click", "gunicorn", "gevent", "granian", "zmq")
 print([name for name in names if name in sys.modules])
 """
@@ -408,7 +408,7 @@ def test_its_start_does_not_count_up_to_a_huge_limit_of_descriptors():
     """Where that is a billion, it would take minutes."""
     code = """
 import os
-from flask_ctl.hub.__main__ import close_above
+from flask_ctl.workers.hub.main import close_above
 os.sysconf = os.closerange = None
 os.dup2(1, 700)
 close_above(2)

@@ -16,9 +16,9 @@ from harness import TIMEOUT, raw, until
 from smallmaster import WORKERS, Masters
 
 from flask_ctl import ControlClient, ControlError
-from flask_ctl.hub.process import Hub
-from flask_ctl.hub.start import _take_lock
-from flask_ctl.processes import open_process
+from flask_ctl.system.processes import open_process
+from flask_ctl.workers.agent.spawn import _take_lock
+from flask_ctl.workers.hub.hub import Hub
 
 MAX_CALLS = 80
 """No ask makes more calls of one kind."""

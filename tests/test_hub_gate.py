@@ -11,12 +11,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from flask_ctl.access import Peer, this_process
-from flask_ctl.hub import messages
-from flask_ctl.hub.gate import Gate
-from flask_ctl.hub.messages import AppRecord, Figures, Hello, Loaded, Tally, Welcome
-from flask_ctl.hub.workers import Worker, Workers
-from flask_ctl.reactor import Reactor
+from flask_ctl.dispatch.access import Peer, this_process
+from flask_ctl.transports.reactor import Reactor
+from flask_ctl.workers import messages
+from flask_ctl.workers.hub.endpoint import Gate
+from flask_ctl.workers.hub.table import Worker, Workers
+from flask_ctl.workers.messages import AppRecord, Figures, Hello, Loaded, Tally, Welcome
 
 INVALID_REQUEST, INVALID_PARAMS, NO_METHOD = -32600, -32602, -32601
 

@@ -11,8 +11,9 @@ from harness import TIMEOUT, Pending, run_cli, until
 from manyworkers import Load, hub, kill, workers
 from servers import SERVERS
 
-from flask_ctl import ControlError, NotRunning, ServerDied, TimedOut, reloadcall
-from flask_ctl.reloadcall import HubEnded, NextHub
+from flask_ctl import ControlError, NotRunning, ServerDied, TimedOut
+from flask_ctl.client import reload as reloadcall
+from flask_ctl.client.reload import HubEnded, NextHub
 
 
 @pytest.fixture(autouse=True)

@@ -15,15 +15,15 @@ from harness import run_cli, until
 from holders import Holder
 from manyworkers import all_there, hub, kill
 
-import flask_ctl.client as client
+import flask_ctl.client.client as client
 from flask_ctl import AmbiguousTarget, ControlClient, find_instance, find_instance_of, live_instances
-from flask_ctl.addresses import default_path, other_names, own_path
-from flask_ctl.discovery import Found, is_common
+from flask_ctl.client.discovery import Found, is_common
+from flask_ctl.client.stop import HubDied
+from flask_ctl.client.targets import Targets
 from flask_ctl.errors import AddressInUse, ConfigurationError
-from flask_ctl.locks import held_by_others, lock_path
-from flask_ctl.stopcall import HubDied
-from flask_ctl.system import MAX_SOCKET_PATH
-from flask_ctl.targets import Targets
+from flask_ctl.system.addresses import default_path, other_names, own_path
+from flask_ctl.system.locks import held_by_others, lock_path
+from flask_ctl.system.system import MAX_SOCKET_PATH
 from flask_ctl.transports.defaultname import DefaultName
 from flask_ctl.transports.socketfile import SocketFile, remove_dead
 

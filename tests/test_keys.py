@@ -10,7 +10,14 @@ import zmq
 from harness import make_keys
 
 from flask_ctl import ConfigurationError, InsecureConfiguration
-from flask_ctl.keys import MAX_KEYS, AllowedKeys, load_key_pair, load_public_key, public_path_of, write_key_pair
+from flask_ctl.transports.zeromq.curve import (
+    MAX_KEYS,
+    AllowedKeys,
+    load_key_pair,
+    load_public_key,
+    public_path_of,
+    write_key_pair,
+)
 
 NOBODY = 65534
 

@@ -20,7 +20,7 @@ from manyworkers import hub, is_alive, kill, workers
 from servers import SERVERS
 
 from flask_ctl import AccessDenied, BackgroundServer, ConfigurationError, Control, ControlClient, TimedOut
-from flask_ctl.client import QUESTION_TIMEOUT
+from flask_ctl.client.client import QUESTION_TIMEOUT
 
 NOBODY = pwd.getpwnam("nobody").pw_uid
 needs_root = pytest.mark.skipif(
@@ -35,7 +35,7 @@ FORMS = {"unix": "{}", "ipc": "ipc://{}"}
 
 LIAR = """
 import json, os, socket, sys
-from flask_ctl import locks
+from flask_ctl.system import locks
 path, uid, named, more = sys.argv[1], int(sys.argv[2]), json.loads(sys.argv[3]), sys.argv[4]
 if uid != os.geteuid():
     os.setgroups([]), os.setgid(uid), os.setuid(uid)
@@ -204,7 +204,7 @@ def test_a_server_does_not_kill_itself(short_path):
         with client, pytest.raises(ConfigurationError, match="this process belongs to the server"):
             client.stop(kill_after=0.1)
         # To have opened the lock file here would have released the lock.
-        asked = "import sys; from flask_ctl.locks import LockFile; print(LockFile(sys.argv[1]).server())"
+        asked = "import sys; from flask_ctl.system.locks import LockFile; print(LockFile(sys.argv[1]).server())"
         done = subprocess.run(
             [sys.executable, "-c", asked, f"{short_path}/x.sock.lock"], capture_output=True, text=True
         )
@@ -338,8 +338,8 @@ def test_uwsgi_without_a_master_is_killed_and_not_its_parent(start, bystander):
 
 def test_a_worker_that_was_just_being_started_is_killed_with_its_master(short_path, bystander):
     """It takes its byte when the master is dead."""
-    from flask_ctl.conversations.trust import Trust
-    from flask_ctl.targets import targets_at
+    from flask_ctl.client.targets import targets_at
+    from flask_ctl.client.trust import Trust
 
     path = short_path / "x.sock.lock"
     code = f"locks.take(descriptor, 0); locks.take(descriptor, locks.hub_byte({os.getpid()}))"

@@ -6,7 +6,7 @@ import itertools
 
 import pytest
 
-from flask_ctl.lifecycle import TRANSITIONS, Event, IllegalTransition, Lifecycle, State
+from flask_ctl.lifecycle.state import TRANSITIONS, Event, IllegalTransition, Lifecycle, State
 
 EXPECTED = """
             SERVE     RELOAD     RETURN    STOP      END

@@ -15,10 +15,10 @@ from flask import Flask
 from harness import PYTHON, as_user, raw, read_all, until
 
 from flask_ctl import AccessDenied, BackgroundServer, ConfigurationError, Control
-from flask_ctl.access import Peer, Policy, this_process
-from flask_ctl.commands import command_from
-from flask_ctl.guard import Guard
-from flask_ctl.limits import MAX_REFUSED_PEERS, REFUSAL_WINDOW, SETTINGS, Limits
+from flask_ctl.dispatch.access import Peer, Policy, this_process
+from flask_ctl.dispatch.commands import command_from
+from flask_ctl.dispatch.guard import Guard
+from flask_ctl.dispatch.limits import MAX_REFUSED_PEERS, REFUSAL_WINDOW, SETTINGS, Limits
 
 
 def look() -> None:
@@ -40,7 +40,7 @@ class Log:
         self.now = 1000.0
         self.caplog = caplog
         self.guard = Guard(OBSERVERS, Limits(refusals=3))
-        monkeypatch.setattr("flask_ctl.guard.monotonic", lambda: self.now)
+        monkeypatch.setattr("flask_ctl.dispatch.guard.monotonic", lambda: self.now)
 
     def refuse(self, who: Peer | None = None, times: int = 1) -> AccessDenied:
         """The last of so many refusals."""
@@ -162,7 +162,7 @@ def test_a_real_stranger_is_told_to_wait_and_can_go_on_looking(serve, short_path
     os.chmod(short_path, 0o755)
     real = os.geteuid() == 0
     code = (
-        "import flask_ctl.transports.unix as unix; from flask_ctl.access import Peer;"
+        "import flask_ctl.transports.unix as unix; from flask_ctl.dispatch.access import Peer;"
         "unix.peer_of = lambda sock: Peer(42, 65534, 65534); import sample; sample.app.run(port=0)"
     )
     env = {"FLASK_CTL_ALLOW": '{"observe": ["uid:65534"]}', "FLASK_CTL_MAX_REFUSALS": "3"}

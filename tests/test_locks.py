@@ -13,14 +13,15 @@ from holders import HOLDER, Holder
 from manyworkers import hub, workers
 from servers import SERVERS
 
-from flask_ctl import ConfigurationError, locks
-from flask_ctl.hub.presence import Presence
-from flask_ctl.locks import LockFile, Member
+from flask_ctl import ConfigurationError
+from flask_ctl.system import locks
+from flask_ctl.system.locks import LockFile, Member
 from flask_ctl.transports.socketfile import SocketFile
+from flask_ctl.workers.agent.presence import Presence
 
 ASKER = """
 import json, sys
-from flask_ctl.locks import LockFile
+from flask_ctl.system.locks import LockFile
 with LockFile(sys.argv[1]) as lock:
     print(json.dumps([lock.server(), lock.members(), lock.is_held()]))
 """

@@ -10,8 +10,8 @@ import threading
 import pytest
 from harness import FLASK, TIMEOUT, until
 
-from flask_ctl import logs
-from flask_ctl.logs import MAX_WAITING, QueuedLogger, Relay
+from flask_ctl.system import logs
+from flask_ctl.system.logs import MAX_WAITING, QueuedLogger, Relay
 
 
 class Handler(logging.Handler):

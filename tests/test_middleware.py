@@ -15,7 +15,7 @@ from wsgiref.validate import validator
 import pytest
 from werkzeug.wsgi import ClosingIterator
 
-from flask_ctl.middleware import RequestCounter
+from flask_ctl.servers.middleware import RequestCounter
 
 HEADERS = [("Content-Type", "text/plain")]
 

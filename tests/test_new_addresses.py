@@ -9,9 +9,10 @@ import pytest
 from harness import get, run_cli
 from servers import SERVERS
 
-from flask_ctl.adapters import checkconfig, listening
-from flask_ctl.adapters.checkconfig import Rehearsal
-from flask_ctl.adapters.listening import end_rehearsal, try_to_bind
+from flask_ctl.servers import checkconfig
+from flask_ctl.servers import urls as listening
+from flask_ctl.servers.checkconfig import Rehearsal
+from flask_ctl.servers.urls import end_rehearsal, try_to_bind
 
 
 @pytest.fixture

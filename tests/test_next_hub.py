@@ -7,8 +7,8 @@ import json
 import pytest
 from fakehub import world
 
-from flask_ctl.hub.messages import Memory, Past
-from flask_ctl.hub.notebook import Notebook
+from flask_ctl.workers.agent.notebook import Notebook
+from flask_ctl.workers.messages import Memory, Past
 
 
 @pytest.fixture(params=range(5))

@@ -9,8 +9,10 @@ import pytest
 from fakes import Gate, Scene
 from harness import TIMEOUT, until
 
-from flask_ctl import operation, reloading, stopping
 from flask_ctl.errors import CommandError, ReloadFailed, TimedOut
+from flask_ctl.lifecycle import operation
+from flask_ctl.lifecycle import reload as reloading
+from flask_ctl.lifecycle import stop as stopping
 
 DRAINED = {"outcome": "drained", "cut": 0}
 

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from flask_ctl.parameters import parameter_type
+from flask_ctl.dispatch.parameters import parameter_type
 
 properties = settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 

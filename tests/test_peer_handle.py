@@ -7,7 +7,7 @@ import os
 import signal
 import socket
 
-from flask_ctl.processes import open_peer
+from flask_ctl.system.processes import open_peer
 
 
 def test_a_peer_that_is_gone_and_forgotten_leaves_nothing_open(short_path):

@@ -9,7 +9,7 @@ import pytest
 from harness import TIMEOUT, until
 
 from flask_ctl import CommandError
-from flask_ctl.pool import Pool
+from flask_ctl.dispatch.pool import Pool
 
 
 @pytest.fixture

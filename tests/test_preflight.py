@@ -14,8 +14,8 @@ import pytest
 from harness import Pending, until
 
 from flask_ctl import ReloadFailed, ServerDied
-from flask_ctl.reload import preflight as preflight_module
-from flask_ctl.reload.preflight import Preflight
+from flask_ctl.system import preflight as preflight_module
+from flask_ctl.system.preflight import Preflight
 
 
 class Rehearsed:

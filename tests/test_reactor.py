@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import pytest
 
-from flask_ctl.reactor import READ, Reactor
+from flask_ctl.transports.reactor import READ, Reactor
 
 MANY = 1000
 

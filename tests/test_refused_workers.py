@@ -15,8 +15,8 @@ from manyworkers import all_there, hub, kill, workers
 from servers import SERVERS
 
 from flask_ctl import RemoteProtocolError
-from flask_ctl.hub import link as link_module
-from flask_ctl.hub.link import Link
+from flask_ctl.workers.agent import connection as link_module
+from flask_ctl.workers.agent.connection import Link
 
 
 class Refused:

@@ -8,10 +8,10 @@ import sys
 import pytest
 from harness import PYTHON, Server, run_cli, until
 
-from flask_ctl import locks
-from flask_ctl.conversations.absence import reloader_at
-from flask_ctl.conversations.trust import Trust
-from flask_ctl.processes import start_time
+from flask_ctl.client.absence import reloader_at
+from flask_ctl.client.trust import Trust
+from flask_ctl.system import locks
+from flask_ctl.system.processes import start_time
 
 PROGRAM = "import flask, flask_ctl; app = flask.Flask('edited'); flask_ctl.Control(app)\n"
 DEBUG = [*PYTHON, "-m", "flask", "--app", "edited", "run", "--debug", "--port", "0"]

@@ -7,7 +7,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from flask_ctl import CommandError, render_result
-from flask_ctl.render import plural, render_error, seconds, size
+from flask_ctl.protocol.text import plural, render_error, seconds, size
 
 properties = settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 

@@ -11,11 +11,11 @@ from typing import Any
 
 import pytest
 
-from flask_ctl import reserve as reserve_module
-from flask_ctl.guard import Guard
-from flask_ctl.reactor import Reactor
-from flask_ctl.reserve import LENT, SIZE, Reserve
+from flask_ctl.dispatch.guard import Guard
+from flask_ctl.system import reserve as reserve_module
+from flask_ctl.system.reserve import LENT, SIZE, Reserve
 from flask_ctl.transports import stream
+from flask_ctl.transports.reactor import Reactor
 from flask_ctl.transports.stream import StreamServer
 
 

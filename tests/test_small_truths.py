@@ -11,8 +11,8 @@ import pytest
 from harness import PYTHON, raw, read_all, run_cli
 from servers import SERVERS
 
-from flask_ctl.audit import asker
-from flask_ctl.render import render_result
+from flask_ctl.dispatch.audit import asker
+from flask_ctl.protocol.text import render_result
 
 # reload --config
 

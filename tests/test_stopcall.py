@@ -10,10 +10,10 @@ from typing import NamedTuple
 import pytest
 
 from flask_ctl import AccessDenied, CommandError, ConfigurationError, RemoteProtocolError, TimedOut
-from flask_ctl.conversations import Conversation
+from flask_ctl.client.connection import Conversation
+from flask_ctl.client.stop import FOLLOW, HubDied, StopCall, StopTimes, kill_unreached
+from flask_ctl.client.targets import Targets
 from flask_ctl.protocol.jsonrpc import decode, encode, result_object
-from flask_ctl.stopcall import FOLLOW, HubDied, StopCall, StopTimes, kill_unreached
-from flask_ctl.targets import Targets
 
 NO_PID = 2**22
 """From here on the kernel gives no pids."""
@@ -262,10 +262,10 @@ CASES = {
 @pytest.fixture(autouse=True)
 def _brief(monkeypatch):
     """What does not end is waited for this long."""
-    monkeypatch.setattr("flask_ctl.stopcall.MARGIN", 0.02)
-    monkeypatch.setattr("flask_ctl.stopcall.STATUS_TIMEOUT", 0.02)
-    monkeypatch.setattr("flask_ctl.stopcall.HUB_MARGIN", 0.02)
-    monkeypatch.setattr("flask_ctl.stopcall.END_DELAY", 0.02)
+    monkeypatch.setattr("flask_ctl.client.stop.MARGIN", 0.02)
+    monkeypatch.setattr("flask_ctl.client.stop.STATUS_TIMEOUT", 0.02)
+    monkeypatch.setattr("flask_ctl.client.stop.HUB_MARGIN", 0.02)
+    monkeypatch.setattr("flask_ctl.client.stop.END_DELAY", 0.02)
 
 
 def call_of(world, case):

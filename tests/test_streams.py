@@ -10,7 +10,7 @@ import pytest
 from harness import read_all
 from wires import STREAMS, Peer, request
 
-from flask_ctl.limits import MAX_CONNECTIONS
+from flask_ctl.dispatch.limits import MAX_CONNECTIONS
 from flask_ctl.protocol.framing import MAX_FRAME
 
 

@@ -12,10 +12,11 @@ import pytest
 from harness import TIMEOUT
 from holders import HOLDER, Holder
 
-from flask_ctl import AccessDenied, ConfigurationError, targets
-from flask_ctl.conversations.trust import Trust
-from flask_ctl.processes import inner_pid, open_parent, open_process, owner_of, parent_of
-from flask_ctl.targets import targets_at, targets_of
+from flask_ctl import AccessDenied, ConfigurationError
+from flask_ctl.client import targets
+from flask_ctl.client.targets import targets_at, targets_of
+from flask_ctl.client.trust import Trust
+from flask_ctl.system.processes import inner_pid, open_parent, open_process, owner_of, parent_of
 
 ME = os.getpid()
 LISTENER = "locks.take(descriptor, 0)"
@@ -184,7 +185,7 @@ def test_processes_of_another_user_than_the_lock_files_are_not_killed(path, hold
 def test_a_master_of_another_user_is_not_killed(path, hold, monkeypatch):
     hub, worker = hold(HUB), hold(WORKER)
     owners = {ME: os.geteuid() + 1}
-    monkeypatch.setattr("flask_ctl.processes.owner_of", lambda pid: owners.get(pid, os.geteuid()))
+    monkeypatch.setattr("flask_ctl.system.processes.owner_of", lambda pid: owners.get(pid, os.geteuid()))
     with found(targets_of(connection(path, hub.pid))) as it:
         assert (it.server, pids(it.workers)) == ([], [worker.pid])
         assert isinstance(it.obstacle, ConfigurationError)

@@ -11,7 +11,7 @@ from harness import SITES, TIMEOUT, Pending, first_quick, get, until
 from wires import WIRES, Peer, request
 
 from flask_ctl import CommandError, ControlClient, TimedOut
-from flask_ctl.limits import MAX_CONNECTIONS, MAX_PENDING
+from flask_ctl.dispatch.limits import MAX_CONNECTIONS, MAX_PENDING
 from flask_ctl.protocol.framing import MAX_FRAME
 
 

@@ -15,7 +15,7 @@ from harness import TIMEOUT, run_cli
 from wires import Peer, ipc_wire, unix_wire
 
 from flask_ctl import AccessDenied, ConfigurationError, ControlClient, NotRunning
-from flask_ctl.conversations.trust import Trust, make_trust
+from flask_ctl.client.trust import Trust, make_trust
 
 NOBODY = pwd.getpwuid(65534)
 needs_root = pytest.mark.skipif(

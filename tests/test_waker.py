@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 from harness import TIMEOUT
 
-from flask_ctl import system
-from flask_ctl.system import Waker, wait_readable
+from flask_ctl.system import system
+from flask_ctl.system.system import Waker, wait_readable
 
 
 @pytest.fixture

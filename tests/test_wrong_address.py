@@ -14,7 +14,7 @@ import pytest
 from harness import TIMEOUT, raw, read_all, run_cli
 
 from flask_ctl import ConfigurationError, ControlClient, RemoteProtocolError, TimedOut, WrongScheme
-from flask_ctl.addresses import default_path
+from flask_ctl.system.addresses import default_path
 
 COMMANDS = [["status"], ["ping"], ["ping", "--wait", "30"], ["stop"], ["reload"], ["look"], ["call", "look"]]
 

@@ -6,13 +6,13 @@ import pytest
 from wires import Peer, Wire, zmq_wire
 
 from flask_ctl import AccessDenied
-from flask_ctl import access as access_module
-from flask_ctl.access import Policy
-from flask_ctl.addresses import parse_address
-from flask_ctl.guard import Guard
+from flask_ctl.dispatch import access as access_module
+from flask_ctl.dispatch.access import Policy
+from flask_ctl.dispatch.guard import Guard
+from flask_ctl.system.addresses import parse_address
 from flask_ctl.transports.socketfile import SocketFile
-from flask_ctl.transports.zap import LocalIdentity
-from flask_ctl.transports.zeromq import ZmqListener
+from flask_ctl.transports.zeromq.listener import ZmqListener
+from flask_ctl.transports.zeromq.zap import LocalIdentity
 
 OPS = 4711
 
@@ -23,7 +23,7 @@ class UserDatabase:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.groups: tuple[int, ...] = (OPS,)
         self.asked = 0
-        monkeypatch.setattr("flask_ctl.transports.zap.user_groups", self._user_groups)
+        monkeypatch.setattr("flask_ctl.transports.zeromq.zap.user_groups", self._user_groups)
 
     def _user_groups(self, uid: int | None, gid: int | None) -> tuple[int, ...]:
         self.asked += 1

@@ -16,16 +16,16 @@ from harness import APPS, PYTHON, SITES, TIMEOUT, Pending, as_user, run_cli, unt
 from wires import GUARD, ZEROMQ, Peer, Wire, ZmqTalk, ipc_wire, request
 
 from flask_ctl import AccessDenied, ControlClient, NotRunning, ServerDied, TimedOut
-from flask_ctl import access as access_module
-from flask_ctl.addresses import parse_address
-from flask_ctl.guard import Guard
-from flask_ctl.keys import load_key_pair, load_public_key
-from flask_ctl.limits import MAX_PENDING, Limits
+from flask_ctl.dispatch import access as access_module
+from flask_ctl.dispatch.guard import Guard
+from flask_ctl.dispatch.limits import MAX_PENDING, Limits
 from flask_ctl.protocol.framing import FENCE, MAX_FRAME
+from flask_ctl.system.addresses import parse_address
 from flask_ctl.transports.socketfile import SocketFile
-from flask_ctl.transports.zap import LocalIdentity
-from flask_ctl.transports.zeromq import ZmqListener
-from flask_ctl.transports.zmqclient import MAX_WAITING
+from flask_ctl.transports.zeromq.curve import load_key_pair, load_public_key
+from flask_ctl.transports.zeromq.listener import ZmqListener
+from flask_ctl.transports.zeromq.session import MAX_WAITING
+from flask_ctl.transports.zeromq.zap import LocalIdentity
 from flask_ctl_cli.main import cli
 
 over_both = pytest.mark.parametrize("site", ["ipc", "tcp with CURVE"], indirect=True)
@@ -417,7 +417,7 @@ def test_raw_garbage_changes_nothing(peer, garbage):
 
 
 def test_who_does_not_say_who_it_is_is_sent_away(short_path, free_port, monkeypatch):
-    monkeypatch.setattr("flask_ctl.transports.zeromq.HANDSHAKE_TIMEOUT", 0.1)
+    monkeypatch.setattr("flask_ctl.transports.zeromq.listener.HANDSHAKE_TIMEOUT", 0.1)
     peer = Peer(ipc_wire(short_path, free_port))
     with contextlib.closing(peer), connected(peer) as sock:
         sock.sendall(GREETING[:11])

@@ -11,8 +11,8 @@ import pytest
 
 from flask_ctl import ControlClient, RemoteProtocolError
 from flask_ctl.errors import ConfigurationError
-from flask_ctl.keys import AllowedKeys, load_public_key
-from flask_ctl.system import is_named
+from flask_ctl.system.system import is_named
+from flask_ctl.transports.zeromq.curve import AllowedKeys, load_public_key
 
 GREETING = b"\xff" + bytes(8) + b"\x7f\x03\x00"
 RESET = struct.pack("ii", 1, 0)

@@ -14,9 +14,9 @@ from harness import Pending, get, until
 from wires import ZEROMQ, Peer, request
 
 from flask_ctl import TimedOut
-from flask_ctl.addresses import parse_address
+from flask_ctl.system.addresses import parse_address
 from flask_ctl.transports.socketfile import BACKLOG
-from flask_ctl.transports.zmqclient import MAX_WAITING
+from flask_ctl.transports.zeromq.session import MAX_WAITING
 
 
 @pytest.fixture(params=ZEROMQ)

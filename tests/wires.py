@@ -15,18 +15,18 @@ import zmq
 from harness import TIMEOUT, Keys, make_keys
 
 from flask_ctl import ControlClient
-from flask_ctl.access import Policy
-from flask_ctl.addresses import parse_address
-from flask_ctl.commands import CommandRegistry, command_from
-from flask_ctl.dispatcher import Call, Dispatcher
-from flask_ctl.guard import Guard
-from flask_ctl.keys import load_key_pair, load_public_key
-from flask_ctl.limits import MAX_QUEUE
-from flask_ctl.pool import Pool
-from flask_ctl.server import ControlServer
-from flask_ctl.transports import Listener
+from flask_ctl.dispatch.access import Policy
+from flask_ctl.dispatch.commands import CommandRegistry, command_from
+from flask_ctl.dispatch.dispatcher import Call, Dispatcher
+from flask_ctl.dispatch.guard import Guard
+from flask_ctl.dispatch.limits import MAX_QUEUE
+from flask_ctl.dispatch.pool import Pool
+from flask_ctl.system.addresses import parse_address
+from flask_ctl.transports.base import Listener
+from flask_ctl.transports.control_thread import ControlServer
 from flask_ctl.transports.factory import CurveFiles, make_listener
 from flask_ctl.transports.memory import MemoryListener
+from flask_ctl.transports.zeromq.curve import load_key_pair, load_public_key
 
 GUARD = Guard(Policy.from_config({"operate": ["key:*"]}))
 

@@ -7,15 +7,15 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from ..access import Peer
-from ..dispatcher import Answer
+from ..dispatch.access import Peer
+from ..dispatch.dispatcher import Answer
 from ..errors import INVALID_REQUEST, CommandError, RemoteProtocolError
 from ..protocol.framing import LineBuffer, greets_by_zeromq
 from ..protocol.jsonrpc import encode, error_object
 from ..protocol.plain import is_plain
-from ..reactor import READ, WRITE, Reactor
-from ..unpatched import select, socket
-from . import Handler
+from ..system.native import select, socket
+from .base import Handler
+from .reactor import READ, WRITE, Reactor
 from .session import Session
 
 HIGH_WATER = 16 * 1024

@@ -10,10 +10,10 @@ import logging
 from collections.abc import Callable
 from typing import Any
 
-from .. import locks
-from ..addresses import other_names, own_path
 from ..errors import AddressInUse, ConfigurationError
-from ..handover import inherited
+from ..system import locks
+from ..system.addresses import other_names, own_path
+from ..system.handover import inherited
 from .socketfile import remove_dead
 
 logger = logging.getLogger("flask_ctl")

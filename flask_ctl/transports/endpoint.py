@@ -7,11 +7,11 @@ import logging
 import os
 from typing import Any, Protocol
 
-from ..access import FileAccess
-from ..addresses import Address, prepare_directory
+from ..dispatch.access import FileAccess
 from ..errors import ConfigurationError
-from ..handover import inherited
-from ..unpatched import socket
+from ..system.addresses import Address, prepare_directory
+from ..system.handover import inherited
+from ..system.native import socket
 
 logger = logging.getLogger("flask_ctl")
 

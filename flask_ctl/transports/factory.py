@@ -5,10 +5,10 @@ from __future__ import annotations
 import logging
 from typing import Any, NamedTuple
 
-from ..addresses import Address, is_loopback
+from ..dispatch.guard import Guard
 from ..errors import ConfigurationError, InsecureConfiguration
-from ..guard import Guard
-from . import Listener
+from ..system.addresses import Address, is_loopback
+from .base import Listener
 from .socketfile import SocketFile
 from .unix import UnixListener
 
@@ -30,8 +30,8 @@ def make_listener(address: Address, guard: Guard, curve: CurveFiles, master: int
     if address.transport == "unix":
         return UnixListener(address.path, guard, _socket_file(address, guard, master))
     from .tcpport import TcpPort
-    from .zap import LocalIdentity, LoopbackIdentity
-    from .zeromq import ZmqListener
+    from .zeromq.listener import ZmqListener
+    from .zeromq.zap import LocalIdentity, LoopbackIdentity
 
     if address.transport == "ipc":
         return ZmqListener(address, _socket_file(address, guard, master), LocalIdentity(), guard)
@@ -53,8 +53,8 @@ def _curve(files: CurveFiles) -> dict[str, Any]:
     if files.key is None or files.clients is None:
         missing = "CTL_CURVE_KEY" if files.key is None else "CTL_CURVE_CLIENTS"
         raise ConfigurationError(f"CURVE needs {missing}, too; make keys by: flask-ctl keygen")
-    from ..keys import AllowedKeys, check_curve, load_key_pair
-    from .zap import KeyIdentity
+    from .zeromq.curve import AllowedKeys, check_curve, load_key_pair
+    from .zeromq.zap import KeyIdentity
 
     check_curve()
     return {"curve": load_key_pair(files.key), "identity": KeyIdentity(AllowedKeys(files.clients))}

@@ -7,12 +7,12 @@ import socket
 from collections.abc import Callable
 from typing import Any
 
-from ..access import this_process
-from ..dispatcher import ReplyTo
-from ..guard import Guard
-from ..reactor import READ, Reactor
-from ..system import Waker
-from . import Handler
+from ..dispatch.access import this_process
+from ..dispatch.dispatcher import ReplyTo
+from ..dispatch.guard import Guard
+from ..system.system import Waker
+from .base import Handler
+from .reactor import READ, Reactor
 from .stream import StreamServer
 
 

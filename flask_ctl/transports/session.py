@@ -6,10 +6,10 @@ import abc
 import collections
 from concurrent.futures import Future
 
-from ..access import Peer
-from ..dispatcher import Answer, ReplyTo
-from ..reactor import Reactor
-from . import Handler
+from ..dispatch.access import Peer
+from ..dispatch.dispatcher import Answer, ReplyTo
+from .base import Handler
+from .reactor import Reactor
 
 _OBJECT = b"{}"
 """Stands for the message that is answered, where it is none but JSON."""

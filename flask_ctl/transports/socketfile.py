@@ -12,12 +12,12 @@ import logging
 import os
 import stat
 
-from .. import locks
-from ..access import PRIVATE, FileAccess
+from ..dispatch.access import PRIVATE, FileAccess
 from ..errors import AddressInUse, ConfigurationError, InsecureConfiguration
-from ..processes import start_time
-from ..system import MAX_SOCKET_PATH, bind_private, lock_holder, open_to, peer_credentials, try_lock
-from ..unpatched import socket
+from ..system import locks
+from ..system.native import socket
+from ..system.processes import start_time
+from ..system.system import MAX_SOCKET_PATH, bind_private, lock_holder, open_to, peer_credentials, try_lock
 
 BACKLOG = 128
 """Connections that wait while the control thread is busy; somaxconn of older kernels."""

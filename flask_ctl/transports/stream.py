@@ -8,14 +8,14 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from ..access import Peer
-from ..commands import Role
-from ..guard import Guard
-from ..reactor import READ, Reactor
-from ..reserve import reserve
-from ..unpatched import socket
-from . import Handler
+from ..dispatch.access import Peer
+from ..dispatch.commands import Role
+from ..dispatch.guard import Guard
+from ..system.native import socket
+from ..system.reserve import reserve
+from .base import Handler
 from .connection import Connection
+from .reactor import READ, Reactor
 
 SHARES: dict[Role | None, int] = {"operate": 1, "observe": 2, None: 16}
 """One part in so many of the connections for those of each role, so that they can't lock out those who may do more."""

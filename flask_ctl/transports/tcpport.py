@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import errno
 
-from ..access import FileAccess
-from ..addresses import Address, resolve
+from ..dispatch.access import FileAccess
 from ..errors import ConfigurationError
-from ..unpatched import socket
+from ..system.addresses import Address, resolve
+from ..system.native import socket
 from .socketfile import BACKLOG
 
 

@@ -6,14 +6,14 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
-from ..access import peer_of
-from ..addresses import Address
-from ..dispatcher import ReplyTo
-from ..guard import Guard
-from ..reactor import Reactor
-from ..unpatched import socket
-from . import Handler
+from ..dispatch.access import peer_of
+from ..dispatch.dispatcher import ReplyTo
+from ..dispatch.guard import Guard
+from ..system.addresses import Address
+from ..system.native import socket
+from .base import Handler
 from .endpoint import Endpoint
+from .reactor import Reactor
 from .socketfile import SocketFile
 from .stream import StreamServer
 

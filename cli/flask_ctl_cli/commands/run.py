@@ -21,10 +21,10 @@ SERVED = "flask_ctl_cli.served:app"
 
 
 def _known_server(ctx: click.Context, param: click.Parameter, value: str) -> str:
-    from flask_ctl import servers
+    from flask_ctl import server_names
 
-    if value not in servers():
-        raise click.BadParameter(f"{value!r} is not one of {', '.join(servers())}.")
+    if value not in server_names():
+        raise click.BadParameter(f"{value!r} is not one of {', '.join(server_names())}.")
     return value
 
 

@@ -1,0 +1,421 @@
+"""`ControlClient`: what sibling processes use."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+import time
+from collections.abc import Mapping
+from types import TracebackType
+from typing import Any
+
+from ..errors import (
+    SERVER_DIED,
+    ConfigurationError,
+    ControlError,
+    LocalProtocolError,
+    NotRunning,
+    RemoteProtocolError,
+    ServerDied,
+    TimedOut,
+    error_from_object,
+)
+from ..protocol import FROZEN_METHODS, VERSION
+from ..protocol.jsonrpc import Request, Response
+from ..system.addresses import OFF, from_environment, parse_address
+from .connection import Conversation, Target, converse
+from .reload import HubEnded, NextHub
+from .stop import FOLLOW, HubDied, Progress, StopCall, StopTimes, kill_unreached
+from .targets import targets_at, targets_of, workers_live
+from .trust import Trust, make_trust
+
+QUESTION_TIMEOUT = 5.0
+"""Seconds for an answer that needs no waiting."""
+
+HARMLESS = frozenset({"ping", "status", "commands"})
+"""Questions that are asked again where whoever was asked has ended."""
+
+MAX_TRIES = 5
+"""How often such a question is asked."""
+
+HUB_SHARE = 0.9
+"""The part of a caller's time that a hub may wait for its workers."""
+
+
+class _Default:
+    """Stands for: as long as this command may take."""
+
+
+DEFAULT = _Default()
+
+
+class ControlClient:
+    """Controls the instance that listens at `socket`.
+
+    Without `socket` the address in FLASK_CTL_SOCKET is used, else the one live instance of the current directory; for
+    what changes something its very own directory, where that holds more than one project (``/tmp``, a home). It
+    connects with the first command, and again after `close`. A socket on this machine has to be the caller's or root's,
+    or that of the user `owner`; over TCP the server has to have the public key `server_key` (a file, or the 40
+    characters), and `client_key` is the file with the caller's own key pair. `timeout` is in seconds,
+    None for no limit; by default 5 for a question, none for `call`, and for `stop` as long as the server may drain. Not
+    to be shared by threads.
+
+    Every method raises NotRunning, AccessDenied, TimedOut, ServerDied or ProtocolError as the case may be, and
+    CommandError for the server's own refusal.
+    """
+
+    def __init__(
+        self,
+        socket: Target | None = None,
+        *,
+        timeout: float | _Default | None = DEFAULT,
+        owner: str | int | None = None,
+        client_key: str | os.PathLike[str] | None = None,
+        server_key: str | os.PathLike[str] | None = None,
+    ) -> None:
+        self._target = socket
+        self._trust = make_trust(owner, client_key, server_key)
+        self._timeout = timeout
+        self._found = False
+        """Whether nobody has given the target: it was found, to be looked at."""
+        self._conversation: Conversation | None = None
+        self._protocol: int | None = None
+
+    @property
+    def endpoint(self) -> str:
+        """The address that is, or will be, connected to. Raises NotRunning or AmbiguousTarget where none was given."""
+        return self._connected(QUESTION_TIMEOUT).endpoint
+
+    def ping(self, *, timeout: float | _Default | None = DEFAULT) -> dict[str, Any]:
+        """``{"pong": true, "protocol", "pid", "version"}``."""
+        answer = self._ask("ping", {}, self._limit(timeout, QUESTION_TIMEOUT))
+        if not isinstance(answer, dict) or not isinstance(answer.get("protocol"), int):
+            raise RemoteProtocolError("the answer to ping holds no protocol version")
+        self._protocol = answer["protocol"]
+        return answer
+
+    def status(self, *, timeout: float | _Default | None = DEFAULT) -> dict[str, Any]:
+        """State, requests, process figures and versions of the instance; times in seconds, sizes in bytes."""
+        return self._ask_for_object("status", self._limit(timeout, QUESTION_TIMEOUT))
+
+    def commands(self, *, timeout: float | _Default | None = DEFAULT) -> dict[str, Any]:
+        """By name every command's summary, role, scope and the JSON Schema of its parameters."""
+        self._require_protocol(timeout)
+        return self._ask_for_object("commands", self._limit(timeout, QUESTION_TIMEOUT))
+
+    def call(self, name: str, /, *, timeout: float | _Default | None = DEFAULT, **params: Any) -> Any:
+        """The result of any command of the server, the app's own included; `stop` as by the method of that name."""
+        if name == "stop":
+            return self.stop(**params, timeout=timeout)
+        if name not in HARMLESS:
+            self._be_certain()
+        if name not in FROZEN_METHODS:
+            self._require_protocol(timeout)
+        limit = self._limit(timeout, None)
+        if limit is not None:
+            # A hub tells in time which of the workers have not answered.
+            params.setdefault("_timeout", limit * HUB_SHARE)
+        return self._ask(name, params, limit)
+
+    def stop(
+        self,
+        mode: str = "graceful",
+        *,
+        grace: float | None = None,
+        delay: float = 0.0,
+        wait: bool = True,
+        kill_after: float | None = None,
+        timeout: float | _Default | None = DEFAULT,
+        on_progress: Progress | None = None,
+    ) -> dict[str, Any]:
+        """End the server; returns when its process is gone.
+
+        The result has ``outcome`` (``drained``, ``forced``, ``killed`` or ``died``), ``drained`` and ``cut`` (numbers
+        of requests, None where a killed server could not tell), ``elapsed`` (seconds), ``pid``, and ``proof``, how it
+        is known that the server is gone: ``process`` (the kernel says that the process has ended), ``connection`` (the
+        connection has ended: over TCP, or of a server in a bigger program), or ``answer`` (the server says so, where
+        nobody could see more: it is process 1 of this PID namespace). ``ended_after`` is the number of seconds from the
+        call to the moment when the kernel says that the process has ended, None with another proof; ``elapsed`` is what
+        the server needed until it answered.
+
+        `grace` and `delay` are seconds; `kill_after` seconds after the call the server is killed, whether it could be
+        asked or not. Killed is only what the kernel names; where it names nobody ConfigurationError is raised, and
+        nothing has been sent. Without `wait` it returns, with the first progress, once the stop is accepted.
+        `on_progress` gets ``phase``, ``in_flight``, ``remaining``, ``waiting_for``.
+        """
+        began = time.monotonic()
+        for name, value in (("grace", grace), ("delay", delay), ("kill_after", kill_after)):
+            _check_seconds(name, value)
+        self._be_certain()
+        limit = self._limit(timeout, FOLLOW)
+        params = {"mode": mode, "delay": delay, "_progress": True}
+        if grace is not None:
+            params["grace"] = grace
+        path = None
+        if kill_after is not None:
+            path = self._local_path()
+            _check_killable(path, self._trust)
+        with contextlib.closing(self):
+            try:
+                return self._stop(params, path, StopTimes(began, limit, kill_after), wait, on_progress)
+            except TimedOut as error:
+                if kill_after is not None:
+                    error.data = {**(error.data or {}), "can_be_killed": False}
+                raise
+
+    def _stop(
+        self, params: dict[str, Any], path: str | None, times: StopTimes, wait: bool, on_progress: Progress | None
+    ) -> dict[str, Any]:
+        """Ask for a stop, the next hub where one has died before it began; the server at `path` is to be killed."""
+        death: HubDied | None = None
+        asked: int | None = None
+        for _ in range(MAX_TRIES):
+            try:
+                conversation = self._connected(times.to_connect(QUESTION_TIMEOUT))
+            except NotRunning:
+                if death is None:
+                    raise
+                return death.outcome
+            except TimedOut:
+                targets = None if path is None else targets_at(path, self._trust)
+                if targets is None:
+                    raise
+                with contextlib.closing(targets):
+                    return kill_unreached(targets, times.began)
+            if death is not None and death.accepted:
+                raise death
+            with contextlib.closing(targets_of(conversation)) as targets:
+                if death is not None and asked is not None and targets.pid not in (None, asked):
+                    # Another instance of the app has taken over the name of the one that was asked.
+                    return death.outcome
+                asked = targets.pid
+                if path is not None and targets.obstacle is not None and conversation.peer_has_ended():
+                    # A hub that is just dying holds no lock any more.
+                    self.close()
+                    continue
+                call = StopCall(conversation, targets, times, on_progress)
+                try:
+                    call.ask(params)
+                    return call.until_gone() if wait else call.until_accepted()
+                except HubDied as error:
+                    death = error
+                    self.close()
+        raise death or TimedOut("the stop was not accepted")
+
+    def reload(
+        self,
+        what: str = "code",
+        *,
+        grace: float | None = None,
+        cut: bool = False,
+        preflight: bool = True,
+        timeout: float | _Default | None = DEFAULT,
+        on_progress: Progress | None = None,
+    ) -> dict[str, Any]:
+        """Serve the program's new code; returns when it serves.
+
+        The result has ``generation``, ``cut`` (number of requests), ``elapsed`` (seconds) and ``pid``; ``hooks`` is
+        ``unfinished`` if hooks or exit functions did not end within `grace`, and ``threads_left`` names threads that
+        did not: the new code serves without having waited for them. Raises ReloadFailed, with the traceback in
+        ``data``, if the new code was refused, TimedOut if requests or threads were at work after `grace` seconds
+        (without `cut`): in both cases the old code serves on. ServerDied if the process ended on the way; ControlError
+        if `timeout` passed: the reload goes on, and `status` tells how it ends. With `what` "config" only the app's
+        `on_reload` functions are called.
+        """
+        self._be_certain()
+        try:
+            self._require_protocol(timeout)
+            self._connected(self._limit(timeout, QUESTION_TIMEOUT))
+        except TimedOut as error:
+            # TimedOut stands for the server's own word that the old code serves everybody.
+            raise ControlError(f"{error.message}; no reload has begun", error.data) from None
+        params: dict[str, Any] = {"what": what, "cut": cut, "preflight": preflight}
+        if on_progress is not None:
+            params["_progress"] = True
+        if grace is not None:
+            params["grace"] = grace
+        limit = self._limit(timeout, None)
+        watch = NextHub(self.status) if what == "code" and self._has_hub() else None
+        try:
+            result: dict[str, Any] = self._ask("reload", params, limit, on_progress)
+        except HubEnded as error:
+            if watch is None:
+                raise
+            return watch.result(error, limit)
+        return result
+
+    def close(self) -> None:
+        """Close the connection; more than once is fine."""
+        if self._conversation is not None:
+            self._conversation.close()
+        self._conversation = None
+        self._protocol = None
+
+    def __enter__(self) -> ControlClient:
+        return self
+
+    def __exit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _has_hub(self) -> bool:
+        """Whether it is a hub that answers here, who may die while its server goes on."""
+        path = None if self._conversation is None else self._conversation.path
+        return path is not None and workers_live(path, self._trust)
+
+    def _limit(self, timeout: float | _Default | None, default: float | None) -> float | None:
+        for choice in (timeout, self._timeout):
+            if not isinstance(choice, _Default):
+                _check_seconds("timeout", choice)
+                return choice
+        return default
+
+    def _connected(self, timeout: float | None) -> Conversation:
+        if self._conversation is None or self._conversation.ended:
+            self.close()
+            target = self._resolved_target(timeout)
+            try:
+                self._conversation = converse(target, timeout, self._trust)
+            except TimedOut as error:
+                error.data = {"can_be_killed": bool(_path_of(target)), **(error.data or {})}
+                raise
+        return self._conversation
+
+    def _resolved_target(self, timeout: float | None) -> Target:
+        if self._target is None:
+            self._target = next(iter(from_environment()), None)
+        if self._target is None:
+            self._target, self._found = _find_instance(timeout, operate=False), True
+        return self._target
+
+    def _be_certain(self) -> None:
+        """Before anything is changed: where the target has to be found, it is found by the narrow rule."""
+        if self._found or (self._target is None and not from_environment()):
+            self.close()
+            self._target, self._found = _find_instance(QUESTION_TIMEOUT, operate=True), False
+
+    def _local_path(self) -> str | None:
+        """The path of the server's socket, None where it is no address. Raises ConfigurationError for TCP."""
+        target = self._resolved_target(QUESTION_TIMEOUT)
+        path = _path_of(target)
+        if path == "":
+            raise ConfigurationError(
+                f"a server can't be killed over {target}: the kernel does not name it there, and what it says of"
+                " itself is not believed; run it on the server's machine, by the path of its Unix socket"
+            )
+        return path
+
+    def _require_protocol(self, timeout: float | _Default | None) -> None:
+        if self._protocol is None or self._conversation is None:
+            self.ping(timeout=timeout)
+        if self._protocol is not None and self._protocol > VERSION:
+            raise RemoteProtocolError(
+                f"the server speaks protocol {self._protocol}, this client {VERSION}: only ping, status and stop are"
+                " safe; update flask-ctl here"
+            )
+
+    def _ask_for_object(self, method: str, timeout: float | None) -> dict[str, Any]:
+        answer = self._ask(method, {}, timeout)
+        if not isinstance(answer, dict):
+            raise RemoteProtocolError(f"the answer to {method} is not an object")
+        return answer
+
+    def _ask(
+        self, method: str, params: Mapping[str, Any], timeout: float | None, on_progress: Progress | None = None
+    ) -> Any:
+        deadline = None if timeout is None else time.monotonic() + timeout
+        for _ in range(MAX_TRIES):
+            conversation, id = self._send(method, params, _left(deadline), deadline)
+            while (message := conversation.receive(deadline)) is not None:
+                if isinstance(message, Response) and message.id in (id, None):
+                    return _result(message)
+                if isinstance(message, Request) and on_progress is not None and isinstance(message.params, dict):
+                    on_progress(message.params)
+            if method not in HARMLESS or not conversation.ended or not conversation.peer_has_ended():
+                raise self._no_answer(conversation, method, timeout)
+            # Perhaps the hub has been killed, and another one answers soon.
+            self.close()
+            try:
+                self._connected(_left(deadline))
+            except NotRunning:
+                break
+        raise ServerDied(f"the server at {conversation.endpoint} ended before it answered {method}")
+
+    def _send(
+        self, method: str, params: Mapping[str, Any], timeout: float | None, deadline: float | None
+    ) -> tuple[Conversation, int]:
+        kept = self._conversation
+        conversation = self._connected(timeout)
+        (id,) = conversation.send([(method, params)], deadline)
+        if conversation is kept and conversation.undelivered:
+            # It had ended while nobody used it, as it does at a reload.
+            self.close()
+            conversation = self._connected(timeout)
+            (id,) = conversation.send([(method, params)], deadline)
+        return conversation, id
+
+    def _no_answer(self, conversation: Conversation, method: str, timeout: float | None) -> Exception:
+        endpoint = conversation.endpoint
+        if not conversation.ended and method == "reload":
+            return ControlError(
+                f"{endpoint} has not answered within {timeout:g} s; the outcome is not known: the reload goes on, and"
+                " status tells how it ends",
+                {"may_have_run": True},
+            )
+        if not conversation.ended:
+            return TimedOut(
+                f"{endpoint} did not answer {method} within {timeout:g} s; it is still there",
+                {"can_be_killed": conversation.path is not None and conversation.peer_pid() != 1},
+            )
+        if not conversation.peer_has_ended():
+            return RemoteProtocolError(f"{endpoint} closed the connection without an answer to {method}")
+        if conversation.path is not None and workers_live(conversation.path, self._trust):
+            return HubEnded(
+                f"the hub at {endpoint} ended before it answered {method}, which may have been done; the server goes"
+                " on",
+                {"may_have_run": True},
+            )
+        return ServerDied(f"the server at {endpoint} ended before it answered {method}")
+
+
+def _path_of(target: Target) -> str | None:
+    """The path of a socket, "" for an address over TCP, None for what is no address."""
+    if not isinstance(target, (str, os.PathLike)) or os.fspath(target) == OFF:
+        return None
+    return parse_address(target).path
+
+
+def _check_killable(path: str | None, trust: Trust) -> None:
+    """Raises what would keep a server from being killed, as far as that can be known without connecting to it."""
+    targets = None if path is None else targets_at(path, trust)
+    if targets is not None:
+        targets.close()
+        if targets.obstacle is not None:
+            raise targets.obstacle
+
+
+def _left(deadline: float | None) -> float | None:
+    return None if deadline is None else max(0.0, deadline - time.monotonic())
+
+
+def _check_seconds(name: str, value: float | None) -> None:
+    if value is not None and not (isinstance(value, (int, float)) and 0 <= value < math.inf):
+        raise LocalProtocolError(f"{name} is a number of seconds, 0 or more, not {value!r}")
+
+
+def _find_instance(timeout: float | None, *, operate: bool) -> str:
+    from .discovery import find_instance
+
+    return find_instance(timeout=timeout, operate=operate)
+
+
+def _result(response: Response) -> Any:
+    if response.error is not None:
+        code, message, data = response.error
+        if code == SERVER_DIED:
+            # A hub tells of its master.
+            raise ServerDied(message, data)
+        raise error_from_object(code, message, data)
+    return response.result

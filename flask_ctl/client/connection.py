@@ -1,0 +1,138 @@
+"""A client's end of one control connection: requests out, replies in, each within its time."""
+
+from __future__ import annotations
+
+import abc
+import os
+import socket
+import time
+from collections import deque
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol, Union
+
+from ..errors import ConfigurationError, LocalProtocolError
+from ..protocol.framing import MAX_FRAME
+from ..protocol.jsonrpc import Request, Response, encode, parse_reply, request_object
+from ..system.addresses import OFF, parse_address
+from ..system.processes import ProcessHandle
+from .trust import Trust
+
+END_DELAY = 1.0
+"""Seconds for a process whose connection has ended to end itself: the kernel closes its descriptors first."""
+
+
+class Connectable(Protocol):
+    """What gives a connected socket, as `MemoryListener` does."""
+
+    @property
+    def endpoint(self) -> str: ...
+
+    def connect(self) -> socket.socket: ...
+
+
+Target = Union[str, "os.PathLike[str]", Connectable]
+
+
+class Conversation(abc.ABC):
+    """Numbered requests to one server, and its messages; a subclass for each way to carry them.
+
+    `ended` tells whether the other side has closed; what it sent before can still be received. `undelivered` tells
+    whether that was so before the last request, of which the server then knows nothing. `path` is the path of the
+    server's socket, None if it has none on this machine.
+    """
+
+    endpoint: str
+    path: str | None = None
+    ended = False
+    undelivered = False
+
+    def __init__(self) -> None:
+        self._messages: deque[Response | Request] = deque()
+        self._last_id = 0
+
+    @abc.abstractmethod
+    def peer_pid(self) -> int | None:
+        """The pid of the process that listens, by the kernel's word; None where it names nobody."""
+
+    @abc.abstractmethod
+    def peer(self) -> ProcessHandle | None:
+        """A handle on the server's process; None if it is this process, or nobody can name it. The caller closes it."""
+
+    @abc.abstractmethod
+    def peer_has_ended(self) -> bool:
+        """Whether the server's process is gone for certain, or goes within END_DELAY."""
+
+    @abc.abstractmethod
+    def close(self) -> None:
+        """End the connection; more than once is fine."""
+
+    def send(self, requests: Sequence[tuple[str, Mapping[str, Any]]], deadline: float | None) -> list[int]:
+        """The ids of some methods with their parameters, which are on their way in one go.
+
+        Raises LocalProtocolError or TimedOut if they can't be sent.
+        """
+        ids = list(range(self._last_id + 1, self._last_id + 1 + len(requests)))
+        self._last_id += len(requests)
+        self._transmit([_message(method, params, id) for id, (method, params) in zip(ids, requests)], deadline)
+        return ids
+
+    def receive(self, deadline: float | None, watched: Sequence[ProcessHandle] = ()) -> Response | Request | None:
+        """The next message; None at the end of the stream, at the deadline, or when a watched process has ended.
+
+        Raises RemoteProtocolError for what is no message.
+        """
+        while not self._messages:
+            if not self._wait(deadline, watched):
+                return None
+            self._fill()
+            if self.ended and not self._messages:
+                return None
+        return self._messages.popleft()
+
+    def _note(self, data: bytes) -> None:
+        """Take in one message of the server. Raises RemoteProtocolError for what is none."""
+        self._messages.append(parse_reply(data))
+
+    @abc.abstractmethod
+    def _transmit(self, messages: list[bytes], deadline: float | None) -> None:
+        """Send messages, one after another."""
+
+    @abc.abstractmethod
+    def _wait(self, deadline: float | None, watched: Sequence[ProcessHandle]) -> bool:
+        """Whether there is something to receive; False at the deadline, or when a watched process has ended first."""
+
+    @abc.abstractmethod
+    def _fill(self) -> None:
+        """Take in what has arrived."""
+
+
+def converse(target: Target, timeout: float | None, trust: Trust | None = None) -> Conversation:
+    """A connection to the server at `target`, made within `timeout` seconds.
+
+    Raises NotRunning, AccessDenied, TimedOut, RemoteProtocolError or ConfigurationError.
+    """
+    from .unix import UnixConversation, connect
+
+    if not isinstance(target, (str, os.PathLike)):
+        return UnixConversation(target.endpoint, target.connect())
+    if os.fspath(target) == OFF:
+        raise ConfigurationError("the address is off: this app has no control socket; give one by --socket")
+    address = parse_address(target)
+    trust = trust or Trust()
+    if address.transport == "unix":
+        return UnixConversation(str(address), connect(address.path, timeout, trust), address.path)
+    began = time.monotonic()
+    from .zeromq import ZmqConversation
+
+    # To load libzmq may take half a second of it.
+    return ZmqConversation(address, None if timeout is None else max(0.0, timeout - time.monotonic() + began), trust)
+
+
+def _message(method: str, params: Mapping[str, Any], id: int) -> bytes:
+    try:
+        data = encode(request_object(method, params, id))
+    except (TypeError, ValueError) as error:
+        raise LocalProtocolError(f"the parameters of {method} can't be sent: {error}") from None
+    if len(data) > MAX_FRAME:
+        raise LocalProtocolError(f"the parameters of {method} are longer than {MAX_FRAME} bytes")
+    return data

@@ -1,0 +1,318 @@
+"""The client's side of a stop: ask, follow the progress, and wait for the proof that the server is gone."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from ..errors import AccessDenied, RemoteProtocolError, TimedOut, error_from_object
+from ..protocol.jsonrpc import Request, Response
+from ..system.processes import ProcessHandle
+from ..system.system import wait_readable
+from .connection import END_DELAY, Conversation
+from .targets import Targets
+
+MARGIN = 5.0
+"""Seconds beyond delay and grace for hooks and the interpreter's end; also for a killed process to be gone."""
+
+STATUS_TIMEOUT = 1.0
+"""Seconds to find out what a process waits for."""
+
+HUB_MARGIN = 1.0
+"""Seconds for a hub to end after its master."""
+
+FOLLOW = -1.0
+"""A limit that stands for: as long as the server's progress tells, and MARGIN."""
+
+Progress = Callable[[Mapping[str, Any]], Any]
+
+
+class HubDied(TimedOut):
+    """The hub has been killed, and the server may go on.
+
+    `accepted` tells whether the stop had begun, `outcome` is the result if nothing runs any more.
+    """
+
+    def __init__(self, message: str, data: Any, *, accepted: bool, outcome: dict[str, Any]) -> None:
+        super().__init__(message, data)
+        self.accepted = accepted
+        self.outcome = outcome
+
+
+class StopTimes(NamedTuple):
+    """When a stop began, on the monotonic clock, and after how many seconds it is given up, or killed.
+
+    `kill_after` suspends the `limit`.
+    """
+
+    began: float
+    limit: float | None = None
+    kill_after: float | None = None
+
+    def to_connect(self, default: float) -> float | None:
+        """Seconds that are left to reach the server."""
+        if self.kill_after is not None:
+            return max(0.0, self.began + self.kill_after - time.monotonic())
+        return default if self.limit == FOLLOW else self.limit
+
+
+class StopCall:
+    """One `stop`, from the request to the end of the server.
+
+    `targets` are watched, and killed if it comes to that; the caller closes them.
+    """
+
+    def __init__(
+        self, conversation: Conversation, targets: Targets, times: StopTimes, on_progress: Progress | None = None
+    ) -> None:
+        self._conversation = conversation
+        self._targets = targets
+        self._began = times.began
+        self._on_progress = on_progress
+        self._follow = times.limit == FOLLOW
+        self._kill_at = None if times.kill_after is None else times.began + times.kill_after
+        self._deadline = None if times.limit is None else times.began + times.limit
+        self._stop_id: int | None = None
+        self._ping_id: int | None = None
+        self._said_pid: int | None = None
+        self._mode: str | None = None
+        self._progress: dict[str, Any] = {}
+        self._result: dict[str, Any] | None = None
+
+    def ask(self, params: dict[str, Any]) -> None:
+        """Send the request. Raises the targets' obstacle, with nothing sent, if they are to be killed and can't be."""
+        if self._kill_at is not None and self._targets.obstacle is not None:
+            raise self._targets.obstacle
+        self._mode = params["mode"]
+        if self._follow:
+            self._deadline = time.monotonic() + MARGIN + params["delay"] + params.get("grace", 0)
+        # Where the kernel names nobody messages have the pid that the server gives.
+        questions: list[tuple[str, Mapping[str, Any]]] = [] if self._targets.pid else [("ping", {})]
+        # A server that does not even read is to be killed all the same.
+        with contextlib.suppress(*([] if self._kill_at is None else [TimedOut])):
+            ids = self._conversation.send([*questions, ("stop", params)], self._until())
+            self._stop_id = ids[-1]
+            self._ping_id = ids[0] if questions else None
+
+    def until_accepted(self) -> dict[str, Any]:
+        """The first progress. Raises what the server answers, HubDied, TimedOut, or RemoteProtocolError."""
+        if not self._receive_until(lambda: bool(self._progress) or self._result is not None):
+            self._check_hub()
+            if self._conversation.ended:
+                raise self._unanswered()
+            raise self._timed_out("accepted the stop")
+        return {"accepted": True, "pid": self._pid, **self._progress}
+
+    def until_gone(self) -> dict[str, Any]:
+        """The result, once the server is gone; ``proof`` tells how that is known.
+
+        ``process``: the kernel says that the process has ended; ``connection``: the connection has ended, for a server
+        on another machine or in a bigger program; ``answer``: the server says that it ends now, and nobody here
+        outlives it. Raises what the server answers, HubDied, TimedOut, AccessDenied or RemoteProtocolError.
+        """
+        if not self._receive_until(lambda: self._result is not None):
+            over = self._conversation.ended or any(process.ended() for process in self._targets.watched)
+            return self._died() if over else self._overdue("ended")
+        if self._targets.unobservable:
+            return self._outcome("answer")
+        if not self._wait_until_gone(self._until()):
+            return self._overdue("ended")
+        return self._outcome("process" if self._is_watched() else "connection")
+
+    @property
+    def _pid(self) -> int | None:
+        """The process to name: by the kernel's word, else the server's own."""
+        return self._targets.pid or self._said_pid or (self._result or {}).get("pid")
+
+    @property
+    def _name(self) -> str:
+        return f"pid {self._pid}" if self._pid else f"the server at {self._conversation.endpoint}"
+
+    def _until(self) -> float | None:
+        return self._deadline if self._kill_at is None else self._kill_at
+
+    def _receive_until(self, done: Callable[[], bool]) -> bool:
+        """Take in messages; False if the server ended, or the time has passed, before `done`."""
+        while not done():
+            message = self._conversation.receive(self._until(), self._targets.watched)
+            if message is None:
+                return False
+            if isinstance(message, Request):
+                self._note_progress(message)
+            else:
+                self._note_response(message)
+        return True
+
+    def _note_progress(self, message: Request) -> None:
+        params = message.params
+        if message.method != "progress" or not isinstance(params, dict) or params.get("id") != self._stop_id:
+            return
+        self._progress = {name: value for name, value in params.items() if name != "id"}
+        if self._follow and isinstance(remaining := params.get("remaining"), (int, float)):
+            self._deadline = time.monotonic() + remaining + MARGIN
+        if self._on_progress is not None:
+            self._on_progress(self._progress)
+
+    def _note_response(self, response: Response) -> None:
+        if response.id == self._ping_id is not None:
+            if isinstance(response.result, dict) and isinstance(pid := response.result.get("pid"), int):
+                self._said_pid = pid
+            return
+        if response.error is not None:
+            raise error_from_object(*response.error)
+        if response.id == self._stop_id:
+            if not isinstance(response.result, dict) or "outcome" not in response.result:
+                raise RemoteProtocolError("the answer to stop holds no outcome")
+            self._result = response.result
+
+    def _is_watched(self) -> bool:
+        """Whether the ends of processes are the proof of the server's end."""
+        return bool(self._targets.watched) and not (self._result or {}).get("embedded")
+
+    def _wait_until_gone(self, deadline: float | None) -> bool:
+        targets = self._targets
+        if self._is_watched():
+            if not wait_for_end(targets.server or targets.watched, deadline):
+                return False
+            # A hub that hangs does not make a server of a master that has ended.
+            wait_for_end(targets.watched, time.monotonic() + HUB_MARGIN)
+            return True
+        while not self._conversation.ended:
+            if self._conversation.receive(deadline) is None and not self._conversation.ended:
+                return False
+        return True
+
+    def _died(self) -> dict[str, Any]:
+        """Something has ended, without a result."""
+        self._check_hub()
+        targets = self._targets
+        if targets.server and wait_for_end(targets.server, self._kill_at or time.monotonic() + MARGIN):
+            return self._outcome("process", "died")
+        if not targets.watched and self._conversation.peer_has_ended():
+            return self._outcome("connection", "died")
+        if self._kill_at is None:
+            raise self._unanswered()
+        return self._overdue("ended")
+
+    def _check_hub(self) -> None:
+        """Raises HubDied, if that is what has happened, and if the server is not to be killed anyway."""
+        targets = self._targets
+        accepted = bool(self._progress)
+        if targets.hub is not None:
+            delay = END_DELAY if self._conversation.ended else 0.0
+            died = wait_for_end([targets.hub], time.monotonic() + delay)
+            goes_on = any(not process.ended() for process in targets.server or targets.workers)
+        else:
+            # Without the word of the lock file nobody knows whether it is a hub that has died.
+            uncertain = targets.obstacle is not None and self._conversation.path is not None
+            over = self._conversation.ended or any(process.ended() for process in targets.server)
+            died = uncertain and over and self._conversation.peer_has_ended()
+            goes_on = True
+        if died and goes_on and not (accepted and self._kill_at is not None):
+            message = f"the hub of {self._name} has been killed; the server goes on, and can be stopped again"
+            data = {"pid": self._pid, "hub": "died", **self._progress}
+            raise HubDied(message, data, accepted=accepted, outcome=self._outcome("process", "died"))
+
+    def _overdue(self, what: str) -> dict[str, Any]:
+        if self._kill_at is None:
+            raise self._timed_out(what)
+        kill(self._targets)
+        return self._outcome("process", "killed")
+
+    def _outcome(self, proof: str, outcome: str | None = None) -> dict[str, Any]:
+        known = {**UNKNOWN, "cut": self._progress.get("in_flight"), **(self._result or {})}
+        if self._targets.pid or not self._result:
+            # The server may tell the pid that it has in another PID namespace.
+            known["pid"] = self._pid
+        known |= {"ended_after": elapsed_since(self._began) if proof == "process" else None, "proof": proof}
+        if outcome is None:
+            return known
+        return {**known, "outcome": outcome, "elapsed": elapsed_since(self._began)}
+
+    def _unanswered(self) -> RemoteProtocolError:
+        return RemoteProtocolError(f"{self._conversation.endpoint} closed the connection without an answer to stop")
+
+    def _timed_out(self, what: str) -> TimedOut:
+        elapsed = time.monotonic() - self._began
+        message = f"{self._name} has not {what} within {elapsed:.1f} s; it is still there"
+        reasons = self._reasons()
+        data = {"pid": self._pid, "can_be_killed": self._targets.obstacle is None, "mode": self._mode, **self._progress}
+        return TimedOut(f"{message}: {reasons}" if reasons else message, data)
+
+    def _reasons(self) -> str:
+        """What the server waits for, as it says itself."""
+        if self._result is None:
+            if self._progress.get("phase") == "hooks":
+                return "its on_stop hooks run"
+            count = self._progress.get("in_flight")
+            return f"{count} in flight" if count else ""
+        threads = self._threads_that_stay()
+        return f"kept alive by {', '.join(threads)}" if threads else "its main thread has not returned"
+
+    def _threads_that_stay(self) -> list[str]:
+        status = self._ask_status(time.monotonic() + STATUS_TIMEOUT)
+        if status:
+            self._progress = {"waiting_for": (status.get("stopping") or {}).get("waiting_for", [])}
+        return [str(name) for name in self._progress.get("waiting_for", [])]
+
+    def _ask_status(self, deadline: float) -> dict[str, Any] | None:
+        """What `status` answers, None if nothing comes in time."""
+        (id,) = self._conversation.send([("status", {})], deadline)
+        while (message := self._conversation.receive(deadline)) is not None:
+            if isinstance(message, Response) and message.id == id:
+                return message.result if isinstance(message.result, dict) else {}
+        return None
+
+
+UNKNOWN: dict[str, Any] = {"drained": None, "cut": None, "pid": None}
+"""What a server that was killed could not tell."""
+
+
+def kill_unreached(targets: Targets, began: float) -> dict[str, Any]:
+    """The result of killing a server that could not even be asked. Raises like `kill`, or the targets' obstacle."""
+    if targets.obstacle is not None:
+        raise targets.obstacle
+    kill(targets)
+    elapsed = elapsed_since(began)
+    return {
+        **UNKNOWN,
+        "pid": targets.pid,
+        "outcome": "killed",
+        "elapsed": elapsed,
+        "ended_after": elapsed,
+        "proof": "process",
+    }
+
+
+def kill(targets: Targets) -> None:
+    """Kill a server, and wait for its end. Raises AccessDenied, or TimedOut if it has not ended after MARGIN."""
+    try:
+        killed = targets.kill()
+    except PermissionError:
+        raise AccessDenied(f"pid {targets.pid} belongs to another user, so it can't be killed") from None
+    dead = [process for process in killed if process is not targets.hub]
+    if not wait_for_end(dead, time.monotonic() + MARGIN):
+        data = {"pid": targets.pid, "can_be_killed": False, "killed": True}
+        raise TimedOut(
+            f"pid {targets.pid} was killed, but is still there: the kernel has not ended it yet, as while a disk"
+            " or a network file system does not answer",
+            data,
+        )
+    # So that the next server finds the address free; a hub that hangs lives longer.
+    wait_for_end([process for process in killed if process is targets.hub], time.monotonic() + HUB_MARGIN)
+
+
+def wait_for_end(processes: Sequence[ProcessHandle], deadline: float | None) -> bool:
+    """Whether all of them have ended before the deadline."""
+    for process in processes:
+        timeout = None if deadline is None else deadline - time.monotonic()
+        if not wait_readable([process.fileno()], timeout):
+            return False
+    return True
+
+
+def elapsed_since(began: float) -> float:
+    """Seconds, to the millisecond."""
+    return round(time.monotonic() - began, 3)

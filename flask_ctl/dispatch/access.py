@@ -1,0 +1,217 @@
+"""Who is at the other end, and what they may do."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, Union, get_args
+
+from ..errors import AccessDenied, ConfigurationError
+from ..system.native import socket
+from ..system.system import group_id, peer_credentials, peer_groups, user_id
+from .commands import Role
+
+Party = tuple[str, Union[int, str, None]]
+"""Who somebody is, as far as it can be known: ``("uid", 1001)``, ``("gid", 100)``, ``("key", "alice")``."""
+
+ROLES: tuple[Role, ...] = get_args(Role)
+
+_LOOPBACK = ("127.", "::1", "::ffff:127.")
+
+
+@dataclass(frozen=True)
+class Peer:
+    """Somebody at the other end of a connection; None for what could not be known.
+
+    A process is named by the kernel (unix(7), SO_PEERCRED). `key` is the name of the CURVE key that a peer over the
+    network has proved to hold, `address` the IP address of one over plain TCP, of whom nothing else is known.
+    """
+
+    pid: int | None = None
+    uid: int | None = None
+    gid: int | None = None
+    groups: tuple[int, ...] = ()
+    """Supplementary groups."""
+    key: str | None = None
+    address: str | None = None
+
+    @classmethod
+    def from_dict(cls, fields: dict[str, Any]) -> Peer:
+        """What `as_dict` gave, after JSON."""
+        return cls(**{**fields, "groups": tuple(fields["groups"])})
+
+    def as_dict(self) -> dict[str, Any]:
+        """Its fields, as JSON."""
+        return dict(vars(self))
+
+    @property
+    def party(self) -> Party:
+        """Whom to hold responsible: a user, a key, a host. A host has as many loopback addresses as it likes."""
+        if self.key is not None:
+            return "key", self.key
+        if self.address is not None and self.uid is None:
+            return "address", "loopback" if self.address.startswith(_LOOPBACK) else self.address
+        return "uid", self.uid
+
+    def describe(self) -> dict[str, Any]:
+        """The `by` of `status`."""
+        if self.key is not None:
+            return {"key": self.key}
+        named = {"uid": self.uid, "gid": self.gid, "pid": self.pid}
+        return named if self.address is None else {**named, "address": self.address}
+
+    def __str__(self) -> str:
+        if self.key is not None:
+            return f"the key {self.key!r}"
+        if self.uid is not None:
+            return f"uid {self.uid}"
+        return "a peer that the kernel can't name" if self.address is None else f"a peer at {self.address}"
+
+
+def this_process() -> Peer:
+    """The peer that this very process is."""
+    return Peer(os.getpid(), os.geteuid(), os.getegid())
+
+
+def peer_of(sock: socket.socket) -> Peer:
+    """The process at the other end of a connected Unix socket, with the credentials it had when it connected."""
+    pid, uid, gid = peer_credentials(sock)
+    return Peer(pid, uid, gid, peer_groups(sock, uid, gid))
+
+
+class FileAccess(NamedTuple):
+    """The mode of a socket's file, and the group that it belongs to (None: ours)."""
+
+    mode: int
+    gid: int | None = None
+
+    @property
+    def shared(self) -> bool:
+        """Whether it lets others than its owner connect."""
+        return self.mode != 0o600
+
+
+PRIVATE = FileAccess(0o600)
+"""For the owner alone."""
+
+
+@dataclass(frozen=True)
+class Policy:
+    """The roles that peers have with one app: `allow` names those who are neither its own user nor root.
+
+    Operating includes observing. Whoever can't be known has no role.
+    """
+
+    allow: Mapping[Role, frozenset[Party]] = field(default_factory=dict)
+    tcp_operate: bool = False
+
+    @classmethod
+    def from_config(cls, value: Any, tcp_operate: Any = False) -> Policy:
+        """The policy that CTL_ALLOW and CTL_TCP_OPERATE describe. Raises ConfigurationError that names what is wrong.
+
+        ``{"observe": ["group:ops"], "operate": ["uid:1001", "user:ann", "gid:100", "key:alice", "key:*"]}``
+        """
+        if not isinstance(tcp_operate, bool):
+            raise ConfigurationError(f"CTL_TCP_OPERATE has to be True or False, not {tcp_operate!r}")
+        if value is None:
+            return cls({}, tcp_operate)
+        if not isinstance(value, Mapping):
+            raise ConfigurationError(f"CTL_ALLOW has to be a dict of roles and lists, not {value!r}")
+        for role in value:
+            if role not in ROLES:
+                raise ConfigurationError(f"CTL_ALLOW: there is no role {role!r}; there are: {', '.join(ROLES)}")
+        return cls({role: frozenset(_parties(role, entries)) for role, entries in value.items()}, tcp_operate)
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Policy:
+        """The policy that `as_json` gave."""
+        allow = {role: frozenset((kind, who) for kind, who in parties) for role, parties in value["allow"].items()}
+        return cls(allow, value["tcp_operate"])
+
+    def as_json(self) -> dict[str, Any]:
+        """All of it, for another process."""
+        allow = {role: [list(party) for party in parties] for role, parties in self.allow.items()}
+        return {"allow": allow, "tcp_operate": self.tcp_operate}
+
+    def role_of(self, peer: Peer) -> Role | None:
+        """The most that a peer may do; None for nothing at all."""
+        if peer.key is not None:
+            # It was let in because its key is among those that are allowed.
+            return self._granted({("key", peer.key)}) or self._granted({("key", "*")}) or "observe"
+        if peer.uid is not None:
+            if peer.uid in (0, os.geteuid()):
+                return "operate"
+            return self._granted({("uid", peer.uid), *(("gid", gid) for gid in (peer.gid, *peer.groups))})
+        if peer.address is not None:
+            return "operate" if self.tcp_operate else "observe"
+        return None
+
+    def check(self, peer: Peer, needs: Role) -> None:
+        """Raises AccessDenied, with what is missing and what helps, unless the peer has the role that it `needs`."""
+        role = self.role_of(peer)
+        if role not in ("operate", needs):
+            what = "may not use this server" if role is None else f"may {role} this server but not {needs} it"
+            raise AccessDenied(f"{peer} {what}; {_remedy(peer)}", {"role": role, "needs": needs})
+
+    def file_access(self) -> FileAccess:
+        """What the file of a Unix socket has to allow, so that those whom the policy names can connect."""
+        named = {party for parties in self.allow.values() for party in parties if party[0] in ("uid", "gid")}
+        others = named - {("uid", 0), ("uid", os.geteuid())}
+        if not others:
+            return PRIVATE
+        kind, number = next(iter(others))
+        if len(others) == 1 and kind == "gid" and isinstance(number, int):
+            return FileAccess(0o660, number)
+        return FileAccess(0o666)
+
+    def _granted(self, parties: set[Party]) -> Role | None:
+        return next((role for role in reversed(ROLES) if parties & self.allow.get(role, frozenset())), None)
+
+
+def _remedy(peer: Peer) -> str:
+    if peer.uid is None and peer.key is None and peer.address is not None:
+        return "plain TCP does not tell who it is: use a Unix socket or CURVE, or set CTL_TCP_OPERATE"
+    return "CTL_ALLOW of the app gives more"
+
+
+def _parties(role: str, entries: Any) -> Iterable[Party]:
+    if isinstance(entries, (str, bytes)) or not isinstance(entries, Iterable):
+        raise ConfigurationError(f"CTL_ALLOW: {role} has to be a list as ['group:ops', 'uid:1001'], not {entries!r}")
+    return [_party(entry) for entry in entries]
+
+
+def _party(entry: Any) -> Party:
+    kind, colon, name = entry.partition(":") if isinstance(entry, str) else ("", "", "")
+    if kind not in _READERS or not colon or not name:
+        raise ConfigurationError(
+            f"CTL_ALLOW: {entry!r} names nobody; write uid:1001, user:ann, gid:100, group:ops, key:alice or key:*"
+        )
+    return _READERS[kind](entry, name)
+
+
+def _numbered(entry: str, name: str) -> Party:
+    if not (name.isascii() and name.isdigit()):
+        raise ConfigurationError(f"CTL_ALLOW: {entry!r} needs a number; for names there are user: and group:")
+    return entry.partition(":")[0], int(name)
+
+
+def _user(entry: str, name: str) -> Party:
+    return "uid", _found(entry, user_id(name), "user")
+
+
+def _group(entry: str, name: str) -> Party:
+    return "gid", _found(entry, group_id(name), "group")
+
+
+def _found(entry: str, number: int | None, kind: str) -> int:
+    if number is None:
+        raise ConfigurationError(f"CTL_ALLOW: this machine knows no {kind} for {entry!r}; create it, or correct it")
+    return number
+
+
+def _key(entry: str, name: str) -> Party:
+    return "key", name
+
+
+_READERS = {"uid": _numbered, "gid": _numbered, "user": _user, "group": _group, "key": _key}

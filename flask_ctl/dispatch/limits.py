@@ -1,0 +1,55 @@
+"""What peers can grow at most: every limit with its reason, and the settings that change them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from ..errors import ConfigurationError
+
+MAX_CONNECTIONS = 256
+"""At one address: far more than an app has controllers, and a quarter of the descriptors that a process often has."""
+
+MAX_PENDING = 64
+"""Commands of one connection that have not been answered; the next is read when one is."""
+
+MAX_QUEUE = 64
+"""Commands that wait for a thread: at four at a time nobody waits for more of them."""
+
+MAX_REFUSALS = 10
+"""Refused commands of one peer in REFUSAL_WINDOW: a person who errs has fewer, a program that tries has more."""
+
+REFUSAL_WINDOW = 10.0
+"""Seconds."""
+
+MAX_REFUSED_PEERS = 256
+"""Peers whose refusals are counted at the same time."""
+
+SETTINGS = {
+    "CTL_MAX_CONNECTIONS": MAX_CONNECTIONS,
+    "CTL_MAX_PENDING": MAX_PENDING,
+    "CTL_MAX_QUEUE": MAX_QUEUE,
+    "CTL_MAX_REFUSALS": MAX_REFUSALS,
+}
+
+
+@dataclass(frozen=True)
+class Limits:
+    """The limits of one app."""
+
+    connections: int = MAX_CONNECTIONS
+    pending: int = MAX_PENDING
+    queue: int = MAX_QUEUE
+    refusals: int = MAX_REFUSALS
+
+    @classmethod
+    def from_config(cls, setting: Callable[[str], Any]) -> Limits:
+        """The limits that `setting` tells by the names in SETTINGS. Raises ConfigurationError for a bad one."""
+        return cls(*(_positive(name, setting(name)) for name in SETTINGS))
+
+
+def _positive(name: str, value: Any) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise ConfigurationError(f"{name} has to be a whole number, 1 or more, not {value!r}")
+    return value

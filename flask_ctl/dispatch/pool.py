@@ -1,0 +1,99 @@
+"""A few daemon threads for custom commands.
+
+One that hangs keeps neither the other commands nor the end of the process waiting.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import Future
+from typing import Any
+
+from ..errors import CONFLICT, CommandError
+from ..system.native import new_future, queue, threading
+
+SIZE = 4
+"""Commands that run at once; they are questions to a server, not its work."""
+
+_Work = tuple[Callable[[], Any], "Future[Any]"]
+
+
+class Pool:
+    """Runs functions on at most SIZE threads; at most `max_waiting` wait for one.
+
+    The first thread is there from `open` on, the others start when they are needed.
+    """
+
+    def __init__(self, on_idle: Callable[[], Any], max_waiting: int) -> None:
+        self._on_idle = on_idle
+        self._max_waiting = max_waiting
+        self._queue: queue.SimpleQueue[_Work | None] = queue.SimpleQueue()
+        self._lock = threading.Lock()
+        self._threads: list[threading.Thread] = []
+        self._unfinished = 0
+
+    @property
+    def unfinished(self) -> int:
+        """Functions that run or wait."""
+        return self._unfinished
+
+    def open(self) -> None:
+        """Have a thread: from Python 3.12 on none can be started once the main one has returned, and a stop goes on.
+
+        Raises RuntimeError if there is none to be had.
+        """
+        with self._lock:
+            self._start_thread()
+
+    def submit(self, function: Callable[[], Any]) -> Future[Any]:
+        """The function's result, in time.
+
+        Raises CommandError -32002 if too many wait already, or if there is no thread and none can be started.
+        """
+        future: Future[Any] = new_future()
+        with self._lock:
+            if self._unfinished >= SIZE + self._max_waiting:
+                raise CommandError(
+                    f"no more than {self._max_waiting} can wait for a thread; try again later", code=CONFLICT
+                )
+            if len(self._threads) < min(SIZE, self._unfinished + 1):
+                try:
+                    self._start_thread()
+                except RuntimeError as error:
+                    if not self._threads:
+                        raise CommandError(f"{error}; try again later", code=CONFLICT) from None
+                    # Those that run will do it.
+            self._unfinished += 1
+        self._queue.put((function, future))
+        return future
+
+    def close(self) -> None:
+        """End the threads; those that are busy end later, and are not waited for. More than once is fine."""
+        with self._lock:
+            threads, self._threads = self._threads, []
+        for _ in threads:
+            self._queue.put(None)
+        if not self._unfinished:
+            for thread in threads:
+                thread.join()
+
+    def _start_thread(self) -> None:
+        thread = threading.Thread(target=self._work, name=f"flask-ctl-command-{len(self._threads)}", daemon=True)
+        thread.start()
+        self._threads.append(thread)
+
+    def _work(self) -> None:
+        while work := self._queue.get():
+            function, future = work
+            try:
+                result = function()
+            except BaseException as error:
+                # SystemExit and the like are a command's own fault too; they must not end the thread.
+                future.set_exception(error)
+            else:
+                future.set_result(result)
+            finally:
+                with self._lock:
+                    self._unfinished -= 1
+                self._on_idle()
+            del work, function, future

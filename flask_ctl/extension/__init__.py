@@ -1,0 +1,1 @@
+"""What Flask sees: the extension, its commands and hooks, and the server in a thread."""

@@ -1,0 +1,128 @@
+"""A server in a thread, for tests, notebooks and desktop programs."""
+
+from __future__ import annotations
+
+import threading
+import warnings
+from types import TracebackType
+from typing import Any
+
+from flask import Flask
+
+from ..dispatch.access import this_process
+from ..errors import TimedOut
+from ..lifecycle.instance import Instance
+from ..servers.werkzeug import make_background_server, run
+from ..system.addresses import OFF, Sockets, as_list, from_environment
+from .control import state_of
+
+JOIN_TIMEOUT = 5.0
+"""Seconds, beyond the grace, for the server's thread to end."""
+
+
+class BackgroundServer:
+    """Serves a Flask app from a thread of this process, and drains it at the end of the ``with``.
+
+    `port` 0 takes a free one. It listens for control only if `socket` is given. `options` go to Werkzeug's
+    `make_server`. It can be started again after a stop; all methods may be called by any thread.
+    """
+
+    def __init__(
+        self,
+        app: Flask,
+        host: str = "127.0.0.1",
+        port: int = 0,
+        *,
+        socket: Sockets | None = None,
+        threaded: bool = True,
+        **options: Any,
+    ) -> None:
+        self._app = app
+        self._state = state_of(app)
+        self._host = host
+        self._wanted_port = port
+        self._sockets = as_list(socket)
+        self._options = {"threaded": threaded, **options}
+        self._lock = threading.Lock()
+        self._instance: Instance | None = None
+        self._thread: threading.Thread | None = None
+        self._told: Instance | None = None
+        self.port = port
+
+    @property
+    def url(self) -> str:
+        """The server's address, as ``http://127.0.0.1:54321``."""
+        scheme = "https" if self._options.get("ssl_context") else "http"
+        host = f"[{self._host}]" if ":" in self._host else self._host
+        return f"{scheme}://{host}:{self.port}"
+
+    def start(self) -> None:
+        """Serve; connections are accepted when this returns.
+
+        Raises OSError for a busy port or another address that can't be used, ConfigurationError for such a control
+        socket, RuntimeError if it runs already.
+        """
+        with self._lock:
+            if self._thread is not None and self._thread.is_alive():
+                raise RuntimeError("this server runs already; stop it first")
+            sockets = [] if OFF in from_environment() else self._sockets
+            # Requests to an app without a Control are counted here.
+            counted = self._app.extensions.get("ctl") is self._state
+            served = self._app if counted else self._state.requests
+            server, self.port = make_background_server(self._host, self._wanted_port, served, **self._options)
+            try:
+                instance = Instance(server, [self._state.served_app(sockets, required=True)], handle_signals=False)
+                instance.open()
+            except BaseException:
+                server.discard()
+                raise
+            self._state.attach(instance)
+            self._instance = instance
+            self._thread = threading.Thread(
+                target=run, args=(server, instance), name=f"flask-ctl-server-{self.port}", daemon=True
+            )
+            self._thread.start()
+
+    def stop(self, grace: float | None = None) -> dict[str, Any] | None:
+        """Answer what has been asked, for `grace` seconds at most (the app's CTL_GRACE), and end the server.
+
+        The result is that of `ControlClient.stop`: ``outcome``, ``drained`` and ``cut`` (numbers of requests),
+        ``elapsed`` (seconds) and more; that requests were cut is a RuntimeWarning, too. Called by one of its own
+        requests it does not wait for the end, and returns None, as it does without a start. More than once is fine.
+        Raises TimedOut if the thread could not end, because without threads a request has it.
+        """
+        result, cut = self._stop(grace)
+        if cut:
+            warnings.warn(cut, RuntimeWarning, stacklevel=2)
+        return result
+
+    def _stop(self, grace: float | None) -> tuple[dict[str, Any] | None, str]:
+        """The result, and what is to be said of requests that were cut, once."""
+        with self._lock:
+            instance, thread = self._instance, self._thread
+        if instance is None or thread is None:
+            return None, ""
+        grace = self._state.seconds("CTL_GRACE") if grace is None else grace
+        instance.request_stop("graceful", this_process().describe(), grace)
+        if instance.server.is_serving_thread():
+            return None, ""
+        thread.join(grace + JOIN_TIMEOUT)
+        if thread.is_alive():
+            raise TimedOut(f"the server at {self.url} has not ended: a request still runs in its only thread")
+        result = instance.stop_result()
+        with self._lock:
+            told, self._told = self._told, instance
+        if told is instance or result is None or not result["cut"]:
+            return result, ""
+        return result, f"the server at {self.url} was stopped with {result['cut']} of its requests cut"
+
+    def __enter__(self) -> BackgroundServer:
+        self.start()
+        return self
+
+    def __exit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        _, cut = self._stop(None)
+        if cut:
+            warnings.warn(cut, RuntimeWarning, stacklevel=2)

@@ -1,0 +1,99 @@
+"""The commands that every server answers."""
+
+from __future__ import annotations
+
+from concurrent.futures import Future
+from typing import Any, Literal, Protocol
+
+from ..dispatch.commands import Command, CommandRegistry, command_from, invalid_parameter
+from ..dispatch.dispatcher import Call, Reply
+from ..errors import NOT_SUPPORTED, CommandError
+from ..protocol import VERSION
+from .operation import Progress
+from .reload import ReloadRequest
+from .stop import Mode, StopRequest
+
+
+class Answering(Protocol):
+    """What the commands ask: an instance, or a hub."""
+
+    @property
+    def pid(self) -> int: ...
+
+    def status(self, app: Any) -> dict[str, Any] | Future[dict[str, Any]]: ...
+
+    def stop(
+        self, request: StopRequest, progress: Progress | None = None, reply: Reply | None = None
+    ) -> Future[dict[str, Any]]: ...
+
+    def reload(
+        self, request: ReloadRequest, reply: Reply, progress: Progress | None = None
+    ) -> Future[dict[str, Any]]: ...
+
+    def reload_config(self) -> Future[dict[str, Any]]: ...
+
+
+class AnsweredApp(Protocol):
+    """What the commands have to know of an app."""
+
+    @property
+    def grace(self) -> float: ...
+
+    @property
+    def preflight_timeout(self) -> float: ...
+
+    @property
+    def versions(self) -> dict[str, str]: ...
+
+
+def builtin_commands(instance: Answering, app: AnsweredApp, registry: CommandRegistry) -> list[Command]:
+    """ping, status, stop, reload and commands for one app of an instance."""
+
+    def ping(call: Call) -> dict[str, Any]:
+        """Answer at once: the server's pid and version."""
+        return {"pong": True, "protocol": VERSION, "pid": instance.pid, "version": app.versions["flask_ctl"]}
+
+    def status(call: Call) -> Any:
+        """What the server is, does and has done."""
+        return instance.status(app)
+
+    def stop(
+        call: Call, mode: Mode = "graceful", grace: float | None = None, delay: float = 0.0
+    ) -> Future[dict[str, Any]]:
+        """End the server once its requests are answered, or grace has passed."""
+        for name, value in (("grace", grace), ("delay", delay)):
+            if value is not None and value < 0:
+                raise invalid_parameter(name, "must be 0 or more seconds")
+        explicit = grace is not None
+        request = StopRequest(mode, app.grace if grace is None else grace, call.peer.describe(), delay, explicit)
+        return instance.stop(request, call.progress, call.reply)
+
+    def reload(
+        call: Call,
+        what: Literal["code", "config"] = "code",
+        grace: float | None = None,
+        cut: bool = False,
+        preflight: bool = True,
+    ) -> Future[dict[str, Any]]:
+        """Serve the program's new code; or only run the app's reload hooks."""
+        if what == "config":
+            return instance.reload_config()
+        if call.reply is None:
+            raise CommandError("a reload of the code can't be part of a batch", code=NOT_SUPPORTED)
+        if grace is not None and grace < 0:
+            raise invalid_parameter("grace", "must be 0 or more seconds")
+        grace = app.grace if grace is None else grace
+        request = ReloadRequest(grace, cut, preflight, app.preflight_timeout, call.peer.describe())
+        return instance.reload(request, call.reply, call.progress)
+
+    def commands(call: Call) -> dict[str, Any]:
+        """Every command with its summary, role, scope and parameters."""
+        return {command.name: command.describe() for command in sorted(registry, key=lambda c: c.name)}
+
+    return [
+        command_from(ping, role="observe", scope="one", builtin=True),
+        command_from(status, role="observe", scope="one", builtin=True),
+        command_from(stop, role="operate", scope="one", builtin=True),
+        command_from(reload, role="operate", scope="one", builtin=True),
+        command_from(commands, role="observe", scope="one", builtin=True),
+    ]

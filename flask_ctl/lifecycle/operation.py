@@ -1,0 +1,129 @@
+"""What a stop and a reload have in common: a thread, phases, a result, and callers that follow the progress."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future
+from datetime import datetime, timezone
+from typing import Any, Protocol
+
+from ..system.native import new_future, threading
+from ..system.standby import StandbyThread
+
+Progress = Callable[[Mapping[str, Any]], Any]
+
+PROGRESS_INTERVAL = 0.5
+"""Seconds between two progress notifications."""
+
+MAX_WAIT = 10**6
+"""Seconds that a thread can wait at once."""
+
+MAX_SECONDS = 10 * 365 * 86400.0
+"""A longer grace is no different, and threads can't wait for it."""
+
+
+class Work(Protocol):
+    """What is drained beside the connections, and what is called at the end."""
+
+    def finished_count(self) -> int:
+        """Requests and commands finished so far."""
+
+    def commands_in_flight(self) -> int:
+        """Custom commands that have not been answered."""
+
+    def run_stop_hooks(self) -> None:
+        """The app's own `on_stop` functions."""
+
+
+class Operation:
+    """Something that runs in a thread of its own, so that it reads from top to bottom and keeps nobody else waiting."""
+
+    def __init__(self, by: dict[str, Any], deadline: float) -> None:
+        self.result: Future[dict[str, Any]] = new_future()
+        self.by = by
+        self.since = datetime.now(timezone.utc)
+        self.began = time.monotonic()
+        self.phase = ""
+        self._deadline = deadline
+        self._changed = threading.Condition()
+        self._listeners: list[Progress] = []
+        self._told = self.began
+        self._settled = False
+        self._thread: StandbyThread | None = None
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds since it was asked for."""
+        return round(time.monotonic() - self.began, 3)
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Wait until its thread has ended, at most for so many seconds; whether it has."""
+        return self._thread is None or self._thread.join(timeout)
+
+    def poke(self) -> None:
+        """Look again whether what is waited for has come; never call it with a lock of the server's."""
+        with self._changed:
+            self._changed.notify_all()
+
+    def follow(self, progress: Progress | None) -> Future[dict[str, Any]]:
+        """The result for one more caller, who is told how it goes."""
+        with self._changed:
+            if progress is not None and not self.result.done():
+                self._listeners.append(progress)
+                progress(self.progress())
+        return self.result
+
+    def progress(self) -> dict[str, Any]:
+        """How far it is."""
+        return {"phase": self.phase, "remaining": round(max(0.0, self._deadline - time.monotonic()), 3)}
+
+    def _spawn(self, run: Callable[[], Any], thread: StandbyThread) -> None:
+        self._thread = thread
+        thread.run(run)
+
+    def _settle(self, outcome: dict[str, Any] | BaseException) -> bool:
+        """Set the result, or the exception, unless there is one already; whether it was set.
+
+        Whatever waits for it is called here, so no lock may be held.
+        """
+        with self._changed:
+            if self._settled:
+                return False
+            self._settled = True
+        if isinstance(outcome, BaseException):
+            self.result.set_exception(outcome)
+        else:
+            self.result.set_result(outcome)
+        return True
+
+    def _enter(self, phase: str) -> None:
+        self.phase = phase
+        self._tell()
+
+    def _wait(self, done: Callable[[], bool], until: Callable[[], float], interval: float = MAX_WAIT) -> bool:
+        """Whether `done` came true before the time that `until` tells, which may change meanwhile.
+
+        It is asked whenever somebody pokes, and at least every `interval` seconds.
+        """
+        with self._changed:
+            while not done():
+                remaining = until() - time.monotonic()
+                if remaining <= 0:
+                    return False
+                self._changed.wait(min(remaining, interval, PROGRESS_INTERVAL if self._listeners else MAX_WAIT))
+                if time.monotonic() - self._told >= PROGRESS_INTERVAL:
+                    self._tell()
+        return True
+
+    def _tell(self) -> None:
+        self._told = time.monotonic()
+        if self._listeners:
+            fields = self.progress()
+            for listener in self._listeners:
+                listener(fields)
+
+
+def timestamp(moment: datetime) -> str:
+    """RFC 3339 in UTC, to the millisecond."""
+    return moment.astimezone(timezone.utc).strftime("%Y-%m-%dT%H:%M:%S.") + f"{moment.microsecond // 1000:03d}Z"

@@ -1,0 +1,228 @@
+"""One stop, from its acceptance to its result: delay, drain, cut, hooks."""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import dataclass
+from datetime import datetime, timedelta, timezone
+from typing import Any, Literal
+
+from ..dispatch.dispatcher import Reply
+from ..servers.base import HttpServer
+from ..system.native import new_future
+from ..system.standby import StandbyThread
+from ..system.threads import threads_that_stay
+from .operation import MAX_SECONDS, Operation, Progress, Work, timestamp
+
+Mode = Literal["graceful", "fast", "immediate"]
+
+IDLE_LINGER = 0.5
+"""Seconds for a connection that has not sent a byte to send one after all, before it counts as idle and is closed."""
+
+SETTLE_TIME = 0.1
+"""Seconds past the grace for connections that have been answered to be closed, so that they don't count as cut."""
+
+HOOKS_TIMEOUT = 2.0
+"""Seconds for `on_stop` hooks to come to an end in a fast stop; a graceful one waits for them."""
+
+logger = logging.getLogger("flask_ctl")
+
+
+@dataclass
+class StopRequest:
+    """What was asked: seconds of grace and delay, and by whom."""
+
+    mode: Mode
+    grace: float
+    by: dict[str, Any]
+    delay: float = 0.0
+    explicit: bool = False
+    """Whether the grace was given, so that it shortens that of a stop under way."""
+
+
+class DeferredStop:
+    """A stop that was asked for when a reload had committed: the next image does it, unless a fast one ends this."""
+
+    def __init__(self, request: StopRequest, reply: Reply | None) -> None:
+        self.mode = request.mode
+        self.by = request.by
+        self.reply = reply
+        self.result: Future[dict[str, Any]] = new_future()
+        self._grace = request.grace
+        self._message = b"" if reply is None else reply.keeper.current()
+        self._since = datetime.now(timezone.utc)
+
+    def describe(self) -> dict[str, Any]:
+        """The `stopping` of `status`."""
+        return {
+            "mode": self.mode,
+            "since": timestamp(self._since),
+            "deadline": None,
+            "by": self.by,
+            "deadline_by": self.by,
+            "waiting_for": threads_that_stay(),
+        }
+
+    def leave(self) -> None:
+        """Have the next image answer it, where somebody waits for an answer."""
+        if self.reply is not None:
+            self.reply.defer(self._message)
+
+    def unanswered(self) -> dict[str, Any]:
+        """What the next image has to know of one that nobody waits for."""
+        return {"by": self.by, "grace": self._grace}
+
+
+class Stop(Operation):
+    """A stop under way. `result` gets what `stop` answers; who asks again joins."""
+
+    def __init__(self, server: HttpServer, work: Work, request: StopRequest, pid: int) -> None:
+        hurry = request.mode != "graceful"
+        self._delay_until = time.monotonic() + (0 if hurry else min(request.delay, MAX_SECONDS))
+        super().__init__(request.by, self._delay_until + (0 if hurry else min(request.grace, MAX_SECONDS)))
+        self.mode = request.mode
+        self.phase = "delay"
+        self._request = request
+        self._deadline_by = request.by
+        self._server = server
+        self._work = work
+        self._pid = pid
+        self._finished_before = work.finished_count()
+        self._drained: int | None = None
+        self._hooks_ran = False
+        self._hooks_left = False
+        self._hooks_thread: StandbyThread | None = None
+
+    def start(self, on_done: Callable[[], Any], threads: tuple[StandbyThread, StandbyThread] | None = None) -> None:
+        """Go through it in a thread, and through the hooks in another one, both of which may have been kept ready.
+
+        `on_done` is called once the result is set. Raises RuntimeError if no threads are to be had.
+        """
+
+        def run() -> None:
+            try:
+                self._run()
+            except BaseException:
+                logger.exception("the stop failed on its way; the server ends all the same")
+                self.give_up()
+            finally:
+                on_done()
+
+        thread, self._hooks_thread = threads or _standby_threads()
+        self._spawn(run, thread)
+
+    def join(self, request: StopRequest, progress: Progress | None) -> Future[dict[str, Any]]:
+        """The result for one more caller. `fast` ends the waiting of those before, a given grace may shorten it."""
+        with self._changed:
+            now = time.monotonic()
+            if request.mode == "fast" and self.mode == "graceful":
+                self.mode = request.mode
+                self._delay_until = now
+                self._shorten(now, request.by)
+            elif request.explicit and request is not self._request and self.mode == "graceful":
+                self._shorten(now + min(request.grace, MAX_SECONDS), request.by)
+            self._changed.notify_all()
+            return self.follow(progress)
+
+    def _shorten(self, deadline: float, by: dict[str, Any]) -> None:
+        if deadline < self._deadline:
+            self._deadline = deadline
+            self._delay_until = min(self._delay_until, deadline)
+            self._deadline_by = by
+            self._tell()
+
+    def describe(self) -> dict[str, Any]:
+        """The `stopping` of `status`."""
+        return {
+            "mode": self.mode,
+            "since": timestamp(self.since),
+            "deadline": timestamp(self.since + timedelta(seconds=self._deadline - self.began)),
+            "by": self.by,
+            "deadline_by": self._deadline_by,
+            "waiting_for": self._waiting_for(),
+        }
+
+    def progress(self) -> dict[str, Any]:
+        """How far it is: the phase, requests and commands in flight, seconds that remain, threads that stay."""
+        fields = {**super().progress(), "in_flight": self._in_flight(), "waiting_for": self._waiting_for()}
+        return fields if self._deadline_by == self.by else {**fields, "deadline_by": self._deadline_by}
+
+    def give_up(self) -> None:
+        """Set the result at once, for a process that is about to end without draining."""
+        self._finish(self._in_flight())
+
+    def _run(self) -> None:
+        self._wait(lambda: False, lambda: self._delay_until)
+        self._enter("drain")
+        self._server.drain()
+        idle_at = time.monotonic() + IDLE_LINGER
+        self._wait(self._server.quiet, lambda: min(idle_at, self._deadline))
+        self._server.close_idle()
+        drained = self._wait(self._all_done, lambda: self._deadline) or self._linger()
+        self._drained = self._count_drained()
+        cut = 0 if drained else self._server.cut() + self._work.commands_in_flight()
+        self._enter("hooks")
+        self._run_hooks()
+        self._enter("end")
+        self._finish(cut)
+
+    def _linger(self) -> bool:
+        """Whether all was answered but for its last words: a connection is closed a moment after its last byte."""
+        end = time.monotonic() + SETTLE_TIME
+        return self._wait(self._all_done, lambda: end)
+
+    def _run_hooks(self) -> None:
+        """Until they have run; in a fast stop for HOOKS_TIMEOUT at most."""
+
+        def run() -> None:
+            self._work.run_stop_hooks()
+            self._hooks_ran = True
+            self.poke()
+
+        assert self._hooks_thread is not None
+        began = time.monotonic()
+        self._hooks_thread.run(run)
+        self._wait(lambda: self._hooks_ran, lambda: began + HOOKS_TIMEOUT if self.mode == "fast" else math.inf)
+        if not self._hooks_ran:
+            self._hooks_left = True
+            logger.warning("an on_stop hook still runs; stopping without it")
+
+    def _count_drained(self) -> int:
+        return max(0, self._work.finished_count() - self._finished_before)
+
+    def _finish(self, cut: int) -> None:
+        self._settle(self._result(cut))
+
+    def _result(self, cut: int) -> dict[str, Any]:
+        result = {
+            "outcome": "forced" if cut else "drained",
+            "drained": self._count_drained() if self._drained is None else self._drained,
+            "cut": cut,
+            "elapsed": self.elapsed,
+            "pid": self._pid,
+            "embedded": self._server.embedded,
+        }
+        return {**result, "hooks": "unfinished"} if self._hooks_left else result
+
+    def _all_done(self) -> bool:
+        return self._server.quiet() and not self._work.commands_in_flight()
+
+    def _in_flight(self) -> int:
+        return self._server.in_flight() + self._work.commands_in_flight()
+
+    def _waiting_for(self) -> list[str]:
+        return [] if self._server.embedded or self.phase != "end" else threads_that_stay()
+
+
+def _standby_threads() -> tuple[StandbyThread, StandbyThread]:
+    """Both threads that a stop needs. Raises RuntimeError, and keeps none, if there is one too few."""
+    thread = StandbyThread("flask-ctl-stop")
+    try:
+        return thread, StandbyThread("flask-ctl-hooks")
+    except RuntimeError:
+        thread.discard()
+        raise

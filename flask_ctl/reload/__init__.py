@@ -1,1 +1,0 @@
-"""New code in the same process: preflight, then the old image executes the new one in its place."""

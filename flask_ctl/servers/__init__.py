@@ -1,0 +1,1 @@
+"""The HTTP servers: a module for each, and what they share."""

@@ -1,0 +1,227 @@
+"""cheroot, the server of CherryPy: a loop over idle connections, and threads that answer requests."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import queue
+import socket
+import threading
+from collections.abc import Callable, Collection, Iterable
+from typing import Any
+
+from cheroot.server import HTTPServer
+from cheroot.workers import threadpool
+
+from ..system.handover import inherited
+from ..system.system import wait_readable
+from .base import Host, WSGIApp
+from .keepalive import KeepAliveServer
+from .urls import end_rehearsal, requested, url
+
+SERVER = "cheroot.server"
+
+
+def serve(app: WSGIApp, host: str, port: int, threads: int | None) -> None:
+    """Serve `app`, for ``flask-ctl run``."""
+    from cheroot.wsgi import Server
+
+    options = {} if threads is None else {"numthreads": threads, "max": threads}
+    Server((host, port), app, **options).start()
+
+
+def arm(host: Host) -> None:
+    """Make every cheroot server of this process tell `host` when it begins to serve."""
+    HTTPServer.serve = _controlled(host, HTTPServer.serve)
+    HTTPServer.bind = _inheriting(host, HTTPServer.bind)
+    HTTPServer.bind_unix_socket = _inheriting(host, HTTPServer.bind_unix_socket)
+    threadpool.WorkerThread.start = _as_daemon(host, threadpool.WorkerThread.start)
+
+
+def _controlled(host: Host, serve: Callable[[Any], None]) -> Callable[[Any], None]:
+    @functools.wraps(serve)
+    def serve_under_control(self: Any) -> None:
+        CherootServer(self).serve(host, _app_of(self), lambda: serve(self))
+
+    return serve_under_control
+
+
+def _inheriting(host: Host, bind: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(bind)
+    def bind_or_inherit(self: Any, *args: Any) -> Any:
+        end_rehearsal(host.check_settings, self.bind_addr)
+        self._requested_address = requested(self.bind_addr)
+        descriptor = inherited.take_listener(self._requested_address)
+        if descriptor is None:
+            return bind(self, *args)
+        self.socket = socket.socket(fileno=descriptor)
+        self.bind_addr = self.resolve_real_bind_addr(self.socket)
+        return self.socket
+
+    return bind_or_inherit
+
+
+def _as_daemon(host: Host, start: Callable[[Any], None]) -> Callable[[Any], None]:
+    @functools.wraps(start)
+    def start_as_daemon(self: Any) -> None:
+        # One that is busy with a request which was cut must not keep the process alive.
+        if host.serves_controlled(_app_of(self.server)):
+            self.daemon = True
+        start(self)
+
+    return start_as_daemon
+
+
+class CherootServer(KeepAliveServer):
+    """A cheroot server under control."""
+
+    class Drained(KeyboardInterrupt):
+        """Ends the loop, which logs other exceptions and goes on."""
+
+    name = package = "cheroot"
+    loop_end = (Drained,)
+
+    def __init__(self, server: Any) -> None:
+        name = getattr(server, "_requested_address", None)
+        bound = {} if name is None else {name: server.socket}
+        tls = server.ssl_adapter is not None
+        super().__init__([url(server.bind_addr, tls=tls)], bound, given=not bound, tls=tls)
+        self._server = server
+        self._manager = server._connections
+        self._process_conn: Callable[[Any], None] = server.process_conn
+        self._put_conn: Callable[[Any], None] = server.put_conn
+
+    def own_threads(self) -> Collection[threading.Thread]:
+        # It answers 503 where the others are busy, and is started without being kept anywhere.
+        mine = getattr(self._server, "_serve_unservicable", self)
+        return [thread for thread in threading.enumerate() if getattr(thread, "_target", None) == mine]
+
+    def _attach(self, threads: int | None) -> None:
+        server, selector = self._server, self._manager._selector
+        server.socket.setblocking(False)
+        self._replace(server, "ConnectionClass", _connection_class(server.ConnectionClass, self))
+        self._replace(server, "process_conn", self._process)
+        self._replace(server, "put_conn", self._put)
+        self._replace(selector, "select", functools.partial(self._select, selector.select))
+        for accepted in self.inherited_connections():
+            self._take_in(accepted)
+
+    def _detach(self) -> None:
+        server, pool = self._server, self._server.requests
+        # Its stop() would knock at its own door, and wait for threads that may be busy with a request that was cut.
+        if server.socket is not None:
+            server.socket.close()
+            server.socket = None
+        with contextlib.suppress(queue.Full):
+            for _ in pool._threads:
+                pool._queue.put_nowait(threadpool._SHUTDOWNREQUEST)
+        pool._threads.clear()
+        server.stop()
+
+    def _end_loop(self) -> None:
+        raise self.Drained
+
+    def _listening(self) -> list[socket.socket]:
+        return [] if self._server.socket is None else [self._server.socket]
+
+    def _idle(self) -> Iterable[Any]:
+        connections = [connection for _, connection in self._manager._selector.connections]
+        return [each for each in connections if each is not self._server and not self.is_busy(each)]
+
+    def _hold(self, hold: bool) -> None:
+        selector, listener = self._manager._selector, self._server.socket.fileno()
+        if hold:
+            selector.unregister(listener)
+        else:
+            selector.register(listener, 1, data=self._server)
+
+    def _accept_waiting(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                self._take_in(self._server.socket.accept())
+
+    def _take_in(self, accepted: tuple[socket.socket, Any]) -> None:
+        connection = self._manager._from_server_socket(_Accepted(accepted))
+        if connection is not None:
+            self._process(connection)
+
+    def _socket_of(self, connection: Any) -> socket.socket:
+        sock: socket.socket = connection.socket
+        return sock
+
+    def _close(self, connection: Any) -> None:
+        self._manager._selector.unregister(connection.socket.fileno())
+        connection.close()
+
+    def _give_up(self, connection: Any) -> int:
+        self._manager._selector.unregister(connection.socket.fileno())
+        return self._socket_of(connection).detach()
+
+    def _select(self, select: Callable[[float], Iterable[Any]], timeout: float) -> Iterable[Any]:
+        """What the loop waits with: for its own descriptors, and for us."""
+        descriptors = [self._waker.fileno()]
+        if not self.holding:
+            descriptors.append(self._manager._selector._selector.fileno())
+        if self._waker.fileno() in wait_readable(descriptors, timeout):
+            self._waker.clear()
+            self._look()
+        return [] if self.holding else select(0)
+
+    def _process(self, connection: Any) -> None:
+        """Called for a connection that is new, or readable: a new one takes no thread until it has sent something."""
+        if connection.is_new and not self._tls:
+            connection.is_new = False
+            self._manager.put(connection)
+            self.changed()
+            return
+        connection.is_new = False
+        self.begin(connection)
+        self._process_conn(connection)
+
+    def _put(self, connection: Any) -> None:
+        """Called by a thread that has answered: the loop may have the next request before this returns."""
+        request = self._busy.request_of(connection)
+        self._put_conn(connection)
+        self.done(connection, request)
+
+
+class _Accepted:
+    """Stands for a listening socket where a connection was accepted long ago."""
+
+    def __init__(self, accepted: tuple[socket.socket, Any]) -> None:
+        self._accepted = accepted
+
+    def accept(self) -> tuple[socket.socket, Any]:
+        return self._accepted
+
+
+def _connection_class(base: Any, server: CherootServer) -> Any:
+    """A connection class that tells `server` how its connections fare."""
+
+    class Request(base.RequestHandlerClass):  # type: ignore[misc]
+        def send_headers(self) -> None:
+            # What the client has sent behind this request would never be answered.
+            if server.closing and not self.conn.rfile.has_data():
+                self.close_connection = True
+            super().send_headers()
+
+    class Connection(base):  # type: ignore[misc]
+        RequestHandlerClass = Request
+        is_new = True
+
+        def communicate(self) -> bool:
+            with server.answering():
+                keep: bool = super().communicate()
+                return keep
+
+        def close(self) -> None:
+            try:
+                super().close()
+            finally:
+                server.done(self)
+
+    return Connection
+
+
+def _app_of(server: Any) -> Any:
+    return getattr(server, "wsgi_app", None)

@@ -1,0 +1,39 @@
+"""Copies of listening sockets, made before a reload commits: nothing may fail any more after that."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from ..system.native import socket
+from ..system.system import duplicate_socket, waiting_connections
+
+
+class ListenerCopies:
+    """Copies of a server's listening sockets, by the addresses that the program asked for."""
+
+    def __init__(self) -> None:
+        self._copies: dict[str, socket.socket] = {}
+
+    def make(self, listeners: Mapping[str, Any]) -> None:
+        """Copy each of them. Raises OSError, and leaves none behind, where no descriptor is to be had."""
+        try:
+            for address, listener in listeners.items():
+                self._copies[address] = duplicate_socket(listener.fileno())
+        except OSError:
+            self.discard()
+            raise
+
+    def discard(self) -> int:
+        """Close them; the number of connections that wait there to be accepted."""
+        waiting = 0
+        for copy in self._copies.values():
+            waiting += waiting_connections(copy)
+            copy.close()
+        self._copies = {}
+        return waiting
+
+    def detach(self) -> dict[str, int]:
+        """Their descriptors, which are the caller's from now on."""
+        copies, self._copies = self._copies, {}
+        return {address: copy.detach() for address, copy in copies.items()}

@@ -1,0 +1,187 @@
+"""granian: its worker processes are noticed when they construct what serves the WSGI interface."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import socket
+import sys
+import time
+from collections.abc import Callable
+from importlib.metadata import version
+from types import FrameType
+from typing import Any
+
+from ..system.directory import StartDirectory
+from ..system.native import start_thread
+from ..system.program import program
+from ..system.system import refuse_new_connections, waiting_connections, welcome_connections
+from .base import WORKERS, Host
+from .open_sockets import end_silent_connections, listening, silent_connections, unread_connections
+
+BACKLOG_TIMEOUT, BACKLOG_INTERVAL = 2.0, 0.005
+"""Seconds for what has arrived at a worker's socket to be accepted before the worker ends; and between two looks."""
+
+UNREAD_TIMEOUT = 0.5
+"""Seconds for a connection that has been accepted to send something, and for that to be read."""
+
+LISTEN_TIMEOUT = 10.0
+"""Seconds for a worker that is about to serve to listen."""
+
+SIGNALS = {"stop": signal.SIGTERM, "fast": signal.SIGTERM, "reload": signal.SIGHUP}
+
+
+def arm(host: Host) -> None:
+    """Make every granian worker of this process tell `host` when it begins to serve."""
+    WORKERS["granian"] = lambda: multiprocessing.parent_process() is not None
+    module: Any = sys.modules["granian.server.mp"]
+    construct = module.WSGIWorker
+
+    def begin(*args: Any, **options: Any) -> Any:
+        worker = GranianWorker(_loader())
+        worker.take_over_signals()
+        host.begin_worker(worker, None)
+        return construct(*args, **options)
+
+    module.WSGIWorker = begin
+
+
+def _loader() -> Any:
+    """The function that has loaded the app of this worker, None if granian has changed."""
+    frame: FrameType | None = sys._getframe()
+    while frame is not None:
+        if "callback_loader" in frame.f_locals and frame.f_globals.get("__name__") == "granian.server.mp":
+            return frame.f_locals["callback_loader"]
+        frame = frame.f_back
+    return None
+
+
+class GranianWorker:
+    """One worker process. Its listening sockets are its own, made where Python does not see them."""
+
+    name = "granian"
+    drains_by_itself = True
+    runs_exit_handlers = False
+
+    def __init__(self, loader: Any) -> None:
+        self._loader = loader
+        self.version = version("granian")
+        self.master: int = os.getppid()
+        self.wanted = 0
+        self.signals = {what: int(signum) for what, signum in SIGNALS.items()}
+
+    @property
+    def listeners(self) -> list[str]:
+        """Where it listens, as soon as it does."""
+        deadline = time.monotonic() + LISTEN_TIMEOUT
+        while not (urls := [_url(sock) for sock in listening()]) and time.monotonic() < deadline:
+            time.sleep(BACKLOG_INTERVAL)
+        return urls
+
+    def take_over_signals(self) -> None:
+        """In the main thread: before a signal ends this worker, what has arrived at its socket is accepted.
+
+        The main thread waits for a lock from now on. A signal that the kernel gives to another thread does not wake
+        it, and its handler would never be called. So a thread of ours hears of signals by the descriptor to which
+        Python writes them in whatever thread it is.
+        """
+        handlers = {signum: signal.signal(signum, _heard) for signum in (signal.SIGTERM, signal.SIGINT)}
+        read, write = os.pipe()
+        os.set_blocking(write, False)
+        signal.set_wakeup_fd(write, warn_on_full_buffer=False)
+        # Else signals to a child that a view forks would be taken for ours.
+        os.register_at_fork(after_in_child=lambda: signal.set_wakeup_fd(-1))
+        start_thread(lambda: self._await_signals(read, handlers))
+
+    def has_master(self) -> bool:
+        return os.getppid() == self.master
+
+    def obstacle(self) -> str | None:
+        if program.pid == os.getpid():
+            return None
+        return f"the program that runs granian has loaded the code in the master, pid {self.master}; stop and start"
+
+    def start_directory(self, given: str | None) -> StartDirectory:
+        # Its processes stay in the directory of the start, whose modules come first.
+        here = program.origin.real
+        told = str(getattr(self._loader, "keywords", {}).get("wd") or "")
+        path = told if os.path.isabs(told) and os.path.realpath(told) != here else here
+        remedy = "stop it, and start it; granian follows only a --working-dir that it is not started in"
+        return program.origin.for_server(path, given or told or None, remedy=remedy)
+
+    def rehearsal(self) -> dict[str, Any] | None:
+        target: tuple[Any, ...] = getattr(self._loader, "args", ())
+        options: dict[str, Any] = getattr(self._loader, "keywords", {})
+        if len(target) != 1 or not isinstance(target[0], str):
+            return None
+        place = str(options.get("wd") or "")
+        wanted = f"{target[0]!r}, wd=Path({place!r}) if {place!r} else None, factory={bool(options.get('factory'))}"
+        code = f"from pathlib import Path; from granian._internal import load_target; load_target({wanted})"
+        command = [sys.executable, "-c", code]
+        return {"command": command, "directory": program.origin.real, "environment": program.environment}
+
+    def hold_back(self, yes: bool) -> bool:
+        refused = []
+        for sock in listening():
+            if yes:
+                refused.append(sock.family != socket.AF_UNIX and refuse_new_connections(sock))
+            else:
+                welcome_connections(sock)
+        return not yes or (bool(refused) and all(refused))
+
+    def waiting(self) -> int:
+        return sum(map(waiting_connections, listening()))
+
+    def begun(self) -> int:
+        return 0
+
+    def silent(self) -> int:
+        return silent_connections(_ports())
+
+    def close_silent(self) -> None:
+        end_silent_connections(_ports())
+
+    def is_abort(self, error: BaseException | None) -> bool:
+        return False
+
+    def allow(self, seconds: float) -> None:
+        """Its patience is a setting of the master, --workers-kill-timeout, and by default without end."""
+
+    def is_serving_thread(self) -> bool:
+        return True
+
+    def _await_signals(self, descriptor: int, handlers: dict[signal.Signals, Any]) -> None:
+        while signums := os.read(descriptor, 64):
+            for signum in signums:
+                if signum in handlers:
+                    self.hold_back(True)
+                    self._hand_on(handlers[signal.Signals(signum)], signum)
+
+    def _hand_on(self, handler: Any, signum: int) -> None:
+        _wait_while(self.waiting, BACKLOG_TIMEOUT)
+        # It closes those whose request it has not begun to read.
+        ports = _ports()
+        _wait_while(lambda: unread_connections(ports), UNREAD_TIMEOUT)
+        handler(signum, None)
+
+
+def _heard(signum: int, frame: FrameType | None) -> None:
+    """The handler, without which Python would not write the signal to the descriptor."""
+
+
+def _wait_while(condition: Callable[[], Any], seconds: float) -> None:
+    deadline = time.monotonic() + seconds
+    while condition() and time.monotonic() < deadline:
+        time.sleep(BACKLOG_INTERVAL)
+
+
+def _ports() -> set[int]:
+    return {sock.getsockname()[1] for sock in listening() if sock.family != socket.AF_UNIX}
+
+
+def _url(sock: socket.socket) -> str:
+    if sock.family == socket.AF_UNIX:
+        return f"unix:{os.fsdecode(sock.getsockname())}"
+    host, port = sock.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"

@@ -1,0 +1,188 @@
+"""gunicorn: its workers, of whatever class, are noticed when they have loaded the app and are about to serve."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from types import FrameType
+from typing import Any
+
+from gunicorn.workers import base
+
+from ..system.directory import StartDirectory
+from ..system.preflight import SERVED
+from ..system.processes import children_of
+from ..system.program import program
+from ..system.system import refuse_new_connections, waiting_connections, welcome_connections
+from .base import WORKERS, Host
+from .checkconfig import written
+from .open_sockets import begun_connections, end_silent_connections, silent_connections
+
+ABORTING = ("handle_abort", "handle_quit")
+"""The workers' handlers of SIGABRT, which is the master's by --timeout, and SIGQUIT: they raise SystemExit."""
+
+SIGNALS = {"stop": signal.SIGTERM, "fast": signal.SIGQUIT, "reload": signal.SIGHUP}
+
+
+def arm(host: Host) -> None:
+    """Make every gunicorn worker of this process tell `host` when it begins to serve."""
+    WORKERS["gunicorn"] = lambda: "gunicorn.arbiter" in sys.modules
+    base.Worker.booted = _Booted(host)
+
+
+class _Booted:
+    """Stands for the attribute that gunicorn sets in every worker, in every worker class, right before its loop."""
+
+    def __init__(self, host: Host) -> None:
+        self._host = host
+
+    def __get__(self, worker: Any, owner: Any = None) -> Any:
+        return self if worker is None else worker.__dict__.get("booted", False)
+
+    def __set__(self, worker: Any, booted: bool) -> None:
+        if booted:
+            self._host.begin_worker(GunicornWorker(worker), worker.wsgi)
+        worker.__dict__["booted"] = booted
+
+
+class GunicornWorker:
+    """One worker process."""
+
+    name = "gunicorn"
+    drains_by_itself = True
+    runs_exit_handlers = True
+
+    def __init__(self, worker: Any) -> None:
+        import gunicorn
+
+        self._worker = worker
+        # Not gunicorn's wrappers, which lose what they wrap when they are closed.
+        self._sockets = [getattr(sock, "sock", sock) for sock in worker.sockets]
+        names = [sock.getsockname() for sock in self._sockets]
+        self._ports = {name[1] for name in names if isinstance(name, tuple)}
+        self._on_unix_socket = any(not isinstance(name, tuple) for name in names)
+        self._keepalive = worker.cfg.keepalive
+        self.version = gunicorn.__version__
+        self.listeners = [_url(sock, worker.cfg.is_ssl) for sock in self._sockets]
+        self.master: int = worker.ppid
+        self.wanted: int = worker.cfg.workers
+        self.signals = {what: int(signum) for what, signum in SIGNALS.items()}
+
+    def has_master(self) -> bool:
+        return os.getppid() == self.master
+
+    def obstacle(self) -> str | None:
+        if program.pid == os.getpid():
+            return None
+        how = "--preload" if self._worker.cfg.preload_app else "the program that runs gunicorn"
+        return (
+            f"{how} has loaded the code in the master, pid {self.master}, whose new workers would have the same;"
+            f" start a new master by `kill -USR2 {self.master}` and stop this one then, or stop and start"
+        )
+
+    def start_directory(self, given: str | None) -> StartDirectory:
+        # At a reload the master goes there again. By default it is the shell's name of the directory of its start.
+        remedy = "stop it, and start it with --chdir {link}"
+        return program.origin.for_server(self._worker.cfg.chdir, given, remedy=remedy)
+
+    def rehearsal(self) -> dict[str, Any] | None:
+        from gunicorn.app.wsgiapp import WSGIApplication
+
+        if not isinstance(self._worker.app, WSGIApplication):
+            return None
+        environment = dict(program.environment)
+        environment["GUNICORN_CMD_ARGS"] = f"{environment.get('GUNICORN_CMD_ARGS', '')} --check-config".strip()
+        environment[SERVED] = json.dumps(written(self._worker.cfg))
+        # Not where --chdir has led: that, and the file of --config, may be relative.
+        directory = self._worker.cfg.settings["chdir"].default
+        return {"command": program.command, "directory": directory, "environment": environment}
+
+    def hold_back(self, yes: bool) -> bool:
+        if not yes:
+            # Unasked nothing is changed, but for what a hub that was killed has left.
+            self._set("keepalive", self._keepalive)
+            if not self._shares_listeners():
+                for sock in self._sockets:
+                    welcome_connections(sock)
+            return True
+        self._set("keepalive", 0)
+        if self._on_unix_socket or self._shares_listeners():
+            return False
+        refused = [refuse_new_connections(sock) for sock in self._sockets]
+        return all(refused)
+
+    def waiting(self) -> int:
+        try:
+            return sum(waiting_connections(sock) for sock in self._sockets)
+        except OSError:
+            # The worker has stopped to listen.
+            return 0
+
+    def begun(self) -> int:
+        # Not at the top: it is this module's import that may have brought us here.
+        from gunicorn.workers.sync import SyncWorker
+
+        # Only these workers keep no connection: whoever has sent something waits for an answer.
+        return begun_connections(self._ports) if isinstance(self._worker, SyncWorker) else 0
+
+    def silent(self) -> int:
+        return silent_connections(self._ports)
+
+    def close_silent(self) -> None:
+        end_silent_connections(self._ports)
+
+    def is_abort(self, error: BaseException | None) -> bool:
+        # A view may call sys.exit by itself.
+        return isinstance(error, SystemExit) and any(map(_is_handler, _frames(error)))
+
+    def allow(self, seconds: float) -> None:
+        self._set("graceful_timeout", max(self._worker.cfg.graceful_timeout, int(seconds + 1)))
+
+    def is_serving_thread(self) -> bool:
+        return True
+
+    def _set(self, name: str, value: Any) -> None:
+        """Change a setting of this worker alone."""
+        if getattr(self._worker.cfg, name) != value:
+            self._worker.cfg.set(name, value)
+
+    def _shares_listeners(self) -> bool:
+        """Whether others live on with these sockets when this master ends: systemd, or another master (USR2)."""
+        if "LISTEN_FDS" in program.environment:
+            return True
+        former = os.environ.get("GUNICORN_PID")
+        if former is not None and os.path.exists(f"/proc/{former}"):
+            return True
+        marker = f"GUNICORN_PID={self.master}".encode()
+        return any(marker in _environ(pid) for pid in children_of(self.master))
+
+
+def _frames(error: BaseException) -> Iterator[FrameType]:
+    traceback = error.__traceback__
+    while traceback is not None:
+        yield traceback.tb_frame
+        traceback = traceback.tb_next
+
+
+def _is_handler(frame: FrameType) -> bool:
+    module = frame.f_globals.get("__name__", "")
+    return module.startswith("gunicorn.workers.") and frame.f_code.co_name in ABORTING
+
+
+def _environ(pid: int) -> list[bytes]:
+    try:
+        with open(f"/proc/{pid}/environ", "rb") as file:
+            return file.read().split(b"\0")
+    except OSError:
+        return []
+
+
+def _url(sock: Any, is_ssl: bool) -> str:
+    name = sock.getsockname()
+    if isinstance(name, (str, bytes)):
+        return f"unix:{os.fsdecode(name)}"
+    host = f"[{name[0]}]" if ":" in name[0] else name[0]
+    return f"{'https' if is_ssl else 'http'}://{host}:{name[1]}"

@@ -1,0 +1,134 @@
+"""Any other WSGI server: noticed at its first request, ended by SIGTERM.
+
+Nothing is known of its sockets, so a stop can wait for requests only, not for connections, and the server goes on
+accepting until it ends.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Collection, Mapping
+from types import FrameType
+from typing import Any
+
+from ..system.native import threading
+from ..system.signals import signals
+from .middleware import RequestCounter
+
+RETRY_INTERVAL = 0.02
+"""Seconds between two tries to find the main thread outside a request."""
+
+PATIENCE = 1.0
+"""Seconds in which a server that has swallowed the end would begin another request."""
+
+
+class UnknownServer:
+    """A server that nobody told us of."""
+
+    name = "unknown"
+    embedded = False
+    parent: int | None = None
+    keeps_signal_handlers = True
+
+    def __init__(self, environ: Mapping[str, Any], requests: RequestCounter) -> None:
+        self.version = str(environ.get("SERVER_SOFTWARE", ""))
+        self.listeners = [_url(environ)]
+        self.notify: Callable[[], Any] = lambda: None
+        self._requests = requests
+        self._left = threading.Event()
+        requests.on_done = lambda: self.notify()
+
+    def in_flight(self) -> int:
+        return self._requests.in_flight
+
+    def quiet(self) -> bool:
+        return not self._requests.in_flight
+
+    def drain(self) -> None:
+        """Its sockets are out of reach: it goes on accepting until it ends."""
+
+    def close_idle(self) -> None:
+        """Connections are out of reach."""
+
+    def cut(self) -> int:
+        return self._requests.in_flight
+
+    def end(self) -> None:
+        if not signals.installed:
+            signals.exit_main()
+            return
+        # Servers take an exception in a request for the app's, SystemExit too: whoever serves on has done so.
+        self._requests.on_first = lambda environ: self._left.clear()
+        while True:
+            signals.interrupt_main(self._leave)
+            self._left.wait(RETRY_INTERVAL)
+            if self._left.is_set() and not self._serves_on():
+                return
+
+    def _leave(self) -> None:
+        """In the main thread, between requests: unwind it."""
+        if not self._requests.in_flight and not _handles_request():
+            self._left.set()
+            sys.exit(signals.exit_code)
+
+    def _serves_on(self) -> bool:
+        threading.Event().wait(PATIENCE)
+        return not self._left.is_set()
+
+    def obstacle(self) -> str | None:
+        return "nothing is known of this HTTP server"
+
+    def own_threads(self) -> Collection[threading.Thread]:
+        return ()
+
+    def close_after_answers(self, yes: bool) -> None:
+        """It is never reloaded."""
+
+    def requests(self) -> frozenset[Any]:
+        return frozenset()
+
+    def answers_any(self, requests: frozenset[Any]) -> bool:
+        return False
+
+    def pause(self) -> None:
+        """Its sockets are out of reach."""
+
+    def resume(self) -> None:
+        """Nothing was paused."""
+
+    def paused(self) -> bool:
+        return False
+
+    def addresses(self) -> tuple[()]:
+        return ()
+
+    def prepare_hand_over(self) -> None:
+        """It is never replaced."""
+
+    def discard_hand_over(self) -> int:
+        return 0
+
+    def leave(self) -> None:
+        """It is never replaced."""
+
+    def hand_over(self) -> dict[str, Any]:
+        return {}
+
+    def is_serving_thread(self) -> bool:
+        return False
+
+
+def _url(environ: Mapping[str, Any]) -> str:
+    host = environ.get("SERVER_NAME", "")
+    host = f"[{host}]" if ":" in host else host
+    return f"{environ.get('wsgi.url_scheme', 'http')}://{host}:{environ.get('SERVER_PORT', '')}"
+
+
+def _handles_request() -> bool:
+    """Whether wsgiref's handler is on the stack: what it does around the app would swallow an exception, too."""
+    frame: FrameType | None = sys._getframe()
+    while frame is not None:
+        if frame.f_globals.get("__name__") == "wsgiref.handlers":
+            return True
+        frame = frame.f_back
+    return False

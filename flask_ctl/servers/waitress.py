@@ -1,0 +1,212 @@
+"""waitress: one thread with a loop over all sockets, and a few that answer requests."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import socket
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import waitress
+from waitress import wasyncore
+from waitress.server import BaseWSGIServer, MultiSocketServer, TcpWSGIServer, UnixWSGIServer
+
+from ..system.handover import inherited
+from ..system.system import Waker
+from .base import Host, WSGIApp
+from .keepalive import KeepAliveServer
+from .urls import end_rehearsal, requested, url
+
+SERVER = "waitress.server"
+
+
+def serve(app: WSGIApp, host: str, port: int, threads: int | None) -> None:
+    """Serve `app`, for ``flask-ctl run``."""
+    options = {} if threads is None else {"threads": threads}
+    waitress.serve(app, host=host, port=port, **options)
+
+
+def arm(host: Host) -> None:
+    """Make every waitress server of this process tell `host` when it begins to serve."""
+    for kind in (BaseWSGIServer, MultiSocketServer):
+        kind.run = _controlled(host, kind.run)
+    for kind in (TcpWSGIServer, UnixWSGIServer):
+        kind.bind_server_socket = _inheriting(host, kind.bind_server_socket)
+
+
+def _controlled(host: Host, run: Callable[[Any], None]) -> Callable[[Any], None]:
+    @functools.wraps(run)
+    def run_under_control(self: Any) -> None:
+        sockets = self.map if isinstance(self, MultiSocketServer) else self._map
+        listeners = [entry for entry in sockets.values() if isinstance(entry, BaseWSGIServer)]
+        server = WaitressServer(sockets, listeners)
+        server.serve(host, listeners[0].application, lambda: run(self))
+
+    return run_under_control
+
+
+def _inheriting(host: Host, bind: Callable[[Any], None]) -> Callable[[Any], None]:
+    @functools.wraps(bind)
+    def bind_or_inherit(self: Any) -> None:
+        end_rehearsal(host.check_settings, *(sockaddr for *_, sockaddr in self.adj.listen))
+        self._requested_address = _requested(self)
+        descriptor = inherited.take_listener(self._requested_address)
+        if descriptor is None:
+            bind(self)
+            return
+        self.del_channel()
+        self.socket.close()
+        self.set_socket(socket.socket(fileno=descriptor))
+        self.socket.setblocking(False)
+
+    return bind_or_inherit
+
+
+class WaitressServer(KeepAliveServer):
+    """A waitress server under control, with one listening socket or several."""
+
+    name = package = "waitress"
+    loop_end = (wasyncore.ExitNow,)
+
+    def __init__(self, sockets: dict[int, Any], listeners: list[Any]) -> None:
+        bound = {entry._requested_address: entry.socket for entry in listeners if hasattr(entry, "_requested_address")}
+        super().__init__(list(map(_url, listeners)), bound, given=len(bound) < len(listeners), tls=False)
+        self._sockets = sockets
+        self._listeners = listeners
+
+    def _attach(self, threads: int | None) -> None:
+        self._sockets[self._waker.fileno()] = _Lookout(self._waker, self._look)
+        for listener in self._listeners:
+            self._replace(listener, "channel_class", _channel_class(listener.channel_class, self))
+        for connection, address in self.inherited_connections():
+            self._take_in(self._listeners[0], connection, address)
+
+    def _detach(self) -> None:
+        # Not its shutdown(), which waits for threads that may be busy with a request that was cut.
+        self._listeners[0].task_dispatcher.set_thread_count(0)
+        wasyncore.close_all(self._sockets, ignore_all=True)
+
+    def _end_loop(self) -> None:
+        raise wasyncore.ExitNow
+
+    def _listening(self) -> list[socket.socket]:
+        return [listener.socket for listener in self._listeners]
+
+    def _idle(self) -> Iterable[Any]:
+        channels = [entry for entry in list(self._sockets.values()) if isinstance(entry, waitress.channel.HTTPChannel)]
+        return [channel for channel in channels if not self.is_busy(channel)]
+
+    def _hold(self, hold: bool) -> None:
+        for listener in self._listeners:
+            listener.accepting = not hold
+
+    def _accept_waiting(self) -> None:
+        for listener in self._listeners:
+            with contextlib.suppress(OSError):
+                while (accepted := listener.accept()) is not None:
+                    self._take_in(listener, *accepted)
+
+    def _take_in(self, listener: Any, connection: socket.socket, address: Any) -> None:
+        listener.set_socket_options(connection)
+        listener.channel_class(listener, connection, listener.fix_addr(address), listener.adj, map=self._sockets)
+
+    def _socket_of(self, channel: Any) -> socket.socket:
+        sock: socket.socket = channel.socket
+        return sock
+
+    def _close(self, channel: Any) -> None:
+        channel.handle_close()
+
+    def _give_up(self, channel: Any) -> int:
+        channel.del_channel()
+        return self._socket_of(channel).detach()
+
+
+class _Lookout:
+    """What the loop has among its sockets for us: it wakes the loop, which then looks what was asked for."""
+
+    accepting = False
+
+    def __init__(self, waker: Waker, look: Callable[[], None]) -> None:
+        self._waker = waker
+        self._look = look
+
+    def readable(self) -> bool:
+        return True
+
+    def writable(self) -> bool:
+        return False
+
+    def handle_read_event(self) -> None:
+        self._waker.clear()
+        self._look()
+
+    def close(self) -> None:
+        """Called when the loop closes all its sockets; this one is not the loop's."""
+
+
+def _channel_class(base: Any, server: WaitressServer) -> Any:
+    """A channel class that tells `server` how its connections fare."""
+
+    class Task(base.task_class):  # type: ignore[misc]
+        def build_response_header(self) -> bytes:
+            # What the client has sent behind this request would never be answered.
+            if server.closing and len(self.channel.requests) <= 1 and self.channel.request is None:
+                self.request.headers["CONNECTION"] = "close"
+            header: bytes = super().build_response_header()
+            return header
+
+    class Channel(base):  # type: ignore[misc]
+        task_class = Task
+
+        def received(self, data: bytes) -> bool:
+            if not server.is_busy(self):
+                server.begin(self)
+            received: bool = super().received(data)
+            return received
+
+        def handle_read(self) -> None:
+            # The loop may have seen that it is readable before it was to be held.
+            if server.is_busy(self) or not server.holding:
+                super().handle_read()
+
+        def readable(self) -> bool:
+            # Called by the loop whenever it is about to wait.
+            if server.is_busy(self) and not _has_work(self):
+                server.done(self)
+            return super().readable() and (server.is_busy(self) or not server.holding)
+
+        def service(self) -> None:
+            with server.answering():
+                super().service()
+
+        def add_channel(self, map: Any = None) -> None:
+            super().add_channel(map)
+            server.changed()
+
+        def del_channel(self, map: Any = None) -> None:
+            super().del_channel(map)
+            server.done(self)
+
+    return Channel
+
+
+def _has_work(channel: Any) -> bool:
+    """Whether a request has begun, or the client does not have all of the response; asked in the order of events."""
+    return bool(
+        channel.requests
+        or channel.request is not None
+        or channel.total_outbufs_len
+        or channel.close_when_flushed
+        or channel.will_close
+    )
+
+
+def _requested(server: Any) -> str:
+    return requested(server.adj.unix_socket if isinstance(server, UnixWSGIServer) else server.sockinfo[3])
+
+
+def _url(server: Any) -> str:
+    host, port = server.effective_host, server.effective_port
+    return url(port if isinstance(server, UnixWSGIServer) else (host, port))

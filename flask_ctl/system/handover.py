@@ -1,0 +1,126 @@
+"""What a process image leaves to the next: descriptors and counters, from before an exec to after it.
+
+The old image writes it to an unnamed file whose descriptor the environment names; the new one takes what it can use,
+and closes the rest once it serves.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import tempfile
+from typing import Any
+
+from .native import socket
+
+ENVIRONMENT = "FLASK_CTL_HANDOVER"
+
+
+class Handover:
+    """What was inherited, each thing to be taken once. Empty in a process that replaced none.
+
+    ``instance`` holds what `Instance` carries on, ``listeners`` the HTTP sockets by requested address, ``parked``
+    connections that have not sent a byte, ``controls`` the control sockets: ``address``, ``file`` or None, ``socket``,
+    ``lock`` or -1, and ``clients``, each of these with ``replies`` that are owed, what is ``unread``, and how it is
+    reached: a ``descriptor``, or ``routing_id`` and ``peer``.
+    """
+
+    def __init__(self, state: dict[str, Any]) -> None:
+        self._state = state
+        for descriptor in self._descriptors():
+            os.set_inheritable(descriptor, False)
+
+    def take_instance(self) -> dict[str, Any] | None:
+        """What the former instance leaves to the one that takes its place."""
+        instance: dict[str, Any] | None = self._state.pop("instance", None)
+        return instance
+
+    def take_listener(self, address: str) -> int | None:
+        """The listening socket for an HTTP address as it was asked for."""
+        listener: int | None = self._state.get("listeners", {}).pop(address, None)
+        return listener
+
+    def take_parked(self) -> list[socket.socket]:
+        """Accepted HTTP connections."""
+        return [socket.socket(fileno=descriptor) for descriptor in self._state.pop("parked", [])]
+
+    def take_control(self, address: str) -> dict[str, Any] | None:
+        """The control socket at `address`, and the clients that wait for its answer."""
+        for control in self._state.get("controls", []):
+            if control["address"] == address:
+                self._state["controls"].remove(control)
+                found: dict[str, Any] = control
+                return found
+        return None
+
+    def leaves(self, address: str) -> bool:
+        """Whether there is a control socket at `address` to be taken."""
+        return any(control["address"] == address for control in self._state.get("controls", []))
+
+    def take_clients(self) -> list[dict[str, Any]]:
+        """Those who wait, by a descriptor, for an answer of a control socket that nobody has taken."""
+        taken = []
+        for control in self._state.get("controls", []):
+            taken += [client for client in control["clients"] if "descriptor" in client]
+            control["clients"] = [client for client in control["clients"] if "descriptor" not in client]
+        return taken
+
+    def close_rest(self) -> None:
+        """Close what the new program has no use for; its control sockets' files go, too."""
+        for control in self._state.get("controls", []):
+            if control["file"] is not None:
+                with contextlib.suppress(OSError):
+                    os.unlink(control["file"])
+        for descriptor in self._descriptors():
+            os.close(descriptor)
+        self._state = {}
+
+    def _descriptors(self) -> list[int]:
+        controls = self._state.get("controls", [])
+        clients = [c["descriptor"] for control in controls for c in control["clients"] if "descriptor" in c]
+        sockets = [control[key] for control in controls for key in ("socket", "lock") if control[key] >= 0]
+        return [*self._state.get("listeners", {}).values(), *self._state.get("parked", []), *sockets, *clients]
+
+
+class Record:
+    """The unnamed file for the state, opened before a reload commits. Raises OSError if it can't be had."""
+
+    def __init__(self) -> None:
+        # In memory where that is possible: the temporary directory may be full.
+        if hasattr(os, "memfd_create"):
+            descriptor = os.memfd_create("flask-ctl-handover")
+            try:
+                self._file = open(descriptor, "w+")  # noqa: SIM115
+            except OSError:
+                os.close(descriptor)
+                raise
+        else:
+            self._file = tempfile.TemporaryFile("w+")  # noqa: SIM115
+
+    def write(self, state: dict[str, Any]) -> str:
+        """The value for ENVIRONMENT that leaves `state`, with its descriptors, to the next image of this process."""
+        json.dump(state, self._file)
+        self._file.flush()
+        for number in (self._file.fileno(), *Handover(state)._descriptors()):
+            os.set_inheritable(number, True)
+        return f"{os.getpid()}:{self._file.fileno()}"
+
+    def close(self) -> None:
+        """Give it up."""
+        self._file.close()
+
+
+def _read() -> Handover:
+    text = os.environ.pop(ENVIRONMENT, "")
+    pid, _, descriptor = text.partition(":")
+    # A child that was started before this module was imported has the variable too, but not the pid.
+    if not descriptor or int(pid) != os.getpid():
+        return Handover({})
+    with open(int(descriptor)) as file:
+        file.seek(0)
+        return Handover(json.load(file))
+
+
+inherited = _read()
+"""What this process image was left."""

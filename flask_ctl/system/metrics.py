@@ -1,0 +1,82 @@
+"""Figures of processes, at most a second old."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from collections.abc import Iterable
+from typing import Any
+
+from .native import threading
+from .reserve import reserve
+
+MAX_AGE = 1.0
+"""Seconds for which figures are good: reading them costs some twenty system calls."""
+
+
+def prepare() -> None:
+    """Import what reading them needs."""
+    import psutil  # noqa: F401
+
+
+class ProcessFigures:
+    """Memory, CPU, threads and descriptors of this process, or of another one of the same user."""
+
+    def __init__(self, pid: int | None = None) -> None:
+        # Now: later there may be no descriptors, or no package any more.
+        prepare()
+        self._pid = pid
+        self._lock = threading.Lock()
+        self._figures: dict[str, Any] = {}
+        self._read_at = 0.0
+        self._cpu_then = 0.0
+
+    def read(self) -> dict[str, Any]:
+        """``rss`` in bytes, ``cpu`` in cores since the reading before, ``threads``, ``fds`` (None if unknown)."""
+        with self._lock:
+            now = time.monotonic()
+            if not self._figures or now - self._read_at >= MAX_AGE:
+                self._figures = reserve.retry(lambda: self._measure(now))
+                self._read_at = now
+            return self._figures
+
+    def _measure(self, now: float) -> dict[str, Any]:
+        import psutil
+
+        process = psutil.Process(os.getpid() if self._pid is None else self._pid)
+        cpu = time.process_time() if self._pid is None else sum(process.cpu_times()[:2])
+        since = now - self._read_at if self._figures else time.time() - process.create_time()
+        cores = (cpu - self._cpu_then) / max(since, 0.001)
+        with process.oneshot():
+            figures = {
+                "rss": process.memory_info().rss,
+                "cpu": round(max(0.0, cores), 3),
+                "threads": process.num_threads(),
+                "fds": process.num_fds() if hasattr(process, "num_fds") else None,
+            }
+        self._cpu_then = cpu
+        return figures
+
+
+def figures_of(readers: dict[int, ProcessFigures], pids: Iterable[int]) -> dict[int, dict[str, Any]]:
+    """The figures of some processes, without those that have ended; `readers` remembers what each was before."""
+    import psutil
+
+    figures = {}
+    for pid in pids:
+        with contextlib.suppress(psutil.Error):
+            figures[pid] = readers.setdefault(pid, ProcessFigures(pid)).read()
+    for pid in set(readers) - set(figures):
+        del readers[pid]
+    return figures
+
+
+def age_of(pid: int) -> float:
+    """Seconds since a process was started, 0 if it can't be known."""
+    import psutil
+
+    try:
+        return max(0.0, time.time() - psutil.Process(pid).create_time())
+    except psutil.Error:
+        return 0.0

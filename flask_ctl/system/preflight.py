@@ -1,0 +1,199 @@
+"""A rehearsal of the start: the same command in a scratch process, up to where it would bind its HTTP socket."""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import json
+import os
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Collection
+from typing import IO, Any, Protocol
+
+from ..errors import ConfigurationError, ReloadFailed
+from .native import select, start_thread, subprocess
+from .reserve import reserve
+from .system import Waker, wait_readable
+
+ENVIRONMENT = "FLASK_CTL_PREFLIGHT"
+SERVED = "FLASK_CTL_PREFLIGHT_SERVED"
+_PASSED = b"passed"
+
+MAX_OUTPUT = 64 * 1024
+"""Bytes at the end of its output that go to the caller; a traceback is shorter."""
+
+_report_to = int(os.environ.pop(ENVIRONMENT, "-1"))
+
+preflighting = _report_to >= 0
+"""Whether this process is a preflight."""
+
+served: list[str] = json.loads(os.environ.pop(SERVED, "[]"))
+"""In a preflight: the HTTP addresses, as they were asked for, that the server has already."""
+
+
+def _end_with_parent() -> None:
+    """End this process, and what it has started, as soon as nobody reads its report: its server was killed."""
+    poll = select.poll()
+    # POLLERR, which tells of that, comes without being asked for: poll(2).
+    poll.register(_report_to, 0)
+    poll.poll()
+    if os.getpgrp() == os.getpid():
+        os.killpg(os.getpid(), signal.SIGKILL)
+    os._exit(1)
+
+
+if preflighting:
+    # In a thread, because the program has the main one, and may hang there.
+    start_thread(_end_with_parent)
+
+
+def end_if_preflighting(check: Callable[[], Any]) -> None:
+    """In a preflight: the program has come to where it would serve, which is all that was asked.
+
+    `check` raises ConfigurationError if it would not start with its settings; that ends the preflight, too.
+    """
+    if preflighting:
+        check()
+        os.write(_report_to, _PASSED)
+        os._exit(0)
+
+
+def check_at_exit(check: Callable[[], Any]) -> None:
+    """In a preflight that only loads the code: as `end_if_preflighting`, once it has ended."""
+    if preflighting:
+        atexit.unregister(_check)
+        atexit.register(_check, check)
+
+
+def _check(check: Callable[[], Any]) -> None:
+    try:
+        check()
+    except (ConfigurationError, OSError) as error:
+        print(error, file=sys.stderr, flush=True)
+        # An exception would not change the exit code any more.
+        os._exit(1)
+
+
+class Rehearsable(Protocol):
+    """What can be started for trial."""
+
+    @property
+    def command(self) -> list[str]: ...
+
+    @property
+    def directory(self) -> str: ...
+
+    def environment_for_preflight(self) -> dict[str, str]: ...
+
+
+class Preflight:
+    """One rehearsal; `cancel` may be called by another thread.
+
+    With `by_exit` the program is one that only loads the code, and passes by ending with exit code 0.
+    """
+
+    def __init__(
+        self, program: Rehearsable, limit: float, *, served: Collection[str] = (), by_exit: bool = False
+    ) -> None:
+        """The HTTP addresses that are `served` are those that the program need not bind."""
+        self._served = served
+        self._program = program
+        self._limit = limit
+        self._by_exit = by_exit
+        self._cancelled = False
+        self._waker: Waker | None = None
+
+    def cancel(self) -> None:
+        """End it, whether it has begun or not."""
+        self._cancelled = True
+        waker = self._waker
+        if waker is not None:
+            waker.wake()
+
+    def run(self) -> None:
+        """Return if the program would serve, or if it was cancelled.
+
+        Raises ReloadFailed with the output in `data` if it ended before, or has not come there in time.
+        """
+        try:
+            stack, waker, report, output, process = reserve.retry(self._open)
+        except OSError as error:
+            message = f"the program can't be started: {error}"
+            raise ReloadFailed(message, {"traceback": message}) from None
+        with stack:
+            began = time.monotonic()
+            try:
+                # One that was called off before there was a waker.
+                if not self._cancelled:
+                    wait_readable([report, waker.fileno()], self._limit)
+                os.set_blocking(report, False)
+                passed = _read(report) == _PASSED
+            finally:
+                _end(process, wait=time.monotonic() - began < self._limit and not self._cancelled)
+            if self._by_exit:
+                passed = process.returncode == 0
+            if not passed and not self._cancelled:
+                raise self._failure(process, output, time.monotonic() - began >= self._limit)
+
+    def _open(self) -> tuple[contextlib.ExitStack, Waker, int, IO[bytes], subprocess.Popen[bytes]]:
+        """Start it. Raises OSError, with nothing left open."""
+        with contextlib.ExitStack() as stack:
+            waker = self._waker = Waker()
+            stack.callback(waker.close)
+            report, report_to = os.pipe()
+            stack.callback(os.close, report)
+            try:
+                output = stack.enter_context(tempfile.TemporaryFile())
+                process = self._start(report_to, output)
+            finally:
+                os.close(report_to)
+            return stack.pop_all(), waker, report, output, process
+
+    def _start(self, report_to: int, output: IO[bytes]) -> subprocess.Popen[bytes]:
+        return subprocess.Popen(
+            self._program.command,
+            cwd=self._program.directory,
+            env=self._environment(report_to),
+            pass_fds=[report_to],
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            start_new_session=True,
+        )
+
+    def _environment(self, report_to: int) -> dict[str, str]:
+        served = {SERVED: json.dumps(list(self._served))} if self._served else {}
+        return {**served, **self._program.environment_for_preflight(), ENVIRONMENT: str(report_to)}
+
+    def _failure(self, process: subprocess.Popen[bytes], output: IO[bytes], timed_out: bool) -> ReloadFailed:
+        output.seek(0, os.SEEK_END)
+        output.seek(max(0, output.tell() - MAX_OUTPUT))
+        text = output.read().decode(errors="replace")
+        lines = text.strip().splitlines()
+        if timed_out:
+            problem = f"it did not come to serving within {self._limit:g} s"
+        else:
+            problem = f"it ended with exit code {process.returncode} before it served"
+        message = f"the new code was refused: {problem}{': ' + lines[-1] if lines else ''}"
+        return ReloadFailed(message, {"traceback": text or problem})
+
+
+def _read(report: int) -> bytes:
+    """What the preflight has reported so far."""
+    try:
+        return os.read(report, len(_PASSED))
+    except BlockingIOError:
+        return b""
+
+
+def _end(process: subprocess.Popen[bytes], *, wait: bool) -> None:
+    """Reap it and end what it has started; a program that has closed its report's pipe is given no time."""
+    if wait:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(1.0)
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()

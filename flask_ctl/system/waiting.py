@@ -1,0 +1,161 @@
+"""Waiting for descriptors and for other threads, without what gevent changes."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import sys
+import weakref
+
+from . import native
+from .native import threading
+
+
+def wait_readable(descriptors: list[int], timeout: float | None) -> list[int]:
+    """Those of `descriptors` that are readable or at their end, after at most `timeout` seconds (None: for ever)."""
+    poll = native.select.poll()
+    for descriptor in descriptors:
+        poll.register(descriptor, select.POLLIN)
+    return [descriptor for descriptor, _ in poll.poll(_milliseconds(timeout))]
+
+
+def wait_writable(descriptor: int, timeout: float | None) -> bool:
+    """Whether the descriptor is writable after at most `timeout` seconds."""
+    poll = native.select.poll()
+    poll.register(descriptor, select.POLLOUT)
+    return bool(poll.poll(_milliseconds(timeout)))
+
+
+def _milliseconds(timeout: float | None) -> float | None:
+    # poll(2) takes an int of whole milliseconds; 0 would not wait at all.
+    if timeout is None or timeout <= 0:
+        return None if timeout is None else 0
+    return min(max(1.0, timeout * 1000), 2**31 - 1)
+
+
+class Waker:
+    """A descriptor that other threads and signal handlers make readable: eventfd(2), or a pipe."""
+
+    def __init__(self) -> None:
+        if hasattr(os, "eventfd"):
+            self._read = self._write = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        else:
+            self._read, self._write = os.pipe()
+            os.set_blocking(self._read, False)
+            os.set_blocking(self._write, False)
+        # Nobody may write when `close` has given the number away. Reentrant, because a signal handler may wake while
+        # its thread does, and held only over one system call that does not wait.
+        self._lock = threading.RLock()
+        _wakers.add(self)
+
+    def fileno(self) -> int:
+        return self._read
+
+    def wake(self) -> None:
+        """Make it readable; of one that is closed, nothing."""
+        # Full means that it is readable already.
+        with self._lock, contextlib.suppress(BlockingIOError):
+            if self._write >= 0:
+                os.write(self._write, (1).to_bytes(8, sys.byteorder))
+
+    def clear(self) -> None:
+        with contextlib.suppress(BlockingIOError):
+            os.read(self._read, 4096)
+
+    def close(self) -> None:
+        """More than once is fine, and others may wake meanwhile."""
+        with self._lock:
+            descriptors = {self._read, self._write} - {-1}
+            self._read = self._write = -1
+            for descriptor in descriptors:
+                os.close(descriptor)
+
+    def renew_lock(self) -> None:
+        """In a forked child, where the thread that may have held it does not exist."""
+        self._lock = threading.RLock()
+
+
+_wakers: weakref.WeakSet[Waker] = weakref.WeakSet()
+
+
+def _renew_wakers() -> None:
+    for waker in tuple(_wakers):
+        waker.renew_lock()
+
+
+class Gate:
+    """Like a threading.Event that any thread may set, for the thread of a loop.
+
+    Where gevent has patched the program, greenlets go on while it waits; a real Event would hold up all of them.
+    """
+
+    def __init__(self) -> None:
+        self._waker = Waker()
+        self._is_set = False
+
+    def is_set(self) -> bool:
+        return self._is_set
+
+    def set(self) -> None:
+        self._is_set = True
+        # Who has waited may be through already, and have closed it.
+        with contextlib.suppress(OSError):
+            self._waker.wake()
+
+    def clear(self) -> None:
+        self._is_set = False
+        self._waker.clear()
+
+    def wait(self) -> None:
+        poll = select.poll()
+        poll.register(self._waker.fileno(), select.POLLIN)
+        while not self._is_set:
+            poll.poll()
+
+    def close(self) -> None:
+        self._waker.close()
+
+
+class EagerSwitching:
+    """Less waiting for the GIL inside: five milliseconds a system call otherwise, while other threads compute.
+
+    The interval is the process's, so the first of several threads sets it and the last one restores it.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._depth = 0
+        self._before = 0.0
+
+    def __enter__(self) -> None:
+        with self._lock:
+            self._depth += 1
+            if self._depth == 1:
+                self._before = sys.getswitchinterval()
+                sys.setswitchinterval(EAGER_SWITCH_INTERVAL)
+
+    def __exit__(self, *exc_info: object) -> None:
+        with self._lock:
+            self._depth -= 1
+            if not self._depth:
+                sys.setswitchinterval(self._before)
+
+    def abandon(self) -> None:
+        """In a forked child: nobody is inside any more."""
+        self._lock = threading.Lock()
+        if self._depth:
+            self._depth = 0
+            sys.setswitchinterval(self._before)
+
+
+eager_switching = EagerSwitching()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=eager_switching.abandon)
+    os.register_at_fork(after_in_child=_renew_wakers)
+
+
+EAGER_SWITCH_INTERVAL = 0.0001
+"""Seconds after which a thread that waits for the GIL gets it, while a command is answered."""

@@ -1,0 +1,69 @@
+"""How messages reach the control thread.
+
+A transport is a Listener: it is opened before the thread starts, so that a path that can't be used is an exception in
+the caller, and from then on belongs to the reactor's thread. It hands every message to a Handler.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from ..dispatch.access import Peer
+from ..dispatch.dispatcher import Answer, Keeper, Notify, ReplyTo
+from .reactor import Reactor
+
+
+class Handler(Protocol):
+    """What answers messages: the dispatcher."""
+
+    def handle(self, message: bytes, peer: Peer, notify: Notify, keeper: Keeper | None = None) -> Answer: ...
+
+    def handle_plain(self, line: bytes, peer: Peer, keeper: Keeper | None = None) -> Answer: ...
+
+
+class Listener(Protocol):
+    """One address at which messages arrive."""
+
+    @property
+    def endpoint(self) -> str:
+        """The address, as `status` shows it."""
+
+    def check(self) -> None:
+        """Raises InsecureConfiguration where `open` would; nothing is bound, and what is bound is left alone."""
+
+    def open(self) -> None:
+        """Bind. Raises ConfigurationError, with the remedy, where that is not possible."""
+
+    def renew_access(self) -> None:
+        """The guard's policy is another: let those in, and those only, whom it names; who is connected stays.
+
+        Raises ConfigurationError like `open`; the address stays ours.
+        """
+
+    def attach(self, reactor: Reactor, handler: Handler) -> None:
+        """Serve from the reactor's thread; after a failure of that thread, again."""
+
+    def tick(self) -> None:
+        """Called every other second: close what is overdue, put back what was removed."""
+
+    def detach(self) -> None:
+        """Drop every connection; the address stays ours."""
+
+    def flush(self, timeout: float) -> None:
+        """Wait, for so many seconds at most, until the peers have what was written for them."""
+
+    def hand_over(self) -> dict[str, Any] | None:
+        """Leave the address, and the clients that are to be kept, to the next image; None if there is nothing to leave.
+
+        Called when the reactor has ended; afterwards `close` gives up nothing.
+        """
+
+    def answer_owed(self, reply: Callable[[ReplyTo], bytes]) -> None:
+        """On the reactor's thread: give the replies that the former image owed, and go on with those clients."""
+
+    def close(self) -> None:
+        """Detach and give up the address; more than once is fine."""
+
+    def abandon(self) -> None:
+        """In a forked child: close its copies of the descriptors, and touch nothing else."""

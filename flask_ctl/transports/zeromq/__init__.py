@@ -1,0 +1,1 @@
+"""Control over ZeroMQ: the listener, its sessions and limits, ZAP and CURVE."""

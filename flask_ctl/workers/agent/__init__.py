@@ -1,0 +1,1 @@
+"""The part of a hub's protocol that lives in each worker."""

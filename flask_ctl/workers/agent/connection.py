@@ -1,0 +1,210 @@
+"""A worker's connection with its hub: a real thread that keeps it up, and brings the hub back if it is gone."""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import logging
+import os
+import weakref
+from typing import Protocol
+
+from ...errors import RemoteProtocolError
+from ...protocol.framing import LineBuffer
+from ...system.native import socket, start_thread, threading
+from ...system.system import Waker, peer_credentials, wait_readable
+from .spawn import start_hub
+
+RETRY_INTERVAL, MAX_RETRY_INTERVAL = 0.02, 1.0
+"""Seconds between two tries to reach a hub that is about to start: at first, and at the most."""
+
+SEND_TIMEOUT = 5.0
+"""Seconds for the hub to read what it is sent; one that does not is given up."""
+
+_CHUNK = 65536
+
+logger = logging.getLogger("flask_ctl")
+_links: weakref.WeakSet[Link] = weakref.WeakSet()
+
+
+class Talker(Protocol):
+    """What a link speaks for. All of it is called in the link's thread."""
+
+    @property
+    def interval(self) -> float:
+        """Seconds between two reports."""
+
+    def hello(self) -> bytes:
+        """The first line of every connection."""
+
+    def report(self) -> bytes | None:
+        """What has changed since the last report, None if nothing has."""
+
+    def hear(self, line: bytes) -> None:
+        """Take in a message of the hub's. Raises RemoteProtocolError for what is none, and where it refuses `hello`."""
+
+    def is_wanted(self) -> bool:
+        """Whether the master is still there, for which there has to be a hub."""
+
+
+class Link:
+    """Connects again and again, until `close`."""
+
+    def __init__(self, path: str, master: int, talker: Talker) -> None:
+        self._path = path
+        self._master = master
+        self._talker = talker
+        self._waker = Waker()
+        self._outbox: collections.deque[bytes] = collections.deque()
+        self._closing = False
+        self._sock: socket.socket | None = None
+        self._running = threading.Lock()
+        self._complained = False
+        self._heard = False
+
+    def start(self) -> None:
+        """Start the thread."""
+        self._running.acquire()
+        _links.add(self)
+        start_thread(self._run)
+
+    def send(self, line: bytes) -> None:
+        """Send it soon, if the hub can be reached. Any thread, greenlet and signal handler may ask."""
+        self._outbox.append(line)
+        self.poke()
+
+    def poke(self) -> None:
+        """Look soon whether there is something to report."""
+        with contextlib.suppress(OSError):
+            self._waker.wake()
+
+    def flush(self) -> None:
+        """In the link's thread: send what there is to be sent, now. Raises OSError if the hub does not read it."""
+        if self._sock is None:
+            return
+        report = self._talker.report()
+        while self._outbox:
+            self._sock.sendall(self._outbox.popleft())
+        if report is not None:
+            self._sock.sendall(report)
+
+    def close(self, timeout: float) -> None:
+        """Send what there is to be sent, and end the thread; wait for that for so many seconds. Twice is fine."""
+        self._closing = True
+        self.poke()
+        if self._running.acquire(timeout=timeout):
+            self._running.release()
+
+    def abandon(self) -> None:
+        """In a forked child, which has no such thread: close its copies of the descriptors."""
+        self._closing = True
+        self._waker.close()
+        if self._sock is not None:
+            self._sock.close()
+
+    def _run(self) -> None:
+        pause = RETRY_INTERVAL
+        try:
+            while not self._closing and self._talker.is_wanted():
+                if self._talk():
+                    pause = RETRY_INTERVAL
+                else:
+                    wait_readable([self._waker.fileno()], pause)
+                    pause = min(2 * pause, MAX_RETRY_INTERVAL)
+        finally:
+            self._waker.close()
+            self._running.release()
+
+    def _talk(self) -> bool:
+        """Talk with the hub for as long as that works; whether it has worked at all."""
+        self._heard = False
+        try:
+            self._sock = self._connect()
+            if self._sock is None:
+                return False
+            self._converse(self._sock)
+        except OSError as error:
+            # Half a line may have been sent, so what follows would make no sense.
+            logger.debug("the hub is given up: %s", error)
+            return False
+        except Exception:
+            logger.exception("the talk with the hub failed; it is begun anew")
+            return False
+        finally:
+            if self._sock is not None:
+                self._sock.close()
+                self._sock = None
+        # A hub that has no descriptor left for this worker refuses it, and may have one the next time.
+        return self._heard
+
+    def _connect(self) -> socket.socket | None:
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            sock.settimeout(SEND_TIMEOUT)
+            sock.connect(self._path)
+            if peer_credentials(sock)[1] == os.geteuid():
+                return sock
+            self._complain("somebody else listens there")
+        except (FileNotFoundError, ConnectionRefusedError):
+            self._start_hub()
+        except OSError as error:
+            self._complain(str(error))
+        sock.close()
+        return None
+
+    def _start_hub(self) -> None:
+        try:
+            start_hub(self._path, self._master)
+        except OSError as error:
+            self._complain(str(error))
+
+    def _complain(self, problem: str) -> None:
+        if not self._complained:
+            self._complained = True
+            logger.warning("no hub at %s, so no control socket: %s", self._path, problem)
+
+    def _converse(self, sock: socket.socket) -> None:
+        buffer = LineBuffer()
+        sock.sendall(self._talker.hello())
+        while True:
+            ready = wait_readable([sock.fileno(), self._waker.fileno()], self._talker.interval)
+            if self._waker.fileno() in ready:
+                self._waker.clear()
+            if sock.fileno() in ready and not self._receive(sock, buffer):
+                return
+            # What is to be sent before the end is there only once it is said to be the end.
+            closing = self._closing
+            self.flush()
+            if closing:
+                self._await_end(sock, buffer)
+                return
+
+    def _await_end(self, sock: socket.socket, buffer: LineBuffer) -> None:
+        """Until the hub has taken in the last words, and closes: it reads no more once it has failed to send.
+
+        What it has sent before is heard, too.
+        """
+        sock.shutdown(socket.SHUT_WR)
+        while self._receive(sock, buffer):
+            """There may be more."""
+
+    def _receive(self, sock: socket.socket, buffer: LineBuffer) -> bool:
+        try:
+            data = sock.recv(_CHUNK)
+            for line in buffer.feed(data):
+                self._talker.hear(line)
+                self._heard = True
+        except (OSError, RemoteProtocolError) as error:
+            logger.debug("the hub is given up: %s", error)
+            return False
+        return bool(data)
+
+
+def _abandon_all() -> None:
+    for link in tuple(_links):
+        link.abandon()
+    _links.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_abandon_all)

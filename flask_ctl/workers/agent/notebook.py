@@ -1,0 +1,47 @@
+"""What a hub leaves to the next one in the file of its lock, which that inherits.
+
+Workers keep it, too; but at a reload those that keep it may have ended before the first new one has been told.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+
+from ...errors import RemoteProtocolError
+from ..messages import Memory, as_json
+
+MAX_SIZE = 1 << 20
+"""Bytes of the file that are read at most."""
+
+logger = logging.getLogger("flask_ctl")
+
+
+class Notebook:
+    """The file of an open descriptor. One system call writes it, so that a hub is killed before or after."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+        self._complained = False
+
+    def read(self) -> Memory | None:
+        """What a former hub has written; None if there is nothing of use."""
+        try:
+            line, end, _ = os.pread(self._descriptor, MAX_SIZE, 0).partition(b"\n")
+            return Memory.from_json(json.loads(line)) if end else None
+        except (OSError, ValueError, RecursionError, RemoteProtocolError) as error:
+            logger.debug("what a former hub has written can't be read: %s", error)
+            return None
+
+    def write(self, memory: Memory) -> None:
+        """Replace what is there. Where that can't be done, as on a full disk, what the workers keep has to do."""
+        line = json.dumps(as_json(memory)).encode() + b"\n"
+        try:
+            # What a longer text has left behind the line does not count.
+            if os.pwrite(self._descriptor, line, 0) != len(line):
+                raise OSError("only a part of it was written")
+        except OSError as error:
+            if not self._complained:
+                self._complained = True
+                logger.warning("a hub that follows may not know of former reloads: %s", error)

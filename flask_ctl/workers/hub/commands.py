@@ -1,0 +1,114 @@
+"""The commands of a hub: the built-in ones are its own, the app's go to the workers."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from typing import Any
+
+from ...dispatch.commands import Command, invalid_parameter
+from ...dispatch.dispatcher import Call
+from ...errors import INVALID_PARAMS, METHOD_NOT_FOUND, CommandError
+from ..messages import AppRecord
+from .requests import Outcome, Staff, chain, then
+from .table import Worker, Workers
+
+ABSENCE = 30.0
+"""Seconds to wait for a worker where none serves, if the caller has no time-out of their own."""
+
+
+@dataclass(frozen=True)
+class RemoteCommand(Command):
+    """A command of the app's: its parameters are checked where it runs."""
+
+    description: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def parameter_names(self) -> list[str]:
+        return list(self.description.get("parameters", {}).get("properties", {}))
+
+    def bind(self, params: list[Any] | Mapping[str, Any]) -> dict[str, Any]:
+        return {"params": params}
+
+    def bind_text(self, params: Mapping[str, str]) -> dict[str, Any]:
+        return {"texts": dict(params)}
+
+    def describe(self) -> dict[str, Any]:
+        return self.description
+
+
+def remote_commands(staff: Staff, app: AppRecord) -> list[Command]:
+    """An app's own commands, to be run by its workers."""
+    return [_remote(staff, app.key, name, description) for name, description in app.commands.items()]
+
+
+def _remote(staff: Staff, key: str, name: str, description: dict[str, Any]) -> RemoteCommand:
+    scope = description.get("scope", "each")
+
+    def run(call: Call, **arguments: Any) -> Future[list[dict[str, Any]]]:
+        seconds = _seconds(call.meta.get("_timeout"))
+        deadline = time.monotonic() + seconds
+        pid = call.meta.get("_pid")
+        if pid is not None:
+            return ask([_with_pid(staff.workers, pid)], arguments, deadline)
+        # Between two workers, as by gunicorn's --max-requests, there may be none for a moment.
+        there_is_one = staff.when_there_is_one(time.monotonic() + min(seconds, ABSENCE))
+        return chain(there_is_one, lambda: ask(_targets(staff.workers, scope), arguments, deadline))
+
+    def ask(targets: list[Worker], arguments: dict[str, Any], deadline: float) -> Future[list[dict[str, Any]]]:
+        return then(staff.ask(targets, "call", {"app": key, "name": name, **arguments}, deadline), _as_result)
+
+    return RemoteCommand(
+        name,
+        run,
+        (),
+        summary=description.get("summary", ""),
+        role=description.get("role", "operate"),
+        scope=scope,
+        builtin=True,
+        description=description,
+    )
+
+
+def _seconds(value: Any) -> float:
+    """The time for an answer that the caller has set; as text it comes from a plain command."""
+    try:
+        return math.inf if value is None else float(value)
+    except (TypeError, ValueError):
+        raise invalid_parameter("_timeout", "must be a number of seconds") from None
+
+
+def _with_pid(workers: Workers, pid: Any) -> Worker:
+    # As text it comes from a plain command.
+    worker = workers.get(int(pid)) if str(pid).isdecimal() else None
+    if worker is None:
+        known = ", ".join(str(worker.pid) for worker in workers)
+        raise invalid_parameter("_pid", f"no worker has the pid {pid}; there are: {known or 'none'}")
+    return worker
+
+
+def _targets(workers: Workers, scope: str) -> list[Worker]:
+    """The workers that a call is for: the least busy one, or each."""
+    if scope == "one":
+        return [min(workers, key=lambda worker: (worker.figures.in_flight, -worker.heard))]
+    return list(workers)
+
+
+def _as_result(outcomes: list[Outcome]) -> list[dict[str, Any]]:
+    """``{"pid", "result"}`` or ``{"pid", "error"}`` for each; raises what all of them refuse the call for."""
+    refusals = {result.code for _, result in outcomes if isinstance(result, CommandError)}
+    if len(refusals) == 1 and refusals <= {INVALID_PARAMS, METHOD_NOT_FOUND}:
+        first = outcomes[0][1]
+        if all(isinstance(result, CommandError) for _, result in outcomes):
+            raise first
+    return [{"pid": worker.pid, **_described(result)} for worker, result in outcomes]
+
+
+def _described(result: Any) -> dict[str, Any]:
+    if not isinstance(result, CommandError):
+        return {"result": result}
+    error: dict[str, Any] = {"code": result.code, "message": result.message}
+    return {"error": error if result.data is None else {**error, "data": result.data}}

@@ -1,0 +1,215 @@
+"""The hub's side of the workers' private socket: messages become calls of the hub."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable
+from dataclasses import fields, is_dataclass
+from typing import Any, Protocol, TypeVar, get_args, get_origin, get_type_hints
+
+from ...dispatch.access import Peer, Policy
+from ...dispatch.dispatcher import Answer, Keeper, Notify
+from ...dispatch.guard import Guard
+from ...dispatch.limits import Limits
+from ...errors import INVALID_PARAMS, INVALID_REQUEST, METHOD_NOT_FOUND, CommandError, RemoteProtocolError
+from ...lifecycle.stop import Mode
+from ...protocol.jsonrpc import decode, encode, error_object, result_object
+from ...system.processes import open_process
+from ...transports.base import Handler
+from ...transports.reactor import READ, Reactor
+from ...transports.socketfile import SocketFile
+from ...transports.unix import UnixListener
+from .. import messages
+from ..messages import Figures, Hello, Welcome
+from .table import MAX_WORKERS, Worker, Workers
+
+T = TypeVar("T")
+
+_SAME_USER = Policy()
+_ROOM = Limits(connections=2 * MAX_WORKERS)
+
+
+class WorkersSocket(UnixListener):
+    """Listens for workers; the lock on its path has been taken by the worker that started the hub."""
+
+    def __init__(self, path: str, lock: int, on_attach: Callable[[Reactor], Any], on_tick: Callable[[], Any]) -> None:
+        super().__init__(path, Guard(limits=_ROOM), SocketFile(path, lock=lock))
+        self._on_attach, self._on_tick = on_attach, on_tick
+
+    def attach(self, reactor: Reactor, handler: Handler) -> None:
+        super().attach(reactor, handler)
+        self._on_attach(reactor)
+
+    def tick(self) -> None:
+        super().tick()
+        self._on_tick()
+
+
+class Listening(Protocol):
+    """What workers have to say to the hub."""
+
+    @property
+    def workers(self) -> Workers: ...
+
+    def generation_of(self, hello: Hello) -> int:
+        """The generation to which a worker's code belongs."""
+
+    def welcome(self, worker: Worker) -> Welcome:
+        """A worker is there, or there again."""
+
+    def changed(self) -> None:
+        """A worker has told new figures."""
+
+    def ended(self, worker: Worker) -> None:
+        """A worker is gone."""
+
+    def stop_asked(self, mode: Any, grace: float, peer: Peer) -> None:
+        """The app asks for a stop."""
+
+
+class Gate:
+    """Takes in what workers send, of which nothing is believed to have the right form: the hub outlives all of it."""
+
+    def __init__(self, hub: Listening) -> None:
+        self._hub = hub
+        self._reactor: Reactor | None = None
+
+    def attach(self, reactor: Reactor) -> None:
+        """Watch the workers' ends from this reactor."""
+        self._reactor = reactor
+        for worker in self._hub.workers:
+            self._watch(worker)
+
+    def handle(self, message: bytes, peer: Peer, notify: Notify, keeper: Keeper | None = None) -> Answer:
+        id = None
+        try:
+            _SAME_USER.check(peer, "operate")
+            value = decode(message)
+            if not isinstance(value, dict):
+                raise CommandError("no object", code=INVALID_REQUEST)
+            id = value.get("id")
+            if "method" not in value:
+                self._settle(value, peer)
+                return None
+            return self._serve(value["method"], value.get("params", {}), id, peer, keeper)
+        except CommandError as error:
+            return encode(error_object(id, error))
+        except RemoteProtocolError as error:
+            return encode(error_object(id, CommandError(error.message, code=INVALID_PARAMS)))
+
+    def handle_plain(self, line: bytes, peer: Peer, keeper: Keeper | None = None) -> Answer:
+        return b"this socket is for the workers; look for the app's own\n"
+
+    def _serve(self, method: Any, params: Any, id: Any, peer: Peer, keeper: Keeper | None) -> bytes | None:
+        if not isinstance(params, dict):
+            raise CommandError("the parameters are no object", code=INVALID_PARAMS)
+        if method == "hello":
+            welcome = self._hello(_checked(Hello.from_json(params)), peer, _sender(keeper))
+            return encode(result_object(id, messages.as_json(welcome)))
+        worker = self._hub.workers.get(peer.pid)
+        if worker is None:
+            raise CommandError("say hello first", code=INVALID_REQUEST)
+        if method == "report":
+            figures = _checked(Figures.from_json(params.get("figures")))
+            worker.final = bool(params.get("final"))
+            worker.hear(figures)
+            self._hub.changed()
+        elif method == "taken":
+            worker.take_in(_parameter(params, "id", int))
+        elif method == "stop":
+            mode, grace = _parameter(params, "mode", str), _parameter(params, "grace", float)
+            if mode not in get_args(Mode) or not 0 <= grace < math.inf:
+                raise CommandError(f"no stop: {mode!r}, {grace!r}", code=INVALID_PARAMS)
+            self._hub.stop_asked(mode, grace, peer)
+        else:
+            raise CommandError(f"no method {method!r}", code=METHOD_NOT_FOUND)
+        return None
+
+    def _settle(self, value: dict[str, Any], peer: Peer) -> None:
+        error = value.get("error", {})
+        if (
+            not _conforms(value.get("id"), int)
+            or not isinstance(error, dict)
+            or not _conforms(error.get("code", 0), int)
+        ):
+            raise CommandError("no answer", code=INVALID_REQUEST)
+        worker = self._hub.workers.get(peer.pid)
+        if worker is not None:
+            worker.settle(value["id"], value)
+
+    def _hello(self, hello: Hello, peer: Peer, send: Callable[[bytes], Any]) -> Welcome:
+        if hello.pid != peer.pid:
+            raise CommandError(f"pid {peer.pid} says that it is {hello.pid}", code=INVALID_REQUEST)
+        worker = self._hub.workers.get(hello.pid)
+        if worker is not None:
+            worker.renew(hello, send)
+            self._hub.workers.heard_of(hello)
+            return self._hub.welcome(worker)
+        handle = open_process(hello.pid)
+        if handle is None:
+            raise CommandError(f"pid {hello.pid} can't be watched")
+        worker = Worker(hello, handle, send, self._hub.generation_of(hello))
+        try:
+            self._hub.workers.add(worker)
+        except CommandError:
+            handle.close()
+            raise
+        self._watch(worker)
+        return self._hub.welcome(worker)
+
+    def _watch(self, worker: Worker) -> None:
+        assert self._reactor is not None
+        self._reactor.register(worker.handle, READ, lambda _events: self._ended(worker))
+
+    def _ended(self, worker: Worker) -> None:
+        assert self._reactor is not None
+        self._reactor.unregister(worker.handle)
+        # Its last words may be read in this very round.
+        self._reactor.call_soon(self._hub.ended, worker)
+
+
+def _sender(keeper: Keeper | None) -> Callable[[bytes], Any]:
+    if keeper is None:
+        raise CommandError("hello does not come in a batch", code=INVALID_REQUEST)
+    return lambda line: keeper.send(line.rstrip(b"\n"))
+
+
+def _parameter(params: dict[str, Any], name: str, kind: type[T]) -> T:
+    value = params.get(name)
+    if not _conforms(value, kind):
+        raise CommandError(f"{name} is no {kind.__name__}: {value!r}", code=INVALID_PARAMS)
+    return value  # type: ignore[return-value]
+
+
+def _checked(message: T) -> T:
+    """The message, if its fields have the types that its class says. Raises RemoteProtocolError."""
+    kind: Any = type(message)
+    for name, expected in _types_of(kind).items():
+        value = getattr(message, name)
+        if not _conforms(value, expected):
+            raise RemoteProtocolError(f"{name} of a {kind.__name__} is not {expected}: {value!r}")
+    return message
+
+
+_types_of = functools.cache(get_type_hints)
+"""By the classes of messages, whose annotations are strings that would be evaluated again for each message."""
+
+
+def _conforms(value: Any, expected: Any) -> bool:
+    """Whether a JSON value, or a dataclass made of one, has a type."""
+    origin, arguments = get_origin(expected), get_args(expected)
+    if expected is Any:
+        return True
+    if arguments and origin is list:
+        return isinstance(value, list) and all(_conforms(item, arguments[0]) for item in value)
+    if arguments and origin is dict:
+        return isinstance(value, dict) and all(_conforms(item, arguments[1]) for item in value.values())
+    if arguments:
+        return any(_conforms(value, alternative) for alternative in arguments)
+    if is_dataclass(value) and not isinstance(value, type):
+        types = _types_of(type(value))
+        return type(value) is expected and all(_conforms(getattr(value, f.name), types[f.name]) for f in fields(value))
+    if isinstance(value, bool):
+        return expected is bool
+    return isinstance(value, (int, float) if expected is float else expected)

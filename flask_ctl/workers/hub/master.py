@@ -1,0 +1,192 @@
+"""The master and its workers as one HTTP server, which a stop drains and ends."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from typing import Any
+
+from ...errors import CONFLICT, NOT_SUPPORTED, CommandError
+from ...system.processes import ProcessHandle
+from .requests import Staff
+from .table import Worker
+
+ANSWER_TIMEOUT = 2.0
+"""Seconds for the workers to do what takes no time."""
+
+CALM_TIMEOUT = 0.5
+"""Seconds for idle workers to accept who waits; if they are all busy, nobody is just being accepted."""
+
+SIGNAL_TIMEOUT, SIGNAL_INTERVAL = 0.2, 0.005
+"""Seconds for an idle worker to end of the master's signal, and between two looks; busy ones take their time."""
+
+CUT_LINGER = 1.0
+"""Seconds for a worker whose requests are cut to run its exit handlers."""
+
+logger = logging.getLogger("flask_ctl")
+
+
+class MasterServer:
+    """What a Stop drains.
+
+    Visitors are held back by the kernel, so that those who have come are answered before it is the master's turn: how
+    long its own patience with its workers lasts does not matter.
+    """
+
+    embedded = False
+
+    def __init__(self, staff: Staff, master: ProcessHandle) -> None:
+        self._staff = staff
+        self._master = master
+        self.notify: Callable[[], Any] = lambda: None
+        self._draining = False
+        self._confirmed = False
+        self._lingering = True
+        self._unheard: set[int] = set()
+        self._confirming = False
+        self._signalled = False
+        self._cutting: set[int] | None = None
+        self._left: set[int] = set()
+
+    @property
+    def pid(self) -> int:
+        return self._master.pid
+
+    def in_flight(self) -> int:
+        return self._staff.workers.in_flight
+
+    def drain(self) -> None:
+        self._draining = True
+        self._staff.holding = True
+        answers = self._staff.ask_all("hold_back", {"yes": True}, ANSWER_TIMEOUT)
+        held = all(held is True for _, held in answers)
+        if not held and self._staff.drains_by_itself():
+            # Its listeners are shared with others, or are no TCP sockets: only the master can let go of them.
+            logger.info("new connections can't be held back; the master drains in its own way")
+            self._signal("stop")
+        self._staff.call_soon(self.look_again)
+
+    def greet(self, worker: Worker) -> None:
+        """On the control thread, a worker is there, which may have been forked as the master was told to end.
+
+        What that has told it then, before it could hear of signals, is lost, and the master would wait for it.
+        """
+        if self._signalled and self._staff.drains_by_itself():
+            worker.handle.signal(self._staff.signals()["stop"])
+
+    def look_again(self) -> None:
+        """On the control thread, the workers have changed: if nothing seems to be left, all of them have to confirm."""
+        if not self._draining:
+            return
+        if not self._signalled and not self._confirming and self._is_empty():
+            self._confirming = True
+            self._staff.refresh().add_done_callback(self._confirm)
+        self.notify()
+
+    def quiet(self) -> bool:
+        return (self._confirmed and self._is_empty()) or not len(self._staff.workers)
+
+    def close_idle(self) -> None:
+        self._staff.ask_all("close_silent", {}, ANSWER_TIMEOUT)
+        self._lingering = False
+        self._staff.call_soon(self.look_again)
+
+    def cut(self) -> int:
+        return self._staff.on_control(self._condemn)
+
+    def leave_behind(self, pids: set[int]) -> None:
+        """These workers would never end by themselves: `end` ends them."""
+        self._left = pids
+
+    def end(self) -> None:
+        """Have the master end, and with it what is to be cut."""
+        if self._left or (self._cutting and not self._staff.drains_by_itself()):
+            # They would not come to their exit handlers, or the master's signal would end them without.
+            self._staff.ask_all("leave", {"wait": True}, CUT_LINGER)
+        self._signal("stop")
+        self._cutting = (self._cutting or set()) | self._left
+        if self.has_ended():
+            # Nobody else tells its workers.
+            self._cutting = {worker.pid for worker in self._staff.workers}
+        if self._cutting:
+            self._staff.ask_all("leave", {}, CUT_LINGER)
+            self._staff.call_soon(self._kill, self._cutting)
+
+    def end_at_once(self) -> None:
+        """On the control thread: end all of it; neither hooks nor exit handlers are run."""
+        for worker in self._staff.workers:
+            # The master may tell them to end in their own way, or start others for those that are killed first.
+            worker.handle.suspend()
+        self._signal("fast")
+        self._kill({worker.pid for worker in self._staff.workers})
+
+    def has_ended(self) -> bool:
+        """Whether the master is gone."""
+        return self._master.ended()
+
+    def check(self) -> None:
+        """Raises CommandError -32001 if the master can't be signalled."""
+        if self._master.ended():
+            raise CommandError(f"the master, pid {self.pid}, has ended", code=CONFLICT)
+        try:
+            self._master.signal(0)
+        except PermissionError:
+            message = f"the master, pid {self.pid}, belongs to another user than its workers, who alone can signal it"
+            raise CommandError(message, code=NOT_SUPPORTED) from None
+
+    def reload(self) -> None:
+        """From another thread: have the master replace its workers."""
+        with contextlib.nullcontext() if self._staff.drains_by_itself() else self._calm():
+            self._master.signal(self._staff.signals()["reload"])
+
+    @contextlib.contextmanager
+    def _calm(self) -> Iterator[None]:
+        """Nobody is just being accepted: such a connection would end with its worker, as if that were idle."""
+        self._staff.ask_all("calm", {"yes": True}, ANSWER_TIMEOUT)
+        try:
+            limit = time.monotonic() + CALM_TIMEOUT
+            self._staff.refresh_now()
+            while self._staff.workers.waiting and time.monotonic() < limit:
+                self._staff.refresh_now()
+            yield
+            # The master hands the signal on in its own time: the first to end has had it.
+            count, limit = len(self._staff.workers), time.monotonic() + SIGNAL_TIMEOUT
+            while len(self._staff.workers) == count and time.monotonic() < limit:
+                time.sleep(SIGNAL_INTERVAL)
+        finally:
+            self._staff.ask_all("calm", {"yes": False}, ANSWER_TIMEOUT)
+
+    def _condemn(self) -> int:
+        busy = {worker.pid for worker in self._staff.workers if worker.figures.in_flight}
+        # Nobody knows what those do who do not answer; that they were cut is what can be said.
+        unheard = {worker.pid for worker in self._staff.workers} & self._unheard - busy
+        self._cutting = busy | unheard
+        for worker in self._staff.workers:
+            worker.condemned = worker.pid in self._cutting
+        return self.in_flight() + len(unheard)
+
+    def _confirm(self, refreshed: Future[set[int]]) -> None:
+        self._confirming = False
+        self._unheard = refreshed.result()
+        self._confirmed = not self._unheard and self._is_empty()
+        if self._unheard:
+            self._staff.call_soon(self.look_again)
+        self.notify()
+
+    def _is_empty(self) -> bool:
+        workers = self._staff.workers
+        return not (workers.in_flight or workers.waiting or (self._lingering and workers.silent))
+
+    def _signal(self, what: str) -> None:
+        if self._signalled and what == "stop":
+            return
+        self._master.signal(self._staff.signals()[what])
+        self._signalled = True
+
+    def _kill(self, pids: set[int]) -> None:
+        for worker in self._staff.workers:
+            if worker.pid in pids:
+                worker.handle.kill()

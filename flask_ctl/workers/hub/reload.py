@@ -1,0 +1,292 @@
+"""A reload by the master: it replaces its workers, and the hub tells the truth about it."""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
+
+from ...errors import CONFLICT, INTERNAL_ERROR, NOT_SUPPORTED, SERVER_DIED, CommandError
+from ...lifecycle.operation import MAX_SECONDS, MAX_WAIT, Operation
+from ...lifecycle.reload import ReloadRequest
+from ...system.preflight import Preflight
+from ...system.processes import ProcessHandle, open_process, parent_of
+from ...system.standby import StandbyThread
+from ..messages import Begun, Hello
+from .master import ANSWER_TIMEOUT, MasterServer
+from .requests import Staff
+from .table import Worker
+
+UNHEARD_INTERVAL = 0.05
+"""Seconds between two looks at old workers of which this hub has not heard."""
+
+T = TypeVar("T")
+
+logger = logging.getLogger("flask_ctl")
+
+
+class Rehearsal:
+    """The command that loads the new code and ends, as a worker has described it."""
+
+    def __init__(self, described: Mapping[str, Any]) -> None:
+        self.command: list[str] = described["command"]
+        self.directory: str = described["directory"]
+        self._environment: dict[str, str] = described["environment"]
+
+    def environment_for_preflight(self) -> dict[str, str]:
+        return self._environment
+
+
+class HubReload(Operation):
+    """A reload under way: rehearse, have the master replace the workers, wait for the last old and the last new one."""
+
+    def __init__(self, server: MasterServer, staff: Staff, request: ReloadRequest, remember: Callable[[], Any]) -> None:
+        """`remember` is called on the control thread once `leave` has something to tell."""
+        super().__init__(request.by, time.monotonic() + request.longest)
+        self.phase = "preflight" if request.preflight else "load"
+        self._server = server
+        self._staff = staff
+        self._request = request
+        self._remember = remember
+        self.loaded = False
+        """Whether the new code serves, whatever becomes of the old workers."""
+        self.old_left = 0
+        """Old workers that finish their last requests, after a reload that did not cut them."""
+        self._cancelled = self._called_off = False
+        self._preflight: Preflight | None = None
+        self.signalled_at: float | None = None
+        """When the master was asked for new workers, on the monotonic clock."""
+        self._unheard: list[ProcessHandle] = []
+        self._cut = 0
+        self._count = 0
+        self._passed = 0
+        """New workers that have served and ended in order already, as by gunicorn's --max-requests."""
+
+    @classmethod
+    def resumed(cls, server: MasterServer, staff: Staff, begun: Begun, remember: Callable[[], Any]) -> HubReload:
+        """The rest of one that a former hub has begun."""
+        request = ReloadRequest(begun.grace, begun.cut_rest, False, begun.preflight_timeout, begun.by)
+        reload = cls(server, staff, request, remember)
+        reload.began, reload._deadline, reload.signalled_at = begun.began, begun.deadline, begun.since
+        reload._cut, reload._count, reload._passed = begun.cut, begun.count, begun.passed
+        # They may not have introduced themselves to this hub yet, and not do so before they end.
+        handles = [open_process(pid) for pid in begun.old if parent_of(pid) == server.pid]
+        reload._unheard = [handle for handle in handles if handle is not None]
+        return reload
+
+    def leave(self) -> Begun | None:
+        """On the control thread: what the next hub has to know, if the master has been asked."""
+        if self.signalled_at is None:
+            return None
+        request = self._request
+        return Begun(
+            self.signalled_at, self.began, self._deadline, request.by, request.grace, request.preflight_timeout,
+            request.cut, self._cut, self._count, self._passed, self._left(),
+        )  # fmt: skip
+
+    def is_new(self, hello: Hello) -> bool:
+        """Whether a worker's code has been loaded since the master was asked for new workers."""
+        return self.signalled_at is not None and hello.loaded.at > self.signalled_at
+
+    def ended(self, worker: Worker, lost: int) -> bool:
+        """On the control thread, a worker is gone: whether the requests that were lost with it are this reload's."""
+        if self.signalled_at is None:
+            return False
+        if self.is_new(worker.hello):
+            self._passed += worker.final and worker.hello.ready
+            return False
+        self._cut += lost
+        return True
+
+    def start(self, on_success: Callable[[int], Any], on_failure: Callable[[CommandError], Any]) -> None:
+        """Go through it in a thread; one of the functions is called on the control thread, then `result` is there."""
+
+        def run() -> None:
+            try:
+                self._run()
+            except CommandError as error:
+                self._fail(error, on_failure)
+            except BaseException as error:
+                logger.exception("the reload failed on its way")
+                self._fail(CommandError(f"the reload failed: {error}", code=INTERNAL_ERROR), on_failure)
+            else:
+                self._settle(self._staff.on_control(lambda: self._succeed(on_success)))
+            finally:
+                for handle in self._unheard:
+                    handle.close()
+
+        self._spawn(run, StandbyThread("flask-ctl-reload"))
+
+    def cancel(self, *, by_stop: bool = True) -> None:
+        """Give it up, for a stop, or because the master has ended; what the master has begun goes on."""
+        with self._changed:
+            self._cancelled = True
+            self._called_off = self._called_off or by_stop
+            if self._preflight is not None:
+                self._preflight.cancel()
+            self._changed.notify_all()
+
+    def progress(self) -> dict[str, Any]:
+        """How far it is: the phase, requests in flight in old workers, how many old and new workers there are."""
+        old, new = self._old(), self._new()
+        in_flight = sum(worker.figures.in_flight for worker in old)
+        return {**super().progress(), "in_flight": in_flight, "waiting_for": [], "old": len(old), "new": len(new)}
+
+    def _run(self) -> None:
+        if self.signalled_at is None:
+            self._ask_master()
+        self._enter("load")
+        self._wait_for_new()
+        self.loaded = True
+        self._enter("drain")
+        self._wait_for_old()
+
+    def _ask_master(self) -> None:
+        latest = self._staff.workers.latest
+        if latest is not None and latest.directory is not None:
+            latest.directory.check()
+        if self._request.preflight:
+            self._enter("preflight")
+            self._rehearse()
+        self._deadline = time.monotonic() + min(self._request.grace, MAX_SECONDS)
+        # Their own patience must not be shorter than what was asked for.
+        self._staff.ask_all("allow", {"seconds": self._request.grace}, ANSWER_TIMEOUT)
+        with self._changed:
+            self._check()
+            self.signalled_at = time.monotonic()
+            self._count = len(self._staff.workers)
+        # Whatever becomes of this hub from here on, the next one watches the rest.
+        self._staff.on_control(self._remember)
+        if self._request.cut:
+            self._cut_former()
+        self._server.reload()
+
+    def _rehearse(self) -> None:
+        described = self._describe()
+        if described is None:
+            message = "the new code can't be rehearsed here, and if it is broken the server may die of it"
+            raise CommandError(
+                f"{message}; reload without preflight all the same, or stop and start", code=NOT_SUPPORTED
+            )
+        with self._changed:
+            self._check()
+            self._preflight = Preflight(Rehearsal(described), self._request.preflight_timeout, by_exit=True)
+        self._preflight.run()
+        self._check()
+
+    def _cut_former(self) -> None:
+        """End what former reloads have left, and have had their grace: the master may wait for that before ours."""
+        newest = self._staff.workers.newest()
+        left = [worker for worker in self._old() if newest is not None and worker.generation < newest.generation]
+        if left:
+            self._staff.refresh_now()
+            self._end_by_force(left)
+
+    def _describe(self) -> Any:
+        """How the new code is loaded for trial, as the newest worker tells that can; None if it can't be."""
+        limit = time.monotonic() + self._request.preflight_timeout
+        while True:
+            answers = self._staff.ask_all("rehearsal", {}, ANSWER_TIMEOUT)
+            self._check()
+            for worker, described in sorted(answers, key=lambda answer: answer[0].hello.loaded.at, reverse=True):
+                if not isinstance(described, CommandError):
+                    return described
+                if self._lives(worker):
+                    raise described
+            # All have ended meanwhile, and others come.
+            if not self._wait(lambda: self._cancelled or len(self._staff.workers) > 0, lambda: limit):
+                # No TimedOut, which stands for old code that serves everybody.
+                numbers = {"new": 0, "wanted": self._wanted(), "old": 0}
+                raise CommandError(f"no worker has come within {self._request.preflight_timeout:g} s", numbers)
+
+    def _wait_for_new(self) -> None:
+        limit = time.monotonic() + self._request.preflight_timeout
+        # Such a master starts no new worker before the last old one has ended.
+        in_turn = not self._staff.drains_by_itself()
+        if self._request.cut and in_turn and not self._wait(self._has_loaded, lambda: min(limit, self._deadline)):
+            self._end_by_force(self._old())
+        if not self._wait(self._has_loaded, lambda: limit):
+            numbers = {"new": len(self._new()), "wanted": self._wanted(), "old": len(self._old())}
+            count = f"{numbers['new']} of {numbers['wanted']} new workers serve"
+            late = f"{count} after {self._request.preflight_timeout:g} s; the server's log may tell why"
+            raise CommandError(late, numbers)
+        self._check()
+
+    def _wait_for_old(self) -> None:
+        # Of the end of those that this hub has not heard of nobody tells.
+        interval = UNHEARD_INTERVAL if self._unheard else MAX_WAIT
+        gone = self._wait(lambda: self._cancelled or not self._left(), lambda: self._deadline, interval)
+        self._check()
+        if self._request.cut and not gone:
+            for handle in self._missing():
+                # What it has in flight is not known.
+                self._cut += 1
+                handle.kill()
+            self._end_by_force(self._old())
+
+    def _succeed(self, on_success: Callable[[int], T]) -> T:
+        """On the control thread, on which workers end: what comes later is no part of this reload any more."""
+        left = self._left()
+        self.old_left = len(left)
+        if left:
+            late = f"after {self._request.grace:g} s of grace old workers still answer requests"
+            logger.warning("%s: %s; the new code serves", late, ", ".join(map(str, left)))
+        return on_success(self._cut)
+
+    def _end_by_force(self, workers: list[Worker]) -> None:
+        """Kill them, and wait for their end."""
+
+        def kill() -> None:
+            for worker in filter(self._lives, workers):
+                self._cut += worker.figures.in_flight
+                worker.condemned = True
+                worker.handle.kill()
+
+        self._staff.on_control(kill)
+        self._wait(lambda: self._cancelled or not any(map(self._lives, workers)), lambda: math.inf)
+        self._check()
+
+    def _left(self) -> list[int]:
+        """The pids of all old workers that live."""
+        return [*(worker.pid for worker in self._old()), *(handle.pid for handle in self._missing())]
+
+    def _missing(self) -> list[ProcessHandle]:
+        """Old workers that live, and of which this hub has not heard."""
+        return [one for one in self._unheard if self._staff.workers.get(one.pid) is None and not one.ended()]
+
+    def _lives(self, worker: Worker) -> bool:
+        return self._staff.workers.get(worker.pid) is worker
+
+    def _has_loaded(self) -> bool:
+        return self._cancelled or len(self._new()) + self._passed >= self._wanted()
+
+    def _check(self) -> None:
+        if self._called_off:
+            raise CommandError("the reload was called off by a stop", code=CONFLICT)
+        if self._server.has_ended():
+            raise _died()
+
+    def _new(self) -> list[Worker]:
+        return [worker for worker in self._staff.workers if self.is_new(worker.hello) and worker.hello.ready]
+
+    def _old(self) -> list[Worker]:
+        return [worker for worker in self._staff.workers if not self.is_new(worker.hello)]
+
+    def _wanted(self) -> int:
+        newest = self._staff.workers.newest()
+        return max(1, self._count if newest is None else newest.hello.wanted or self._count)
+
+    def _fail(self, error: CommandError, on_failure: Callable[[CommandError], Any]) -> None:
+        if self._server.has_ended() and not self._called_off:
+            # Whatever else has gone wrong: nobody is to believe that the old code serves on.
+            error = _died()
+        self._staff.on_control(lambda: on_failure(error))
+        self._settle(error)
+
+
+def _died() -> CommandError:
+    return CommandError(
+        "the server died during the reload; its log may tell why", {"outcome": "died"}, code=SERVER_DIED
+    )

@@ -1,0 +1,218 @@
+"""The workers together, and how to ask them."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
+from typing import Any, TypeVar
+
+from ...errors import CONFLICT, CommandError, RemoteProtocolError, TimedOut
+from ...system.native import new_future
+from ..messages import Figures
+from .table import Worker, Workers
+
+T = TypeVar("T")
+
+FIGURES_TIMEOUT = 0.5
+"""Seconds for the workers to tell what they are doing; of one that does not, the last known is shown."""
+
+Outcome = tuple[Worker, Any]
+"""A worker, and its result or the CommandError that there was instead."""
+
+
+class Staff:
+    """Belongs to the control thread, on which `call_soon` calls; `wake` tells of new deadlines."""
+
+    def __init__(self, call_soon: Callable[..., Any], wake: Callable[[], Any], on_news: Callable[[], Any]) -> None:
+        self.workers = Workers()
+        self.holding = False
+        """Whether visitors are held back."""
+        self.call_soon = call_soon
+        self._wake = wake
+        self._on_news = on_news
+        self._waiting: list[tuple[float, Future[None]]] = []
+        # Random, so that an answer to a former hub is none to this one.
+        self._last_id = int.from_bytes(os.urandom(5), "big")
+
+    def signals(self) -> Mapping[str, int]:
+        """The master's signals, by what they ask for."""
+        hello = self.workers.latest
+        return {} if hello is None else hello.signals
+
+    def drains_by_itself(self) -> bool:
+        """Whether the signal ``stop`` lets requests in flight end."""
+        hello = self.workers.latest
+        return hello is not None and hello.drains_by_itself
+
+    def ask_all(
+        self,
+        method: str,
+        params: Mapping[str, Any],
+        timeout: float,
+        on_answer: Callable[[Worker, Any], Any] | None = None,
+    ) -> list[Outcome]:
+        """From another thread: ask each worker and wait for the answers; what has not come in time is a TimedOut."""
+        answered: list[Outcome] = self._wait_for(
+            lambda: self.ask(list(self.workers), method, params, time.monotonic() + timeout, on_answer)
+        )
+        return answered
+
+    def on_control(self, function: Callable[[], T]) -> T:
+        """From another thread: what the function returns, or raises, on the control thread."""
+
+        def begin() -> Future[T]:
+            future: Future[T] = new_future()
+            future.set_result(function())
+            return future
+
+        result: T = self._wait_for(begin)
+        return result
+
+    def refresh_now(self) -> None:
+        """From another thread: as `refresh`, and wait for that."""
+        self._wait_for(self.refresh)
+
+    def ask(
+        self,
+        workers: Sequence[Worker],
+        method: str,
+        params: Mapping[str, Any],
+        deadline: float,
+        on_answer: Callable[[Worker, Any], Any] | None = None,
+    ) -> Future[list[Outcome]]:
+        """Ask some workers at once; the Future gets what each of them answered. `on_answer` is told of each at once."""
+        gathered: Future[list[Outcome]] = new_future()
+        outcomes: list[Outcome] = []
+
+        def done(worker: Worker, future: Future[Any]) -> None:
+            error = future.exception()
+            try:
+                if error is None and on_answer is not None:
+                    on_answer(worker, future.result())
+            except RemoteProtocolError as problem:
+                error = CommandError(problem.message)
+            outcomes.append((worker, future.result() if error is None else error))
+            if len(outcomes) == len(workers):
+                gathered.set_result(outcomes)
+
+        if not workers:
+            gathered.set_result([])
+        for worker in workers:
+            self._last_id += 1
+            asked = worker.ask(self._last_id, method, dict(params), deadline)
+            asked.add_done_callback(lambda future, worker=worker: done(worker, future))  # type: ignore[misc]
+        self._wake()
+        return gathered
+
+    def refresh(self) -> Future[set[int]]:
+        """Have each worker tell its figures; the Future gets the pids of those that have not in time."""
+
+        def note(worker: Worker, figures: Any) -> None:
+            # Not when all have answered: by then it may have reported what is newer. Nor does it report this once more.
+            worker.hear(Figures.from_json(figures))
+            self._on_news()
+
+        def unheard(outcomes: list[Outcome]) -> set[int]:
+            return {worker.pid for worker, result in outcomes if isinstance(result, CommandError)}
+
+        deadline = time.monotonic() + FIGURES_TIMEOUT
+        return then(self.ask(list(self.workers), "figures", {}, deadline, note), unheard)
+
+    def when_there_is_one(self, deadline: float) -> Future[None]:
+        """A Future that is done as soon as there is a worker; TimedOut at `deadline`."""
+        future: Future[None] = new_future()
+        if len(self.workers):
+            future.set_result(None)
+        else:
+            self._waiting.append((deadline, future))
+            self._wake()
+        return future
+
+    def arrived(self) -> None:
+        """A worker is there."""
+        if len(self.workers):
+            waiting, self._waiting = self._waiting, []
+            for _, future in waiting:
+                future.set_result(None)
+
+    def give_up(self) -> None:
+        """No worker will come any more."""
+        waiting, self._waiting = self._waiting, []
+        for _, future in waiting:
+            future.set_exception(CommandError("the server has ended", code=CONFLICT))
+
+    def expire(self) -> None:
+        """Give up what has taken too long."""
+        self.workers.expire()
+        now = time.monotonic()
+        late = [future for deadline, future in self._waiting if deadline <= now]
+        self._waiting = [(deadline, future) for deadline, future in self._waiting if deadline > now]
+        for future in late:
+            future.set_exception(TimedOut("no worker serves; the server's log may tell why"))
+
+    def next_deadline(self) -> float | None:
+        """When `expire` has something to do."""
+        # The main thread asks, while the control thread adds some.
+        deadlines = [self.workers.next_deadline(), *(deadline for deadline, _ in list(self._waiting))]
+        return min((deadline for deadline in deadlines if deadline is not None), default=None)
+
+    def _wait_for(self, begin: Callable[[], Future[Any]]) -> Any:
+        """The result of what `begin` begins on the control thread."""
+        answered: Future[Any] = new_future()
+
+        def pass_on(future: Future[Any]) -> None:
+            error = future.exception()
+            if error is None:
+                answered.set_result(future.result())
+            else:
+                answered.set_exception(error)
+
+        def run() -> None:
+            try:
+                begin().add_done_callback(pass_on)
+            except Exception as error:
+                answered.set_exception(error)
+
+        self.call_soon(run)
+        return answered.result()
+
+
+def then(future: Future[Any], step: Callable[[Any], Any]) -> Future[Any]:
+    """A Future of `step` applied to another's result, or of what it raised."""
+    following: Future[Any] = new_future()
+
+    def done(future: Future[Any]) -> None:
+        try:
+            following.set_result(step(future.result()))
+        except Exception as error:
+            following.set_exception(error)
+
+    future.add_done_callback(done)
+    return following
+
+
+def chain(future: Future[Any], step: Callable[[], Future[Any]]) -> Future[Any]:
+    """A Future of what `step` begins once another is done, or of what either raised."""
+    following: Future[Any] = new_future()
+
+    def done(future: Future[Any]) -> None:
+        error = future.exception()
+        if error is not None:
+            following.set_exception(error)
+        else:
+            following.set_result(future.result())
+
+    def go_on(future: Future[Any]) -> None:
+        error = future.exception()
+        if error is not None:
+            following.set_exception(error)
+            return
+        try:
+            step().add_done_callback(done)
+        except Exception as problem:
+            following.set_exception(problem)
+
+    future.add_done_callback(go_on)
+    return following

@@ -1,0 +1,238 @@
+"""The table of workers, as the hub sees them. It belongs to the control thread; others read only."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from typing import Any
+
+from ...dispatch.commands import invalid_parameter
+from ...errors import INTERNAL_ERROR, CommandError, TimedOut
+from ...protocol.framing import MAX_FRAME
+from ...system.native import new_future
+from ...system.processes import ProcessHandle
+from .. import messages
+from ..messages import Figures, Hello, Tally
+
+MAX_WORKERS = 1024
+"""More are refused: each costs two descriptors and a line in `status`."""
+
+TAKEN_TIMEOUT = 5.0
+"""Seconds for a worker to take a request in; its thread does nothing else."""
+
+Send = Callable[[bytes], Any]
+
+
+class Call:
+    """A request to a worker, until it has been answered."""
+
+    def __init__(self, deadline: float, until_taken: float) -> None:
+        self.future: Future[Any] = new_future()
+        self._deadline = deadline
+        self._until_taken = until_taken
+
+    @property
+    def deadline(self) -> float:
+        """The time at which it is given up."""
+        return min(self._deadline, self._until_taken)
+
+    def taken(self) -> None:
+        """The worker has it; what it takes from now on is the app's own time."""
+        self._until_taken = self._deadline
+
+
+class Worker:
+    """One worker: what it has told, the requests that it has not answered, and the proof of its end."""
+
+    def __init__(self, hello: Hello, handle: ProcessHandle, send: Send, generation: int) -> None:
+        self.hello = hello
+        self.handle = handle
+        self.figures = hello.figures
+        self.heard = time.monotonic()
+        self.generation = generation
+        self.final = False
+        """Whether it has said its last words: it ends in order."""
+        self.condemned = False
+        """Whether what it has in flight has been counted as cut already."""
+        self._send = send
+        self._calls: dict[int, Call] = {}
+
+    @property
+    def pid(self) -> int:
+        return self.hello.pid
+
+    def renew(self, hello: Hello, send: Send) -> None:
+        """It has connected again."""
+        self.hello, self._send = hello, send
+        self.hear(hello.figures)
+        self._fail("it has connected anew")
+
+    def hear(self, figures: Figures) -> None:
+        """Note what it has told."""
+        self.figures, self.heard = figures, time.monotonic()
+
+    def tell(self, method: str, params: dict[str, Any]) -> None:
+        """Send a notification."""
+        self._send(messages.request(method, params))
+
+    def ask(self, id: int, method: str, params: dict[str, Any], deadline: float) -> Future[Any]:
+        """Send a request; the Future gets its result, or CommandError: TimedOut at `deadline`, or not taken in time."""
+        call = Call(deadline, min(deadline, time.monotonic() + TAKEN_TIMEOUT))
+        line = messages.request(method, params, id)
+        if len(line) > MAX_FRAME:
+            call.future.set_exception(
+                invalid_parameter("parameters", f"take {len(line)} bytes, and {MAX_FRAME} is the most")
+            )
+            return call.future
+        self._calls[id] = call
+        self._send(line)
+        return call.future
+
+    def take_in(self, id: int) -> None:
+        """It has a request."""
+        if id in self._calls:
+            self._calls[id].taken()
+
+    def settle(self, id: Any, value: dict[str, Any]) -> None:
+        """It has answered a request; an answer to what was given up is nothing."""
+        call = self._calls.pop(id, None)
+        if call is None:
+            return
+        if "error" in value:
+            call.future.set_exception(messages.error_of(value))
+        else:
+            call.future.set_result(value.get("result"))
+
+    def expire(self, now: float) -> None:
+        """Give up the requests whose time has passed."""
+        for id, call in list(self._calls.items()):
+            if call.deadline <= now:
+                del self._calls[id]
+                silent = time.monotonic() - self.heard
+                call.future.set_exception(TimedOut(f"it does not answer; it was last heard {silent:.1f} s ago"))
+
+    def next_deadline(self) -> float | None:
+        """When `expire` has something to do."""
+        # The main thread asks, too, while the control thread adds some.
+        return min((call.deadline for call in list(self._calls.values())), default=None)
+
+    def close(self) -> None:
+        """It has ended."""
+        self._fail("it has ended")
+        self.handle.close()
+
+    def _fail(self, why: str) -> None:
+        calls, self._calls = self._calls, {}
+        for call in calls.values():
+            call.future.set_exception(CommandError(why, code=INTERNAL_ERROR))
+
+
+class Workers:
+    """Those that live, and what those that have ended had counted."""
+
+    def __init__(self) -> None:
+        self._workers: dict[int, Worker] = {}
+        self._past: dict[str, Tally] = {}
+        self.latest: Hello | None = None
+        """What the one with the newest code has told, who may have ended: it is still true of the master."""
+        self.died = 0
+        """Workers that ended without their last words, although they would have had some."""
+        self._lost = 0
+        self._cut_off = 0
+
+    def __iter__(self) -> Iterator[Worker]:
+        return iter(list(self._workers.values()))
+
+    def __len__(self) -> int:
+        return len(self._workers)
+
+    def get(self, pid: int | None) -> Worker | None:
+        return self._workers.get(pid) if pid is not None else None
+
+    def add(self, worker: Worker) -> None:
+        """Raises CommandError if there are too many."""
+        if len(self._workers) >= MAX_WORKERS:
+            raise CommandError(f"there are {MAX_WORKERS} workers already")
+        self._workers[worker.pid] = worker
+        self.heard_of(worker.hello)
+
+    def heard_of(self, hello: Hello) -> None:
+        """A worker has introduced itself, perhaps anew."""
+        if self.latest is None or hello.loaded.at >= self.latest.loaded.at:
+            self.latest = hello
+
+    @property
+    def lost(self) -> int:
+        """Requests, commands and connections that ended with their worker, or that the server itself has ended."""
+        return self._lost + sum(worker.figures.aborted for worker in self)
+
+    def remove(self, worker: Worker) -> int:
+        """It has ended; its totals stay. How much was lost with it."""
+        if self._workers.pop(worker.pid, None) is None:
+            return 0
+        figures = worker.figures
+        lost = figures.aborted + (0 if worker.condemned else figures.in_flight)
+        self._lost += lost
+        self.died += worker.hello.last_words and not (worker.final or worker.condemned)
+        for key, tally in figures.apps.items():
+            past = self._past.get(key, Tally())
+            self._past[key] = Tally(0, None, past.total + tally.total, past.errors + tally.errors)
+            self._cut_off += tally.in_flight + tally.aborted
+        worker.close()
+        return lost
+
+    def newest(self) -> Worker | None:
+        """The one whose code was loaded last."""
+        return max(self, key=lambda worker: worker.hello.loaded.at, default=None)
+
+    def tally(self, key: str) -> Tally:
+        """What all of them, past ones included, have counted for an app."""
+        past = self._past.get(key, Tally())
+        now = [worker.figures.apps.get(key, Tally()) for worker in self]
+        return Tally(
+            in_flight=sum(tally.in_flight for tally in now),
+            oldest=max((tally.oldest for tally in now if tally.oldest is not None), default=None),
+            total=past.total + sum(tally.total for tally in now),
+            errors=past.errors + sum(tally.errors for tally in now),
+        )
+
+    @property
+    def in_flight(self) -> int:
+        """Requests and commands in flight."""
+        return sum(worker.figures.in_flight for worker in self)
+
+    @property
+    def waiting(self) -> int:
+        """Connections that wait to be accepted; the workers share their listeners, so they all see the same."""
+        return max((worker.figures.waiting for worker in self), default=0)
+
+    @property
+    def silent(self) -> int:
+        """Connections that have been accepted and have not sent a byte."""
+        return sum(worker.figures.silent for worker in self)
+
+    def finished(self) -> int:
+        """Requests that have been answered, of all apps."""
+        keys = {*self._past, *(key for worker in self for key in worker.figures.apps)}
+        ended = sum(tally.total - tally.in_flight for tally in map(self.tally, keys))
+        return ended - self._cut_off - sum(worker.figures.aborted for worker in self)
+
+    def expire(self) -> None:
+        """Give up what has taken too long."""
+        now = time.monotonic()
+        for worker in self:
+            worker.expire(now)
+
+    def next_deadline(self) -> float | None:
+        """When `expire` has something to do."""
+        deadlines = [worker.next_deadline() for worker in self]
+        return min((deadline for deadline in deadlines if deadline is not None), default=None)
+
+    def leave(self) -> dict[str, list[int]]:
+        """The totals of those that have ended, for a hub that follows."""
+        return {key: [tally.total, tally.errors] for key, tally in self._past.items()}
+
+    def carry_on(self, totals: dict[str, list[int]]) -> None:
+        """Go on from what a former hub has left."""
+        self._past = {key: Tally(0, None, total, errors) for key, (total, errors) in totals.items()}

@@ -1,0 +1,274 @@
+"""What workers and their hub tell each other: JSON-RPC both ways over a private Unix socket. No I/O here.
+
+A worker's first request is `hello`; the answer is a Welcome. From then on it sends `report` when its figures change,
+and the hub sends requests. Workers and hub may be of different versions of the package for the time of a reload: fields
+may be added, never changed, unknown ones are ignored, and `hello` means the same for ever.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields, replace
+from typing import Any, TypeVar
+
+from ..errors import INTERNAL_ERROR, CommandError, RemoteProtocolError, as_command_error, error_from_object
+from ..protocol.framing import MAX_FRAME
+from ..protocol.jsonrpc import encode, error_object, request_object, result_object
+from ..system.directory import StartDirectory
+
+VERSION = 1
+"""Version of this protocol."""
+
+HELLO_ID = 0
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Tally:
+    """What one worker counts for one app: requests in flight, the age of the oldest in seconds, totals.
+
+    `aborted` are those that the server itself has ended before they were answered.
+    """
+
+    in_flight: int = 0
+    oldest: float | None = None
+    total: int = 0
+    errors: int = 0
+    aborted: int = 0
+
+
+@dataclass(frozen=True)
+class Figures:
+    """What a worker counts: a tally for each app, custom commands in flight, connections that wait to be accepted.
+
+    `begun` are its connections that have sent something, as far as there are more of them than requests in flight;
+    `silent` those that have not sent a byte. Both are told while a stop drains.
+    """
+
+    apps: dict[str, Tally] = field(default_factory=dict)
+    commands: int = 0
+    waiting: int = 0
+    begun: int = 0
+    silent: int = 0
+
+    @property
+    def in_flight(self) -> int:
+        """Requests and commands that have not been answered."""
+        return sum(tally.in_flight for tally in self.apps.values()) + self.commands + self.begun
+
+    @property
+    def aborted(self) -> int:
+        """Requests that the server itself has ended."""
+        return sum(tally.aborted for tally in self.apps.values())
+
+    @classmethod
+    def from_json(cls, value: Any) -> Figures:
+        """Raises RemoteProtocolError for anything else."""
+        figures = known(cls, value)
+        if not isinstance(figures.apps, dict):
+            raise RemoteProtocolError(f"no {cls.__name__}: apps is no object")
+        return replace(figures, apps={key: known(Tally, tally) for key, tally in figures.apps.items()})
+
+
+@dataclass(frozen=True)
+class AppRecord:
+    """What the hub has to know of an app; `commands` as the command `commands` describes them."""
+
+    key: str
+    name: str
+    root_path: str
+    endpoints: list[str]
+    required: bool
+    grace: float
+    preflight_timeout: float
+    versions: dict[str, str]
+    commands: dict[str, Any]
+    policy: dict[str, Any]
+    limits: dict[str, int]
+    curve: dict[str, Any]
+    by_default: bool = False
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """The load token of a worker's code: the process that imported it, and when, on the system's monotonic clock.
+
+    A forked child has its parent's token, which is how code that a reload would not renew gives itself away.
+    """
+
+    pid: int
+    at: float
+
+
+@dataclass(frozen=True)
+class Begun:
+    """A reload that the master has been asked for, for a hub that has to watch the rest of it.
+
+    `since`, `began` and `deadline` are on the system's monotonic clock: when the master was asked, when the hub was,
+    and when the grace ends. `count` is the number of workers at `since`, `old` are the pids of those that are left, and
+    `passed` is the number of new ones that have come and gone. Of requests `cut` have been cut; those that are left at
+    the end of the grace are to be, with `cut_rest`.
+    """
+
+    since: float
+    began: float
+    deadline: float
+    by: dict[str, Any]
+    grace: float
+    preflight_timeout: float
+    cut_rest: bool
+    cut: int
+    count: int
+    passed: int
+    old: list[int]
+
+
+@dataclass(frozen=True)
+class Past:
+    """What a hub knows of reloads: `generation`, `reloaded_at` and `last_reload` of `status`, and the one under way.
+
+    Code that was loaded after `renewed_at`, on the system's monotonic clock, is of this generation.
+    """
+
+    generation: int
+    reloaded_at: str | None = None
+    last_reload: dict[str, Any] | None = None
+    renewed_at: float | None = None
+    begun: Begun | None = None
+
+    @classmethod
+    def from_json(cls, value: Any) -> Past:
+        """Raises RemoteProtocolError for anything else."""
+        past = known(cls, value)
+        return past if past.begun is None else replace(past, begun=known(Begun, past.begun))
+
+
+@dataclass(frozen=True)
+class Memory:
+    """What the workers keep for the next hub; the one with the highest number is the last.
+
+    `totals` are the requests and errors of workers that have ended, by app.
+    """
+
+    number: int
+    totals: dict[str, list[int]]
+    history: Past
+
+    @classmethod
+    def from_json(cls, value: Any) -> Memory:
+        """Raises RemoteProtocolError for anything else."""
+        memory = known(cls, value)
+        numbers = [memory.number, *(number for pair in _pairs(memory.totals) for number in pair)]
+        memory = replace(memory, history=Past.from_json(memory.history))
+        if not all(isinstance(number, int) for number in [*numbers, memory.history.generation]):
+            raise RemoteProtocolError("no Memory: what is to be a number is none")
+        return memory
+
+
+def _pairs(totals: Any) -> list[list[Any]]:
+    """The values of `totals`. Raises RemoteProtocolError if they are no pairs."""
+    if not isinstance(totals, dict) or any(not isinstance(pair, list) or len(pair) != 2 for pair in totals.values()):
+        raise RemoteProtocolError("no Memory: the totals are no pairs of numbers")
+    return list(totals.values())
+
+
+@dataclass(frozen=True)
+class Hello:
+    """A worker introduces itself.
+
+    `signals` are the master's, by what they ask of it: stop, fast, reload. `obstacle` says why a reload can't be done.
+    A worker that has to know first whether it may serve is not `ready`, and says hello again when it serves.
+    `directory` is that of its code. One that has `last_words`, because it runs its exit handlers, has died if it ends
+    without them.
+    """
+
+    package: str
+    pid: int
+    master: int
+    loaded: Loaded
+    wanted: int
+    cwd: str
+    server: dict[str, Any]
+    signals: dict[str, int]
+    drains_by_itself: bool
+    obstacle: str | None
+    apps: list[AppRecord]
+    figures: Figures
+    memory: Memory | None = None
+    ready: bool = True
+    directory: StartDirectory | None = None
+    last_words: bool = False
+    protocol: int = VERSION
+
+    @classmethod
+    def from_json(cls, value: Any) -> Hello:
+        """Raises RemoteProtocolError for anything else."""
+        made = known(cls, value)
+        if not isinstance(made.apps, list):
+            raise RemoteProtocolError(f"no {cls.__name__}: apps is no array")
+        changes = {
+            "loaded": known(Loaded, made.loaded),
+            "apps": [known(AppRecord, app) for app in made.apps],
+            "figures": Figures.from_json(made.figures),
+            "memory": None if made.memory is None else Memory.from_json(made.memory),
+            "directory": None if made.directory is None else known(StartDirectory, made.directory),
+        }
+        return cls(**{**{f.name: getattr(made, f.name) for f in fields(cls)}, **changes})
+
+
+@dataclass(frozen=True)
+class Welcome:
+    """The hub's answer: addresses, what is wrong with them, and whether visitors are held back at this time.
+
+    `first` tells one of the workers that it is the one to put the problems into the log.
+    """
+
+    endpoints: list[str]
+    problems: list[str]
+    holding: bool
+    first: bool
+    protocol: int = VERSION
+
+    @classmethod
+    def from_json(cls, value: Any) -> Welcome:
+        return known(cls, value)
+
+
+def request(method: str, params: Mapping[str, Any] | None = None, id: int | None = None) -> bytes:
+    """A request, or without `id` a notification, as a line."""
+    message = request_object(method, params) if id is None else request_object(method, params, id)
+    return encode(message) + b"\n"
+
+
+def answer(id: int, result: Any) -> bytes:
+    """The answer to a request, as a line; `result` may be the exception that it has ended with."""
+    failed = isinstance(result, BaseException)
+    try:
+        line = encode(error_object(id, as_command_error(result)) if failed else result_object(id, result)) + b"\n"
+    except (TypeError, ValueError, RecursionError) as error:
+        return answer(id, CommandError(f"the result is not JSON: {error}"))
+    if len(line) > MAX_FRAME:
+        return answer(id, CommandError(f"the result takes {len(line)} bytes, and {MAX_FRAME} is the most"))
+    return line
+
+
+def error_of(value: Mapping[str, Any]) -> CommandError:
+    """The exception for the error of an answer."""
+    error = value["error"]
+    return error_from_object(error.get("code", INTERNAL_ERROR), str(error.get("message")), error.get("data"))
+
+
+def as_json(value: Any) -> dict[str, Any]:
+    """A Hello, Welcome, Memory or Figures as JSON."""
+    return asdict(value)
+
+
+def known(cls: type[T], value: Any) -> T:
+    """A dataclass from its JSON, without what a later version may have added. Raises RemoteProtocolError."""
+    if isinstance(value, cls):
+        return value
+    names = {f.name for f in fields(cls)}  # type: ignore[arg-type]
+    try:
+        return cls(**{name: item for name, item in value.items() if name in names})
+    except (AttributeError, TypeError) as error:
+        raise RemoteProtocolError(f"no {cls.__name__}: {error}") from None
