@@ -30,8 +30,8 @@ if TYPE_CHECKING:
     from .extension.background import BackgroundServer
     from .extension.control import Control
     from .protocol.text import render_result
-    from .servers.base import prepare_server, server_names
     from .servers.launch import server_program
+    from .servers.registry import prepare_server, server_names
     from .system.preflight import preflighting
     from .transports.zeromq.curve import write_key_pair
 
@@ -57,9 +57,9 @@ _MODULES = {
     "find_instance_of": "client.discovery",
     "live_instances": "client.discovery",
     "preflighting": "system.preflight",
-    "prepare_server": "servers.base",
+    "prepare_server": "servers.registry",
     "render_result": "protocol.text",
-    "server_names": "servers.base",
+    "server_names": "servers.registry",
     "server_program": "servers.launch",
     "write_key_pair": "transports.zeromq.curve",
 }

@@ -25,7 +25,7 @@ import pytest
 
 import flask_ctl.lifecycle.operation
 import flask_ctl.lifecycle.stop
-from flask_ctl.dispatch.access import Peer
+from flask_ctl.dispatch.peer import Peer
 from flask_ctl.errors import ReloadFailed
 from flask_ctl.workers import messages
 from flask_ctl.workers.hub import audit as auditing

@@ -14,10 +14,10 @@ from typing import Any
 
 from harness import TIMEOUT, until
 
-from flask_ctl.dispatch.access import Policy
 from flask_ctl.dispatch.commands import command_from
 from flask_ctl.dispatch.dispatcher import Reply
 from flask_ctl.dispatch.limits import Limits
+from flask_ctl.dispatch.policy import Policy
 from flask_ctl.errors import CommandError, ReloadFailed
 from flask_ctl.lifecycle.app import ServedApp
 from flask_ctl.lifecycle.instance import Instance

@@ -9,7 +9,8 @@ import pwd
 import pytest
 
 from flask_ctl import AccessDenied, ConfigurationError
-from flask_ctl.dispatch.access import FileAccess, Peer, Policy, this_process
+from flask_ctl.dispatch.peer import Peer, this_process
+from flask_ctl.dispatch.policy import FileAccess, Policy
 
 ME, OTHER, GROUP = os.geteuid(), 54321, 54322
 USER_NAME, GROUP_NAME = pwd.getpwuid(65534).pw_name, grp.getgrall()[0].gr_name

@@ -10,7 +10,7 @@ import pytest
 from harness import PYTHON, until
 
 from flask_ctl import ConfigurationError, server_names
-from flask_ctl.servers import base as adapters
+from flask_ctl.servers import registry
 from flask_ctl.servers.importing import when_imported
 from flask_ctl.servers.inflight import Busy
 
@@ -75,14 +75,14 @@ def test_a_program_can_name_its_server(serve, name):
 
 def test_the_name_of_no_server_is_refused_with_those_that_are():
     with pytest.raises(ConfigurationError, match=r"'nonsense'.*werkzeug.*waitress"):
-        adapters.load_adapter("nonsense")
+        registry.load_adapter("nonsense")
 
 
 def test_a_server_that_is_not_installed_is_refused_with_the_remedy(monkeypatch):
     monkeypatch.setitem(sys.modules, "waitress", None)
     monkeypatch.delitem(sys.modules, "flask_ctl.servers.waitress", raising=False)
     with pytest.raises(ConfigurationError, match="waitress is not installed; try: pip install waitress"):
-        adapters.load_adapter("waitress")
+        registry.load_adapter("waitress")
 
 
 BROUGHT = """

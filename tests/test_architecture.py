@@ -179,7 +179,9 @@ AS_THE_PROGRAM_HAS_IT = (
     "servers",
     "system.native",
     "system.processes",
-    "system.system",
+    "system.credentials",
+    "system.sockets",
+    "system.waiting",
     "system.threads",
     "transports.memory",
 )

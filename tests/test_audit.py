@@ -17,10 +17,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flask_ctl import CommandError
-from flask_ctl.dispatch.access import Peer, Policy, this_process
 from flask_ctl.dispatch.commands import CommandRegistry, command_from
 from flask_ctl.dispatch.dispatcher import Call, Dispatcher
 from flask_ctl.dispatch.guard import Guard
+from flask_ctl.dispatch.peer import Peer, this_process
+from flask_ctl.dispatch.policy import Policy
 from flask_ctl.dispatch.redaction import MAX_PARAMETERS, MAX_TEXT, is_secret
 from flask_ctl.system import logs
 

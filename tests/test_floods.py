@@ -13,10 +13,11 @@ from harness import TIMEOUT, until
 from wires import WIRES, Wire, unix_wire, zmq_wire
 from wires import request as encoded
 
-from flask_ctl.dispatch.access import Peer, Policy
 from flask_ctl.dispatch.commands import CommandRegistry, command_from
 from flask_ctl.dispatch.dispatcher import Call, Dispatcher
 from flask_ctl.dispatch.guard import Guard
+from flask_ctl.dispatch.peer import Peer
+from flask_ctl.dispatch.policy import Policy
 from flask_ctl.system.addresses import parse_address
 from flask_ctl.transports.control_thread import ControlServer
 from flask_ctl.transports.factory import CurveFiles, make_listener

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from flask_ctl.dispatch.access import Peer, this_process
+from flask_ctl.dispatch.peer import Peer, this_process
 from flask_ctl.transports.reactor import Reactor
 from flask_ctl.workers import messages
 from flask_ctl.workers.hub.endpoint import Gate

@@ -23,7 +23,7 @@ from flask_ctl.client.targets import Targets
 from flask_ctl.errors import AddressInUse, ConfigurationError
 from flask_ctl.system.addresses import default_path, other_names, own_path
 from flask_ctl.system.locks import held_by_others, lock_path
-from flask_ctl.system.system import MAX_SOCKET_PATH
+from flask_ctl.system.platform import MAX_SOCKET_PATH
 from flask_ctl.transports.defaultname import DefaultName
 from flask_ctl.transports.socketfile import SocketFile, remove_dead
 

@@ -15,10 +15,11 @@ from flask import Flask
 from harness import PYTHON, as_user, raw, read_all, until
 
 from flask_ctl import AccessDenied, BackgroundServer, ConfigurationError, Control
-from flask_ctl.dispatch.access import Peer, Policy, this_process
 from flask_ctl.dispatch.commands import command_from
 from flask_ctl.dispatch.guard import Guard
 from flask_ctl.dispatch.limits import MAX_REFUSED_PEERS, REFUSAL_WINDOW, SETTINGS, Limits
+from flask_ctl.dispatch.peer import Peer, this_process
+from flask_ctl.dispatch.policy import Policy
 
 
 def look() -> None:
@@ -162,7 +163,7 @@ def test_a_real_stranger_is_told_to_wait_and_can_go_on_looking(serve, short_path
     os.chmod(short_path, 0o755)
     real = os.geteuid() == 0
     code = (
-        "import flask_ctl.transports.unix as unix; from flask_ctl.dispatch.access import Peer;"
+        "import flask_ctl.transports.unix as unix; from flask_ctl.dispatch.peer import Peer;"
         "unix.peer_of = lambda sock: Peer(42, 65534, 65534); import sample; sample.app.run(port=0)"
     )
     env = {"FLASK_CTL_ALLOW": '{"observe": ["uid:65534"]}', "FLASK_CTL_MAX_REFUSALS": "3"}

@@ -14,8 +14,9 @@ import pytest
 from harness import PYTHON, as_user, raw, read_all, until
 
 from flask_ctl import AccessDenied, ConfigurationError, ControlClient, InsecureConfiguration, ReloadFailed
-from flask_ctl.dispatch.access import FileAccess, Peer, peer_of
-from flask_ctl.system.system import open_to
+from flask_ctl.dispatch.peer import Peer, peer_of
+from flask_ctl.dispatch.policy import FileAccess
+from flask_ctl.system.files import open_to
 from flask_ctl.transports.socketfile import SocketFile
 
 NOBODY, GROUP = (65534 if os.geteuid() == 0 else os.geteuid() + 1), 54321
@@ -23,7 +24,7 @@ only_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can become a
 
 SUBSTITUTE = """
 import flask_ctl.transports.unix as unix, os
-from flask_ctl.dispatch.access import Peer
+from flask_ctl.dispatch.peer import Peer
 unix.peer_of = lambda sock: Peer(42, {uid}, {gid}, {groups})
 import sample
 sample.app.run(port=0)

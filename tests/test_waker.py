@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 from harness import TIMEOUT
 
-from flask_ctl.system import system
-from flask_ctl.system.system import Waker, wait_readable
+from flask_ctl.system import waiting
+from flask_ctl.system.waiting import Waker, wait_readable
 
 
 @pytest.fixture
@@ -53,7 +53,7 @@ def test_a_file_that_gets_the_number_of_a_closed_waker_is_not_written_to(waker, 
         closing.join(0.1)
         return write(descriptor, data)
 
-    monkeypatch.setattr(system.os, "write", interrupted)
+    monkeypatch.setattr(waiting.os, "write", interrupted)
     waker.wake()
     monkeypatch.undo()
     closing.join(TIMEOUT)
@@ -71,7 +71,7 @@ def test_a_signal_handler_may_wake_while_its_thread_wakes(waker, monkeypatch):
 
     before = signal.signal(signal.SIGUSR1, lambda *_: waker.wake())
     try:
-        monkeypatch.setattr(system.os, "write", interrupted)
+        monkeypatch.setattr(waiting.os, "write", interrupted)
         waker.wake()
     finally:
         signal.signal(signal.SIGUSR1, before)
@@ -88,7 +88,7 @@ def test_a_forked_child_may_close_a_waker_that_another_thread_was_waking(waker, 
         forked.wait(TIMEOUT)
         return write(descriptor, data)
 
-    monkeypatch.setattr(system.os, "write", interrupted)
+    monkeypatch.setattr(waiting.os, "write", interrupted)
     thread = threading.Thread(target=waker.wake)
     thread.start()
     waking.wait(TIMEOUT)

@@ -6,9 +6,9 @@ import pytest
 from wires import Peer, Wire, zmq_wire
 
 from flask_ctl import AccessDenied
-from flask_ctl.dispatch import access as access_module
-from flask_ctl.dispatch.access import Policy
+from flask_ctl.dispatch import peer as peer_module
 from flask_ctl.dispatch.guard import Guard
+from flask_ctl.dispatch.policy import Policy
 from flask_ctl.system.addresses import parse_address
 from flask_ctl.transports.socketfile import SocketFile
 from flask_ctl.transports.zeromq.listener import ZmqListener
@@ -72,9 +72,9 @@ def test_a_peer_is_read_from_the_address_that_libzmq_gives(database, address, cr
 class _AnotherUser(LocalIdentity):
     """Takes this process for another user's, in the groups that the database says."""
 
-    def peer(self, address: str, user_id: str) -> access_module.Peer:
+    def peer(self, address: str, user_id: str) -> peer_module.Peer:
         real = super().peer(address, user_id)
-        return access_module.Peer(real.pid, 54321, 54321, real.groups)
+        return peer_module.Peer(real.pid, 54321, 54321, real.groups)
 
 
 def test_a_user_who_is_removed_from_a_group_is_refused_at_the_next_connection_from_the_same_process(

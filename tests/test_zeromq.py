@@ -16,7 +16,7 @@ from harness import APPS, PYTHON, SITES, TIMEOUT, Pending, as_user, run_cli, unt
 from wires import GUARD, ZEROMQ, Peer, Wire, ZmqTalk, ipc_wire, request
 
 from flask_ctl import AccessDenied, ControlClient, NotRunning, ServerDied, TimedOut
-from flask_ctl.dispatch import access as access_module
+from flask_ctl.dispatch import peer as peer_module
 from flask_ctl.dispatch.guard import Guard
 from flask_ctl.dispatch.limits import MAX_PENDING, Limits
 from flask_ctl.protocol.framing import FENCE, MAX_FRAME
@@ -174,7 +174,7 @@ class _AnotherUser(LocalIdentity):
     def peer(self, address, user_id):
         real = super().peer(address, user_id)
         assert (real.uid, real.pid) == (os.geteuid(), os.getpid()), "libzmq tells who it is"
-        return access_module.Peer(real.pid, 54321, 54321)
+        return peer_module.Peer(real.pid, 54321, 54321)
 
 
 def test_a_peer_that_is_another_user_is_refused(short_path):

@@ -11,7 +11,7 @@ import pytest
 
 from flask_ctl import ControlClient, RemoteProtocolError
 from flask_ctl.errors import ConfigurationError
-from flask_ctl.system.system import is_named
+from flask_ctl.system.sockets import is_named
 from flask_ctl.transports.zeromq.curve import AllowedKeys, load_public_key
 
 GREETING = b"\xff" + bytes(8) + b"\x7f\x03\x00"

@@ -15,7 +15,7 @@ from ..system.addresses import (
     other_names,
     temporary_directory,
 )
-from ..system.system import home_of
+from ..system.credentials import home_of
 from .absence import reloader_at, with_reloaders
 from .connection import converse
 from .trust import Trust

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from ..errors import AccessDenied, RemoteProtocolError, TimedOut, error_from_object
 from ..protocol.jsonrpc import Request, Response
 from ..system.processes import ProcessHandle
-from ..system.system import wait_readable
+from ..system.waiting import wait_readable
 from .connection import END_DELAY, Conversation
 from .targets import Targets
 

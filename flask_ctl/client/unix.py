@@ -12,8 +12,10 @@ from collections.abc import Sequence
 
 from ..errors import AccessDenied, ConfigurationError, NotRunning, RemoteProtocolError, TimedOut, WrongScheme
 from ..protocol.framing import ZEROMQ, LineBuffer
+from ..system.credentials import peer_credentials
+from ..system.platform import HAS_UNIX_SOCKETS, MAX_SOCKET_PATH
 from ..system.processes import ProcessHandle, open_peer
-from ..system.system import HAS_UNIX_SOCKETS, MAX_SOCKET_PATH, peer_credentials, wait_readable, wait_writable
+from ..system.waiting import wait_readable, wait_writable
 from .absence import Absence
 from .connection import END_DELAY, Conversation
 from .trust import Trust

@@ -17,8 +17,9 @@ from zmq.utils.monitor import parse_monitor_message
 from ..errors import AccessDenied, ConfigurationError, ControlError, RemoteProtocolError, TimedOut, WrongScheme
 from ..protocol.framing import FENCE, MAX_FRAME, ZEROMQ
 from ..system.addresses import Address, resolve
+from ..system.credentials import peer_credentials
 from ..system.processes import ProcessHandle, open_peer
-from ..system.system import duplicate_socket, peer_credentials
+from ..system.sockets import duplicate_socket
 from ..transports.zeromq.curve import check_curve, load_key_pair, load_public_key
 from .connection import END_DELAY, Conversation
 from .trust import Trust

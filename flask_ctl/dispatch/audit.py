@@ -17,8 +17,8 @@ from typing import Any
 from ..errors import CommandError
 from ..system import logs
 from ..system.processes import program_name
-from .access import Peer
 from .commands import Command
+from .peer import Peer
 from .redaction import MASK, Params, cut, masked, secrets_of
 
 logger = logging.getLogger("flask_ctl.audit")

@@ -28,10 +28,10 @@ from ..protocol.jsonrpc import (
 from ..protocol.plain import parse_plain
 from ..protocol.text import render_error, render_result
 from ..system.native import new_future
-from .access import Peer
 from .audit import NO_ENTRY, Entry
 from .commands import Command, CommandRegistry, invalid_parameter
 from .guard import Guard
+from .peer import Peer
 
 Answer = Union[bytes, None, "Future[bytes | None]"]
 Notify = Callable[[bytes], None]

@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from time import monotonic
 
 from ..errors import AccessDenied
-from .access import Party, Peer, Policy
 from .audit import NO_ENTRY, Audit, Entry
 from .commands import Command
 from .limits import MAX_REFUSED_PEERS, REFUSAL_WINDOW, Limits
+from .peer import Party, Peer
+from .policy import Policy
 from .redaction import Params
 
 

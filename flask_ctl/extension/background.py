@@ -9,7 +9,7 @@ from typing import Any
 
 from flask import Flask
 
-from ..dispatch.access import this_process
+from ..dispatch.peer import this_process
 from ..errors import TimedOut
 from ..lifecycle.instance import Instance
 from ..servers.werkzeug import make_background_server, run

@@ -13,21 +13,21 @@ from typing import Any, TypeVar, overload
 
 from flask import Flask, current_app, has_app_context
 
-from ..dispatch.access import Policy
 from ..dispatch.commands import Command, Role, Scope, command_from
 from ..dispatch.limits import SETTINGS, Limits
+from ..dispatch.policy import Policy
 from ..errors import ConfigurationError, NotRunning
 from ..lifecycle.app import ServedApp
 from ..lifecycle.instance import Instance
 from ..lifecycle.operation import MAX_SECONDS
-from ..servers.base import load_adapter
 from ..servers.launch import refuse_program
 from ..servers.middleware import Environ, RequestCounter, StartResponse, WSGIApp
+from ..servers.registry import load_adapter
 from ..servers.unknown import UnknownServer
 from ..system.addresses import OFF, Sockets, as_list, default_path, from_environment, parse_address
 from ..system.directory import directory_given
+from ..system.platform import HAS_UNIX_SOCKETS
 from ..system.preflight import preflighting
-from ..system.system import HAS_UNIX_SOCKETS
 from ..transports.factory import CurveFiles
 from ..workers.agent.agent import Agent
 from .host import ProcessHost, begin

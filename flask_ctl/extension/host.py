@@ -11,8 +11,9 @@ from typing import Any, Protocol
 from ..errors import ConfigurationError
 from ..lifecycle.app import ServedApp, refuse_insecure
 from ..lifecycle.instance import Instance
-from ..servers.base import HttpServer, PreforkWorker, WSGIApp, arm_all, server_of_workers
+from ..servers.base import HttpServer, PreforkWorker, WSGIApp
 from ..servers.checkconfig import Rehearsal
+from ..servers.registry import arm_all, server_of_workers
 from ..system.preflight import check_at_exit
 from ..workers.agent.agent import Agent
 

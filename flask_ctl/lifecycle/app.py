@@ -7,10 +7,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ..dispatch.access import Policy
 from ..dispatch.commands import Command
 from ..dispatch.guard import Guard
 from ..dispatch.limits import Limits
+from ..dispatch.policy import Policy
 from ..errors import ConfigurationError, InsecureConfiguration
 from ..servers.middleware import RequestCounter
 from ..system.addresses import parse_address

@@ -9,11 +9,11 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from typing import Any
 
-from ..dispatch.access import this_process
 from ..dispatch.audit import Audit, Entry, asker
 from ..dispatch.commands import Command, CommandRegistry
 from ..dispatch.dispatcher import NOBODY, Dispatcher, Reply, reply_bytes
 from ..dispatch.guard import Guard
+from ..dispatch.peer import this_process
 from ..dispatch.pool import Pool
 from ..errors import CONFLICT, INTERNAL_ERROR, NOT_SUPPORTED, CommandError, ConfigurationError, InsecureConfiguration
 from ..protocol import VERSION

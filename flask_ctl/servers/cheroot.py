@@ -14,7 +14,7 @@ from cheroot.server import HTTPServer
 from cheroot.workers import threadpool
 
 from ..system.handover import inherited
-from ..system.system import wait_readable
+from ..system.waiting import wait_readable
 from .base import Host, WSGIApp
 from .keepalive import KeepAliveServer
 from .urls import end_rehearsal, requested, url

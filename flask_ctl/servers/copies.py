@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..system.native import socket
-from ..system.system import duplicate_socket, waiting_connections
+from ..system.sockets import duplicate_socket, waiting_connections
 
 
 class ListenerCopies:

@@ -16,9 +16,10 @@ from typing import Any
 from ..system.directory import StartDirectory
 from ..system.native import start_thread
 from ..system.program import program
-from ..system.system import refuse_new_connections, waiting_connections, welcome_connections
-from .base import WORKERS, Host
+from ..system.sockets import refuse_new_connections, waiting_connections, welcome_connections
+from .base import Host
 from .open_sockets import end_silent_connections, listening, silent_connections, unread_connections
+from .registry import WORKERS
 
 BACKLOG_TIMEOUT, BACKLOG_INTERVAL = 2.0, 0.005
 """Seconds for what has arrived at a worker's socket to be accepted before the worker ends; and between two looks."""

@@ -16,10 +16,11 @@ from ..system.directory import StartDirectory
 from ..system.preflight import SERVED
 from ..system.processes import children_of
 from ..system.program import program
-from ..system.system import refuse_new_connections, waiting_connections, welcome_connections
-from .base import WORKERS, Host
+from ..system.sockets import refuse_new_connections, waiting_connections, welcome_connections
+from .base import Host
 from .checkconfig import written
 from .open_sockets import begun_connections, end_silent_connections, silent_connections
+from .registry import WORKERS
 
 ABORTING = ("handle_abort", "handle_quit")
 """The workers' handlers of SIGABRT, which is the master's by --timeout, and SIGQUIT: they raise SystemExit."""

@@ -15,7 +15,8 @@ from typing import Any
 
 from ..system.native import socket, threading
 from ..system.signals import signals
-from ..system.system import Gate, Waker, refuse_new_connections, wait_readable, waiting_connections, welcome_connections
+from ..system.sockets import refuse_new_connections, waiting_connections, welcome_connections
+from ..system.waiting import Gate, Waker, wait_readable
 from .base import Controlled, Host, WSGIApp
 from .copies import ListenerCopies
 from .hooks import Plumbing

@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable, Collection, Iterator
 
 from ..system.native import socket
-from ..system.system import duplicate_socket, received_bytes, unread_bytes
+from ..system.sockets import duplicate_socket, received_bytes, unread_bytes
 
 
 def listening() -> Iterator[socket.socket]:

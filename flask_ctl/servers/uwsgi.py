@@ -20,9 +20,10 @@ from ..system import logs
 from ..system.directory import StartDirectory
 from ..system.native import start_thread
 from ..system.program import program
-from ..system.system import refuse_new_connections, waiting_connections, welcome_connections
-from .base import WORKERS, Host
+from ..system.sockets import refuse_new_connections, waiting_connections, welcome_connections
+from .base import Host
 from .open_sockets import begun_connections, end_silent_connections, silent_connections
+from .registry import WORKERS
 
 LOAD_INTERVAL = 0.02
 """Seconds between two looks at whether a worker has loaded its app."""

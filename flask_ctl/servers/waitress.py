@@ -13,7 +13,7 @@ from waitress import wasyncore
 from waitress.server import BaseWSGIServer, MultiSocketServer, TcpWSGIServer, UnixWSGIServer
 
 from ..system.handover import inherited
-from ..system.system import Waker
+from ..system.waiting import Waker
 from .base import Host, WSGIApp
 from .keepalive import KeepAliveServer
 from .urls import end_rehearsal, requested, url

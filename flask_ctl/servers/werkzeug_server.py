@@ -20,7 +20,8 @@ from werkzeug.serving import BaseWSGIServer
 from ..system.handover import inherited
 from ..system.native import selectors, threading
 from ..system.signals import signals
-from ..system.system import Gate, Waker, refuse_new_connections, wait_readable, waiting_connections, welcome_connections
+from ..system.sockets import refuse_new_connections, waiting_connections, welcome_connections
+from ..system.waiting import Gate, Waker, wait_readable
 from .copies import ListenerCopies
 
 _serve_forever = BaseWSGIServer.serve_forever

@@ -9,7 +9,8 @@ from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple, Union
 
 from ..errors import ConfigurationError
-from .system import MAX_SOCKET_PATH, is_owned_directory
+from .files import is_owned_directory
+from .platform import MAX_SOCKET_PATH
 
 OFF = "off"
 ENVIRONMENT = "FLASK_CTL_SOCKET"

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import errno
 import os
-import socket
 import stat
 
+from .native import socket
 from .platform import LINUX
 
 

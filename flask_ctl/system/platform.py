@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-import socket
 import sys
+
+from .native import socket
 
 HAS_UNIX_SOCKETS = hasattr(socket, "AF_UNIX") and hasattr(os, "fork")
 

@@ -16,7 +16,7 @@ from typing import IO, Any, Protocol
 from ..errors import ConfigurationError, ReloadFailed
 from .native import select, start_thread, subprocess
 from .reserve import reserve
-from .system import Waker, wait_readable
+from .waiting import Waker, wait_readable
 
 ENVIRONMENT = "FLASK_CTL_PREFLIGHT"
 SERVED = "FLASK_CTL_PREFLIGHT_SERVED"

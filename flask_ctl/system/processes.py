@@ -12,7 +12,9 @@ import signal
 import socket
 from typing import Any
 
-from .system import LINUX, peer_credentials, wait_readable
+from .credentials import peer_credentials
+from .platform import LINUX
+from .waiting import wait_readable
 
 _SO_PEERPIDFD = 77  # Linux 6.5; not in the socket module yet
 

@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Protocol
 
-from ..dispatch.access import Peer
 from ..dispatch.dispatcher import Answer, Keeper, Notify, ReplyTo
+from ..dispatch.peer import Peer
 from .reactor import Reactor
 
 

@@ -7,8 +7,8 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from ..dispatch.access import Peer
 from ..dispatch.dispatcher import Answer
+from ..dispatch.peer import Peer
 from ..errors import INVALID_REQUEST, CommandError, RemoteProtocolError
 from ..protocol.framing import LineBuffer, greets_by_zeromq
 from ..protocol.jsonrpc import encode, error_object

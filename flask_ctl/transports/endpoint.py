@@ -7,7 +7,7 @@ import logging
 import os
 from typing import Any, Protocol
 
-from ..dispatch.access import FileAccess
+from ..dispatch.policy import FileAccess
 from ..errors import ConfigurationError
 from ..system.addresses import Address, prepare_directory
 from ..system.handover import inherited

@@ -7,10 +7,10 @@ import socket
 from collections.abc import Callable
 from typing import Any
 
-from ..dispatch.access import this_process
 from ..dispatch.dispatcher import ReplyTo
 from ..dispatch.guard import Guard
-from ..system.system import Waker
+from ..dispatch.peer import this_process
+from ..system.waiting import Waker
 from .base import Handler
 from .reactor import READ, Reactor
 from .stream import StreamServer

@@ -16,7 +16,7 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 from ..system.native import selectors
-from ..system.system import Waker, eager_switching
+from ..system.waiting import Waker, eager_switching
 
 READ, WRITE = selectors.EVENT_READ, selectors.EVENT_WRITE
 

@@ -6,8 +6,8 @@ import abc
 import collections
 from concurrent.futures import Future
 
-from ..dispatch.access import Peer
 from ..dispatch.dispatcher import Answer, ReplyTo
+from ..dispatch.peer import Peer
 from .base import Handler
 from .reactor import Reactor
 

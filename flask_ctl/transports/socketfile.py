@@ -12,12 +12,14 @@ import logging
 import os
 import stat
 
-from ..dispatch.access import PRIVATE, FileAccess
+from ..dispatch.policy import PRIVATE, FileAccess
 from ..errors import AddressInUse, ConfigurationError, InsecureConfiguration
 from ..system import locks
+from ..system.credentials import peer_credentials
+from ..system.files import bind_private, lock_holder, open_to, try_lock
 from ..system.native import socket
+from ..system.platform import MAX_SOCKET_PATH
 from ..system.processes import start_time
-from ..system.system import MAX_SOCKET_PATH, bind_private, lock_holder, open_to, peer_credentials, try_lock
 
 BACKLOG = 128
 """Connections that wait while the control thread is busy; somaxconn of older kernels."""

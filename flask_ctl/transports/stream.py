@@ -8,9 +8,9 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from ..dispatch.access import Peer
 from ..dispatch.commands import Role
 from ..dispatch.guard import Guard
+from ..dispatch.peer import Peer
 from ..system.native import socket
 from ..system.reserve import reserve
 from .base import Handler

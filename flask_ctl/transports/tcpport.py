@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 
-from ..dispatch.access import FileAccess
+from ..dispatch.policy import FileAccess
 from ..errors import ConfigurationError
 from ..system.addresses import Address, resolve
 from ..system.native import socket

@@ -6,9 +6,9 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
-from ..dispatch.access import peer_of
 from ..dispatch.dispatcher import ReplyTo
 from ..dispatch.guard import Guard
+from ..dispatch.peer import peer_of
 from ..system.addresses import Address
 from ..system.native import socket
 from .base import Handler

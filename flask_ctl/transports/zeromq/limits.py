@@ -16,7 +16,7 @@ from zmq.utils.monitor import parse_monitor_message
 
 from ...dispatch.commands import Role
 from ...system.native import socket
-from ...system.system import duplicate_socket, is_named
+from ...system.sockets import duplicate_socket, is_named
 from ..stream import OUT_OF_RESOURCES, SHARES
 
 _EVENTS = zmq.EVENT_ACCEPTED | zmq.EVENT_DISCONNECTED

@@ -12,14 +12,15 @@ from typing import Any
 
 import zmq
 
-from ...dispatch.access import Peer
 from ...dispatch.dispatcher import ReplyTo
 from ...dispatch.guard import Guard
+from ...dispatch.peer import Peer
 from ...protocol.framing import MAX_FRAME
 from ...system.addresses import Address
 from ...system.at_exit import is_leaving
 from ...system.reserve import reserve
-from ...system.system import close_copies, wait_readable
+from ...system.sockets import close_copies
+from ...system.waiting import wait_readable
 from ..base import Handler
 from ..endpoint import Endpoint, Place
 from ..reactor import READ, Reactor

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Collection, Sequence
 from typing import Any, Literal
 
-from ...dispatch.access import Peer
+from ...dispatch.peer import Peer
 from ...errors import CONFLICT, CommandError
 from ...protocol.framing import FENCE
 from ...protocol.jsonrpc import encode, error_object

@@ -14,8 +14,8 @@ from typing import Protocol
 import zmq
 from zmq.utils import z85
 
-from ...dispatch.access import Peer
-from ...system.system import user_groups
+from ...dispatch.peer import Peer
+from ...system.credentials import user_groups
 from .curve import AllowedKeys
 
 DOMAIN = b"flask-ctl"

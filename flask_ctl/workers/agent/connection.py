@@ -11,8 +11,9 @@ from typing import Protocol
 
 from ...errors import RemoteProtocolError
 from ...protocol.framing import LineBuffer
+from ...system.credentials import peer_credentials
 from ...system.native import socket, start_thread, threading
-from ...system.system import Waker, peer_credentials, wait_readable
+from ...system.waiting import Waker, wait_readable
 from .spawn import start_hub
 
 RETRY_INTERVAL, MAX_RETRY_INTERVAL = 0.02, 1.0

@@ -10,8 +10,9 @@ from typing import Any
 
 from ...errors import ConfigurationError
 from ...system.addresses import default_directories, prepare_directory
+from ...system.files import try_lock
+from ...system.platform import LINUX
 from ...system.processes import start_time
-from ...system.system import LINUX, try_lock
 
 LOCK = 3
 """The number at which the hub finds the lock that was taken for it."""

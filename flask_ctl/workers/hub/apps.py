@@ -6,12 +6,12 @@ import logging
 from concurrent.futures import Future
 from typing import Any
 
-from ...dispatch.access import Policy
 from ...dispatch.audit import Audit
 from ...dispatch.commands import Command, CommandRegistry
 from ...dispatch.dispatcher import Dispatcher
 from ...dispatch.guard import Guard
 from ...dispatch.limits import Limits
+from ...dispatch.policy import Policy
 from ...errors import INTERNAL_ERROR, CommandError, ConfigurationError
 from ...lifecycle.commands import Answering, builtin_commands
 from ...system.addresses import parse_address

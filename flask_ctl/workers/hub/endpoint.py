@@ -8,10 +8,11 @@ from collections.abc import Callable
 from dataclasses import fields, is_dataclass
 from typing import Any, Protocol, TypeVar, get_args, get_origin, get_type_hints
 
-from ...dispatch.access import Peer, Policy
 from ...dispatch.dispatcher import Answer, Keeper, Notify
 from ...dispatch.guard import Guard
 from ...dispatch.limits import Limits
+from ...dispatch.peer import Peer
+from ...dispatch.policy import Policy
 from ...errors import INVALID_PARAMS, INVALID_REQUEST, METHOD_NOT_FOUND, CommandError, RemoteProtocolError
 from ...lifecycle.stop import Mode
 from ...protocol.jsonrpc import decode, encode, error_object, result_object

@@ -12,9 +12,9 @@ from concurrent.futures import Future
 from datetime import datetime, timedelta, timezone
 from typing import Any
 
-from ...dispatch.access import Peer
 from ...dispatch.audit import asker
 from ...dispatch.dispatcher import Reply
+from ...dispatch.peer import Peer
 from ...errors import CONFLICT, NOT_SUPPORTED, CommandError
 from ...lifecycle.history import History
 from ...lifecycle.operation import Progress, timestamp
@@ -23,7 +23,7 @@ from ...lifecycle.state import Event, Lifecycle, State
 from ...lifecycle.stop import Mode, StopRequest
 from ...system import metrics
 from ...system.processes import ProcessHandle
-from ...system.system import Waker, wait_readable
+from ...system.waiting import Waker, wait_readable
 from ...transports.control_thread import ControlServer
 from ..agent.notebook import Notebook
 from ..messages import AppRecord, Begun, Hello, Memory, Past, Welcome, as_json

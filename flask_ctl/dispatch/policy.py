@@ -1,83 +1,18 @@
-"""Who is at the other end, and what they may do."""
+"""Who may do what: roles, and the access mode of a socket's file."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, Union, get_args
+from typing import Any, NamedTuple, get_args
 
 from ..errors import AccessDenied, ConfigurationError
-from ..system.native import socket
-from ..system.system import group_id, peer_credentials, peer_groups, user_id
+from ..system.credentials import group_id, user_id
 from .commands import Role
-
-Party = tuple[str, Union[int, str, None]]
-"""Who somebody is, as far as it can be known: ``("uid", 1001)``, ``("gid", 100)``, ``("key", "alice")``."""
+from .peer import Party, Peer
 
 ROLES: tuple[Role, ...] = get_args(Role)
-
-_LOOPBACK = ("127.", "::1", "::ffff:127.")
-
-
-@dataclass(frozen=True)
-class Peer:
-    """Somebody at the other end of a connection; None for what could not be known.
-
-    A process is named by the kernel (unix(7), SO_PEERCRED). `key` is the name of the CURVE key that a peer over the
-    network has proved to hold, `address` the IP address of one over plain TCP, of whom nothing else is known.
-    """
-
-    pid: int | None = None
-    uid: int | None = None
-    gid: int | None = None
-    groups: tuple[int, ...] = ()
-    """Supplementary groups."""
-    key: str | None = None
-    address: str | None = None
-
-    @classmethod
-    def from_dict(cls, fields: dict[str, Any]) -> Peer:
-        """What `as_dict` gave, after JSON."""
-        return cls(**{**fields, "groups": tuple(fields["groups"])})
-
-    def as_dict(self) -> dict[str, Any]:
-        """Its fields, as JSON."""
-        return dict(vars(self))
-
-    @property
-    def party(self) -> Party:
-        """Whom to hold responsible: a user, a key, a host. A host has as many loopback addresses as it likes."""
-        if self.key is not None:
-            return "key", self.key
-        if self.address is not None and self.uid is None:
-            return "address", "loopback" if self.address.startswith(_LOOPBACK) else self.address
-        return "uid", self.uid
-
-    def describe(self) -> dict[str, Any]:
-        """The `by` of `status`."""
-        if self.key is not None:
-            return {"key": self.key}
-        named = {"uid": self.uid, "gid": self.gid, "pid": self.pid}
-        return named if self.address is None else {**named, "address": self.address}
-
-    def __str__(self) -> str:
-        if self.key is not None:
-            return f"the key {self.key!r}"
-        if self.uid is not None:
-            return f"uid {self.uid}"
-        return "a peer that the kernel can't name" if self.address is None else f"a peer at {self.address}"
-
-
-def this_process() -> Peer:
-    """The peer that this very process is."""
-    return Peer(os.getpid(), os.geteuid(), os.getegid())
-
-
-def peer_of(sock: socket.socket) -> Peer:
-    """The process at the other end of a connected Unix socket, with the credentials it had when it connected."""
-    pid, uid, gid = peer_credentials(sock)
-    return Peer(pid, uid, gid, peer_groups(sock, uid, gid))
 
 
 class FileAccess(NamedTuple):

@@ -1,0 +1,110 @@
+"""What the kernel tells and does about sockets."""
+
+from __future__ import annotations
+
+import array
+import contextlib
+import os
+import socket
+import struct
+from typing import Any
+
+from . import native
+from .platform import LINUX
+
+_SO_ATTACH_FILTER, _SO_DETACH_FILTER = 26, 27
+
+_DROP_SYN = (
+    (0x30, 0, 0, 13),  # load the byte of TCP flags
+    (0x54, 0, 0, 0x12),  # of these SYN and ACK
+    (0x15, 0, 1, 0x02),  # if it is SYN alone
+    (0x06, 0, 0, 0),  # drop
+    (0x06, 0, 0, 0xFFFFFFFF),  # else let pass
+)
+
+
+def refuse_new_connections(listener: socket.socket) -> bool:
+    """Whether the kernel now ignores new callers of a listening TCP socket; who has called already is still let in.
+
+    Closing a listener resets the connections that were made since the last accept(). With a filter that drops every SYN
+    (socket(7), SO_ATTACH_FILTER) there are none of those in the end, and late callers are refused once it is closed.
+    A Unix socket is shut instead, which leaves what has queued to be accepted.
+    """
+    if not LINUX:
+        return False
+    try:
+        if listener.family == socket.AF_UNIX:
+            listener.shutdown(socket.SHUT_RD)
+            return False
+        code = array.array("B", b"".join(struct.pack("HBBI", *instruction) for instruction in _DROP_SYN))
+        program = struct.pack("HP", len(_DROP_SYN), code.buffer_info()[0])
+        listener.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, program)
+    except OSError:
+        return False
+    return True
+
+
+def welcome_connections(listener: socket.socket) -> None:
+    """Undo `refuse_new_connections`, which a process that shares the socket may have left behind."""
+    if LINUX:
+        with contextlib.suppress(OSError):
+            listener.setsockopt(socket.SOL_SOCKET, _SO_DETACH_FILTER, 0)
+
+
+def waiting_connections(listener: socket.socket) -> int:
+    """How many connections wait to be accepted, 0 where the kernel does not tell: tcp(7), TCP_INFO, tcpi_unacked."""
+    if not LINUX or listener.family == socket.AF_UNIX:
+        return 0
+    try:
+        info = listener.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 32)
+    except OSError:
+        return 0
+    return int(struct.unpack_from("I", info, 24)[0])
+
+
+def received_bytes(connection: socket.socket) -> int:
+    """How many bytes a TCP connection has received, read or not: tcp(7), TCP_INFO, tcpi_bytes_received (Linux 4.1)."""
+    info = connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 136)
+    return int(struct.unpack_from("Q", info, 128)[0]) if len(info) == 136 else 0
+
+
+def unread_bytes(connection: socket.socket) -> int:
+    """How many bytes have been received and not been read: ioctl_tty(2), FIONREAD."""
+    import fcntl
+    import termios
+
+    count = array.array("i", [0])
+    fcntl.ioctl(connection.fileno(), termios.FIONREAD, count)
+    return count[0]
+
+
+def duplicate_socket(descriptor: int) -> socket.socket:
+    """A socket of its own for what a descriptor leads to. Raises OSError, and leaves nothing open, if that is none."""
+    duplicate = os.dup(descriptor)
+    try:
+        return native.socket.socket(fileno=duplicate)
+    except OSError:
+        os.close(duplicate)
+        raise
+
+
+def is_named(sock: socket.socket, listener: Any) -> bool:
+    """Whether a socket is the listener with that getsockname(2), or was accepted there."""
+    name = sock.getsockname()
+    if sock.family == getattr(socket, "AF_UNIX", None) or not isinstance(name, tuple):
+        return bool(name == listener)
+    if not isinstance(listener, tuple) or sock.type != socket.SOCK_STREAM:
+        return False
+    # A listener at every address of the machine accepts at one of them.
+    return bool(name[1] == listener[1]) and listener[0] in (name[0], "0.0.0.0", "::")
+
+
+def close_copies(listener: Any) -> None:
+    """In a forked child: close what is named like a listener of the parent, whoever opened it there."""
+    if not LINUX:
+        return
+    for number in map(int, os.listdir("/proc/self/fd")):
+        # Most of them are no sockets.
+        with contextlib.suppress(OSError), duplicate_socket(number) as sock:
+            if is_named(sock, listener):
+                os.close(number)
