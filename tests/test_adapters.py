@@ -13,6 +13,7 @@ from flask_ctl import ConfigurationError, server_names
 from flask_ctl.servers import registry
 from flask_ctl.servers.importing import when_imported
 from flask_ctl.servers.inflight import Busy
+from flask_ctl.servers.urls import url
 
 
 @pytest.fixture
@@ -138,3 +139,17 @@ def test_a_connection_that_has_begun_its_next_request_is_not_idle_for_having_ans
 
 def test_the_names_of_servers():
     assert {"werkzeug", "waitress", "cheroot", "pywsgi"} <= set(server_names())
+
+
+@pytest.mark.parametrize(
+    ("address", "shown"),
+    [
+        (("127.0.0.1", 80), "http://127.0.0.1:80"),
+        (("localhost", "80"), "http://localhost:80"),
+        (("::1", 80, 0, 0), "http://[::1]:80"),
+        ("/run/http", "unix:/run/http"),
+        (b"/run/http", "unix:/run/http"),
+    ],
+)
+def test_an_address_is_shown_as_one_url_whichever_server_listens_there(address, shown):
+    assert url(address) == shown

@@ -68,7 +68,7 @@ UNIX = {
 def test_a_unix_socket_serves_through_a_reload_and_is_drained(start, code, short_path):
     path = str(short_path / "http")
     server = start(code.format(path=path))
-    assert server.status()["server"]["listeners"] == [f"unix://{path}"]
+    assert server.status()["server"]["listeners"] == [f"unix:{path}"]
     assert ask_at(path, "/") == b"hello"
     assert server.reload()["generation"] == 2
     assert ask_at(path, "/") == b"hello"

@@ -85,7 +85,7 @@ class CherootServer(KeepAliveServer):
         name = getattr(server, "_requested_address", None)
         bound = {} if name is None else {name: server.socket}
         tls = server.ssl_adapter is not None
-        super().__init__([url(server.bind_addr, tls=tls)], bound, given=not bound, tls=tls)
+        super().__init__([url(server.bind_addr, "https" if tls else "http")], bound, given=not bound, tls=tls)
         self._server = server
         self._manager = server._connections
         self._process_conn: Callable[[Any], None] = server.process_conn

@@ -20,6 +20,7 @@ from ..system.sockets import refuse_new_connections, waiting_connections, welcom
 from .base import Host
 from .open_sockets import end_silent_connections, listening, silent_connections, unread_connections
 from .registry import WORKERS
+from .urls import url
 
 BACKLOG_TIMEOUT, BACKLOG_INTERVAL = 2.0, 0.005
 """Seconds for what has arrived at a worker's socket to be accepted before the worker ends; and between two looks."""
@@ -76,7 +77,7 @@ class GranianWorker:
     def listeners(self) -> list[str]:
         """Where it listens, as soon as it does."""
         deadline = time.monotonic() + LISTEN_TIMEOUT
-        while not (urls := [_url(sock) for sock in listening()]) and time.monotonic() < deadline:
+        while not (urls := [url(sock.getsockname()) for sock in listening()]) and time.monotonic() < deadline:
             time.sleep(BACKLOG_INTERVAL)
         return urls
 
@@ -179,10 +180,3 @@ def _wait_while(condition: Callable[[], Any], seconds: float) -> None:
 
 def _ports() -> set[int]:
     return {sock.getsockname()[1] for sock in listening() if sock.family != socket.AF_UNIX}
-
-
-def _url(sock: socket.socket) -> str:
-    if sock.family == socket.AF_UNIX:
-        return f"unix:{os.fsdecode(sock.getsockname())}"
-    host, port = sock.getsockname()[:2]
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"

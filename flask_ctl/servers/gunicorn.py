@@ -21,6 +21,7 @@ from .base import Host
 from .checkconfig import written
 from .open_sockets import begun_connections, end_silent_connections, silent_connections
 from .registry import WORKERS
+from .urls import url
 
 ABORTING = ("handle_abort", "handle_quit")
 """The workers' handlers of SIGABRT, which is the master's by --timeout, and SIGQUIT: they raise SystemExit."""
@@ -67,7 +68,7 @@ class GunicornWorker:
         self._on_unix_socket = any(not isinstance(name, tuple) for name in names)
         self._keepalive = worker.cfg.keepalive
         self.version = gunicorn.__version__
-        self.listeners = [_url(sock, worker.cfg.is_ssl) for sock in self._sockets]
+        self.listeners = [url(name, "https" if worker.cfg.is_ssl else "http") for name in names]
         self.master: int = worker.ppid
         self.wanted: int = worker.cfg.workers
         self.signals = {what: int(signum) for what, signum in SIGNALS.items()}
@@ -179,11 +180,3 @@ def _environ(pid: int) -> list[bytes]:
             return file.read().split(b"\0")
     except OSError:
         return []
-
-
-def _url(sock: Any, is_ssl: bool) -> str:
-    name = sock.getsockname()
-    if isinstance(name, (str, bytes)):
-        return f"unix:{os.fsdecode(name)}"
-    host = f"[{name[0]}]" if ":" in name[0] else name[0]
-    return f"{'https' if is_ssl else 'http'}://{host}:{name[1]}"

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from ..errors import ConfigurationError
+from .urls import host_and_port
 
 
 class Program(NamedTuple):
@@ -48,7 +49,7 @@ def refuse_program(name: str) -> None:
 def _gunicorn(target: str, host: str, port: int, threads: int | None) -> Program:
     from gunicorn.config import KNOWN_SETTINGS
 
-    command = [sys.executable, "-m", "gunicorn", "--bind", _address(host, port)]
+    command = [sys.executable, "-m", "gunicorn", "--bind", host_and_port(host, port)]
     if any(setting.name == "control_socket_disable" for setting in KNOWN_SETTINGS):
         # Its own control socket is served by a thread of the master, which forks.
         command.append("--no-control-socket")
@@ -57,7 +58,7 @@ def _gunicorn(target: str, host: str, port: int, threads: int | None) -> Program
 
 def _uwsgi(target: str, host: str, port: int, threads: int | None) -> Program:
     command = [sys.executable, "-c", "import pyuwsgi; pyuwsgi.run()", "--master", "--need-app", "--die-on-term"]
-    command += ["--http-socket", _address(host, port), *_option("--threads", threads), "--module", target]
+    command += ["--http-socket", host_and_port(host, port), *_option("--threads", threads), "--module", target]
     # At a reload it executes itself anew by an interpreter that does not know the virtual environment.
     places = [_place_of(name) for name in ("pyuwsgi", "flask_ctl", target.partition(".")[0])]
     known = os.environ.get("PYTHONPATH", "").split(os.pathsep)
@@ -67,10 +68,6 @@ def _uwsgi(target: str, host: str, port: int, threads: int | None) -> Program:
 def _granian(target: str, host: str, port: int, threads: int | None) -> Program:
     command = [sys.executable, "-m", "granian", "--interface", "wsgi", "--host", host, "--port", str(port)]
     return Program([*command, *_option("--blocking-threads", threads), target], {})
-
-
-def _address(host: str, port: int) -> str:
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def _place_of(module: str) -> str:

@@ -146,7 +146,8 @@ class PywsgiServer(KeepAliveServer):
     def __init__(self, server: Any) -> None:
         name = getattr(server, "_requested_address", None)
         bound = {} if name is None else {name: server.socket}
-        super().__init__([url(server.address, tls=server.ssl_enabled)], bound, given=not bound, tls=server.ssl_enabled)
+        tls = server.ssl_enabled
+        super().__init__([url(server.address, "https" if tls else "http")], bound, given=not bound, tls=tls)
         self._server = server
         self._hub = gevent.get_hub()
         self._calls = self._hub.loop.io(self._waker.fileno(), 1)

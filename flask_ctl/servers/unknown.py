@@ -14,6 +14,7 @@ from typing import Any
 from ..system.native import threading
 from ..system.signals import signals
 from .middleware import RequestCounter
+from .urls import url
 
 RETRY_INTERVAL = 0.02
 """Seconds between two tries to find the main thread outside a request."""
@@ -32,7 +33,8 @@ class UnknownServer:
 
     def __init__(self, environ: Mapping[str, Any], requests: RequestCounter) -> None:
         self.version = str(environ.get("SERVER_SOFTWARE", ""))
-        self.listeners = [_url(environ)]
+        address = environ.get("SERVER_NAME", ""), environ.get("SERVER_PORT", "")
+        self.listeners = [url(address, environ.get("wsgi.url_scheme", "http"))]
         self.notify: Callable[[], Any] = lambda: None
         self._requests = requests
         self._left = threading.Event()
@@ -116,12 +118,6 @@ class UnknownServer:
 
     def is_serving_thread(self) -> bool:
         return False
-
-
-def _url(environ: Mapping[str, Any]) -> str:
-    host = environ.get("SERVER_NAME", "")
-    host = f"[{host}]" if ":" in host else host
-    return f"{environ.get('wsgi.url_scheme', 'http')}://{host}:{environ.get('SERVER_PORT', '')}"
 
 
 def _handles_request() -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 from collections.abc import Callable
 from typing import Any
@@ -11,15 +12,22 @@ from ..system.preflight import end_if_preflighting, preflighting, served
 
 def requested(address: Any) -> str:
     """The name under which a listening socket is left to the next image: what the program asked for, port 0 too."""
-    return f"{address[0]}:{address[1]}" if isinstance(address, tuple) else f"unix:{address}"
+    return host_and_port(*address[:2]) if isinstance(address, tuple) else f"unix:{address}"
 
 
-def url(address: Any, *, tls: bool = False) -> str:
-    """A bound address, as `status` shows it."""
+def url(address: Any, scheme: str = "http") -> str:
+    """The URL of a listening socket as `status` shows it, from its address as `getsockname` returns it.
+
+    ``unix:/path`` for a Unix-domain socket, as for control sockets.
+    """
     if not isinstance(address, tuple):
-        return f"unix://{address}"
-    host = f"[{address[0]}]" if ":" in address[0] else address[0]
-    return f"{'https' if tls else 'http'}://{host}:{address[1]}"
+        return f"unix:{os.fsdecode(address)}"
+    return f"{scheme}://{host_and_port(*address[:2])}"
+
+
+def host_and_port(host: str, port: int | str) -> str:
+    """The authority of a URL (RFC 3986): an IPv6 address stands in brackets."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def end_rehearsal(check: Callable[[], Any], *addresses: Any) -> None:

@@ -24,6 +24,7 @@ from ..system.sockets import refuse_new_connections, waiting_connections, welcom
 from .base import Host
 from .open_sockets import begun_connections, end_silent_connections, silent_connections
 from .registry import WORKERS
+from .urls import url
 
 LOAD_INTERVAL = 0.02
 """Seconds between two looks at whether a worker has loaded its app."""
@@ -99,7 +100,8 @@ class UwsgiWorker:
         self._sockets = [socket.socket(fileno=os.dup(descriptor)) for descriptor in uwsgi.sockets]
         self._ports = {sock.getsockname()[1] for sock in self._sockets if sock.family != socket.AF_UNIX}
         self.version = uwsgi.version.decode()
-        self.listeners = [_url(sock, "http-socket" in uwsgi.opt) for sock in self._sockets]
+        scheme = "http" if "http-socket" in uwsgi.opt else "uwsgi"
+        self.listeners = [url(sock.getsockname(), scheme) for sock in self._sockets]
         self.master: int = uwsgi.masterpid() or os.getpid()
         # With --cheaper and the like it starts and ends workers as it needs them.
         self.wanted: int = 0 if any(name.startswith("cheap") for name in uwsgi.opt) else uwsgi.numproc
@@ -236,11 +238,3 @@ def _text(value: Any) -> Any:
 def _list(value: Any) -> list[str]:
     """The values of an option that may be given several times."""
     return [] if value is None else value if isinstance(value, list) else [value]
-
-
-def _url(sock: socket.socket, is_http: bool) -> str:
-    name = sock.getsockname()
-    if isinstance(name, (str, bytes)):
-        return f"unix:{os.fsdecode(name)}"
-    host = f"[{name[0]}]" if ":" in name[0] else name[0]
-    return f"{'http' if is_http else 'uwsgi'}://{host}:{name[1]}"

@@ -15,7 +15,7 @@ from ..system.native import threading
 from ..system.signals import signals
 from . import reloader
 from .base import Controlled, Host, WSGIApp
-from .urls import end_rehearsal
+from .urls import end_rehearsal, requested
 from .werkzeug_server import WerkzeugServer
 
 _serve_forever = BaseWSGIServer.serve_forever
@@ -75,7 +75,7 @@ def arm(host: Host) -> None:
 
 def _construct(wsgi_server: Any, arguments: dict[str, Any]) -> None:
     """Bind, or take over the socket that a former image of this process has bound for the same request."""
-    wsgi_server._requested_address = f"{arguments['host']}:{arguments['port']}"
+    wsgi_server._requested_address = requested((arguments["host"], arguments["port"]))
     wsgi_server._given = arguments.get("fd") is not None
     taken = None
     if not wsgi_server._given:

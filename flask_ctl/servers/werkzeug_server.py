@@ -23,6 +23,7 @@ from ..system.signals import signals
 from ..system.sockets import refuse_new_connections, waiting_connections, welcome_connections
 from ..system.waiting import Gate, Waker, wait_readable
 from .copies import ListenerCopies
+from .urls import url
 
 _serve_forever = BaseWSGIServer.serve_forever
 
@@ -364,8 +365,7 @@ def _requested(server: Any) -> str:
 
 
 def _url(server: BaseWSGIServer) -> str:
-    if server.address_family == getattr(socket, "AF_UNIX", None):
-        return server.host
-    scheme = "http" if server.ssl_context is None else "https"
-    host = f"[{server.host}]" if ":" in server.host else server.host
-    return f"{scheme}://{host}:{server.port}"
+    # A host name stays as it was given.
+    is_unix = server.address_family == getattr(socket, "AF_UNIX", None)
+    address = server.server_address if is_unix else (server.host, server.port)
+    return url(address, "http" if server.ssl_context is None else "https")
