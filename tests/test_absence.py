@@ -19,7 +19,7 @@ from flask_ctl import ControlClient, ControlError, NotRunning, ServerDied, Timed
 from flask_ctl.client import absence
 from flask_ctl.client.absence import Absence
 from flask_ctl.client.trust import Trust
-from flask_ctl.client.unix import UnixConversation
+from flask_ctl.client.unix import UnixConnection
 from flask_ctl.system import locks
 
 NOBODY = pwd.getpwnam("nobody").pw_uid
@@ -90,13 +90,13 @@ def test_a_stop_without_a_limit_of_its_own_waits_for_the_next_hub(start):
 @pytest.fixture
 def sent(monkeypatch):
     """An event that is set when a client has sent something."""
-    event, transmit = threading.Event(), UnixConversation._transmit
+    event, transmit = threading.Event(), UnixConnection._transmit
 
     def observed(self, messages, deadline):
         transmit(self, messages, deadline)
         event.set()
 
-    monkeypatch.setattr(UnixConversation, "_transmit", observed)
+    monkeypatch.setattr(UnixConnection, "_transmit", observed)
     return event
 
 

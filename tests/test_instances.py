@@ -367,7 +367,7 @@ def test_a_stop_is_not_asked_of_the_heir_of_a_server_that_has_died(monkeypatch, 
     calls = []
 
     class Call:
-        def __init__(self, conversation, targets, times, on_progress):
+        def __init__(self, connection, targets, times, on_progress):
             calls.append(targets.pid)
 
         def ask(self, params):
@@ -378,9 +378,9 @@ def test_a_stop_is_not_asked_of_the_heir_of_a_server_that_has_died(monkeypatch, 
             return {"outcome": "drained"}
 
     answers = iter(pids)
-    monkeypatch.setattr(client, "converse", lambda target, timeout, trust: Asked())
-    monkeypatch.setattr(client, "targets_of", lambda conversation: Targets(next(answers)))
-    monkeypatch.setattr(client, "StopCall", Call)
+    monkeypatch.setattr(client, "connect", lambda target, timeout, trust: Asked())
+    monkeypatch.setattr(client, "targets_of", lambda connection: Targets(next(answers)))
+    monkeypatch.setattr(client, "StopWaiter", Call)
     assert ControlClient("/run/shop.sock").stop() == (died if asked == 1 else {"outcome": "drained"})
     assert len(calls) == asked
 

@@ -24,7 +24,7 @@ from flask_ctl.client.client import QUESTION_TIMEOUT
 
 NOBODY = pwd.getpwnam("nobody").pw_uid
 needs_root = pytest.mark.skipif(
-    os.geteuid() != 0, reason="only root can become another user, and make a PID namespace; test_stopcall needs no root"
+    os.geteuid() != 0, reason="becoming another user and making a PID namespace take root; test_client_stop.py does not"
 )
 
 SYNC = SERVERS["gunicorn sync"]

@@ -21,7 +21,7 @@ PROTOCOL = (ROOT / "docs" / "protocol.md").read_text()
 
 @pytest.fixture
 def talk(serve):
-    """A raw conversation with a server of `sample`."""
+    """A raw connection with a server of `sample`."""
     with raw(serve().socket) as sock:
         yield StreamTalk(sock)
 

@@ -44,7 +44,7 @@ def hold(path):
 
 
 def connection(path, pid):
-    """What `targets_of` asks of a conversation with a listener of that pid."""
+    """What `targets_of` asks of a connection with a listener of that pid."""
     return SimpleNamespace(
         endpoint=path or "tcp://1.2.3.4:5", path=path, peer_pid=lambda: pid, peer=lambda: open_process(pid)
     )

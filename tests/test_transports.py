@@ -109,7 +109,7 @@ def test_a_result_over_the_limit_is_an_error(peer):
     ],
     ids=["not JSON", "not UTF-8", "deep", "empty batch", "version", "method", "unknown", "missing", "wrong type"],
 )
-def test_garbage_gets_its_error_and_the_conversation_lives(peer, garbage, code):
+def test_garbage_gets_its_error_and_the_connection_lives(peer, garbage, code):
     with peer.raw() as talk:
         talk.send(garbage)
         assert talk.receive()["error"]["code"] == code
@@ -235,9 +235,9 @@ def test_a_client_that_vanishes_with_much_to_read_is_forgotten(peer):
     until(lambda: not peer.pool.unfinished, "nothing goes on")
 
 
-def test_a_timeout_leaves_the_conversation_usable(peer):
+def test_a_timeout_leaves_the_connection_usable(peer):
     with peer.client() as client:
-        # Else it may have been the beginning of the conversation that took so long.
+        # Else it may have been the beginning of the connection that took so long.
         client.ping(timeout=TIMEOUT)
         with pytest.raises(TimedOut, match=r"did not answer hang within 0\.05 s"):
             client.call("hang", timeout=0.05)

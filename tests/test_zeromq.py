@@ -41,7 +41,7 @@ def peer(request, short_path, free_port):
 
 @pytest.fixture
 def dealer():
-    """Raw conversations with a real server, by its site; each may say who it is."""
+    """Raw connections with a real server, by its site; each may say who it is."""
     with contextlib.ExitStack() as stack:
         context = stack.enter_context(contextlib.closing(_Context()))
 

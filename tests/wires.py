@@ -37,7 +37,7 @@ def request(method: str, id: Any = 1, **params: Any) -> bytes:
 
 
 class StreamTalk:
-    """A raw conversation over a byte stream, for what no client would send; a message is a line."""
+    """A raw connection over a byte stream, for what no client would send; a message is a line."""
 
     def __init__(self, sock: socket.socket) -> None:
         self.sock = sock
@@ -61,7 +61,7 @@ class StreamTalk:
         return True
 
     def receive(self) -> Any:
-        """The next message. Raises EOFError if the server has ended the conversation."""
+        """The next message. Raises EOFError if the server has ended the connection."""
         while b"\n" not in self._received:
             try:
                 data = self.sock.recv(65536)
@@ -74,7 +74,7 @@ class StreamTalk:
         return json.loads(line)
 
     def ended(self) -> bool:
-        """Wait for the server to end the conversation, which has nothing left to say."""
+        """Wait for the server to end the connection, which has nothing left to say."""
         try:
             return self.sock.recv(1) == b""
         except ConnectionResetError:
@@ -85,7 +85,7 @@ class StreamTalk:
 
 
 class ZmqTalk:
-    """A raw conversation over a DEALER that connects once; a message is a frame."""
+    """A raw connection over a DEALER that connects once; a message is a frame."""
 
     def __init__(self, sock: zmq.Socket[bytes], address: str) -> None:
         self.sock = sock

@@ -24,9 +24,10 @@ from ..errors import (
 from ..protocol import FROZEN_METHODS, VERSION
 from ..protocol.jsonrpc import Request, Response
 from ..system.addresses import OFF, from_environment, parse_address
-from .connection import Conversation, Target, converse
-from .reload import HubEnded, NextHub
-from .stop import FOLLOW, HubDied, Progress, StopCall, StopTimes, kill_unreached
+from .connect import Target, connect
+from .connection import Connection
+from .reload import HubEnded, ReloadWaiter
+from .stop import FOLLOW, HubDied, Progress, StopTimes, StopWaiter, kill_unreached
 from .targets import targets_at, targets_of, workers_live
 from .trust import Trust, make_trust
 
@@ -79,7 +80,7 @@ class ControlClient:
         self._timeout = timeout
         self._found = False
         """Whether nobody has given the target: it was found, to be looked at."""
-        self._conversation: Conversation | None = None
+        self._connection: Connection | None = None
         self._protocol: int | None = None
 
     @property
@@ -172,7 +173,7 @@ class ControlClient:
         asked: int | None = None
         for _ in range(MAX_TRIES):
             try:
-                conversation = self._connected(times.to_connect(QUESTION_TIMEOUT))
+                connection = self._connected(times.to_connect(QUESTION_TIMEOUT))
             except NotRunning:
                 if death is None:
                     raise
@@ -185,16 +186,16 @@ class ControlClient:
                     return kill_unreached(targets, times.began)
             if death is not None and death.accepted:
                 raise death
-            with contextlib.closing(targets_of(conversation)) as targets:
+            with contextlib.closing(targets_of(connection)) as targets:
                 if death is not None and asked is not None and targets.pid not in (None, asked):
                     # Another instance of the app has taken over the name of the one that was asked.
                     return death.outcome
                 asked = targets.pid
-                if path is not None and targets.obstacle is not None and conversation.peer_has_ended():
+                if path is not None and targets.obstacle is not None and connection.peer_has_ended():
                     # A hub that is just dying holds no lock any more.
                     self.close()
                     continue
-                call = StopCall(conversation, targets, times, on_progress)
+                call = StopWaiter(connection, targets, times, on_progress)
                 try:
                     call.ask(params)
                     return call.until_gone() if wait else call.until_accepted()
@@ -236,7 +237,7 @@ class ControlClient:
         if grace is not None:
             params["grace"] = grace
         limit = self._limit(timeout, None)
-        watch = NextHub(self.status) if what == "code" and self._has_hub() else None
+        watch = ReloadWaiter(self.status) if what == "code" and self._has_hub() else None
         try:
             result: dict[str, Any] = self._ask("reload", params, limit, on_progress)
         except HubEnded as error:
@@ -247,9 +248,9 @@ class ControlClient:
 
     def close(self) -> None:
         """Close the connection; more than once is fine."""
-        if self._conversation is not None:
-            self._conversation.close()
-        self._conversation = None
+        if self._connection is not None:
+            self._connection.close()
+        self._connection = None
         self._protocol = None
 
     def __enter__(self) -> ControlClient:
@@ -262,7 +263,7 @@ class ControlClient:
 
     def _has_hub(self) -> bool:
         """Whether it is a hub that answers here, who may die while its server goes on."""
-        path = None if self._conversation is None else self._conversation.path
+        path = None if self._connection is None else self._connection.path
         return path is not None and workers_live(path, self._trust)
 
     def _limit(self, timeout: float | _Default | None, default: float | None) -> float | None:
@@ -272,16 +273,16 @@ class ControlClient:
                 return choice
         return default
 
-    def _connected(self, timeout: float | None) -> Conversation:
-        if self._conversation is None or self._conversation.ended:
+    def _connected(self, timeout: float | None) -> Connection:
+        if self._connection is None or self._connection.ended:
             self.close()
             target = self._resolved_target(timeout)
             try:
-                self._conversation = converse(target, timeout, self._trust)
+                self._connection = connect(target, timeout, self._trust)
             except TimedOut as error:
                 error.data = {"can_be_killed": bool(_path_of(target)), **(error.data or {})}
                 raise
-        return self._conversation
+        return self._connection
 
     def _resolved_target(self, timeout: float | None) -> Target:
         if self._target is None:
@@ -308,7 +309,7 @@ class ControlClient:
         return path
 
     def _require_protocol(self, timeout: float | _Default | None) -> None:
-        if self._protocol is None or self._conversation is None:
+        if self._protocol is None or self._connection is None:
             self.ping(timeout=timeout)
         if self._protocol is not None and self._protocol > VERSION:
             raise RemoteProtocolError(
@@ -327,51 +328,51 @@ class ControlClient:
     ) -> Any:
         deadline = None if timeout is None else time.monotonic() + timeout
         for _ in range(MAX_TRIES):
-            conversation, id = self._send(method, params, _left(deadline), deadline)
-            while (message := conversation.receive(deadline)) is not None:
+            connection, id = self._send(method, params, _left(deadline), deadline)
+            while (message := connection.receive(deadline)) is not None:
                 if isinstance(message, Response) and message.id in (id, None):
                     return _result(message)
                 if isinstance(message, Request) and on_progress is not None and isinstance(message.params, dict):
                     on_progress(message.params)
-            if method not in HARMLESS or not conversation.ended or not conversation.peer_has_ended():
-                raise self._no_answer(conversation, method, timeout)
+            if method not in HARMLESS or not connection.ended or not connection.peer_has_ended():
+                raise self._no_answer(connection, method, timeout)
             # Perhaps the hub has been killed, and another one answers soon.
             self.close()
             try:
                 self._connected(_left(deadline))
             except NotRunning:
                 break
-        raise ServerDied(f"the server at {conversation.endpoint} ended before it answered {method}")
+        raise ServerDied(f"the server at {connection.endpoint} ended before it answered {method}")
 
     def _send(
         self, method: str, params: Mapping[str, Any], timeout: float | None, deadline: float | None
-    ) -> tuple[Conversation, int]:
-        kept = self._conversation
-        conversation = self._connected(timeout)
-        (id,) = conversation.send([(method, params)], deadline)
-        if conversation is kept and conversation.undelivered:
+    ) -> tuple[Connection, int]:
+        kept = self._connection
+        connection = self._connected(timeout)
+        (id,) = connection.send([(method, params)], deadline)
+        if connection is kept and connection.undelivered:
             # It had ended while nobody used it, as it does at a reload.
             self.close()
-            conversation = self._connected(timeout)
-            (id,) = conversation.send([(method, params)], deadline)
-        return conversation, id
+            connection = self._connected(timeout)
+            (id,) = connection.send([(method, params)], deadline)
+        return connection, id
 
-    def _no_answer(self, conversation: Conversation, method: str, timeout: float | None) -> Exception:
-        endpoint = conversation.endpoint
-        if not conversation.ended and method == "reload":
+    def _no_answer(self, connection: Connection, method: str, timeout: float | None) -> Exception:
+        endpoint = connection.endpoint
+        if not connection.ended and method == "reload":
             return ControlError(
                 f"{endpoint} has not answered within {timeout:g} s; the outcome is not known: the reload goes on, and"
                 " status tells how it ends",
                 {"may_have_run": True},
             )
-        if not conversation.ended:
+        if not connection.ended:
             return TimedOut(
                 f"{endpoint} did not answer {method} within {timeout:g} s; it is still there",
-                {"can_be_killed": conversation.path is not None and conversation.peer_pid() != 1},
+                {"can_be_killed": connection.path is not None and connection.peer_pid() != 1},
             )
-        if not conversation.peer_has_ended():
+        if not connection.peer_has_ended():
             return RemoteProtocolError(f"{endpoint} closed the connection without an answer to {method}")
-        if conversation.path is not None and workers_live(conversation.path, self._trust):
+        if connection.path is not None and workers_live(connection.path, self._trust):
             return HubEnded(
                 f"the hub at {endpoint} ended before it answered {method}, which may have been done; the server goes"
                 " on",

@@ -1,44 +1,27 @@
-"""A client's end of one control connection: requests out, replies in, each within its time."""
+"""A client's end of one control connection: requests out, replies in, each before its deadline."""
 
 from __future__ import annotations
 
 import abc
-import os
-import socket
-import time
 from collections import deque
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol, Union
+from typing import Any
 
-from ..errors import ConfigurationError, LocalProtocolError
+from ..errors import LocalProtocolError
 from ..protocol.framing import MAX_FRAME
 from ..protocol.jsonrpc import Request, Response, encode, parse_reply, request_object
-from ..system.addresses import OFF, parse_address
 from ..system.processes import ProcessHandle
-from .trust import Trust
 
 END_DELAY = 1.0
 """Seconds for a process whose connection has ended to end itself: the kernel closes its descriptors first."""
 
 
-class Connectable(Protocol):
-    """What gives a connected socket, as `MemoryListener` does."""
+class Connection(abc.ABC):
+    """Numbered requests to one server, and the messages it sends. Each transport has a subclass.
 
-    @property
-    def endpoint(self) -> str: ...
-
-    def connect(self) -> socket.socket: ...
-
-
-Target = Union[str, "os.PathLike[str]", Connectable]
-
-
-class Conversation(abc.ABC):
-    """Numbered requests to one server, and its messages; a subclass for each way to carry them.
-
-    `ended` tells whether the other side has closed; what it sent before can still be received. `undelivered` tells
-    whether that was so before the last request, of which the server then knows nothing. `path` is the path of the
-    server's socket, None if it has none on this machine.
+    `ended` tells whether the server has closed the connection; what it sent before can still be received. `undelivered`
+    tells whether it had done so before the last request, which it then has not seen. `path` is the path of the server's
+    socket, None for a server without one on this machine.
     """
 
     endpoint: str
@@ -104,28 +87,6 @@ class Conversation(abc.ABC):
     @abc.abstractmethod
     def _fill(self) -> None:
         """Take in what has arrived."""
-
-
-def converse(target: Target, timeout: float | None, trust: Trust | None = None) -> Conversation:
-    """A connection to the server at `target`, made within `timeout` seconds.
-
-    Raises NotRunning, AccessDenied, TimedOut, RemoteProtocolError or ConfigurationError.
-    """
-    from .unix import UnixConversation, connect
-
-    if not isinstance(target, (str, os.PathLike)):
-        return UnixConversation(target.endpoint, target.connect())
-    if os.fspath(target) == OFF:
-        raise ConfigurationError("the address is off: this app has no control socket; give one by --socket")
-    address = parse_address(target)
-    trust = trust or Trust()
-    if address.transport == "unix":
-        return UnixConversation(str(address), connect(address.path, timeout, trust), address.path)
-    began = time.monotonic()
-    from .zeromq import ZmqConversation
-
-    # To load libzmq may take half a second of it.
-    return ZmqConversation(address, None if timeout is None else max(0.0, timeout - time.monotonic() + began), trust)
 
 
 def _message(method: str, params: Mapping[str, Any], id: int) -> bytes:

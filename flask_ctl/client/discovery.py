@@ -17,7 +17,7 @@ from ..system.addresses import (
 )
 from ..system.credentials import home_of
 from .absence import reloader_at, with_reloaders
-from .connection import converse
+from .connect import connect
 from .trust import Trust
 
 PROBE_TIMEOUT = 1.0
@@ -138,19 +138,19 @@ def _ambiguous(problem: str, live: list[Found]) -> AmbiguousTarget:
 def _probe(socket: str, timeout: float) -> Found | None:
     deadline = time.monotonic() + timeout
     try:
-        conversation = converse(socket, timeout)
+        connection = connect(socket, timeout)
     except NotRunning:
         return None
     except ControlError:
         return Found(socket, None)
     try:
-        conversation.send([("status", {})], deadline)
-        answer = conversation.receive(deadline)
+        connection.send([("status", {})], deadline)
+        answer = connection.receive(deadline)
     except ControlError:
         return Found(socket, None)
     finally:
-        conversation.close()
-    if answer is None and conversation.ended:
+        connection.close()
+    if answer is None and connection.ended:
         return None
     status = answer.result if isinstance(answer, Response) else None
     return Found(socket, status if isinstance(status, dict) else None)

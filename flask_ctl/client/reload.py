@@ -19,7 +19,7 @@ class HubEnded(ControlError):
     """The hub has ended before it answered; the server goes on."""
 
 
-class NextHub:
+class ReloadWaiter:
     """Finds out how a reload has ended that its hub has not outlived. Made before the reload is asked for."""
 
     def __init__(self, status: Callable[..., dict[str, Any]]) -> None:

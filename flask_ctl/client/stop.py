@@ -11,7 +11,7 @@ from ..errors import AccessDenied, RemoteProtocolError, TimedOut, error_from_obj
 from ..protocol.jsonrpc import Request, Response
 from ..system.processes import ProcessHandle
 from ..system.waiting import wait_readable
-from .connection import END_DELAY, Conversation
+from .connection import END_DELAY, Connection
 from .targets import Targets
 
 MARGIN = 5.0
@@ -58,16 +58,16 @@ class StopTimes(NamedTuple):
         return default if self.limit == FOLLOW else self.limit
 
 
-class StopCall:
+class StopWaiter:
     """One `stop`, from the request to the end of the server.
 
     `targets` are watched, and killed if it comes to that; the caller closes them.
     """
 
     def __init__(
-        self, conversation: Conversation, targets: Targets, times: StopTimes, on_progress: Progress | None = None
+        self, connection: Connection, targets: Targets, times: StopTimes, on_progress: Progress | None = None
     ) -> None:
-        self._conversation = conversation
+        self._connection = connection
         self._targets = targets
         self._began = times.began
         self._on_progress = on_progress
@@ -92,7 +92,7 @@ class StopCall:
         questions: list[tuple[str, Mapping[str, Any]]] = [] if self._targets.pid else [("ping", {})]
         # A server that does not even read is to be killed all the same.
         with contextlib.suppress(*([] if self._kill_at is None else [TimedOut])):
-            ids = self._conversation.send([*questions, ("stop", params)], self._until())
+            ids = self._connection.send([*questions, ("stop", params)], self._until())
             self._stop_id = ids[-1]
             self._ping_id = ids[0] if questions else None
 
@@ -100,7 +100,7 @@ class StopCall:
         """The first progress. Raises what the server answers, HubDied, TimedOut, or RemoteProtocolError."""
         if not self._receive_until(lambda: bool(self._progress) or self._result is not None):
             self._check_hub()
-            if self._conversation.ended:
+            if self._connection.ended:
                 raise self._unanswered()
             raise self._timed_out("accepted the stop")
         return {"accepted": True, "pid": self._pid, **self._progress}
@@ -113,7 +113,7 @@ class StopCall:
         outlives it. Raises what the server answers, HubDied, TimedOut, AccessDenied or RemoteProtocolError.
         """
         if not self._receive_until(lambda: self._result is not None):
-            over = self._conversation.ended or any(process.ended() for process in self._targets.watched)
+            over = self._connection.ended or any(process.ended() for process in self._targets.watched)
             return self._died() if over else self._overdue("ended")
         if self._targets.unobservable:
             return self._outcome("answer")
@@ -128,7 +128,7 @@ class StopCall:
 
     @property
     def _name(self) -> str:
-        return f"pid {self._pid}" if self._pid else f"the server at {self._conversation.endpoint}"
+        return f"pid {self._pid}" if self._pid else f"the server at {self._connection.endpoint}"
 
     def _until(self) -> float | None:
         return self._deadline if self._kill_at is None else self._kill_at
@@ -136,7 +136,7 @@ class StopCall:
     def _receive_until(self, done: Callable[[], bool]) -> bool:
         """Take in messages; False if the server ended, or the time has passed, before `done`."""
         while not done():
-            message = self._conversation.receive(self._until(), self._targets.watched)
+            message = self._connection.receive(self._until(), self._targets.watched)
             if message is None:
                 return False
             if isinstance(message, Request):
@@ -179,8 +179,8 @@ class StopCall:
             # A hub that hangs does not make a server of a master that has ended.
             wait_for_end(targets.watched, time.monotonic() + HUB_MARGIN)
             return True
-        while not self._conversation.ended:
-            if self._conversation.receive(deadline) is None and not self._conversation.ended:
+        while not self._connection.ended:
+            if self._connection.receive(deadline) is None and not self._connection.ended:
                 return False
         return True
 
@@ -190,7 +190,7 @@ class StopCall:
         targets = self._targets
         if targets.server and wait_for_end(targets.server, self._kill_at or time.monotonic() + MARGIN):
             return self._outcome("process", "died")
-        if not targets.watched and self._conversation.peer_has_ended():
+        if not targets.watched and self._connection.peer_has_ended():
             return self._outcome("connection", "died")
         if self._kill_at is None:
             raise self._unanswered()
@@ -201,14 +201,14 @@ class StopCall:
         targets = self._targets
         accepted = bool(self._progress)
         if targets.hub is not None:
-            delay = END_DELAY if self._conversation.ended else 0.0
+            delay = END_DELAY if self._connection.ended else 0.0
             died = wait_for_end([targets.hub], time.monotonic() + delay)
             goes_on = any(not process.ended() for process in targets.server or targets.workers)
         else:
             # Without the word of the lock file nobody knows whether it is a hub that has died.
-            uncertain = targets.obstacle is not None and self._conversation.path is not None
-            over = self._conversation.ended or any(process.ended() for process in targets.server)
-            died = uncertain and over and self._conversation.peer_has_ended()
+            uncertain = targets.obstacle is not None and self._connection.path is not None
+            over = self._connection.ended or any(process.ended() for process in targets.server)
+            died = uncertain and over and self._connection.peer_has_ended()
             goes_on = True
         if died and goes_on and not (accepted and self._kill_at is not None):
             message = f"the hub of {self._name} has been killed; the server goes on, and can be stopped again"
@@ -232,7 +232,7 @@ class StopCall:
         return {**known, "outcome": outcome, "elapsed": elapsed_since(self._began)}
 
     def _unanswered(self) -> RemoteProtocolError:
-        return RemoteProtocolError(f"{self._conversation.endpoint} closed the connection without an answer to stop")
+        return RemoteProtocolError(f"{self._connection.endpoint} closed the connection without an answer to stop")
 
     def _timed_out(self, what: str) -> TimedOut:
         elapsed = time.monotonic() - self._began
@@ -259,8 +259,8 @@ class StopCall:
 
     def _ask_status(self, deadline: float) -> dict[str, Any] | None:
         """What `status` answers, None if nothing comes in time."""
-        (id,) = self._conversation.send([("status", {})], deadline)
-        while (message := self._conversation.receive(deadline)) is not None:
+        (id,) = self._connection.send([("status", {})], deadline)
+        while (message := self._connection.receive(deadline)) is not None:
             if isinstance(message, Response) and message.id == id:
                 return message.result if isinstance(message.result, dict) else {}
         return None

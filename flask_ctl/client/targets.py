@@ -25,7 +25,7 @@ from ..system.processes import (
     owner_of,
 )
 from .absence import runs
-from .connection import Conversation
+from .connection import Connection
 from .trust import Trust
 
 KILL_ROUNDS = 20
@@ -100,16 +100,16 @@ class Targets:
                 return
 
 
-def targets_of(conversation: Conversation) -> Targets:
+def targets_of(connection: Connection) -> Targets:
     """The processes at the other end of a connection."""
-    path, pid = conversation.path, conversation.peer_pid()
+    path, pid = connection.path, connection.peer_pid()
     if pid == os.getpid():
         return Targets(pid, _ours())
     if path is None or pid is None:
-        return Targets(obstacle=_unnamed(conversation.endpoint))
+        return Targets(obstacle=_unnamed(connection.endpoint))
     if pid == 1:
         return _init()
-    listener = conversation.peer()
+    listener = connection.peer()
     if is_ours(lock_path(path)):
         return Targets(obstacle=_ours(), server=[] if listener is None else [listener])
     try:

@@ -1,4 +1,4 @@
-"""Conversations over a Unix-domain stream socket: one message a line."""
+"""Connections over a Unix-domain stream socket: one message per line."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from ..system.platform import HAS_UNIX_SOCKETS, MAX_SOCKET_PATH
 from ..system.processes import ProcessHandle, open_peer
 from ..system.waiting import wait_readable, wait_writable
 from .absence import Absence
-from .connection import END_DELAY, Conversation
+from .connection import END_DELAY, Connection
 from .trust import Trust
 from .zmtp import OWN_ACCORD
 
 _CHUNK = 65536
 
 
-class UnixConversation(Conversation):
-    """A conversation over a connected stream socket, which it closes in the end."""
+class UnixConnection(Connection):
+    """A connection over a connected stream socket, which `close` closes."""
 
     def __init__(self, endpoint: str, sock: socket.socket, path: str | None = None) -> None:
         super().__init__()
@@ -127,7 +127,7 @@ def ends_soon(process: ProcessHandle | None) -> bool:
         process.close()
 
 
-def connect(path: str, timeout: float | None, trust: Trust) -> socket.socket:
+def connect_socket(path: str, timeout: float | None, trust: Trust) -> socket.socket:
     """A socket that is connected to the server at `path`, which `trust` believes in.
 
     While a process of the server lives another one may be about to listen again; that is waited for. Raises NotRunning,

@@ -1,4 +1,4 @@
-"""Conversations over ZeroMQ: a DEALER, one JSON-RPC message a frame.
+"""Connections over ZeroMQ: a DEALER socket, one JSON-RPC message per frame.
 
 A socket connects once, and libzmq's monitor tells how that goes. When the connection ends with questions unanswered, as
 at a reload of the server, another is made with the same routing id, by which the server knows whose answers they are.
@@ -21,9 +21,9 @@ from ..system.credentials import peer_credentials
 from ..system.processes import ProcessHandle, open_peer
 from ..system.sockets import duplicate_socket
 from ..transports.zeromq.curve import check_curve, load_key_pair, load_public_key
-from .connection import END_DELAY, Conversation
+from .connection import END_DELAY, Connection
 from .trust import Trust
-from .unix import connect, ends_soon
+from .unix import connect_socket, ends_soon
 from .zmtp import first_words, mechanism_of
 
 REPEATABLE = frozenset({b'"ping"', b'"status"', b'"commands"'})
@@ -70,8 +70,8 @@ class _Failed(Exception):
         self.absent = absent
 
 
-class ZmqConversation(Conversation):
-    """A conversation with the ROUTER at an ``ipc`` or ``tcp`` address."""
+class ZmqConnection(Connection):
+    """A connection with the ROUTER at an ``ipc`` or ``tcp`` address."""
 
     def __init__(self, address: Address, timeout: float | None, trust: Trust) -> None:
         super().__init__()
@@ -209,7 +209,7 @@ class ZmqConversation(Conversation):
     def _connect(self, deadline: float | None, timeout: float | None) -> None:
         """Raises what the errors of the base class tell."""
         if self._address.transport == "ipc":
-            with connect(self._address.path, timeout, self._trust) as probe:
+            with connect_socket(self._address.path, timeout, self._trust) as probe:
                 self._server, self._server_pid = open_peer(probe), peer_credentials(probe)[0]
         else:
             # libzmq does it in a thread of its own, and says nothing of a name that nobody knows.
@@ -246,7 +246,7 @@ class ZmqConversation(Conversation):
         if self._address.transport == "ipc":
             if failure.absent:
                 # libzmq says the same of a server that does not accept at the moment; the kernel knows better.
-                connect(self._address.path, _left(deadline), self._trust).close()
+                connect_socket(self._address.path, _left(deadline), self._trust).close()
             else:
                 self._check_scheme(deadline)
             return
@@ -265,7 +265,7 @@ class ZmqConversation(Conversation):
         limit = time.monotonic() + PATIENCE
         limit = limit if deadline is None else min(limit, deadline)
         try:
-            with connect(self._address.path, _left(limit), self._trust) as probe:
+            with connect_socket(self._address.path, _left(limit), self._trust) as probe:
                 said = first_words(probe, limit)
         except (TimedOut, OSError):
             # It does not even accept, so nobody knows; that is told when the time is over.

@@ -1,4 +1,4 @@
-"""One client's conversation over a stream socket, on the reactor's thread."""
+"""One client's connection over a stream socket, on the reactor's thread."""
 
 from __future__ import annotations
 

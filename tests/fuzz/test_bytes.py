@@ -39,7 +39,7 @@ def key_of(message):
 
 
 class Client:
-    """A conversation, what it has still to send, and the answers that it is owed."""
+    """A connection, what it has still to send, and the answers that it is owed."""
 
     def __init__(self, talk):
         self.talk = talk

@@ -1,4 +1,4 @@
-"""The client's side of a stop, over a conversation and processes of our own: every order of answers, ends and kills."""
+"""The client's side of a stop, over a connection and processes of our own: every order of answers, ends and kills."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from typing import NamedTuple
 import pytest
 
 from flask_ctl import AccessDenied, CommandError, ConfigurationError, RemoteProtocolError, TimedOut
-from flask_ctl.client.connection import Conversation
-from flask_ctl.client.stop import FOLLOW, HubDied, StopCall, StopTimes, kill_unreached
+from flask_ctl.client.connection import Connection
+from flask_ctl.client.stop import FOLLOW, HubDied, StopTimes, StopWaiter, kill_unreached
 from flask_ctl.client.targets import Targets
 from flask_ctl.protocol.jsonrpc import decode, encode, result_object
 
@@ -57,7 +57,7 @@ class Foreign(Process):
         raise PermissionError
 
 
-class Fake(Conversation):
+class Fake(Connection):
     """A server that does what a script says: a step is a message, or a function that changes something.
 
     After the script it is silent, so that the caller's time passes at once.
@@ -269,12 +269,12 @@ def _brief(monkeypatch):
 
 
 def call_of(world, case):
-    """A StopCall, its conversation and its targets."""
-    conversation = Fake()
+    """A StopWaiter, its connection and its targets."""
+    connection = Fake()
     steps = {process.name: process.end for process in world}
 
     def both():
-        conversation.ended = True
+        connection.ended = True
         world.single.end()
 
     def all_of_it():
@@ -282,12 +282,12 @@ def call_of(world, case):
         world.master.end()
 
     steps |= {"connection and single": both, "hub and master": all_of_it}
-    conversation.script = [steps.get(step, step) if isinstance(step, str) else step for step in case.script]
+    connection.script = [steps.get(step, step) if isinstance(step, str) else step for step in case.script]
     targets = case.targets(world)
     if case.targets is remote:
-        conversation.path = None
-    call = StopCall(conversation, targets, StopTimes(time.monotonic(), 0.02, 0.01 if case.kill else None))
-    return call, conversation, targets
+        connection.path = None
+    call = StopWaiter(connection, targets, StopTimes(time.monotonic(), 0.02, 0.01 if case.kill else None))
+    return call, connection, targets
 
 
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)
@@ -305,16 +305,16 @@ def test_a_stop_ends_with_the_truth(world, case):
 
 @pytest.mark.parametrize("targets", [nobody, init, not_yours], ids=lambda kind: kind.__name__)
 def test_who_is_not_to_be_killed_is_not_even_asked_to_stop(world, targets):
-    call, conversation, opened = call_of(world, Case(targets, [], None, kill=True))
+    call, connection, opened = call_of(world, Case(targets, [], None, kill=True))
     with pytest.raises((ConfigurationError, AccessDenied)):
         call.ask({"mode": "graceful", "delay": 0.0})
-    assert conversation.sent == []
+    assert connection.sent == []
     opened.close()
 
 
 def test_a_server_that_does_not_even_read_is_killed(world):
-    call, conversation, targets = call_of(world, Case(single, [], None, kill=True))
-    conversation.stuck = True
+    call, connection, targets = call_of(world, Case(single, [], None, kill=True))
+    connection.stuck = True
     call.ask({"mode": "graceful", "delay": 0.0})
     assert call.until_gone()["outcome"] == "killed"
     targets.close()
@@ -330,9 +330,9 @@ def test_a_killed_process_that_stays_is_told_and_no_second_kill_is_advised(world
 
 
 def test_where_the_kernel_names_nobody_the_pid_is_the_servers_own_word_and_kills_nobody(world):
-    call, conversation, targets = call_of(world, Case(nobody, [("ping", {"pid": os.getpid()}), PROGRESS], None))
+    call, connection, targets = call_of(world, Case(nobody, [("ping", {"pid": os.getpid()}), PROGRESS], None))
     call.ask({"mode": "graceful", "delay": 0.0})
-    assert [message["method"] for message in conversation.sent] == ["ping", "stop"]
+    assert [message["method"] for message in connection.sent] == ["ping", "stop"]
     accepted = call.until_accepted()
     assert (accepted["accepted"], accepted["pid"]) == (True, os.getpid())
     assert world.killed() == set()
@@ -340,17 +340,17 @@ def test_where_the_kernel_names_nobody_the_pid_is_the_servers_own_word_and_kills
 
 
 def test_where_the_kernel_names_somebody_nothing_else_is_asked(world):
-    call, conversation, targets = call_of(world, Case(single, [PROGRESS], None))
+    call, connection, targets = call_of(world, Case(single, [PROGRESS], None))
     call.ask({"mode": "graceful", "delay": 0.0})
-    assert [message["method"] for message in conversation.sent] == ["stop"]
+    assert [message["method"] for message in connection.sent] == ["stop"]
     assert call.until_accepted()["pid"] == 4711
     targets.close()
 
 
 def test_a_stop_that_is_followed_lasts_as_long_as_its_progress_tells(world):
-    conversation = Fake(("progress", {"remaining": 60.0}))
+    connection = Fake(("progress", {"remaining": 60.0}))
     targets = single(world)
-    call = StopCall(conversation, targets, StopTimes(time.monotonic(), FOLLOW))
+    call = StopWaiter(connection, targets, StopTimes(time.monotonic(), FOLLOW))
     call.ask({"mode": "graceful", "delay": 0.0})
     assert call.until_accepted()["remaining"] == 60.0
     assert call._until() > time.monotonic() + 59

@@ -1,0 +1,39 @@
+"""Connecting to the server at an address."""
+
+from __future__ import annotations
+
+import os
+import time
+from typing import TYPE_CHECKING, Union
+
+from ..errors import ConfigurationError
+from ..system.addresses import OFF, parse_address
+from .connection import Connection
+from .trust import Trust
+from .unix import UnixConnection, connect_socket
+
+if TYPE_CHECKING:
+    from ..transports.memory import MemoryListener
+
+Target = Union[str, "os.PathLike[str]", "MemoryListener"]
+"""An address, or a listener in this process."""
+
+
+def connect(target: Target, timeout: float | None, trust: Trust | None = None) -> Connection:
+    """A connection to the server at `target`, made within `timeout` seconds.
+
+    Raises NotRunning, AccessDenied, TimedOut, RemoteProtocolError or ConfigurationError.
+    """
+    if not isinstance(target, (str, os.PathLike)):
+        return UnixConnection(target.endpoint, target.connect())
+    if os.fspath(target) == OFF:
+        raise ConfigurationError("the address is off: this app has no control socket; give one by --socket")
+    address = parse_address(target)
+    trust = trust or Trust()
+    if address.transport == "unix":
+        return UnixConnection(str(address), connect_socket(address.path, timeout, trust), address.path)
+    began = time.monotonic()
+    from .zeromq import ZmqConnection
+
+    # Loading libzmq may take half a second of the timeout.
+    return ZmqConnection(address, None if timeout is None else max(0.0, timeout - time.monotonic() + began), trust)
