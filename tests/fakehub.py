@@ -25,6 +25,7 @@ import pytest
 
 import flask_ctl.lifecycle.operation
 import flask_ctl.lifecycle.stop
+import flask_ctl.system.standby
 from flask_ctl.dispatch.peer import Peer
 from flask_ctl.errors import ReloadFailed
 from flask_ctl.workers import messages
@@ -849,24 +850,21 @@ class World:
         class FakeQueues:
             SimpleQueue = staticmethod(lambda: FakeQueue(self.clock))
 
-        class FakeUnpatched:
-            threading = self.threading
-
         fakes = {
             "time": fake_time, "threading": self.threading, "new_future": new_future, "queue": FakeQueues,
-            "unpatched": FakeUnpatched, "open_process": self.processes.get, "parent_of": lambda pid: self.master.pid,
+            "open_process": self.processes.get, "parent_of": lambda pid: self.master.pid,
             "Waker": lambda: FakeWaker(self.clock),
         }  # fmt: skip
         for module in (
-            flask_ctl.lifecycle.operation, flask_ctl.lifecycle.stop, auditing, commands, gate, master, process,
-            reloading, staff, status, hub_stopping, workers,
+            flask_ctl.lifecycle.operation, flask_ctl.lifecycle.stop, flask_ctl.system.standby, auditing, commands,
+            gate, master, process, reloading, staff, status, hub_stopping, workers,
         ):  # fmt: skip
             for name, fake in fakes.items():
                 if hasattr(module, name):
                     patch.setattr(module, name, fake)
         patch.setattr(process, "wait_readable", self._wait_readable)
-        patch.setattr(process.figures, "age_of", lambda pid: 0.0)
-        patch.setattr(process.figures, "figures_of", lambda readers, pids: {})
+        patch.setattr(process.metrics, "age_of", lambda pid: 0.0)
+        patch.setattr(process.metrics, "figures_of", lambda readers, pids: {})
         patch.setattr(reloading, "Preflight", lambda *_args, **_options: FakePreflight(self))
 
     def _wait_readable(self, descriptors: list[int], timeout: float | None) -> list[int]:
