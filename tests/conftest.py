@@ -94,7 +94,7 @@ def short_path() -> Iterator[pathlib.Path]:
 @pytest.fixture(autouse=True)
 def _no_stray_settings(monkeypatch: pytest.MonkeyPatch, short_path: pathlib.Path) -> None:
     """No default socket of the machine is found, none is left there; every test's first app is the first of all."""
-    monkeypatch.setattr("flask_ctl.extension.control._host._first", None)
+    monkeypatch.setattr("flask_ctl.extension.registry.registry._first", None)
     ours = [name for name in os.environ if name.startswith("FLASK_CTL_")]
     for name in (*ours, "FLASK_APP", "FLASK_DEBUG", "WERKZEUG_RUN_MAIN"):
         monkeypatch.delenv(name, raising=False)

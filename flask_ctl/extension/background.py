@@ -21,10 +21,11 @@ JOIN_TIMEOUT = 5.0
 
 
 class BackgroundServer:
-    """Serves a Flask app from a thread of this process, and drains it at the end of the ``with``.
+    """A Werkzeug server in a thread of this process; a context manager that stops it gracefully at the end.
 
-    `port` 0 takes a free one. It listens for control only if `socket` is given. `options` go to Werkzeug's
-    `make_server`. It can be started again after a stop; all methods may be called by any thread.
+    `port` 0 takes a free port, which `port` then tells. `socket` is a control address or a list of them (default:
+    none). `options` go to Werkzeug's `make_server`. The server can be started again after a stop. All methods are
+    thread-safe.
     """
 
     def __init__(
@@ -51,22 +52,22 @@ class BackgroundServer:
 
     @property
     def url(self) -> str:
-        """The server's address, as ``http://127.0.0.1:54321``."""
+        """The URL, such as ``http://127.0.0.1:54321``."""
         scheme = "https" if self._options.get("ssl_context") else "http"
         host = f"[{self._host}]" if ":" in self._host else self._host
         return f"{scheme}://{host}:{self.port}"
 
     def start(self) -> None:
-        """Serve; connections are accepted when this returns.
+        """Start the server; it accepts connections when this returns.
 
-        Raises OSError for a busy port or another address that can't be used, ConfigurationError for such a control
-        socket, RuntimeError if it runs already.
+        Raises OSError if the address can't be used, as for a busy port, ConfigurationError if the control socket can't
+        be opened, RuntimeError if the server is running.
         """
         with self._lock:
             if self._thread is not None and self._thread.is_alive():
                 raise RuntimeError("this server runs already; stop it first")
             sockets = [] if OFF in from_environment() else self._sockets
-            # Requests to an app without a Control are counted here.
+            # An app without a Control does not count its requests itself.
             counted = self._app.extensions.get("ctl") is self._state
             served = self._app if counted else self._state.requests
             server, self.port = make_background_server(self._host, self._wanted_port, served, **self._options)
@@ -84,12 +85,12 @@ class BackgroundServer:
             self._thread.start()
 
     def stop(self, grace: float | None = None) -> dict[str, Any] | None:
-        """Answer what has been asked, for `grace` seconds at most (the app's CTL_GRACE), and end the server.
+        """Stop the server gracefully, with at most `grace` seconds for the requests in flight (default: CTL_GRACE).
 
-        The result is that of `ControlClient.stop`: ``outcome``, ``drained`` and ``cut`` (numbers of requests),
-        ``elapsed`` (seconds) and more; that requests were cut is a RuntimeWarning, too. Called by one of its own
-        requests it does not wait for the end, and returns None, as it does without a start. More than once is fine.
-        Raises TimedOut if the thread could not end, because without threads a request has it.
+        Returns the result of `ControlClient.stop`: ``outcome``, ``drained`` and ``cut`` (numbers of requests),
+        ``elapsed`` (seconds) and more. Cut requests are also a RuntimeWarning. Returns None if the server was not
+        started, and, without waiting, if one of the server's own requests calls it. Can be called again.
+        Raises TimedOut if a request still occupies the only thread of a server with ``threaded=False``.
         """
         result, cut = self._stop(grace)
         if cut:
@@ -97,7 +98,7 @@ class BackgroundServer:
         return result
 
     def _stop(self, grace: float | None) -> tuple[dict[str, Any] | None, str]:
-        """The result, and what is to be said of requests that were cut, once."""
+        """The result, and the text of the warning about cut requests, which is empty the second time."""
         with self._lock:
             instance, thread = self._instance, self._thread
         if instance is None or thread is None:

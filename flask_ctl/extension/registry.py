@@ -1,15 +1,15 @@
-"""The controlled apps of this process, as the HTTP servers' adapters meet them."""
+"""The registry of this process's controlled apps: the adapters of the HTTP servers find an app here."""
 
 from __future__ import annotations
 
 import contextlib
 import logging
 import weakref
-from collections.abc import Iterable, Sequence
-from typing import Any, Protocol
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
 
 from ..errors import ConfigurationError
-from ..lifecycle.app import ServedApp, refuse_insecure
+from ..lifecycle.app import refuse_insecure
 from ..lifecycle.instance import Instance
 from ..servers.base import HttpServer, PreforkWorker, WSGIApp
 from ..servers.checkconfig import Rehearsal
@@ -17,64 +17,42 @@ from ..servers.registry import arm_all, server_of_workers
 from ..system.preflight import check_at_exit
 from ..workers.agent.agent import Agent
 
+if TYPE_CHECKING:
+    from .app import AppState
+
 logger = logging.getLogger("flask_ctl")
 
 MAX_WALK = 200
-"""Objects to look at on the way from a server to the apps behind its middleware."""
+"""Objects to inspect in the search for the apps behind a server's middleware."""
 
 
-class Controllable(Protocol):
-    """An app's share of a Control: its settings, and the instances that serve it."""
-
-    threads: int | None
-
-    @property
-    def wants_signals(self) -> bool:
-        """Whether TERM and INT are to be handled."""
-
-    def is_off(self) -> bool:
-        """Whether the app is not to be controlled."""
-
-    def instances(self) -> Sequence[Instance | Agent]:
-        """The servers that serve the app now."""
-
-    def served_app(self) -> ServedApp:
-        """What an instance has to know of the app."""
-
-    def attach(self, instance: Instance | Agent) -> None:
-        """Note that `instance` serves the app."""
-
-    def close_ended(self) -> None:
-        """Have former instances give up their sockets."""
-
-
-class ProcessHost:
-    """Knows the controlled apps of this process, as long as they live, and begins an instance when one is served."""
+class AppRegistry:
+    """The controlled apps of this process, by weak references. Starts the control of an app when a server serves it."""
 
     def __init__(self) -> None:
-        # By the app's id. A state lives exactly as long as its app, which holds it.
-        self._states: weakref.WeakValueDictionary[int, Controllable] = weakref.WeakValueDictionary()
+        # The key is the app's id: the app holds its state, so both are freed together.
+        self._states: weakref.WeakValueDictionary[int, AppState] = weakref.WeakValueDictionary()
         self._first: weakref.ref[Any] | None = None
         self._gunicorn = Rehearsal()
 
-    def add(self, app: Any, state: Controllable) -> None:
-        """Have an app controlled by whatever serves it."""
+    def add(self, app: Any, state: AppState) -> None:
+        """Register an app, and patch the known servers."""
         self._states[id(app)] = state
         self._gunicorn.look()
         check_at_exit(self._check_start)
         arm_all(self)
 
     def claim_environment(self, app: Any) -> None:
-        """Give the environment's address to the app, if it is the first one of the process."""
+        """Reserve the address of FLASK_CTL_SOCKET for the app, if it is the first app of the process."""
         if self._first is None or self._first() is None:
             self._first = weakref.ref(app)
 
     def is_first(self, app: Any) -> bool:
-        """Whether the environment's address is this app's."""
+        """True if the address of FLASK_CTL_SOCKET belongs to this app."""
         return self._first is not None and self._first() is app
 
     def check_settings(self) -> None:
-        """Raises ConfigurationError for settings with which an app would not start."""
+        """Raises ConfigurationError for settings with which an app refuses to start."""
         for state in self._states.values():
             refuse_insecure(state.served_app())
 
@@ -94,7 +72,7 @@ class ProcessHost:
     def begin(self, server: HttpServer, wsgi_app: WSGIApp) -> Instance | None:
         return begin(server, self._behind(wsgi_app))
 
-    def _behind(self, wsgi_app: WSGIApp) -> list[Controllable]:
+    def _behind(self, wsgi_app: WSGIApp) -> list[AppState]:
         known = dict(self._states)
         return [known[id(item)] for item in _walk(wsgi_app, known) if id(item) in known]
 
@@ -119,12 +97,14 @@ class ProcessHost:
             state.attach(agent)
 
 
-def begin(server: HttpServer, states: Iterable[Controllable]) -> Instance | None:
-    """An open Instance for those of the apps that no server serves yet; None if there is none.
+registry = AppRegistry()
 
-    In a worker of another server there is never one.
 
-    Raises ConfigurationError for an app that requires a socket which can't be had.
+def begin(server: HttpServer, states: Iterable[AppState]) -> Instance | None:
+    """An open Instance for the apps that have no server yet; None without such an app, or in a worker process of
+    another server.
+
+    Raises ConfigurationError for an app that requires a control socket (CTL_REQUIRED) which can't be opened.
     """
     if server_of_workers() not in (None, server.name):
         return None
@@ -143,16 +123,16 @@ def begin(server: HttpServer, states: Iterable[Controllable]) -> Instance | None
     return instance
 
 
-def _unserved(states: Iterable[Controllable]) -> list[Controllable]:
-    """Those that are to be controlled, and that no server serves yet."""
+def _unserved(states: Iterable[AppState]) -> list[AppState]:
+    """The apps that have no server yet and whose control is not off."""
     unserved = [state for state in states if not state.instances() and not state.is_off()]
     for state in unserved:
         state.close_ended()
     return unserved
 
 
-def _walk(wsgi_app: Any, known: dict[int, Controllable]) -> Iterable[Any]:
-    """A WSGI app and what it leads to, by the attributes and closures of middleware; nothing behind a known app."""
+def _walk(wsgi_app: Any, known: dict[int, AppState]) -> Iterable[Any]:
+    """The WSGI app and the objects behind its attributes and closures, breadth first; not those behind a known app."""
     queue: list[Any] = [wsgi_app]
     seen: set[int] = set()
     while queue and len(seen) < MAX_WALK:
@@ -166,7 +146,7 @@ def _walk(wsgi_app: Any, known: dict[int, Controllable]) -> Iterable[Any]:
 
 
 def _held_by(item: Any) -> list[Any]:
-    """Callables and collections that an object holds; nothing of one that does not let itself be looked at."""
+    """The callables and collections that an object refers to; empty if the object can't be inspected."""
     try:
         if isinstance(item, dict):
             return list(item.values())
@@ -179,6 +159,6 @@ def _held_by(item: Any) -> list[Any]:
                 held.append(cell.cell_contents)
         return [value for value in held if callable(value) or isinstance(value, (dict, list, tuple))]
     except Exception as error:
-        # A LocalProxy, say, which stands for something that is there during a request only.
+        # Such as a LocalProxy outside of a request.
         logger.debug("can't look behind a %s: %s", type(item).__name__, error)
         return []

@@ -1,0 +1,225 @@
+"""A controlled app: its settings, the servers that serve it, and the counting of its requests."""
+
+from __future__ import annotations
+
+import functools
+import json
+import logging
+import threading
+import weakref
+from collections.abc import Callable, Iterable
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+from flask import Flask
+
+from ..dispatch.limits import SETTINGS, Limits
+from ..dispatch.policy import Policy
+from ..errors import ConfigurationError
+from ..lifecycle.app import ServedApp
+from ..lifecycle.instance import Instance
+from ..lifecycle.operation import MAX_SECONDS
+from ..servers.middleware import Environ, RequestCounter, StartResponse, WSGIApp
+from ..servers.unknown import UnknownServer
+from ..system.addresses import OFF, Sockets, as_list, default_path, from_environment
+from ..system.directory import directory_given
+from ..transports.factory import CurveFiles
+from ..workers.agent.agent import Agent
+from .registry import begin, registry
+
+if TYPE_CHECKING:
+    from .control import Control
+
+logger = logging.getLogger("flask_ctl")
+
+DEFAULTS: dict[str, Any] = {
+    "CTL_SOCKET": None,
+    "CTL_ALLOW": None,
+    "CTL_TCP_OPERATE": False,
+    "CTL_CURVE_KEY": None,
+    "CTL_CURVE_CLIENTS": None,
+    "CTL_GRACE": 30.0,
+    "CTL_SIGNALS": True,
+    "CTL_REQUIRED": False,
+    "CTL_PREFLIGHT_TIMEOUT": 60.0,
+    "CTL_DIRECTORY": None,
+    "CTL_LEGACY_SHUTDOWN": False,
+    **SETTINGS,
+}
+
+
+class AppState:
+    """The extension's state of one app, ``app.extensions["ctl"]``. Refers to the app weakly, so that it is no cycle."""
+
+    def __init__(self, control: Control, app: Flask, socket: Sockets | None) -> None:
+        self.control = control
+        self.threads: int | None = None
+        self.override: list[str] | None = None
+        """Addresses of `Control.run`, which take precedence; None if there are none."""
+        self.required = False
+        self._app = weakref.ref(app)
+        self._argument = as_list(socket)
+        self._instances: list[Instance | Agent] = []
+        self.requests = RequestCounter(_wsgi_app_of(app))
+        self._lock = threading.Lock()
+
+    @property
+    def app(self) -> Flask:
+        app = self._app()
+        assert app is not None, "only the app's own server asks"
+        return app
+
+    @property
+    def wants_signals(self) -> bool:
+        return bool(self.app.config["CTL_SIGNALS"])
+
+    def is_off(self) -> bool:
+        """True if control is switched off for the app, by the address ``off``."""
+        return OFF in from_environment() or OFF in (self.override or self._configured())
+
+    def instances(self) -> list[Instance | Agent]:
+        """The servers of this process that serve the app."""
+        return [instance for instance in self._instances if not instance.ended]
+
+    def close_ended(self) -> None:
+        """Close the control sockets of servers that have ended; otherwise they stay open until the process ends."""
+        for instance in self._instances:
+            if instance.ended:
+                instance.close()
+
+    def attach(self, instance: Instance | Agent) -> None:
+        """Record that a server serves the app."""
+        self._instances = [*self.instances(), instance]
+        self.requests.on_first = None
+        if self.app.config.get("CTL_LEGACY_SHUTDOWN"):
+            self.requests.shutdown = instance.request_stop
+
+    def endpoints(self) -> list[str]:
+        """The addresses to listen at; empty if control is off."""
+        if OFF in from_environment():
+            return []
+        if self._listens_by_default():
+            return [default_path(self.app.name, self.app.root_path)]
+        configured = self._configured() if self.override is None else self.override
+        return [] if OFF in configured else configured
+
+    def first_request(self, environ: Environ) -> None:
+        """Called before each request until the server is known: finds a server that has no adapter."""
+        if "werkzeug.request" in environ:
+            return
+        with self._lock:
+            if self.requests.on_first is None:
+                return
+            self.requests.on_first = None
+            instance = begin(UnknownServer(environ, self.requests), [self])
+        if instance is not None:
+            instance.serving()
+
+    def served_app(self, endpoints: list[str] | None = None, *, required: bool = False) -> ServedApp:
+        """The app as the lifecycle sees it: commands, hooks and checked settings. Raises ConfigurationError.
+
+        `endpoints` replaces the addresses of the settings; `required` has an unusable one be an error.
+        """
+        app = self.app
+        return ServedApp(
+            name=app.name,
+            root_path=app.root_path,
+            requests=self.requests,
+            commands=list(self.control._commands.values()),
+            stop_hooks=self.control._stop_hooks,
+            reload_hooks=self.control._reload_hooks,
+            run_command=self._run_command,
+            run_hook=self._run_hook,
+            endpoints=self.endpoints() if endpoints is None else endpoints,
+            required=required or self.required or bool(self.app.config.get("CTL_REQUIRED")),
+            curve=CurveFiles(self.setting("CTL_CURVE_KEY"), self.setting("CTL_CURVE_CLIENTS")),
+            policy=Policy.from_config(self.setting("CTL_ALLOW"), self.setting("CTL_TCP_OPERATE")),
+            limits=Limits.from_config(self.setting),
+            grace=self.seconds("CTL_GRACE"),
+            preflight_timeout=self.seconds("CTL_PREFLIGHT_TIMEOUT"),
+            versions=_versions(),
+            directory=directory_given(self.setting("CTL_DIRECTORY")),
+            by_default=endpoints is None and self._listens_by_default(),
+        )
+
+    def setting(self, name: str) -> Any:
+        """A setting of the app, or its default."""
+        return self.app.config.get(name, DEFAULTS[name])
+
+    def seconds(self, name: str) -> float:
+        """A setting in seconds. Raises ConfigurationError if it is not a number of at least 0."""
+        value = self.setting(name)
+        try:
+            seconds = float(value)
+        except (TypeError, ValueError):
+            seconds = -1.0
+        if not seconds >= 0:
+            raise ConfigurationError(f"{name} has to be a number of seconds, 0 or more, not {value!r}")
+        return min(seconds, MAX_SECONDS)
+
+    def _listens_by_default(self) -> bool:
+        return OFF not in from_environment() and self.override is None and not self._configured()
+
+    def _configured(self) -> list[str]:
+        environment = from_environment() if registry.is_first(self.app) else []
+        return environment or self._argument or as_list(self.app.config.get("CTL_SOCKET"))
+
+    def _run_command(self, function: Callable[..., Any], arguments: dict[str, Any]) -> Any:
+        with self.app.app_context():
+            result = self.app.ensure_sync(function)(**arguments)
+            return json.loads(self.app.json.dumps(result))
+
+    def _run_hook(self, function: Callable[[], Any]) -> None:
+        with self.app.app_context():
+            self.app.ensure_sync(function)()
+
+
+def _wsgi_app_of(app: Flask) -> WSGIApp:
+    """The app's `wsgi_app`, without a strong reference to the app."""
+    if "wsgi_app" in vars(app):
+        return app.wsgi_app
+    method = weakref.WeakMethod(app.wsgi_app)
+
+    def call(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+        wsgi_app = method()
+        assert wsgi_app is not None, "the caller holds the app"
+        return wsgi_app(environ, start_response)
+
+    return call
+
+
+def count_requests(app: Flask, requests: RequestCounter) -> None:
+    """Count the requests of the app's `wsgi_app`.
+
+    Changes the app's class: an attribute that holds a bound method would be a reference cycle, and the app would not
+    be freed with its last reference (Flask's `test_app_freed_on_zero_refcount`).
+    """
+    if "wsgi_app" not in vars(app):
+        kind: Any = type(app)
+        try:
+            app.__class__ = _counting(kind)
+            return
+        except TypeError:
+            # A class that can't be subclassed, or with a layout of its own.
+            logger.debug("%s is counted by an attribute", type(app).__name__, exc_info=True)
+    app.wsgi_app = requests  # type: ignore[method-assign]
+
+
+@functools.cache
+def _counting(kind: Any) -> type:
+    """A subclass, with the same name, whose `wsgi_app` counts requests."""
+
+    def wsgi_app(self: Flask, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+        state: AppState = self.extensions["ctl"]
+        return state.requests(environ, start_response)
+
+    names = {name: getattr(kind, name) for name in ("__module__", "__qualname__", "__doc__")}
+    counting: type = type(kind)(kind.__name__, (kind,), {**names, "wsgi_app": wsgi_app})
+    return counting
+
+
+def _versions() -> dict[str, str]:
+    import platform
+
+    packages = {name: version(name.replace("_", "-")) for name in ("flask", "werkzeug", "flask_ctl")}
+    return {"python": platform.python_version(), **packages}
