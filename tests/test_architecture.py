@@ -197,6 +197,11 @@ def test_the_control_thread_uses_nothing_that_gevent_patches():
     assert not wrong, complain(wrong)
 
 
+def test_only_the_registry_of_forks_asks_python_for_calls_in_a_forked_child():
+    callers = {name for name, path in OURS.items() if "os.register_at_fork(" in path.read_text()}
+    assert callers == {"flask_ctl.system.fork"}
+
+
 @pytest.mark.parametrize("imports", [IMPORTS, CLI_IMPORTS], ids=["flask_ctl", "flask_ctl_cli"])
 def test_no_modules_import_each_other_while_they_are_loaded(imports):
     graph: dict[str, set[str]] = {}

@@ -14,6 +14,7 @@ from types import FrameType
 from typing import Any
 
 from ..system.directory import StartDirectory
+from ..system.fork import Step, in_child
 from ..system.native import start_thread
 from ..system.program import program
 from ..system.sockets import refuse_new_connections, waiting_connections, welcome_connections
@@ -93,7 +94,7 @@ class GranianWorker:
         os.set_blocking(write, False)
         signal.set_wakeup_fd(write, warn_on_full_buffer=False)
         # Else signals to a child that a view forks would be taken for ours.
-        os.register_at_fork(after_in_child=lambda: signal.set_wakeup_fd(-1))
+        in_child(Step.SIGNALS, lambda: signal.set_wakeup_fd(-1))
         start_thread(lambda: self._await_signals(read, handlers))
 
     def has_master(self) -> bool:

@@ -12,6 +12,7 @@ import sys
 from typing import Protocol
 
 from . import logs  # noqa: F401  # whose exit function comes after ours, because it is registered before
+from .fork import Step, in_child
 
 
 class Closable(Protocol):
@@ -69,5 +70,4 @@ def _flush_files() -> None:
                     candidate.flush()
 
 
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_open.clear)
+in_child(Step.MEMORY, _open.clear)

@@ -26,6 +26,8 @@ import sys
 from collections.abc import Iterator
 from typing import NamedTuple
 
+from .fork import Step, in_child
+
 # Windows has none. Not imported when it is needed: a server may have changed its user or root directory by then.
 with contextlib.suppress(ImportError):
     import fcntl
@@ -265,6 +267,5 @@ _reloader: Starter | None = None
 _ours: dict[int, tuple[int, int]] = {}
 """Device and inode of each file on which this process holds record locks, by descriptor."""
 
-if hasattr(os, "register_at_fork"):
-    # A forked child holds no record locks; to close its copies does not release the parent's.
-    os.register_at_fork(after_in_child=_ours.clear)
+# A forked child holds no record locks; closing its copies does not release the parent's.
+in_child(Step.MEMORY, _ours.clear)

@@ -12,10 +12,10 @@ import contextlib
 import io
 import itertools
 import logging
-import os
 import sys
 from typing import Any
 
+from .fork import Step, in_child
 from .native import queue, start_thread, threading
 
 MAX_WAITING = 1000
@@ -154,5 +154,4 @@ def _close_handlers() -> None:
             handler.lock.release()
 
 
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=relay.renew)
+in_child(Step.MEMORY, relay.renew)

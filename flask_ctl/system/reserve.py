@@ -12,6 +12,7 @@ import os
 from collections.abc import Callable, Iterator
 from typing import TypeVar
 
+from .fork import Step, in_child
 from .native import threading
 
 SIZE = 16
@@ -100,5 +101,4 @@ class Reserve:
 reserve = Reserve()
 """This process's."""
 
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=reserve.abandon)
+in_child(Step.DESCRIPTORS, reserve.abandon)

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
+from .fork import Step, in_child
 from .native import threading
 
 Handler = Callable[[int, "FrameType | None"], Any]
@@ -140,6 +141,4 @@ def _is_handler(handler: Any) -> bool:
 signals = Signals()
 """The handlers of this process; there is only one set of them."""
 
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=signals.restore)
+in_child(Step.SIGNALS, signals.restore)

@@ -6,9 +6,9 @@ import contextlib
 import os
 import select
 import sys
-import weakref
 
 from . import native
+from .fork import Step, in_child
 from .native import threading
 
 
@@ -47,7 +47,7 @@ class Waker:
         # Nobody may write when `close` has given the number away. Reentrant, because a signal handler may wake while
         # its thread does, and held only over one system call that does not wait.
         self._lock = threading.RLock()
-        _wakers.add(self)
+        in_child(Step.MEMORY, self._renew_lock)
 
     def fileno(self) -> int:
         return self._read
@@ -71,17 +71,9 @@ class Waker:
             for descriptor in descriptors:
                 os.close(descriptor)
 
-    def renew_lock(self) -> None:
+    def _renew_lock(self) -> None:
         """In a forked child, where the thread that may have held it does not exist."""
         self._lock = threading.RLock()
-
-
-_wakers: weakref.WeakSet[Waker] = weakref.WeakSet()
-
-
-def _renew_wakers() -> None:
-    for waker in tuple(_wakers):
-        waker.renew_lock()
 
 
 class Gate:
@@ -151,10 +143,7 @@ class EagerSwitching:
 
 eager_switching = EagerSwitching()
 
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=eager_switching.abandon)
-    os.register_at_fork(after_in_child=_renew_wakers)
+in_child(Step.MEMORY, eager_switching.abandon)
 
 
 EAGER_SWITCH_INTERVAL = 0.0001

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import logging
-import os
-import weakref
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from ..dispatch.dispatcher import ReplyTo
 from ..errors import ConfigurationError
+from ..system.fork import Step, in_child
 from ..system.native import threading
 from ..system.reserve import reserve
 from .base import Handler, Listener
@@ -23,7 +22,6 @@ MAX_BACKOFF = 5.0
 """Seconds before another try, at the most, if the control thread fails again and again."""
 
 logger = logging.getLogger("flask_ctl")
-_servers: weakref.WeakSet[ControlServer] = weakref.WeakSet()
 
 
 class ControlServer:
@@ -79,7 +77,7 @@ class ControlServer:
         self._reserved = True
         self._thread = threading.Thread(target=self._run, name=self._name, daemon=True)
         self._thread.start()
-        _servers.add(self)
+        in_child(Step.DESCRIPTORS, self.abandon)
 
     def call_soon(self, function: Callable[..., Any], *arguments: Any) -> None:
         """Call on the control thread, in order. Any thread and any signal handler may ask."""
@@ -192,13 +190,3 @@ def _handed_over(listener: Listener) -> dict[str, Any] | None:
     except Exception:
         logger.exception("%s can't be handed over; its clients get no answer", listener.endpoint)
         return None
-
-
-def _abandon_all() -> None:
-    for server in tuple(_servers):
-        server.abandon()
-    _servers.clear()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_abandon_all)

@@ -49,9 +49,6 @@ class Place(Protocol):
     def release(self) -> None:
         """Give it up; more than once is fine."""
 
-    def abandon(self) -> None:
-        """In a forked child: close its copies of descriptors, and touch nothing else."""
-
 
 class Endpoint:
     """The socket at one address, from `open` to `close`; ``owed`` are the clients that a former image has left."""
@@ -128,9 +125,8 @@ class Endpoint:
         self._place.release()
 
     def abandon(self) -> None:
-        """In a forked child: close its copies of the descriptors."""
+        """In a forked child: close its copy of the socket's descriptor. The place closes that of its lock by itself."""
         self._close_socket()
-        self._place.abandon()
 
     def _adopt(self, control: dict[str, Any]) -> None:
         try:

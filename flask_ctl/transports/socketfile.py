@@ -17,6 +17,7 @@ from ..errors import AddressInUse, ConfigurationError, InsecureConfiguration
 from ..system import locks
 from ..system.credentials import peer_credentials
 from ..system.files import bind_private, lock_holder, open_to, try_lock
+from ..system.fork import Step, in_child
 from ..system.native import socket
 from ..system.platform import MAX_SOCKET_PATH
 from ..system.processes import start_time
@@ -42,6 +43,8 @@ class SocketFile:
         self._bytes = [locks.SERVER, *([] if master is None else [locks.hub_byte(master)])] if lock < 0 else []
         self._starter = None if master is None else locks.Starter(master, start_time(master))
         self._inode: tuple[int, int] | None = None
+        # Closing a child's copy leaves the lock with the parent.
+        in_child(Step.DESCRIPTORS, self._drop_lock)
 
     def check(self) -> None:
         """Raises InsecureConfiguration where others may connect and the directory is everybody's."""
@@ -163,10 +166,6 @@ class SocketFile:
             with contextlib.suppress(OSError):
                 locks.clear_text(self._lock)
         self._inode = None
-        self._drop_lock()
-
-    def abandon(self) -> None:
-        """In a forked child: close the lock's descriptor; the lock stays with the parent's."""
         self._drop_lock()
 
     def _take_lock(self) -> None:

@@ -67,6 +67,3 @@ class TcpPort:
 
     def release(self) -> None:
         """The end of the socket gives it up."""
-
-    def abandon(self) -> None:
-        """There is no descriptor but the socket's."""

@@ -6,12 +6,12 @@ import collections
 import contextlib
 import logging
 import os
-import weakref
 from typing import Protocol
 
 from ...errors import RemoteProtocolError
 from ...protocol.framing import LineBuffer
 from ...system.credentials import peer_credentials
+from ...system.fork import Step, in_child
 from ...system.native import socket, start_thread, threading
 from ...system.waiting import Waker, wait_readable
 from .spawn import start_hub
@@ -25,7 +25,6 @@ SEND_TIMEOUT = 5.0
 _CHUNK = 65536
 
 logger = logging.getLogger("flask_ctl")
-_links: weakref.WeakSet[Link] = weakref.WeakSet()
 
 
 class Talker(Protocol):
@@ -66,7 +65,7 @@ class Link:
     def start(self) -> None:
         """Start the thread."""
         self._running.acquire()
-        _links.add(self)
+        in_child(Step.DESCRIPTORS, self.abandon)
         start_thread(self._run)
 
     def send(self, line: bytes) -> None:
@@ -199,13 +198,3 @@ class Link:
             logger.debug("the hub is given up: %s", error)
             return False
         return bool(data)
-
-
-def _abandon_all() -> None:
-    for link in tuple(_links):
-        link.abandon()
-    _links.clear()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_abandon_all)

@@ -5,10 +5,10 @@ from __future__ import annotations
 import errno
 import logging
 import os
-import weakref
 from collections.abc import Iterable
 
 from ...system import locks
+from ...system.fork import Step, in_child
 
 logger = logging.getLogger("flask_ctl")
 
@@ -19,7 +19,8 @@ class Presence:
     def __init__(self, master: int) -> None:
         self._master = master
         self._descriptors: dict[str, int] = {}
-        _presences.add(self)
+        # Closing a child's copies leaves the locks with the parent.
+        in_child(Step.DESCRIPTORS, self.close)
 
     def be_at(self, sockets: Iterable[str]) -> None:
         """Hold a byte for each of these sockets, given by their paths, and none for others."""
@@ -73,17 +74,3 @@ class Presence:
         descriptor = self._descriptors.pop(path)
         if descriptor >= 0:
             locks.close(descriptor)
-
-
-_presences: weakref.WeakSet[Presence] = weakref.WeakSet()
-
-
-def _abandon_all() -> None:
-    """In a forked child: close its copies of the descriptors, which leaves the parent's locks alone."""
-    for presence in tuple(_presences):
-        presence.close()
-    _presences.clear()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_abandon_all)
