@@ -23,6 +23,7 @@ from flask_ctl.lifecycle.app import ServedApp
 from flask_ctl.lifecycle.instance import Instance
 from flask_ctl.lifecycle.reload import ReloadRequest
 from flask_ctl.lifecycle.stop import StopRequest
+from flask_ctl.servers.base import HttpServer
 from flask_ctl.servers.middleware import RequestCounter
 from flask_ctl.system.directory import StartDirectory
 from flask_ctl.system.handover import Handover
@@ -49,16 +50,13 @@ class Gate:
         self._open.wait(TIMEOUT)
 
 
-class FakeServer:
+class FakeServer(HttpServer):
     """An HTTP server without sockets, whose loop does at once what it is asked for."""
 
-    name, version, listeners = "fake", "1", ("http://fake",)
-    parent = None
-    embedded = False
-    keeps_signal_handlers = False
+    name = "fake"
 
     def __init__(self) -> None:
-        self.notify: Callable[[], Any] = lambda: None
+        super().__init__("1", ["http://fake"])
         self.on_end: Callable[[], Any] = lambda: None
         self.log: list[str] = []
         """What was asked for, in order."""
@@ -122,11 +120,8 @@ class FakeServer:
     def obstacle(self) -> str | None:
         return self.reason
 
-    def own_threads(self) -> tuple[()]:
-        return ()
-
-    def close_after_answers(self, yes: bool) -> None:
-        self.log.append(f"close after answers: {yes}")
+    def set_keep_alive(self, keep: bool) -> None:
+        self.log.append(f"keep alive: {keep}")
 
     def requests(self) -> frozenset[int]:
         return frozenset(self._requests)
@@ -143,9 +138,6 @@ class FakeServer:
 
     def paused(self) -> bool:
         return self._paused and not self._requests
-
-    def addresses(self) -> tuple[()]:
-        return ()
 
     def prepare_hand_over(self) -> None:
         if self.fails is not None:
@@ -167,9 +159,6 @@ class FakeServer:
     def hand_over(self) -> dict[str, Any]:
         self.log.append("hand over")
         return {"listeners": {}, "parked": []}
-
-    def is_serving_thread(self) -> bool:
-        return False
 
 
 class FakePreflight:

@@ -90,7 +90,7 @@ def test_a_reload_replaces_the_program_by_itself(scene):
     assert state["instance"]["reload"]["left_behind"] == {}
     assert scene.hooks_ran == 1
     assert scene.keeper.kept == [{"id": 1}], "the next image owes the answer"
-    assert scene.server.log == ["close after answers: True", "leave", "hand over"]
+    assert scene.server.log == ["keep alive: False", "leave", "hand over"]
 
 
 @pytest.mark.parametrize("phase", BEFORE)
@@ -293,7 +293,7 @@ def test_past_the_grace_the_reload_is_given_up(scene):
     assert "1 still in flight" in error.message
     assert scene.server.serves
     scene.server.answer(held)
-    assert scene.server.log[-1] == "close after answers: False"
+    assert scene.server.log[-1] == "keep alive: True"
 
 
 def test_with_cut_the_rest_is_cut_past_the_grace(scene):

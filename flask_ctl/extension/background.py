@@ -80,7 +80,7 @@ class BackgroundServer:
             self._state.attach(instance)
             self._instance = instance
             self._thread = threading.Thread(
-                target=run, args=(server, instance), name=f"flask-ctl-server-{self.port}", daemon=True
+                target=run, args=(server,), name=f"flask-ctl-server-{self.port}", daemon=True
             )
             self._thread.start()
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from ..errors import ConfigurationError
 from ..lifecycle.app import refuse_insecure
 from ..lifecycle.instance import Instance
-from ..servers.base import HttpServer, PreforkWorker, WSGIApp
+from ..servers.base import Host, HttpServer, PreforkWorker, WSGIApp
 from ..servers.checkconfig import Rehearsal
 from ..servers.registry import arm_all, server_of_workers
 from ..system.preflight import check_at_exit
@@ -26,7 +26,7 @@ MAX_WALK = 200
 """Objects to inspect in the search for the apps behind a server's middleware."""
 
 
-class AppRegistry:
+class AppRegistry(Host):
     """The controlled apps of this process, by weak references. Starts the control of an app when a server serves it."""
 
     def __init__(self) -> None:
@@ -69,14 +69,14 @@ class AppRegistry:
     def serves_controlled(self, wsgi_app: WSGIApp) -> bool:
         return any(not state.is_off() for state in self._behind(wsgi_app))
 
-    def begin(self, server: HttpServer, wsgi_app: WSGIApp) -> Instance | None:
-        return begin(server, self._behind(wsgi_app))
+    def register(self, server: HttpServer, wsgi_app: WSGIApp) -> bool:
+        return begin(server, self._behind(wsgi_app)) is not None
 
     def _behind(self, wsgi_app: WSGIApp) -> list[AppState]:
         known = dict(self._states)
         return [known[id(item)] for item in _walk(wsgi_app, known) if id(item) in known]
 
-    def begin_worker(self, worker: PreforkWorker, wsgi_app: WSGIApp | None) -> None:
+    def register_worker(self, worker: PreforkWorker, wsgi_app: WSGIApp | None) -> None:
         known = dict(self._states)
         served = list(known) if wsgi_app is None else [id(item) for item in _walk(wsgi_app, known)]
         states = _unserved(known[key] for key in served if key in known)
@@ -111,12 +111,9 @@ def begin(server: HttpServer, states: Iterable[AppState]) -> Instance | None:
     states = _unserved(states)
     if not states:
         return None
-    instance = Instance(
-        server,
-        [state.served_app() for state in states],
-        handle_signals=all(state.wants_signals for state in states),
-        threads=next((state.threads for state in states if state.threads), None),
-    )
+    server.threads = next((state.threads for state in states if state.threads), None)
+    apps = [state.served_app() for state in states]
+    instance = Instance(server, apps, handle_signals=all(state.wants_signals for state in states))
     instance.open()
     for state in states:
         state.attach(instance)

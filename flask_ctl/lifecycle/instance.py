@@ -51,12 +51,10 @@ class Instance:
         apps: Sequence[ServedApp],
         *,
         handle_signals: bool,
-        threads: int | None = None,
         program: Replaceable = program,
     ) -> None:
         self.server = server
         self.apps = apps
-        self.threads = threads
         self.pid = os.getpid()
         self.lifecycle = Lifecycle()
         self._signals = SignalCommands(self) if handle_signals and not server.embedded else None
@@ -74,7 +72,7 @@ class Instance:
         self._stops_for_next: list[DeferredStop] = []
         self._ended: dict[str, Any] | None = None
         self._stop_threads: list[StandbyThread] = []
-        server.notify = self._poke
+        server.notify, server.on_serving, server.on_stopped = self._poke, self.serving, self.finished
         self._cwd = _current_directory()
         given = next((app.directory for app in apps if app.directory), None)
         if given is not None:

@@ -210,7 +210,7 @@ class Reload(Operation):
             self._preflight.run()
             self._check()
         self._deadline = time.monotonic() + min(self._request.grace, MAX_SECONDS)
-        self._server.close_after_answers(True)
+        self._server.set_keep_alive(False)
         self._enter("drain")
         drained = self._drain()
         if not drained and not self._request.cut:
@@ -360,7 +360,7 @@ class Reload(Operation):
             self._hooks_thread.discard()
         self._server.discard_hand_over()
         self._server.resume()
-        self._server.close_after_answers(False)
+        self._server.set_keep_alive(True)
         self._refuse(error)
 
     def _refuse(self, error: CommandError) -> None:

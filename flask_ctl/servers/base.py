@@ -1,197 +1,250 @@
-"""What a stop, a reload and a hub need of an HTTP server, and what its adapter gets."""
+"""What a stop, a reload and a hub ask of an HTTP server, and what its adapter asks of the package."""
+
+# Defaults that do nothing are the purpose of these classes.
+# ruff: noqa: B027
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Callable, Collection
-from typing import TYPE_CHECKING, Any, Protocol
+import abc
+import contextlib
+import os
+from collections.abc import Callable, Collection, Iterable, Mapping
+from typing import TYPE_CHECKING, Any
 
 from ..system.directory import StartDirectory
+from ..system.native import socket
+from ..system.sockets import waiting_connections
+from .open_sockets import end_silent_connections, silent_connections
 
 if TYPE_CHECKING:
     import threading
 
-
-logger = logging.getLogger("flask_ctl")
-
 WSGIApp = Callable[..., Any]
 
 
-class HttpServer(Protocol):
-    """One HTTP server that serves, as a stop sees it. Its methods may be called by any thread."""
+class HttpServer(abc.ABC):
+    """An HTTP server that serves from this process. Any thread may call its methods.
+
+    The defaults are those of a server that can be drained, but neither paused nor replaced.
+    """
 
     name: str
-    version: str
-    listeners: list[str]
-    parent: int | None
-    """Pid of the process that ends with this one, as the reloader's does."""
-    embedded: bool
+    parent: int | None = None
+    """Pid of the process that ends with this one, as that of Werkzeug's reloader does."""
+    embedded = False
     """Whether the process goes on when the server ends: it runs in a thread of a bigger program."""
+    keeps_signal_handlers = False
+    """Whether existing handlers of TERM and INT are its own, and stay."""
+    threads: int | None = None
+    """Requests to answer at once; None for no bound."""
 
-    keeps_signal_handlers: bool
-    """Whether handlers of TERM and INT that are there are its own, and stay."""
+    def __init__(self, version: str, listeners: list[str]) -> None:
+        self.version = version
+        self.listeners = listeners
+        self.notify: Callable[[], Any] = lambda: None
+        """Called by any thread, without a lock of the server, when something has changed that a stop or a reload may
+        wait for. Set once, before the server serves, so that every operation hears it."""
+        self.on_serving: Callable[[], Any] = lambda: None
+        """To be called when the server's loop is about to run."""
+        self.on_stopped: Callable[[], Any] = lambda: None
+        """To be called when the server's loop has returned."""
 
-    notify: Callable[[], Any]
-    """Called, by any thread and without a lock of the server's, when something has changed that a stop or a reload may
-    wait for. Set once, before the server serves, so that no operation takes it from another one."""
+    # For a stop.
 
+    @abc.abstractmethod
     def in_flight(self) -> int:
         """Connections that have begun a request which has not been answered."""
 
+    @abc.abstractmethod
     def quiet(self) -> bool:
         """Whether it accepts no more, and no connection is left."""
 
     def drain(self) -> None:
-        """Stop accepting once the backlog is accepted; returns at once. `notify` is called when `quiet` may be."""
+        """Stop accepting once the backlog is accepted; returns at once. `notify` is called when `quiet` may be true."""
 
     def close_idle(self) -> None:
         """While draining: close the connections that have not sent a byte."""
 
+    @abc.abstractmethod
     def cut(self) -> int:
-        """Close all connections; the number of requests that this cut."""
+        """Close all connections; the number of requests that this cuts."""
 
+    @abc.abstractmethod
     def end(self) -> None:
-        """Let the server's loop return, and the process end unless it is embedded."""
+        """Let the server's loop return, and the process end unless the server is embedded."""
+
+    # For a reload, in this order.
 
     def obstacle(self) -> str | None:
-        """Why its process can't be replaced under it, None if it can."""
+        """Why its process can't be replaced under it; None if it can."""
+        return "nothing is known of this HTTP server"
 
     def own_threads(self) -> Collection[threading.Thread]:
         """Threads of the server's own that end with its loop."""
+        return ()
 
-    def close_after_answers(self, yes: bool) -> None:
-        """For a reload: have each answer be the last of its connection, or no longer."""
+    def addresses(self) -> Collection[str]:
+        """The addresses, as the program asked for them, whose sockets it hands over."""
+        return ()
+
+    def set_keep_alive(self, keep: bool) -> None:
+        """Whether a connection may have another request after the next answer."""
 
     def requests(self) -> frozenset[Any]:
-        """What stands for the requests in flight, for `answers_any`."""
+        """Tokens of the requests in flight, for `answers_any`."""
+        return frozenset()
 
     def answers_any(self, requests: frozenset[Any]) -> bool:
         """Whether one of those requests is still in flight."""
+        return False
 
     def pause(self) -> None:
-        """Let new visitors wait, soon."""
+        """Let new connections and requests wait, soon."""
 
     def resume(self) -> None:
-        """Let them in again."""
+        """Accept and read them again."""
 
     def paused(self) -> bool:
         """Whether it has paused, and no request is in flight."""
-
-    def addresses(self) -> Collection[str]:
-        """Those that it has bound and hands over, as the program has asked for them."""
+        return False
 
     def prepare_hand_over(self) -> None:
-        """While paused: make the copies of sockets that `hand_over` gives. Raises OSError, with none made."""
+        """While paused: make the copies of sockets that `hand_over` returns. Raises OSError, and keeps none then."""
 
     def discard_hand_over(self) -> int:
         """Close those copies; the number of connections that waited there to be accepted."""
+        return 0
 
     def leave(self) -> None:
-        """After `prepare_hand_over`: end the loop, and the program, without answering anybody else."""
+        """After `prepare_hand_over`: end the loop, and the program, without another answer."""
 
     def hand_over(self) -> dict[str, Any]:
         """Once the loop has ended after `leave`: the ``listeners`` and ``parked`` connections for the next image."""
+        return {}
 
     def is_serving_thread(self) -> bool:
         """Whether the calling thread is answering one of its requests."""
+        return False
 
 
-class PreforkWorker(Protocol):
-    """One of the worker processes of an HTTP server, as its hub sees it. Methods are called by any thread."""
+class PreforkWorker(abc.ABC):
+    """One of the worker processes of an HTTP server, as its hub sees it. Any thread may call its methods."""
 
     name: str
-    version: str
-    master: int
-    """Pid of the process that starts and ends the workers."""
-    wanted: int
-    """Number of workers that the master keeps, 0 for as many as there are."""
-    signals: dict[str, int]
-    """What to send to the master: ``stop`` lets the workers finish, ``fast`` does not, ``reload`` replaces them."""
-
-    runs_exit_handlers: bool
+    runs_exit_handlers = True
     """Whether a worker that ends in order runs them."""
+    drains_by_itself = True
+    """Whether the signal ``stop`` lets requests in flight end where new connections can't be refused before."""
 
-    drains_by_itself: bool
-    """Whether the signal ``stop`` lets requests in flight end, where visitors can't be held back before."""
+    def __init__(self, version: str, master: int, wanted: int, signals: Mapping[str, int]) -> None:
+        self.version = version
+        self.master = master
+        """Pid of the process that starts and ends the workers."""
+        self.wanted = wanted
+        """Number of workers that the master keeps; 0 for as many as there are."""
+        self.signals = {what: int(signum) for what, signum in signals.items()}
+        """What to send to the master: ``stop`` lets the workers finish, ``fast`` does not, ``reload`` replaces them."""
 
     @property
+    @abc.abstractmethod
     def listeners(self) -> list[str]:
-        """The URLs at which the server listens; not asked by the thread that is about to serve."""
+        """The URLs at which the server listens; not for the thread that is about to serve."""
+
+    @abc.abstractmethod
+    def obstacle(self) -> str | None:
+        """Why the master can't replace the code of its workers; None if it can."""
+
+    @abc.abstractmethod
+    def start_directory(self, given: str | None) -> StartDirectory:
+        """Where its code was loaded, and where new workers will load theirs.
+
+        A directory that a setting of flask-ctl has `given` is followed only if the server has it, too.
+        """
+
+    @abc.abstractmethod
+    def preflight(self) -> dict[str, Any] | None:
+        """The ``command``, ``directory`` and ``environment`` of a process that loads the new code and ends, if any."""
+
+    @abc.abstractmethod
+    def set_accepting(self, accept: bool) -> bool:
+        """Whether new connections arrive; returns whether this worker can have it so.
+
+        Those that have arrived before are answered, and then closed.
+        """
+
+    @abc.abstractmethod
+    def _listening(self) -> Iterable[socket.socket]:
+        """The listening sockets."""
+
+    def _ports(self) -> set[int]:
+        """The TCP ports of the listening sockets."""
+        return {sock.getsockname()[1] for sock in self._listening() if sock.family != socket.AF_UNIX}
 
     def has_master(self) -> bool:
-        """Whether the master is still there."""
-
-    def obstacle(self) -> str | None:
-        """Why the master can't replace the code of its workers, None if it can."""
-
-    def start_directory(self, given: str | None) -> StartDirectory:
-        """Where its code was loaded, and where new workers will load theirs; a directory that was `given` by a setting
-        of ours is followed only if the server has it, too."""
-
-    def rehearsal(self) -> dict[str, Any] | None:
-        """The ``command``, ``directory`` and ``environment`` that load the new code and end; None if there are none."""
-
-    def hold_back(self, yes: bool) -> bool:
-        """Let no new connection arrive, or let them in again; whether that is possible.
-
-        Those that have arrived are answered, and then closed.
-        """
+        """Whether the master still runs."""
+        return os.getppid() == self.master
 
     def waiting(self) -> int:
         """Connections that have arrived and wait to be accepted."""
+        with contextlib.suppress(OSError):
+            return sum(map(waiting_connections, self._listening()))
+        # The worker has closed them.
+        return 0
 
     def begun(self) -> int:
-        """Accepted connections that have sent something and wait for an answer; 0 where some are kept open."""
+        """Accepted connections that have sent something and wait for an answer; 0 where the server keeps some open."""
+        return 0
 
     def silent(self) -> int:
         """Accepted connections that have not sent a byte."""
+        return silent_connections(self._ports())
 
     def close_silent(self) -> None:
         """Close the connections that have not sent a byte; the server must not wait for them when it ends."""
+        end_silent_connections(self._ports())
 
     def is_abort(self, error: BaseException | None) -> bool:
-        """Whether it is the server that has ended a request, by the exception with which that ended."""
+        """Whether the server itself has ended a request, by the exception with which the request ended."""
+        return False
 
-    def allow(self, seconds: float) -> None:
-        """Have at least so much time for requests in flight when the master ends this worker."""
+    def extend_grace(self, seconds: float) -> None:
+        """Have at least so much time for requests in flight when the master ends this worker, if it can be changed."""
 
     def is_serving_thread(self) -> bool:
-        """Whether the calling thread is answering one of its requests."""
+        """Whether the calling thread may be answering one of its requests."""
+        return True
 
 
-class Controlled(Protocol):
-    """What `Host.begin` gives for a server that is under control."""
-
-    threads: int | None
-    """Requests to answer at once, None for no bound."""
-
-    def serving(self) -> None:
-        """The server's loop is about to run."""
-
-    def finished(self) -> None:
-        """The server's loop has returned."""
-
-
-class Host(Protocol):
+class Host(abc.ABC):
     """What the adapters know of the rest of the package."""
 
+    @abc.abstractmethod
     def serves_controlled(self, wsgi_app: WSGIApp) -> bool:
-        """Whether an app that `wsgi_app` leads to is to be controlled."""
+        """Whether `wsgi_app` leads to an app that is to be controlled."""
 
-    def begin(self, server: HttpServer, wsgi_app: WSGIApp) -> Controlled | None:
-        """Called by the thread that is about to serve `wsgi_app`. None if no app that it leads to is under control."""
+    @abc.abstractmethod
+    def register(self, server: HttpServer, wsgi_app: WSGIApp) -> bool:
+        """Put `server` under control; False if `wsgi_app` leads to no app that is to be.
 
-    def begin_worker(self, worker: PreforkWorker, wsgi_app: WSGIApp | None) -> None:
-        """Called by a worker process that is about to serve `wsgi_app`, or whatever app there is if it can't tell.
-
-        Raises ConfigurationError for an app that requires a socket which can't be had.
+        Called by the thread that is about to serve. Sets the callables and `threads` of the server. Raises
+        ConfigurationError for an app that requires a socket which can't be had.
         """
 
+    @abc.abstractmethod
+    def register_worker(self, worker: PreforkWorker, wsgi_app: WSGIApp | None) -> None:
+        """Called by a worker process that is about to serve `wsgi_app`, or whatever app there is if it can't tell.
+
+        Raises like `register`.
+        """
+
+    @abc.abstractmethod
     def check_settings(self) -> None:
         """Raises ConfigurationError for settings with which an app would not start."""
 
+    @abc.abstractmethod
     def is_stopping(self) -> bool:
         """Whether a stop is under way."""
 
+    @abc.abstractmethod
     def wants_signals(self) -> bool:
         """Whether TERM and INT are to be handled in this process."""

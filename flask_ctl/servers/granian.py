@@ -8,7 +8,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from importlib.metadata import version
 from types import FrameType
 from typing import Any
@@ -17,9 +17,9 @@ from ..system.directory import StartDirectory
 from ..system.fork import Step, in_child
 from ..system.native import start_thread
 from ..system.program import program
-from ..system.sockets import refuse_new_connections, waiting_connections, welcome_connections
-from .base import Host
-from .open_sockets import end_silent_connections, listening, silent_connections, unread_connections
+from ..system.sockets import refuse_new_connections, welcome_connections
+from .base import Host, PreforkWorker
+from .open_sockets import listening, unread_connections
 from .registry import WORKERS
 from .urls import url
 
@@ -44,7 +44,7 @@ def arm(host: Host) -> None:
     def begin(*args: Any, **options: Any) -> Any:
         worker = GranianWorker(_loader())
         worker.take_over_signals()
-        host.begin_worker(worker, None)
+        host.register_worker(worker, None)
         return construct(*args, **options)
 
     module.WSGIWorker = begin
@@ -60,19 +60,15 @@ def _loader() -> Any:
     return None
 
 
-class GranianWorker:
+class GranianWorker(PreforkWorker):
     """One worker process. Its listening sockets are its own, made where Python does not see them."""
 
     name = "granian"
-    drains_by_itself = True
     runs_exit_handlers = False
 
     def __init__(self, loader: Any) -> None:
+        super().__init__(version("granian"), os.getppid(), 0, SIGNALS)
         self._loader = loader
-        self.version = version("granian")
-        self.master: int = os.getppid()
-        self.wanted = 0
-        self.signals = {what: int(signum) for what, signum in SIGNALS.items()}
 
     @property
     def listeners(self) -> list[str]:
@@ -97,9 +93,6 @@ class GranianWorker:
         in_child(Step.SIGNALS, lambda: signal.set_wakeup_fd(-1))
         start_thread(lambda: self._await_signals(read, handlers))
 
-    def has_master(self) -> bool:
-        return os.getppid() == self.master
-
     def obstacle(self) -> str | None:
         if program.pid == os.getpid():
             return None
@@ -113,7 +106,7 @@ class GranianWorker:
         remedy = "stop it, and start it; granian follows only a --working-dir that it is not started in"
         return program.origin.for_server(path, given or told or None, remedy=remedy)
 
-    def rehearsal(self) -> dict[str, Any] | None:
+    def preflight(self) -> dict[str, Any] | None:
         target: tuple[Any, ...] = getattr(self._loader, "args", ())
         options: dict[str, Any] = getattr(self._loader, "keywords", {})
         if len(target) != 1 or not isinstance(target[0], str):
@@ -124,47 +117,28 @@ class GranianWorker:
         command = [sys.executable, "-c", code]
         return {"command": command, "directory": program.origin.real, "environment": program.environment}
 
-    def hold_back(self, yes: bool) -> bool:
-        refused = []
-        for sock in listening():
-            if yes:
-                refused.append(sock.family != socket.AF_UNIX and refuse_new_connections(sock))
-            else:
+    def set_accepting(self, accept: bool) -> bool:
+        if accept:
+            for sock in listening():
                 welcome_connections(sock)
-        return not yes or (bool(refused) and all(refused))
+            return True
+        refused = [sock.family != socket.AF_UNIX and refuse_new_connections(sock) for sock in listening()]
+        return bool(refused) and all(refused)
 
-    def waiting(self) -> int:
-        return sum(map(waiting_connections, listening()))
-
-    def begun(self) -> int:
-        return 0
-
-    def silent(self) -> int:
-        return silent_connections(_ports())
-
-    def close_silent(self) -> None:
-        end_silent_connections(_ports())
-
-    def is_abort(self, error: BaseException | None) -> bool:
-        return False
-
-    def allow(self, seconds: float) -> None:
-        """Its patience is a setting of the master, --workers-kill-timeout, and by default without end."""
-
-    def is_serving_thread(self) -> bool:
-        return True
+    def _listening(self) -> Iterator[socket.socket]:
+        return listening()
 
     def _await_signals(self, descriptor: int, handlers: dict[signal.Signals, Any]) -> None:
         while signums := os.read(descriptor, 64):
             for signum in signums:
                 if signum in handlers:
-                    self.hold_back(True)
+                    self.set_accepting(False)
                     self._hand_on(handlers[signal.Signals(signum)], signum)
 
     def _hand_on(self, handler: Any, signum: int) -> None:
         _wait_while(self.waiting, BACKLOG_TIMEOUT)
         # It closes those whose request it has not begun to read.
-        ports = _ports()
+        ports = self._ports()
         _wait_while(lambda: unread_connections(ports), UNREAD_TIMEOUT)
         handler(signum, None)
 
@@ -177,7 +151,3 @@ def _wait_while(condition: Callable[[], Any], seconds: float) -> None:
     deadline = time.monotonic() + seconds
     while condition() and time.monotonic() < deadline:
         time.sleep(BACKLOG_INTERVAL)
-
-
-def _ports() -> set[int]:
-    return {sock.getsockname()[1] for sock in listening() if sock.family != socket.AF_UNIX}

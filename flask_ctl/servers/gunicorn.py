@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import sys
 from collections.abc import Iterator
 from types import FrameType
@@ -16,10 +17,10 @@ from ..system.directory import StartDirectory
 from ..system.preflight import SERVED
 from ..system.processes import children_of
 from ..system.program import program
-from ..system.sockets import refuse_new_connections, waiting_connections, welcome_connections
-from .base import Host
+from ..system.sockets import refuse_new_connections, welcome_connections
+from .base import Host, PreforkWorker
 from .checkconfig import written
-from .open_sockets import begun_connections, end_silent_connections, silent_connections
+from .open_sockets import begun_connections
 from .registry import WORKERS
 from .urls import url
 
@@ -46,35 +47,31 @@ class _Booted:
 
     def __set__(self, worker: Any, booted: bool) -> None:
         if booted:
-            self._host.begin_worker(GunicornWorker(worker), worker.wsgi)
+            self._host.register_worker(GunicornWorker(worker), worker.wsgi)
         worker.__dict__["booted"] = booted
 
 
-class GunicornWorker:
+class GunicornWorker(PreforkWorker):
     """One worker process."""
 
     name = "gunicorn"
-    drains_by_itself = True
-    runs_exit_handlers = True
 
     def __init__(self, worker: Any) -> None:
         import gunicorn
 
+        super().__init__(gunicorn.__version__, worker.ppid, worker.cfg.workers, SIGNALS)
         self._worker = worker
         # Not gunicorn's wrappers, which lose what they wrap when they are closed.
         self._sockets = [getattr(sock, "sock", sock) for sock in worker.sockets]
         names = [sock.getsockname() for sock in self._sockets]
-        self._ports = {name[1] for name in names if isinstance(name, tuple)}
+        self._tcp_ports = {name[1] for name in names if isinstance(name, tuple)}
         self._on_unix_socket = any(not isinstance(name, tuple) for name in names)
         self._keepalive = worker.cfg.keepalive
-        self.version = gunicorn.__version__
-        self.listeners = [url(name, "https" if worker.cfg.is_ssl else "http") for name in names]
-        self.master: int = worker.ppid
-        self.wanted: int = worker.cfg.workers
-        self.signals = {what: int(signum) for what, signum in SIGNALS.items()}
+        self._urls = [url(name, "https" if worker.cfg.is_ssl else "http") for name in names]
 
-    def has_master(self) -> bool:
-        return os.getppid() == self.master
+    @property
+    def listeners(self) -> list[str]:
+        return self._urls
 
     def obstacle(self) -> str | None:
         if program.pid == os.getpid():
@@ -90,7 +87,7 @@ class GunicornWorker:
         remedy = "stop it, and start it with --chdir {link}"
         return program.origin.for_server(self._worker.cfg.chdir, given, remedy=remedy)
 
-    def rehearsal(self) -> dict[str, Any] | None:
+    def preflight(self) -> dict[str, Any] | None:
         from gunicorn.app.wsgiapp import WSGIApplication
 
         if not isinstance(self._worker.app, WSGIApplication):
@@ -102,8 +99,8 @@ class GunicornWorker:
         directory = self._worker.cfg.settings["chdir"].default
         return {"command": program.command, "directory": directory, "environment": environment}
 
-    def hold_back(self, yes: bool) -> bool:
-        if not yes:
+    def set_accepting(self, accept: bool) -> bool:
+        if accept:
             # Unasked nothing is changed, but for what a hub that was killed has left.
             self._set("keepalive", self._keepalive)
             if not self._shares_listeners():
@@ -116,35 +113,26 @@ class GunicornWorker:
         refused = [refuse_new_connections(sock) for sock in self._sockets]
         return all(refused)
 
-    def waiting(self) -> int:
-        try:
-            return sum(waiting_connections(sock) for sock in self._sockets)
-        except OSError:
-            # The worker has stopped to listen.
-            return 0
+    def _listening(self) -> list[socket.socket]:
+        return self._sockets
+
+    def _ports(self) -> set[int]:
+        # The worker closes its sockets before its connections.
+        return self._tcp_ports
 
     def begun(self) -> int:
         # Not at the top: it is this module's import that may have brought us here.
         from gunicorn.workers.sync import SyncWorker
 
         # Only these workers keep no connection: whoever has sent something waits for an answer.
-        return begun_connections(self._ports) if isinstance(self._worker, SyncWorker) else 0
-
-    def silent(self) -> int:
-        return silent_connections(self._ports)
-
-    def close_silent(self) -> None:
-        end_silent_connections(self._ports)
+        return begun_connections(self._tcp_ports) if isinstance(self._worker, SyncWorker) else 0
 
     def is_abort(self, error: BaseException | None) -> bool:
         # A view may call sys.exit by itself.
         return isinstance(error, SystemExit) and any(map(_is_handler, _frames(error)))
 
-    def allow(self, seconds: float) -> None:
+    def extend_grace(self, seconds: float) -> None:
         self._set("graceful_timeout", max(self._worker.cfg.graceful_timeout, int(seconds + 1)))
-
-    def is_serving_thread(self) -> bool:
-        return True
 
     def _set(self, name: str, value: Any) -> None:
         """Change a setting of this worker alone."""

@@ -9,7 +9,7 @@ was asked for.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Iterator
 from importlib.metadata import version
 from typing import Any
 
@@ -17,38 +17,33 @@ from ..system.native import socket, threading
 from ..system.signals import signals
 from ..system.sockets import refuse_new_connections, waiting_connections, welcome_connections
 from ..system.waiting import Gate, Waker, wait_readable
-from .base import Controlled, Host, WSGIApp
+from .base import Host, HttpServer, WSGIApp
 from .copies import ListenerCopies
 from .hooks import Plumbing
 from .inflight import Busy
 from .urls import end_rehearsal
 
 
-class KeepAliveServer(Plumbing):
+class KeepAliveServer(Plumbing, HttpServer):
     """A server that can be drained, paused and left to the next image of its process.
 
     `bound` has the addresses that were asked for, and the sockets that this process has bound for them; `given` says
     that there are others, which somebody has handed to the program.
     """
 
-    name: str
     package: str
     loop_end: tuple[type[BaseException], ...] = ()
     """What `_end_loop` raises."""
-    keeps_signal_handlers = False
-    parent: int | None = None
 
     def __init__(self, listeners: list[str], bound: dict[str, socket.socket], *, given: bool, tls: bool) -> None:
-        super().__init__()
-        self.version = version(self.package)
-        self.listeners = listeners
+        HttpServer.__init__(self, version(self.package), listeners)
+        Plumbing.__init__(self)
         self.embedded = threading.current_thread() is not threading.main_thread()
         self._bound = bound
         self._given = given
         self._tls = tls
         self._busy = Busy()
         self._answering: set[int] = set()
-        self.notify: Callable[[], Any] = lambda: None
         self._answers_are_last = False
         self._draining = False
         self._refusing = False
@@ -63,7 +58,6 @@ class KeepAliveServer(Plumbing):
         self._left_idle: list[int] = []
         self._waker = Waker()
         self._released = Gate()
-        self._controlled: Controlled | None = None
 
     # What the stop and the reload ask for.
 
@@ -108,11 +102,8 @@ class KeepAliveServer(Plumbing):
             return "the server was given its socket, which it can't hand over"
         return None
 
-    def own_threads(self) -> Collection[threading.Thread]:
-        return ()
-
-    def close_after_answers(self, yes: bool) -> None:
-        self._answers_are_last = yes
+    def set_keep_alive(self, keep: bool) -> None:
+        self._answers_are_last = not keep
 
     def requests(self) -> frozenset[int]:
         return self._busy.requests()
@@ -203,26 +194,25 @@ class KeepAliveServer(Plumbing):
 
     def open(self, host: Host, wsgi_app: WSGIApp) -> bool:
         """Put the server under control; False if it serves no app that is to be."""
+        registered = False
         try:
-            self._controlled = host.begin(self, wsgi_app)
+            registered = host.register(self, wsgi_app)
         finally:
-            if self._controlled is None:
+            if not registered:
                 self._close_wakers()
-        if self._controlled is None:
-            return False
-        for listener in self._listening():
-            welcome_connections(listener)
-        self._attach(self._controlled.threads)
-        self._controlled.serving()
-        return True
+        if registered:
+            for listener in self._listening():
+                welcome_connections(listener)
+            self._attach(self.threads)
+            self.on_serving()
+        return registered
 
     def run(self, loop: Callable[[], Any]) -> None:
         """Run `loop` until it has been drained and released; SystemExit if the program is to end with it."""
-        assert self._controlled is not None
         try:
             self._run(loop)
         finally:
-            self._controlled.finished()
+            self.on_stopped()
             self._close_wakers()
         if not self.embedded and (self._leaving or signals.exit_code):
             raise SystemExit(signals.exit_code)

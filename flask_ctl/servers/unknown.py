@@ -7,12 +7,13 @@ accepting until it ends.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Mapping
 from types import FrameType
 from typing import Any
 
 from ..system.native import threading
 from ..system.signals import signals
+from .base import HttpServer
 from .middleware import RequestCounter
 from .urls import url
 
@@ -23,19 +24,16 @@ PATIENCE = 1.0
 """Seconds in which a server that has swallowed the end would begin another request."""
 
 
-class UnknownServer:
-    """A server that nobody told us of."""
+class UnknownServer(HttpServer):
+    """A server without an adapter. Its sockets are out of reach: it accepts until it ends."""
 
     name = "unknown"
-    embedded = False
-    parent: int | None = None
     keeps_signal_handlers = True
 
     def __init__(self, environ: Mapping[str, Any], requests: RequestCounter) -> None:
-        self.version = str(environ.get("SERVER_SOFTWARE", ""))
         address = environ.get("SERVER_NAME", ""), environ.get("SERVER_PORT", "")
-        self.listeners = [url(address, environ.get("wsgi.url_scheme", "http"))]
-        self.notify: Callable[[], Any] = lambda: None
+        where = url(address, environ.get("wsgi.url_scheme", "http"))
+        super().__init__(str(environ.get("SERVER_SOFTWARE", "")), [where])
         self._requests = requests
         self._left = threading.Event()
         requests.on_done = lambda: self.notify()
@@ -45,12 +43,6 @@ class UnknownServer:
 
     def quiet(self) -> bool:
         return not self._requests.in_flight
-
-    def drain(self) -> None:
-        """Its sockets are out of reach: it goes on accepting until it ends."""
-
-    def close_idle(self) -> None:
-        """Connections are out of reach."""
 
     def cut(self) -> int:
         return self._requests.in_flight
@@ -76,48 +68,6 @@ class UnknownServer:
     def _serves_on(self) -> bool:
         threading.Event().wait(PATIENCE)
         return not self._left.is_set()
-
-    def obstacle(self) -> str | None:
-        return "nothing is known of this HTTP server"
-
-    def own_threads(self) -> Collection[threading.Thread]:
-        return ()
-
-    def close_after_answers(self, yes: bool) -> None:
-        """It is never reloaded."""
-
-    def requests(self) -> frozenset[Any]:
-        return frozenset()
-
-    def answers_any(self, requests: frozenset[Any]) -> bool:
-        return False
-
-    def pause(self) -> None:
-        """Its sockets are out of reach."""
-
-    def resume(self) -> None:
-        """Nothing was paused."""
-
-    def paused(self) -> bool:
-        return False
-
-    def addresses(self) -> tuple[()]:
-        return ()
-
-    def prepare_hand_over(self) -> None:
-        """It is never replaced."""
-
-    def discard_hand_over(self) -> int:
-        return 0
-
-    def leave(self) -> None:
-        """It is never replaced."""
-
-    def hand_over(self) -> dict[str, Any]:
-        return {}
-
-    def is_serving_thread(self) -> bool:
-        return False
 
 
 def _handles_request() -> bool:

@@ -20,9 +20,9 @@ from ..system import logs
 from ..system.directory import StartDirectory
 from ..system.native import start_thread
 from ..system.program import program
-from ..system.sockets import refuse_new_connections, waiting_connections, welcome_connections
-from .base import Host
-from .open_sockets import begun_connections, end_silent_connections, silent_connections
+from ..system.sockets import refuse_new_connections, welcome_connections
+from .base import Host, PreforkWorker
+from .open_sockets import begun_connections
 from .registry import WORKERS
 from .urls import url
 
@@ -57,7 +57,7 @@ def _begin(host: Host, uwsgi: Any) -> None:
     if uwsgi.worker_id() > 0:
         worker = UwsgiWorker(uwsgi)
         try:
-            host.begin_worker(worker, None)
+            host.register_worker(worker, None)
         except ConfigurationError as error:
             # What its hooks raise it prints, and serves.
             logger.error("%s; uWSGI ends", error.message)
@@ -87,29 +87,29 @@ def _after_fork(uwsgi: Any, function: Callable[[], Any]) -> None:
     uwsgi.post_fork_hook = hook
 
 
-class UwsgiWorker:
+class UwsgiWorker(PreforkWorker):
     """One worker process."""
 
     name = "uwsgi"
     drains_by_itself = False
 
     def __init__(self, uwsgi: Any) -> None:
+        # With --cheaper and the like it starts and ends workers as it needs them.
+        wanted = 0 if any(name.startswith("cheap") for name in uwsgi.opt) else uwsgi.numproc
+        super().__init__(uwsgi.version.decode(), uwsgi.masterpid() or os.getpid(), wanted, SIGNALS)
         self._uwsgi = uwsgi
         # The master is this very process, if there is none.
         self._alone = not uwsgi.masterpid()
         self._sockets = [socket.socket(fileno=os.dup(descriptor)) for descriptor in uwsgi.sockets]
-        self._ports = {sock.getsockname()[1] for sock in self._sockets if sock.family != socket.AF_UNIX}
-        self.version = uwsgi.version.decode()
-        scheme = "http" if "http-socket" in uwsgi.opt else "uwsgi"
-        self.listeners = [url(sock.getsockname(), scheme) for sock in self._sockets]
-        self.master: int = uwsgi.masterpid() or os.getpid()
-        # With --cheaper and the like it starts and ends workers as it needs them.
-        self.wanted: int = 0 if any(name.startswith("cheap") for name in uwsgi.opt) else uwsgi.numproc
         self.runs_exit_handlers = "skip-atexit" not in uwsgi.opt
-        self.signals = {what: int(signum) for what, signum in SIGNALS.items()}
+
+    @property
+    def listeners(self) -> list[str]:
+        scheme = "http" if "http-socket" in self._uwsgi.opt else "uwsgi"
+        return [url(sock.getsockname(), scheme) for sock in self._sockets]
 
     def has_master(self) -> bool:
-        return self._alone or os.getppid() == self.master
+        return self._alone or super().has_master()
 
     def obstacle(self) -> str | None:
         if self._alone:
@@ -128,7 +128,7 @@ class UwsgiWorker:
         path = told if isinstance(told, str) and os.path.isabs(told) else program.origin.real
         return program.origin.for_server(path, given, remedy="stop it, and start it with --chdir {link}")
 
-    def rehearsal(self) -> dict[str, Any] | None:
+    def preflight(self) -> dict[str, Any] | None:
         options = {name: _text(value) for name, value in self._uwsgi.opt.items()}
         file = options.get("wsgi-file") or options.get("file")
         module = options.get("module") or options.get("wsgi")
@@ -138,16 +138,16 @@ class UwsgiWorker:
         interpreter = f"/proc/{self.master}/exe"
         interpreter = os.readlink(interpreter) if _is_python(self.master) else _beside(sys.prefix)
         home = options.get("virtualenv") or options.get("home") or options.get("venv") or ""
-        command = [interpreter, "-c", _REHEARSAL, *target, str(home), *_list(options.get("pythonpath"))]
+        command = [interpreter, "-c", _PREFLIGHT, *target, str(home), *_list(options.get("pythonpath"))]
         directory = self.start_directory(None).path
         return {"command": command, "directory": directory, "environment": program.environment}
 
-    def hold_back(self, yes: bool) -> bool:
-        if not yes:
+    def set_accepting(self, accept: bool) -> bool:
+        if accept:
             for sock in self._sockets:
                 welcome_connections(sock)
             return True
-        # With a router of uWSGI's own in front, visitors have been let in already.
+        # With a router of uWSGI's own in front, connections have been accepted already.
         if any(name in self._uwsgi.opt for name in ("http", "https")):
             return False
         if any(sock.family == socket.AF_UNIX for sock in self._sockets):
@@ -155,34 +155,19 @@ class UwsgiWorker:
         refused = [refuse_new_connections(sock) for sock in self._sockets]
         return all(refused)
 
-    def waiting(self) -> int:
-        return sum(waiting_connections(sock) for sock in self._sockets)
+    def _listening(self) -> list[socket.socket]:
+        return self._sockets
 
     def begun(self) -> int:
         # It keeps none open: whoever has sent something waits for an answer.
-        return begun_connections(self._ports)
-
-    def silent(self) -> int:
-        return silent_connections(self._ports)
-
-    def close_silent(self) -> None:
-        end_silent_connections(self._ports)
-
-    def is_abort(self, error: BaseException | None) -> bool:
-        return False
-
-    def allow(self, seconds: float) -> None:
-        """Its patience at a reload is a setting of the master: --worker-reload-mercy."""
-
-    def is_serving_thread(self) -> bool:
-        return True
+        return begun_connections(self._ports())
 
     def _will_be_found(self) -> bool:
         paths = program.environment.get("PYTHONPATH", "").split(os.pathsep)
         return os.path.realpath(os.path.dirname(_origin("pyuwsgi"))) in map(os.path.realpath, filter(None, paths))
 
 
-_REHEARSAL = """
+_PREFLIGHT = """
 import importlib, os, runpy, site, sys, types
 kind, target, home, *paths = sys.argv[1:]
 sys.path[:0] = [*paths, os.getcwd()]

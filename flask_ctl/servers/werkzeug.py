@@ -14,7 +14,7 @@ from ..system.handover import inherited
 from ..system.native import threading
 from ..system.signals import signals
 from . import reloader
-from .base import Controlled, Host, WSGIApp
+from .base import Host, WSGIApp
 from .urls import end_rehearsal, requested
 from .werkzeug_server import WerkzeugServer
 
@@ -30,16 +30,16 @@ def serve(app: Any, host: str, port: int, threads: int | None) -> None:
     app.run(host=host, port=port)
 
 
-def run(server: WerkzeugServer, controlled: Controlled, poll_interval: float = 0.5) -> None:
+def run(server: WerkzeugServer, poll_interval: float = 0.5) -> None:
     """Serve under control, until the server has ended."""
-    if controlled.threads is not None:
-        server.limit(controlled.threads)
+    if server.threads is not None:
+        server.limit(server.threads)
     server.attach()
-    controlled.serving()
+    server.on_serving()
     try:
         server.serve(poll_interval)
     finally:
-        controlled.finished()
+        server.on_stopped()
         server.close()
 
 
@@ -92,14 +92,14 @@ def _serve(host: Host, wsgi_server: BaseWSGIServer, poll_interval: float) -> Non
     in_reloader = not in_main and reloader.is_serving_child()
     server = WerkzeugServer(wsgi_server, embedded=not in_main and not in_reloader, in_reloader=in_reloader)
     try:
-        controlled = host.begin(server, wsgi_server.app)
+        registered = host.register(server, wsgi_server.app)
     except BaseException:
         server.discard()
         raise
-    if controlled is None:
+    if not registered:
         server.close()
         _serve_forever(wsgi_server, poll_interval)
         return
-    run(server, controlled, poll_interval)
+    run(server, poll_interval)
     if in_main and (server.left or signals.exit_code):
         raise SystemExit(signals.exit_code)

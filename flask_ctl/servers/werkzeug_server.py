@@ -11,7 +11,6 @@ import contextlib
 import os
 import signal
 import socket
-from collections.abc import Callable, Collection
 from importlib.metadata import version
 from typing import Any
 
@@ -22,6 +21,7 @@ from ..system.native import selectors, threading
 from ..system.signals import signals
 from ..system.sockets import refuse_new_connections, waiting_connections, welcome_connections
 from ..system.waiting import Gate, Waker, wait_readable
+from .base import HttpServer
 from .copies import ListenerCopies
 from .urls import url
 
@@ -32,18 +32,16 @@ class Drained(KeyboardInterrupt):
     """Ends the server's loop, which takes a KeyboardInterrupt for the ordinary way to end."""
 
 
-class WerkzeugServer:
+class WerkzeugServer(HttpServer):
     """A Werkzeug server that can be drained.
 
     A connection is parked in the loop's selector until its first byte; then it is busy until it is closed.
     """
 
     name = "werkzeug"
-    keeps_signal_handlers = False
 
     def __init__(self, server: BaseWSGIServer, *, embedded: bool, in_reloader: bool = False) -> None:
-        self.version = version("werkzeug")
-        self.listeners = [_url(server)]
+        super().__init__(version("werkzeug"), [_url(server)])
         self.embedded = embedded
         self.parent = os.getppid() if in_reloader else None
         self._server: Any = server
@@ -62,7 +60,6 @@ class WerkzeugServer:
         self._cutting = False
         self._idle_over = False
         self._in_loop = True
-        self.notify: Callable[[], Any] = lambda: None
         self._loop_ended = False
         self._pausing = False
         self._is_paused = False
@@ -150,12 +147,6 @@ class WerkzeugServer:
         if hasattr(self._server, "active_children"):
             return "a server with processes can't be replaced"
         return None
-
-    def own_threads(self) -> Collection[threading.Thread]:
-        return ()
-
-    def close_after_answers(self, yes: bool) -> None:
-        """They always are the last of their connections: Werkzeug keeps none."""
 
     def requests(self) -> frozenset[socket.socket]:
         with self._lock:

@@ -117,7 +117,7 @@ class Agent:
             return
         if self._calmed:
             # The signal has come, and visitors may wait for the next worker.
-            self.server.hold_back(False)
+            self.server.set_accepting(True)
         # Whoever is second waits for the end of the process.
         self._ending.acquire()
         self.ended = True
@@ -225,7 +225,7 @@ class Agent:
         """Let no new visitor in, or let them in again; whether that can be done."""
         self._eager = self._lingering = self.stopping = yes
         self._impatient = False
-        return self.server.hold_back(yes)
+        return self.server.set_accepting(not yes)
 
     def _close_silent(self) -> None:
         self._lingering = False
@@ -235,17 +235,17 @@ class Agent:
     def _calm(self, yes: bool) -> None:
         """Let no new visitor in for the moment at which the master is told to replace the workers."""
         self._calmed = yes
-        self.server.hold_back(yes)
+        self.server.set_accepting(not yes)
 
     def _rehearsal(self) -> dict[str, Any] | None:
         remove_stale()
-        return self.server.rehearsal()
+        return self.server.preflight()
 
     def _allow(self, seconds: float) -> None:
         # The last question before the master starts new workers.
         remove_stale()
         self._grace = max(self._grace, seconds)
-        self.server.allow(seconds)
+        self.server.extend_grace(seconds)
 
     def _leave(self, wait: bool = False) -> None:
         """Run the exit handlers, unless they are running already, and end although requests are in flight.
