@@ -5,14 +5,15 @@ from __future__ import annotations
 import functools
 import json
 import logging
-import threading
 import weakref
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
 from importlib.metadata import version
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from flask import Flask
 
+from ..dispatch.commands import Command
 from ..dispatch.limits import SETTINGS, Limits
 from ..dispatch.policy import Policy
 from ..errors import ConfigurationError
@@ -20,15 +21,10 @@ from ..lifecycle.app import ServedApp
 from ..lifecycle.instance import Instance
 from ..lifecycle.operation import MAX_SECONDS
 from ..servers.middleware import Environ, RequestCounter, StartResponse, WSGIApp
-from ..servers.unknown import UnknownServer
 from ..system.addresses import OFF, Sockets, as_list, default_path, from_environment
 from ..system.directory import directory_given
 from ..transports.factory import CurveFiles
 from ..workers.agent.agent import Agent
-from .registry import begin, registry
-
-if TYPE_CHECKING:
-    from .control import Control
 
 logger = logging.getLogger("flask_ctl")
 
@@ -48,11 +44,25 @@ DEFAULTS: dict[str, Any] = {
 }
 
 
+@dataclass
+class Functions:
+    """The functions that the program has registered at a Control."""
+
+    commands: dict[str, Command] = field(default_factory=dict)
+    stop_hooks: list[Callable[[], Any]] = field(default_factory=list)
+    reload_hooks: list[Callable[[], Any]] = field(default_factory=list)
+
+
 class AppState:
     """The extension's state of one app, ``app.extensions["ctl"]``. Refers to the app weakly, so that it is no cycle."""
 
-    def __init__(self, control: Control, app: Flask, socket: Sockets | None) -> None:
+    def __init__(
+        self, control: Any, app: Flask, functions: Functions, socket: Sockets | None = None, *, first: bool = False
+    ) -> None:
+        """`control` is the app's `Control`; the `first` app of the process gets the address of FLASK_CTL_SOCKET."""
         self.control = control
+        self._functions = functions
+        self._first = first
         self.threads: int | None = None
         self.override: list[str] | None = None
         """Addresses of `Control.run`, which take precedence; None if there are none."""
@@ -61,7 +71,6 @@ class AppState:
         self._argument = as_list(socket)
         self._instances: list[Instance | Agent] = []
         self.requests = RequestCounter(_wsgi_app_of(app))
-        self._lock = threading.Lock()
 
     @property
     def app(self) -> Flask:
@@ -103,18 +112,6 @@ class AppState:
         configured = self._configured() if self.override is None else self.override
         return [] if OFF in configured else configured
 
-    def first_request(self, environ: Environ) -> None:
-        """Called before each request until the server is known: finds a server that has no adapter."""
-        if "werkzeug.request" in environ:
-            return
-        with self._lock:
-            if self.requests.on_first is None:
-                return
-            self.requests.on_first = None
-            instance = begin(UnknownServer(environ, self.requests), [self])
-        if instance is not None:
-            instance.serving()
-
     def served_app(self, endpoints: list[str] | None = None, *, required: bool = False) -> ServedApp:
         """The app as the lifecycle sees it: commands, hooks and checked settings. Raises ConfigurationError.
 
@@ -125,9 +122,9 @@ class AppState:
             name=app.name,
             root_path=app.root_path,
             requests=self.requests,
-            commands=list(self.control._commands.values()),
-            stop_hooks=self.control._stop_hooks,
-            reload_hooks=self.control._reload_hooks,
+            commands=list(self._functions.commands.values()),
+            stop_hooks=self._functions.stop_hooks,
+            reload_hooks=self._functions.reload_hooks,
             run_command=self._run_command,
             run_hook=self._run_hook,
             endpoints=self.endpoints() if endpoints is None else endpoints,
@@ -161,7 +158,7 @@ class AppState:
         return OFF not in from_environment() and self.override is None and not self._configured()
 
     def _configured(self) -> list[str]:
-        environment = from_environment() if registry.is_first(self.app) else []
+        environment = from_environment() if self._first else []
         return environment or self._argument or as_list(self.app.config.get("CTL_SOCKET"))
 
     def _run_command(self, function: Callable[..., Any], arguments: dict[str, Any]) -> Any:

@@ -9,14 +9,14 @@ from typing import Any, TypeVar, overload
 
 from flask import Flask, current_app, has_app_context
 
-from ..dispatch.commands import Command, Role, Scope, command_from
+from ..dispatch.commands import Role, Scope, command_from
 from ..errors import ConfigurationError, NotRunning
 from ..servers.launch import refuse_program
 from ..servers.registry import load_adapter
 from ..system.addresses import Sockets, as_list, parse_address
 from ..system.platform import HAS_UNIX_SOCKETS
 from ..system.preflight import preflighting
-from .app import DEFAULTS, AppState, count_requests
+from .app import DEFAULTS, AppState, Functions, count_requests
 from .registry import registry
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -62,9 +62,7 @@ class Control:
     """
 
     def __init__(self, app: Flask | None = None, *, socket: Sockets | None = None) -> None:
-        self._commands: dict[str, Command] = {}
-        self._stop_hooks: list[Callable[[], Any]] = []
-        self._reload_hooks: list[Callable[[], Any]] = []
+        self._functions = Functions()
         self._apps: weakref.WeakSet[Flask] = weakref.WeakSet()
         if app is not None:
             self.init_app(app, socket=socket)
@@ -81,8 +79,7 @@ class Control:
             raise RuntimeError("this app has a Control already; use that one, or remove the second Control(app)")
         for name, value in DEFAULTS.items():
             app.config.setdefault(name, value)
-        registry.claim_environment(app)
-        state = AppState(self, app, socket)
+        state = AppState(self, app, self._functions, socket, first=registry.is_first(app))
         app.extensions["ctl"] = state
         self._apps.add(app)
         count_requests(app, state.requests)
@@ -91,7 +88,6 @@ class Control:
         if not HAS_UNIX_SOCKETS:
             _warn_unsupported()
             return
-        state.requests.on_first = state.first_request
         registry.add(app, state)
 
     @overload
@@ -128,21 +124,21 @@ class Control:
 
         def register(function: F) -> F:
             command = command_from(function, name=name, role=role, scope=scope)
-            if command.name in self._commands:
+            if command.name in self._functions.commands:
                 raise ValueError(f"there is a command {command.name!r} already")
-            self._commands[command.name] = command
+            self._functions.commands[command.name] = command
             return function
 
         return register if function is None else register(function)
 
     def on_stop(self, function: F) -> F:
         """Decorator: call a function at a stop and at a reload, in an app context, after the last request."""
-        self._stop_hooks.append(function)
+        self._functions.stop_hooks.append(function)
         return function
 
     def on_reload(self, function: F) -> F:
         """Decorator: call a function for ``reload --config``, in an app context, while the app goes on serving."""
-        self._reload_hooks.append(function)
+        self._functions.reload_hooks.append(function)
         return function
 
     def run(
@@ -212,7 +208,7 @@ class Control:
 def state_of(app: Flask) -> AppState:
     """The app's `AppState`; for an app without a Control a new one with the default settings."""
     state: AppState | None = app.extensions.get("ctl")
-    return AppState(Control(), app, None) if state is None else state
+    return AppState(None, app, Functions()) if state is None else state
 
 
 _warned = False

@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
+import threading
 import weakref
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ..errors import ConfigurationError
 from ..lifecycle.app import refuse_insecure
 from ..lifecycle.instance import Instance
 from ..servers.base import Host, HttpServer, PreforkWorker, WSGIApp
 from ..servers.checkconfig import Rehearsal
+from ..servers.middleware import Environ
 from ..servers.registry import arm_all, server_of_workers
+from ..servers.unknown import UnknownServer
 from ..system.preflight import check_at_exit
 from ..workers.agent.agent import Agent
-
-if TYPE_CHECKING:
-    from .app import AppState
+from .app import AppState
 
 logger = logging.getLogger("flask_ctl")
 
@@ -33,23 +35,22 @@ class AppRegistry(Host):
         # The key is the app's id: the app holds its state, so both are freed together.
         self._states: weakref.WeakValueDictionary[int, AppState] = weakref.WeakValueDictionary()
         self._first: weakref.ref[Any] | None = None
+        self._lock = threading.Lock()
         self._gunicorn = Rehearsal()
 
     def add(self, app: Any, state: AppState) -> None:
         """Register an app, and patch the known servers."""
         self._states[id(app)] = state
+        state.requests.on_first = functools.partial(self._begin_unknown, state)
         self._gunicorn.look()
         check_at_exit(self._check_start)
         arm_all(self)
 
-    def claim_environment(self, app: Any) -> None:
-        """Reserve the address of FLASK_CTL_SOCKET for the app, if it is the first app of the process."""
+    def is_first(self, app: Any) -> bool:
+        """True for the first app of the process, or the next one once the first has been freed."""
         if self._first is None or self._first() is None:
             self._first = weakref.ref(app)
-
-    def is_first(self, app: Any) -> bool:
-        """True if the address of FLASK_CTL_SOCKET belongs to this app."""
-        return self._first is not None and self._first() is app
+        return self._first() is app
 
     def check_settings(self) -> None:
         """Raises ConfigurationError for settings with which an app refuses to start."""
@@ -71,6 +72,19 @@ class AppRegistry(Host):
 
     def register(self, server: HttpServer, wsgi_app: WSGIApp) -> bool:
         return begin(server, self._behind(wsgi_app)) is not None
+
+    def _begin_unknown(self, state: AppState, environ: Environ) -> None:
+        """Called before each request until the server is known: begins the control of a server without an adapter."""
+        if "werkzeug.request" in environ:
+            # The request of Werkzeug's or Flask's test client.
+            return
+        with self._lock:
+            if state.requests.on_first is None:
+                return
+            state.requests.on_first = None
+            instance = begin(UnknownServer(environ, state.requests), [state])
+        if instance is not None:
+            instance.serving()
 
     def _behind(self, wsgi_app: WSGIApp) -> list[AppState]:
         known = dict(self._states)
