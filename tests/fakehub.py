@@ -23,7 +23,10 @@ from typing import Any
 
 import pytest
 
+import flask_ctl.dispatch.futures
+import flask_ctl.lifecycle.controller
 import flask_ctl.lifecycle.operation
+import flask_ctl.lifecycle.reload
 import flask_ctl.lifecycle.stop
 import flask_ctl.system.standby
 from flask_ctl.dispatch.peer import Peer
@@ -856,8 +859,9 @@ class World:
             "Waker": lambda: FakeWaker(self.clock),
         }  # fmt: skip
         for module in (
-            flask_ctl.lifecycle.operation, flask_ctl.lifecycle.stop, flask_ctl.system.standby, auditing, commands,
-            gate, master, process, reloading, staff, status, hub_stopping, workers,
+            flask_ctl.dispatch.futures, flask_ctl.lifecycle.controller, flask_ctl.lifecycle.operation,
+            flask_ctl.lifecycle.reload, flask_ctl.lifecycle.stop, flask_ctl.system.standby, auditing, commands, gate,
+            master, process, reloading, staff, status, hub_stopping, workers,
         ):  # fmt: skip
             for name, fake in fakes.items():
                 if hasattr(module, name):

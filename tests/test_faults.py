@@ -105,5 +105,5 @@ def still_controlled(scene, ask, *, stops):
 
 def runs(scene):
     """Whether the ask has come to nothing."""
-    until(lambda: scene.program.fate or scene.instance.lifecycle.state.value == "running", "an end, or not")
+    until(lambda: scene.program.fate or scene.instance._lifecycle.state.value == "running", "an end, or not")
     return scene.program.fate is None

@@ -14,7 +14,7 @@ STARTING    RUNNING   -          -         STOPPING  STOPPED
 RUNNING     -         RELOADING  -         STOPPING  STOPPED
 RELOADING   -         -          RUNNING   STOPPING  STOPPED
 STOPPING    STOPPING  -          STOPPING  -         STOPPED
-STOPPED     -         -          -         -         -
+STOPPED     -         -          STOPPED   STOPPED   -
 """
 
 

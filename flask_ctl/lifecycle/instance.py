@@ -9,40 +9,37 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from typing import Any
 
-from ..dispatch.audit import Audit, Entry, asker
+from ..dispatch.audit import Audit, Entry
 from ..dispatch.commands import Command, CommandRegistry
 from ..dispatch.dispatcher import NOBODY, Dispatcher, Reply, reply_bytes
 from ..dispatch.guard import Guard
 from ..dispatch.peer import this_process
 from ..dispatch.pool import Pool
-from ..errors import CONFLICT, INTERNAL_ERROR, NOT_SUPPORTED, CommandError, ConfigurationError, InsecureConfiguration
-from ..protocol import VERSION
+from ..errors import NOT_SUPPORTED, CommandError, ConfigurationError, InsecureConfiguration
 from ..servers.base import HttpServer
 from ..servers.unknown import UnknownServer
 from ..system.at_exit import close_at_exit, forget
 from ..system.handover import inherited
 from ..system.metrics import ProcessFigures
-from ..system.native import new_future, threading
 from ..system.program import program
 from ..system.signals import signals, would_kill
-from ..system.standby import StandbyThread
 from ..transports.base import Listener
 from ..transports.control_thread import ControlServer
 from ..transports.defaultname import DefaultName
 from ..transports.unix import answer_and_close
 from .app import ServedApp, listener_at
 from .commands import builtin_commands
-from .history import History
-from .operation import Progress
+from .controller import Controller, requests_in_status
+from .hooks import AppWork, run_reload_hooks
 from .reload import Reload, ReloadRequest, Replaceable
 from .signals import SignalCommands
-from .state import Event, Lifecycle, State
-from .stop import DeferredStop, Mode, Stop, StopRequest
+from .state import Event, State
+from .stop import DeferredStop, Mode, Stop, StopRequest, stop_threads
 
 logger = logging.getLogger("flask_ctl")
 
 
-class Instance:
+class Instance(Controller[Reload]):
     """A served HTTP server and the apps that it leads to, each with its own control sockets."""
 
     def __init__(
@@ -53,39 +50,28 @@ class Instance:
         handle_signals: bool,
         program: Replaceable = program,
     ) -> None:
+        super().__init__(ControlServer(), os.getpid())
         self.server = server
         self.apps = apps
-        self.pid = os.getpid()
-        self.lifecycle = Lifecycle()
         self._signals = SignalCommands(self) if handle_signals and not server.embedded else None
         self._program = program
-        self._control = ControlServer()
         self._pool = Pool(self._poke, max(app.limits.queue for app in apps))
+        self._work = AppWork(apps, self._pool)
         self._audit = Audit()
         self._guards: list[Guard] = []
         self._names: list[DefaultName] = []
         self._left: list[Entry] = []
         self._figures = ProcessFigures()
-        self._lock = threading.Lock()
-        self._stop: Stop | None = None
-        self._reload: Reload | None = None
         self._stops_for_next: list[DeferredStop] = []
         self._ended: dict[str, Any] | None = None
-        self._stop_threads: list[StandbyThread] = []
         server.notify, server.on_serving, server.on_stopped = self._poke, self.serving, self.finished
         self._cwd = _current_directory()
         given = next((app.directory for app in apps if app.directory), None)
         if given is not None:
             program.start_in(given)
-        self._history = History()
         self._former = None if server.embedded else inherited.take_instance()
         if self._former is not None:
             self._carry_on(self._former)
-
-    @property
-    def endpoints(self) -> list[str]:
-        """Where it listens."""
-        return self._control.endpoints
 
     @property
     def keeps_signal_handlers(self) -> bool:
@@ -95,12 +81,12 @@ class Instance:
     @property
     def stopping(self) -> bool:
         """Whether a stop is under way."""
-        return self.lifecycle.state is State.STOPPING
+        return self._lifecycle.state is State.STOPPING
 
     @property
     def ended(self) -> bool:
         """Whether its HTTP server has ended."""
-        return self.lifecycle.state is State.STOPPED
+        return self._lifecycle.state is State.STOPPED
 
     def open(self) -> None:
         """Bind the control sockets and start the control thread.
@@ -112,8 +98,7 @@ class Instance:
                 self._open_sockets(app)
             # Neither a stop, nor a command meanwhile, must fail for want of threads.
             self._pool.open()
-            for name in ("flask-ctl-stop", "flask-ctl-hooks"):
-                self._stop_threads.append(StandbyThread(name))
+            self._stop_threads = stop_threads()
         except (ConfigurationError, RuntimeError):
             self.close()
             raise
@@ -122,8 +107,7 @@ class Instance:
 
     def serving(self) -> None:
         """The HTTP server is about to serve: signals are ours from now on."""
-        with self._lock:
-            self.lifecycle.advance(Event.SERVE)
+        self._advance(Event.SERVE)
         if self._signals is not None:
             self._signals.begin()
         if self._former is not None:
@@ -131,8 +115,7 @@ class Instance:
 
     def finished(self) -> None:
         """The HTTP server has ended. In a process of its own the control sockets stay until the process ends."""
-        with self._lock:
-            self.lifecycle.advance(Event.END)
+        self._advance(Event.END)
         if self._reload is not None and self._reload.committed:
             return
         if self._signals is not None:
@@ -149,86 +132,22 @@ class Instance:
             name.close()
         self._pool.close()
         self._close_audit()
-        for thread in self._stop_threads:
+        for thread in self._stop_threads or ():
             thread.discard()
         forget(self)
-
-    def stop(
-        self, request: StopRequest, progress: Progress | None = None, reply: Reply | None = None
-    ) -> Future[dict[str, Any]]:
-        """On the control thread: begin a stop, or join the one under way; the Future gets its result.
-
-        A reload is called off; if there is no way back, the next image stops, and gives the reply. Raises CommandError
-        -32001 for `immediate` in a program that does more than to serve this app.
-        """
-        mode = request.mode
-        if mode == "immediate" and self.server.embedded:
-            raise CommandError(
-                "the server runs in a thread of a bigger program, which immediate would end; use fast",
-                code=NOT_SUPPORTED,
-            )
-        if mode != "immediate" and self._reload is not None and not self._reload.cancel():
-            return self._stop_after_commit(self._reload, request, reply)
-        stop = self._stop or Stop(self.server, self, request, self.pid)
-        if mode == "immediate":
-            stop.give_up()
-            # In two steps: the answer to this very call is queued only when it has returned.
-            self._control.call_soon(self._control.call_soon, self._control.finish, self._exit)
-            return stop.result
-        if self._stop is None:
-            self._begin_stop(stop)
-        return stop.join(request, progress)
 
     def request_stop(
         self, mode: Mode = "graceful", by: dict[str, Any] | None = None, grace: float | None = None
     ) -> None:
         """Begin a stop from any thread or signal handler; never blocks."""
         explicit = grace is not None
-        grace = self._default_grace if grace is None else grace
+        grace = max(app.grace for app in self.apps) if grace is None else grace
         request = StopRequest(mode, grace, by or this_process().describe(), explicit=explicit)
         self._control.call_soon(self._try_stop, request)
 
     def stop_result(self) -> dict[str, Any] | None:
         """What the stop was answered that has ended the server; None without one."""
         return self._stop.result.result() if self._stop is not None and self._stop.result.done() else None
-
-    def reload(self, request: ReloadRequest, reply: Reply, progress: Progress | None = None) -> Future[dict[str, Any]]:
-        """On the control thread: begin a reload; the Future gets its failure, the next image gives the `reply`.
-
-        Raises CommandError -32001 where the process can't be replaced, -32002 during a stop or another reload.
-        """
-        reason = self.server.obstacle() or self._program.obstacle()
-        if reason is not None:
-            raise CommandError(f"can't reload: {reason}", code=NOT_SUPPORTED)
-        with self._lock:
-            if self.lifecycle.state is not State.RUNNING:
-                raise CommandError(f"can't reload while {self.lifecycle.state.value}", code=CONFLICT)
-            self.lifecycle.advance(Event.RELOAD)
-        try:
-            self._reload = reload = Reload(self.server, self, request, self._program)
-            reload.start(
-                lambda error: self._reload_failed(reload, error), self._reload_committed, lambda: self._hand_over(reply)
-            )
-        except (OSError, RuntimeError) as error:
-            with self._lock:
-                self._reload = None
-                self.lifecycle.advance(Event.RETURN)
-            raise CommandError(f"can't reload now: {error}; try again", code=INTERNAL_ERROR) from None
-        logger.info("reloading, asked by %s", asker(request.by))
-        return reload.follow(progress)
-
-    def reload_config(self) -> Future[dict[str, Any]]:
-        """Run the apps' `on_reload` functions; the Future fails with the text of those that fail."""
-        began = time.monotonic()
-
-        def run() -> dict[str, Any]:
-            failed = [text for app in self.apps for hook in app.reload_hooks if (text := _run_reload_hook(app, hook))]
-            if failed:
-                raise CommandError("; ".join(failed), code=INTERNAL_ERROR)
-            hooks = sum(len(app.reload_hooks) for app in self.apps)
-            return {**self._reload_result(0, time.monotonic() - began), "hooks_run": hooks}
-
-        return self._pool.submit(run)
 
     def request_reload(self, by: dict[str, Any]) -> None:
         """Begin a reload of the code from any thread or signal handler; what fails goes to the log."""
@@ -241,74 +160,27 @@ class Instance:
 
     def status(self, app: ServedApp) -> dict[str, Any]:
         """What `status` answers for one of the apps."""
-        total, errors = app.requests.totals()
-        oldest = app.requests.oldest()
-        return {
-            "protocol": VERSION,
-            "pid": self.pid,
-            "parent": self.server.parent,
-            "app": app.name,
-            "cwd": self._cwd,
-            "directory": self._program.start_directory.real,
-            "root_path": app.root_path,
-            "state": self._state.value,
-            "generation": self._history.generation,
-            "started_at": self._history.started_at,
-            "reloaded_at": self._history.reloaded_at,
-            "uptime": self._history.uptime,
-            "server": {"name": self.server.name, "version": self.server.version, "listeners": self.server.listeners},
-            "requests": {
-                "in_flight": app.requests.in_flight,
-                "oldest": None if oldest is None else round(oldest, 3),
-                "total": total,
-                "errors": errors,
-            },
-            "process": self._figures.read(),
-            "versions": app.versions,
-            "workers": [],
-            "last_reload": self._history.last_reload,
-            "stopping": self._stopping(),
-            "control": {"restarts": self._control.restarts, "sockets": self.endpoints},
-        }
-
-    def commands_in_flight(self) -> int:
-        return self._pool.unfinished
-
-    def finished_count(self) -> int:
-        """Requests of all apps that have ended."""
-        return sum(app.requests.totals()[0] - app.requests.in_flight for app in self.apps)
-
-    def run_stop_hooks(self) -> None:
-        """Each app's `on_stop` functions, in order; one that fails is logged and the others still run."""
-        for app in self.apps:
-            for hook in app.stop_hooks:
-                try:
-                    app.run_hook(hook)
-                except BaseException:
-                    # A hook that calls sys.exit is no reason to leave out the others.
-                    logger.exception("the on_stop hook %r failed", hook)
-
-    @property
-    def has_stop_hooks(self) -> bool:
-        """Whether there is an `on_stop` function, which may end the program's threads."""
-        return any(app.stop_hooks for app in self.apps)
+        requests = app.requests
+        return self._status(
+            app,
+            server={"name": self.server.name, "version": self.server.version, "listeners": self.server.listeners},
+            requests=requests_in_status(requests.in_flight, requests.oldest(), *requests.totals()),
+            process=self._figures.read(),
+            workers=[],
+            cwd=self._cwd,
+            parent=self.server.parent,
+        )
 
     @property
     def _state(self) -> State:
         if not self.ended:
-            return self.lifecycle.state
+            return self._lifecycle.state
         # The server has ended, the process has not: threads, exit handlers or the program's own code go on.
         reload = self._reload
         return State.RELOADING if reload is not None and reload.committed and self._stop is None else State.STOPPING
 
     def _stopping(self) -> dict[str, Any] | None:
-        if self._stop is not None:
-            return self._stop.describe()
-        return self._stops_for_next[0].describe() if self._stops_for_next else None
-
-    @property
-    def _default_grace(self) -> float:
-        return max(app.grace for app in self.apps)
+        return self._stops_for_next[0].describe() if self._stops_for_next else super()._stopping()
 
     def _open_sockets(self, app: ServedApp) -> None:
         registry = CommandRegistry(app.commands)
@@ -353,14 +225,19 @@ class Instance:
             if operation is not None:
                 operation.poke()
 
-    def _begin_stop(self, stop: Stop) -> None:
-        first, second = self._stop_threads
-        stop.start(self._end_server, (first, second))
-        with self._lock:
-            self._stop = stop
-            if not self.ended:
-                self.lifecycle.advance(Event.STOP)
-        logger.info("stopping (%s), asked by %s", stop.mode, asker(stop.by))
+    @property
+    def _directory(self) -> str:
+        return self._program.start_directory.real
+
+    def _check_stop(self, request: StopRequest) -> None:
+        if request.mode == "immediate" and self.server.embedded:
+            raise CommandError(
+                "the server runs in a thread of a bigger program, which immediate would end; use fast",
+                code=NOT_SUPPORTED,
+            )
+
+    def _new_stop(self, request: StopRequest) -> Stop:
+        return Stop(self.server, self._work, request, self.pid)
 
     def _end_server(self) -> None:
         self._control.flush()
@@ -369,9 +246,26 @@ class Instance:
             self._control.close()
         self.server.end()
 
-    def _exit(self) -> None:
-        self._close_audit()
-        os._exit(0)
+    def _end_at_once(self) -> None:
+        def exit_process() -> None:
+            self._close_audit()
+            os._exit(0)
+
+        self._control.finish(exit_process)
+
+    def _reload_obstacle(self) -> str | None:
+        return self.server.obstacle() or self._program.obstacle()
+
+    def _new_reload(self, request: ReloadRequest) -> Reload:
+        return Reload(self.server, self._work, request, self._program)
+
+    def _start_reload(self, reload: Reload, reply: Reply) -> None:
+        reload.start(
+            lambda error: self._reload_failed(reload, error), lambda: forget(self), lambda: self._hand_over(reply)
+        )
+
+    def _run_reload_hooks(self) -> Future[int]:
+        return self._pool.submit(lambda: run_reload_hooks(self.apps))
 
     def _close_audit(self) -> None:
         for guard in self._guards:
@@ -379,12 +273,7 @@ class Instance:
         self._audit.close()
 
     def _try_stop(self, request: StopRequest, entries: Sequence[Entry] = ()) -> None:
-        try:
-            outcome = self.stop(request)
-        except CommandError as error:
-            logger.error("%s", error.message)
-            outcome = new_future()
-            outcome.set_exception(error)
+        outcome = self.try_stop(request)
         for entry in entries:
             entry.follow(outcome)
 
@@ -394,18 +283,10 @@ class Instance:
         except CommandError as error:
             logger.error("%s", error.message)
 
-    def _reload_failed(self, reload: Reload, error: CommandError) -> None:
-        output = error.data.get("traceback", "") if isinstance(error.data, dict) else ""
-        logger.error("%s\n%s", error.message, output)
-        with self._lock:
-            self._history.refused(reload.by, reload.elapsed, error.message)
-            self.lifecycle.advance(Event.RETURN)
-
-    def _reload_committed(self) -> None:
-        forget(self)
-
-    def _stop_after_commit(self, reload: Reload, request: StopRequest, reply: Reply | None) -> Future[dict[str, Any]]:
+    def _stop_after_commit(self, request: StopRequest, reply: Reply | None) -> Future[dict[str, Any]]:
         """Leave a graceful stop to the next image; a fast one, or the same signal once more, ends this one."""
+        assert self._reload is not None
+        reload = self._reload
         by = request.by
         again = "signal" in by and any(stop.by == by for stop in self._stops_for_next)
         stop = DeferredStop(request, reply)
@@ -419,9 +300,7 @@ class Instance:
     def _end_after_commit(self, reload: Reload) -> int:
         """The process is to end, and not to be replaced; its exit code."""
         cut = reload.cut + reload.discard_hand_over()
-        with self._lock:
-            if not self.ended:
-                self.lifecycle.advance(Event.STOP)
+        self._advance(Event.STOP)
         self._control.call_soon(self._answer_deferred, reload.ended(cut, self.pid))
         self._control.flush()
         self.close()
@@ -475,9 +354,7 @@ class Instance:
         """Tell those who asked the former image for this one that it serves."""
         reload = former["reload"]
         elapsed = round(time.monotonic() - reload["began"], 3)
-        self._history.reloaded(reload["by"], elapsed, reload["cut"])
-        result = self._reload_result(reload["cut"], elapsed) | reload["left_behind"]
-        logger.info("reloaded in %.3f s: generation %d", elapsed, self._history.generation)
+        result = self._reloaded(reload["by"], elapsed, reload["cut"]) | reload["left_behind"]
         stops = [entry for entry in self._left if entry.command == "stop"]
         for entry in self._left:
             if entry not in stops:
@@ -490,28 +367,9 @@ class Instance:
             request = StopRequest("graceful", former["stop"]["grace"], former["stop"]["by"])
             self._control.call_soon(self._try_stop, request, stops)
 
-    def _reload_result(self, cut: int, elapsed: float) -> dict[str, Any]:
-        return {
-            "generation": self._history.generation,
-            "cut": cut,
-            "elapsed": round(elapsed, 3),
-            "pid": self.pid,
-            "directory": self._program.start_directory.real,
-        }
-
 
 def _current_directory() -> str:
     try:
         return os.getcwd()
     except OSError:
         return ""
-
-
-def _run_reload_hook(app: ServedApp, hook: Callable[[], Any]) -> str | None:
-    """The text of its failure, None if it did not fail."""
-    try:
-        app.run_hook(hook)
-    except Exception as error:
-        logger.exception("the on_reload hook %r failed", hook)
-        return f"{getattr(hook, '__name__', hook)}: {type(error).__name__}: {error}"
-    return None

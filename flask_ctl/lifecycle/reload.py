@@ -21,6 +21,7 @@ from ..system.replacement import Executable, Replacement
 from ..system.reserve import reserve
 from ..system.standby import StandbyThread
 from .operation import MAX_SECONDS, Operation, Work
+from .stop import stop_result
 
 PAUSE = 0.25
 """Seconds that visitors wait for young requests to end, before they are let in again and those are waited for, too."""
@@ -88,26 +89,51 @@ class CalledOff(CommandError):
         super().__init__("the reload was called off by a stop", code=CONFLICT)
 
 
-class Reload(Operation):
-    """A reload under way. Its result is only ever an error: the success is told by the image that follows.
+class ReloadOperation(Operation):
+    """A reload under way, of this process or of workers; `phase` is the one that comes after the preflight."""
+
+    def __init__(self, request: ReloadRequest, phase: str) -> None:
+        super().__init__(request.by, time.monotonic() + request.longest)
+        self.phase = "preflight" if request.preflight else phase
+        self._request = request
+        self._preflight: Preflight | None = None
+        self._cancelled = False
+
+    def cancel(self) -> bool:
+        """Call it off, for a stop; False if that is not possible any more."""
+        raise NotImplementedError
+
+    def _attempt(self, run: Callable[[], Any], fail: Callable[[CommandError], Any]) -> bool:
+        """Whether `run` succeeded; `fail` gets its error."""
+        try:
+            run()
+        except CommandError as error:
+            fail(error)
+        except BaseException as error:
+            logger.exception("the reload failed on its way")
+            fail(CommandError(f"the reload failed: {error}", code=INTERNAL_ERROR))
+        else:
+            return True
+        return False
+
+
+class Reload(ReloadOperation):
+    """A reload of this process. Its result is only ever an error: the success is told by the image that follows.
 
     `committed` is true from the moment when there is no way back.
     """
 
     def __init__(self, server: HttpServer, work: ReloadWork, request: ReloadRequest, program: Replaceable) -> None:
         """Raises RuntimeError or OSError if there are no threads or descriptors for it."""
-        super().__init__(request.by, time.monotonic() + request.longest)
-        self.phase = "preflight" if request.preflight else "drain"
+        super().__init__(request, "drain")
         self.committed = False
         self.cut = 0
         self.left_behind: dict[str, Any] = {}
         """What was not done when this image ended: ``hooks`` are ``unfinished``, ``threads_left`` are named."""
         self._server = server
         self._work = work
-        self._request = request
         self._program = program
         self._finished_before = work.finished_count()
-        self._cancelled = False
         self._ending: Callable[[], int] | None = None
         self._decided = False
         self._hooks_ran = False
@@ -116,9 +142,8 @@ class Reload(Operation):
         self._on_failure: Callable[[CommandError], Any] = lambda error: None
         self._standby = StandbyThread("flask-ctl-reload")
         try:
-            with reserve.lend():
-                self._preflight = None
-                if request.preflight:
+            if request.preflight:
+                with reserve.lend():
                     self._preflight = program.rehearse(request.preflight_timeout, server.addresses())
         except OSError:
             self._standby.discard()
@@ -137,14 +162,7 @@ class Reload(Operation):
         self._on_failure = on_failure
 
         def run() -> None:
-            try:
-                self._run(on_commit)
-            except CommandError as error:
-                self._fail(error)
-            except BaseException as error:
-                logger.exception("the reload failed on its way")
-                self._fail(CommandError(f"the reload failed: {error}", code=INTERNAL_ERROR))
-            else:
+            if self._attempt(lambda: self._run(on_commit), self._fail):
                 self._finish(hand_over)
 
         self._spawn(run, self._standby)
@@ -187,15 +205,8 @@ class Reload(Operation):
 
     def ended(self, cut: int, pid: int) -> dict[str, Any]:
         """The result of a stop that ended this image after the commit."""
-        return {
-            "outcome": "forced" if cut else "drained",
-            "drained": max(0, self._work.finished_count() - self._finished_before),
-            "cut": cut,
-            "elapsed": self.elapsed,
-            "pid": pid,
-            "embedded": False,
-            **({} if self._hooks_ran else {"hooks": "unfinished"}),
-        }
+        drained = max(0, self._work.finished_count() - self._finished_before)
+        return stop_result(drained, cut, self.elapsed, pid, hooks_left=not self._hooks_ran)
 
     def progress(self) -> dict[str, Any]:
         """How far it is: the phase, seconds that remain, requests and commands in flight, threads waited for."""

@@ -38,6 +38,8 @@ TRANSITIONS: dict[tuple[State, Event], State] = {
     (State.STOPPING, Event.SERVE): State.STOPPING,
     (State.STOPPING, Event.RETURN): State.STOPPING,
     (State.STOPPING, Event.END): State.STOPPED,
+    (State.STOPPED, Event.RETURN): State.STOPPED,
+    (State.STOPPED, Event.STOP): State.STOPPED,
 }
 
 

@@ -97,11 +97,8 @@ class Stop(Operation):
         self._hooks_left = False
         self._hooks_thread: StandbyThread | None = None
 
-    def start(self, on_done: Callable[[], Any], threads: tuple[StandbyThread, StandbyThread] | None = None) -> None:
-        """Go through it in a thread, and through the hooks in another one, both of which may have been kept ready.
-
-        `on_done` is called once the result is set. Raises RuntimeError if no threads are to be had.
-        """
+    def start(self, on_done: Callable[[], Any], threads: tuple[StandbyThread, StandbyThread]) -> None:
+        """Run it in the first thread, and the hooks in the second one. `on_done` is called once the result is set."""
 
         def run() -> None:
             try:
@@ -112,7 +109,7 @@ class Stop(Operation):
             finally:
                 on_done()
 
-        thread, self._hooks_thread = threads or _standby_threads()
+        thread, self._hooks_thread = threads
         self._spawn(run, thread)
 
     def join(self, request: StopRequest, progress: Progress | None) -> Future[dict[str, Any]]:
@@ -198,15 +195,10 @@ class Stop(Operation):
         self._settle(self._result(cut))
 
     def _result(self, cut: int) -> dict[str, Any]:
-        result = {
-            "outcome": "forced" if cut else "drained",
-            "drained": self._count_drained() if self._drained is None else self._drained,
-            "cut": cut,
-            "elapsed": self.elapsed,
-            "pid": self._pid,
-            "embedded": self._server.embedded,
-        }
-        return {**result, "hooks": "unfinished"} if self._hooks_left else result
+        drained = self._count_drained() if self._drained is None else self._drained
+        return stop_result(
+            drained, cut, self.elapsed, self._pid, embedded=self._server.embedded, hooks_left=self._hooks_left
+        )
 
     def _all_done(self) -> bool:
         return self._server.quiet() and not self._work.commands_in_flight()
@@ -218,8 +210,23 @@ class Stop(Operation):
         return [] if self._server.embedded or self.phase != "end" else threads_that_stay()
 
 
-def _standby_threads() -> tuple[StandbyThread, StandbyThread]:
-    """Both threads that a stop needs. Raises RuntimeError, and keeps none, if there is one too few."""
+def stop_result(
+    drained: int, cut: int, elapsed: float, pid: int, *, embedded: bool = False, hooks_left: bool = False
+) -> dict[str, Any]:
+    """What `stop` answers: `drained` requests were finished, and `cut` were not, in `elapsed` seconds."""
+    result = {
+        "outcome": "forced" if cut else "drained",
+        "drained": drained,
+        "cut": cut,
+        "elapsed": elapsed,
+        "pid": pid,
+        "embedded": embedded,
+    }
+    return {**result, "hooks": "unfinished"} if hooks_left else result
+
+
+def stop_threads() -> tuple[StandbyThread, StandbyThread]:
+    """The two threads that a stop needs. Raises RuntimeError if the system has no more threads."""
     thread = StandbyThread("flask-ctl-stop")
     try:
         return thread, StandbyThread("flask-ctl-hooks")

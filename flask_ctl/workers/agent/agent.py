@@ -12,8 +12,9 @@ from typing import Any
 
 from ...dispatch.audit import write_record
 from ...dispatch.commands import CommandRegistry
-from ...errors import INTERNAL_ERROR, CommandError, ConfigurationError, RemoteProtocolError
+from ...errors import CommandError, ConfigurationError, RemoteProtocolError
 from ...lifecycle.app import ServedApp
+from ...lifecycle.hooks import run_reload_hooks, run_stop_hooks
 from ...lifecycle.stop import Mode
 from ...protocol.jsonrpc import decode
 from ...servers.base import PreforkWorker
@@ -206,7 +207,7 @@ class Agent:
     def _job(self, method: str, params: Mapping[str, Any]) -> Callable[[], Any]:
         if method == "call":
             return self._command(**params)
-        return self._run_stop_hooks if method == "stop_hooks" else self._run_reload_hooks
+        return self._run_stop_hooks if method == "stop_hooks" else lambda: run_reload_hooks(self.apps)
 
     def _command(self, app: str, name: str, params: Any = None, texts: Any = None) -> Callable[[], Any]:
         command = self._registries[app].get(name)
@@ -273,27 +274,8 @@ class Agent:
                 time.sleep(POLL)
             return
         self._hooks_run = True
-        for app in self.apps:
-            for hook in app.stop_hooks:
-                try:
-                    app.run_hook(hook)
-                except BaseException:
-                    logger.exception("the on_stop hook %r failed", hook)
+        run_stop_hooks(self.apps)
         self._hooks_ran = True
-
-    def _run_reload_hooks(self) -> int:
-        """How many there were, each of which has run. Raises CommandError with the texts of those that failed."""
-        failed = []
-        for app in self.apps:
-            for hook in app.reload_hooks:
-                try:
-                    app.run_hook(hook)
-                except Exception as error:
-                    logger.exception("the on_reload hook %r failed", hook)
-                    failed.append(f"{getattr(hook, '__name__', hook)}: {type(error).__name__}: {error}")
-        if failed:
-            raise CommandError("; ".join(failed), code=INTERNAL_ERROR)
-        return sum(len(app.reload_hooks) for app in self.apps)
 
     # Helpers
 

@@ -11,9 +11,10 @@ from typing import Any
 
 from ...dispatch.commands import Command, invalid_parameter
 from ...dispatch.dispatcher import Call
+from ...dispatch.futures import chain, then
 from ...errors import INVALID_PARAMS, METHOD_NOT_FOUND, CommandError
 from ..messages import AppRecord
-from .requests import Outcome, Staff, chain, then
+from .requests import Outcome, Staff
 from .table import Worker, Workers
 
 ABSENCE = 30.0

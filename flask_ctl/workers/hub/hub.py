@@ -14,12 +14,13 @@ from typing import Any
 
 from ...dispatch.audit import asker
 from ...dispatch.dispatcher import Reply
+from ...dispatch.futures import then
 from ...dispatch.peer import Peer
-from ...errors import CONFLICT, NOT_SUPPORTED, CommandError
-from ...lifecycle.history import History
-from ...lifecycle.operation import Progress, timestamp
+from ...errors import CommandError
+from ...lifecycle.controller import Controller
+from ...lifecycle.operation import timestamp
 from ...lifecycle.reload import ReloadRequest
-from ...lifecycle.state import Event, Lifecycle, State
+from ...lifecycle.state import Event, State
 from ...lifecycle.stop import Mode, StopRequest
 from ...system import metrics
 from ...system.processes import ProcessHandle
@@ -33,7 +34,7 @@ from .audit import HubAudit
 from .endpoint import Gate, WorkersSocket
 from .master import MasterServer
 from .reload import HubReload
-from .requests import Outcome, Staff, then
+from .requests import Outcome, Staff
 from .stop import HubStop
 from .table import Worker, Workers
 
@@ -43,16 +44,16 @@ EXPIRY_INTERVAL = 0.05
 logger = logging.getLogger("flask_ctl")
 
 
-class Hub:
+class Hub(Controller[HubReload]):
     """Answers for the workers of one master, until that ends.
 
     Its state belongs to the control thread; the main thread waits for the master's end.
     """
 
     def __init__(self, path: str, lock: int, master: ProcessHandle, control: ControlServer | None = None) -> None:
+        super().__init__(control or ControlServer("flask-ctl-hub"), master.pid)
         self._path = path
         self._master = master
-        self._control = control or ControlServer("flask-ctl-hub")
         self._waker = Waker()
         # The main thread watches over deadlines.
         self._staff = Staff(self._control.call_soon, self._waker.wake, self.changed)
@@ -63,10 +64,6 @@ class Hub:
         self._audit = HubAudit(self._staff)
         self._apps: dict[str, HubApp] = {}
         self._readers: dict[int, metrics.ProcessFigures] = {}
-        self._lifecycle = Lifecycle()
-        self._history = History()
-        self._stop: HubStop | None = None
-        self._reload: HubReload | None = None
         self._loaded_at = time.monotonic()
         self._outdated = False
         self._memory_number = 0
@@ -79,9 +76,9 @@ class Hub:
         self._recall(self._notebook.read())
 
     @property
-    def pid(self) -> int:
-        """The process to signal: the master."""
-        return self._master.pid
+    def endpoints(self) -> list[str]:
+        """The addresses of the apps' control sockets; the first one of all is the workers' own."""
+        return self._control.endpoints[1:]
 
     @property
     def workers(self) -> Workers:
@@ -140,7 +137,7 @@ class Hub:
         self._open_sockets(worker)
         self._server.greet(worker)
         if self._lifecycle.state is State.STARTING:
-            self._lifecycle.advance(Event.SERVE)
+            self._advance(Event.SERVE)
         self._resume_reload()
         if hello.package != _package_version():
             self._give_way(hello, f"flask-ctl {_package_version()} is followed by {hello.package}")
@@ -150,7 +147,7 @@ class Hub:
         self._control.call_soon(self._staff.arrived)
         self.changed()
         return Welcome(
-            endpoints=self._control.endpoints[1:],
+            endpoints=self.endpoints,
             problems=[problem for app in self._apps.values() for problem in app.problems.values()],
             holding=self._staff.holding,
             first=first,
@@ -184,71 +181,55 @@ class Hub:
             worker.tell("memory", memory)
 
     def stop_asked(self, mode: Mode, grace: float, peer: Peer) -> None:
-        try:
-            self.stop(StopRequest(mode, grace, peer.describe()))
-        except CommandError as error:
-            logger.error("%s", error.message)
+        self.try_stop(StopRequest(mode, grace, peer.describe()))
 
     # What the built-in commands ask
 
     def status(self, app: AppRecord) -> Future[dict[str, Any]]:
         """What `status` answers for one of the apps."""
-        return then(self._staff.refresh(), lambda _: self._status(self._apps[app.key].record))
+        return then(self._staff.refresh(), lambda _: self._describe(self._apps[app.key].record))
 
-    def stop(
-        self, request: StopRequest, progress: Progress | None = None, reply: Reply | None = None
-    ) -> Future[dict[str, Any]]:
-        """Begin a stop of the whole server, or join the one under way; the Future gets its result."""
+    # How a stop and a reload go here
+
+    @property
+    def _directory(self) -> str:
+        return status.directory_of(self._staff.workers.latest)
+
+    def _check_stop(self, request: StopRequest) -> None:
         self._server.check()
-        stop = self._stop or HubStop(self._server, self._staff, request)
-        if self._stop is None and request.mode != "immediate":
-            # Nothing has happened if this fails, because there is no thread to be had.
-            stop.start(self._end_server)
-        if self._reload is not None:
-            self._reload.cancel()
-        if request.mode == "immediate":
-            stop.give_up()
-            self._stop = stop
-            # In two steps: the answer to this very call is queued only when it has returned.
-            self._control.call_soon(self._control.call_soon, self._server.end_at_once)
-            return stop.result
-        if self._stop is None:
-            self._stop = stop
-            self._lifecycle.advance(Event.STOP)
-            logger.info("stopping (%s), asked by %s", stop.mode, asker(request.by))
-        return stop.join(request, progress)
 
-    def reload(self, request: ReloadRequest, reply: Reply, progress: Progress | None = None) -> Future[dict[str, Any]]:
-        """Begin a reload; the Future gets its result.
+    def _new_stop(self, request: StopRequest) -> HubStop:
+        return HubStop(self._server, self._staff, request)
 
-        Raises CommandError -32001 where the master would not load the code anew, -32002 during another operation.
-        """
+    def _end_server(self) -> None:
+        self._control.flush()
+        self._server.end()
+
+    def _end_at_once(self) -> None:
+        self._server.end_at_once()
+
+    def _reload_obstacle(self) -> str | None:
         self._server.check()
         latest = self._staff.workers.latest
-        if latest is not None and latest.obstacle is not None:
-            raise CommandError(f"can't reload: {latest.obstacle}", code=NOT_SUPPORTED)
-        if self._lifecycle.state is not State.RUNNING:
-            raise CommandError(f"can't reload while {self._lifecycle.state.value}", code=CONFLICT)
-        reload = HubReload(self._server, self._staff, request, self.remember)
-        self._begin_reload(reload)
-        logger.info("reloading, asked by %s", asker(request.by))
-        return reload.follow(progress)
+        return None if latest is None else latest.obstacle
 
-    def reload_config(self) -> Future[dict[str, Any]]:
-        """Have each worker run its `on_reload` functions; the Future fails with the text of those that fail."""
-        began = time.monotonic()
+    def _new_reload(self, request: ReloadRequest) -> HubReload:
+        return HubReload(self._server, self._staff, request, self.remember)
 
-        def result(outcomes: list[Outcome]) -> dict[str, Any]:
+    def _start_reload(self, reload: HubReload, reply: Reply) -> None:
+        reload.start(lambda cut: self._reload_done(reload, cut), lambda error: self._reload_failed(reload, error))
+
+    def _run_reload_hooks(self) -> Future[int]:
+        def count(outcomes: list[Outcome]) -> int:
             failed = [
                 f"pid {worker.pid}: {error.message}" for worker, error in outcomes if isinstance(error, CommandError)
             ]
             if failed:
                 raise CommandError("; ".join(failed))
             # A worker of an older version does not tell their number.
-            hooks = sum(count for _, count in outcomes if isinstance(count, int))
-            return {**self._result(0, time.monotonic() - began), "hooks_run": hooks}
+            return sum(count for _, count in outcomes if isinstance(count, int))
 
-        return then(self._staff.ask(list(self._staff.workers), "reload_hooks", {}, math.inf), result)
+        return then(self._staff.ask(list(self._staff.workers), "reload_hooks", {}, math.inf), count)
 
     # Helpers
 
@@ -284,7 +265,7 @@ class Hub:
         if self._control.endpoints != before:
             # Workers hold a lock beside each socket, so that clients know that they live.
             for worker in (worker for worker in self._staff.workers if worker is not asking):
-                worker.tell("be_at", {"endpoints": self._control.endpoints[1:]})
+                worker.tell("be_at", {"endpoints": self.endpoints})
 
     def _recall(self, memory: Memory | None) -> None:
         if memory is not None and memory.number > self._memory_number:
@@ -297,36 +278,27 @@ class Hub:
             if self._reload is None:
                 self._begun = memory.history.begun
 
-    def _status(self, app: AppRecord) -> dict[str, Any]:
-        pids = [worker.pid for worker in self._staff.workers]
+    def _describe(self, app: AppRecord) -> dict[str, Any]:
+        workers = self._staff.workers
+        pids = [worker.pid for worker in workers]
         self._readers = {pid: reader for pid, reader in self._readers.items() if pid in pids}
         seen = metrics.figures_of(self._readers, pids)
+        # At a moment without a worker, what the last one has told is still true.
+        latest = workers.latest
+        fields = self._status(
+            app,
+            server={} if latest is None else latest.server,
+            requests=status.requests_of(workers.tally(app.key)),
+            process=status.process_of(seen),
+            workers=status.each_of(workers, app.key, seen, self._state.value),
+            cwd="" if latest is None else latest.cwd,
+        )
+        wanted = 0 if latest is None else latest.wanted
         return {
-            **status.of_server(self._staff.workers, app, seen, self._lifecycle.state.value),
-            "pid": self.pid,
-            "generation": self._history.generation,
-            "started_at": self._history.started_at,
-            "reloaded_at": self._history.reloaded_at,
-            "uptime": self._history.uptime,
-            "last_reload": self._history.last_reload,
-            "stopping": None if self._stop is None else self._stop.describe(),
-            "control": {"restarts": self._control.restarts, "sockets": self._control.endpoints[1:], "hub": os.getpid()},
+            **fields,
+            "workers_expected": wanted or len(workers),
+            "control": {**fields["control"], "hub": os.getpid()},
         }
-
-    def _end_server(self) -> None:
-        self._control.flush()
-        self._server.end()
-
-    def _begin_reload(self, reload: HubReload) -> None:
-        self._lifecycle.advance(Event.RELOAD)
-        self._reload = reload
-        try:
-            reload.start(lambda cut: self._reloaded(reload, cut), lambda error: self._reload_failed(reload, error))
-        except BaseException:
-            # There is no thread to be had: nothing has happened.
-            self._reload = None
-            self._lifecycle.advance(Event.RETURN)
-            raise
 
     def _resume_reload(self) -> None:
         """Go on with a reload that a former hub has begun."""
@@ -334,45 +306,32 @@ class Hub:
         if begun is None or self._lifecycle.state is not State.RUNNING:
             return
         try:
-            self._begin_reload(HubReload.resumed(self._server, self._staff, begun, self.remember))
-        except RuntimeError as error:
-            logger.error("a former hub's reload is not watched yet: %s", error)
+            self._begin_reload(lambda: HubReload.resumed(self._server, self._staff, begun, self.remember))
+        except CommandError as error:
+            logger.error("a former hub's reload is not watched yet: %s", error.message)
         else:
             self._begun = None
             logger.info("watching the reload that %s had asked a former hub for", asker(begun.by))
 
-    def _reloaded(self, reload: HubReload, cut: int) -> dict[str, Any]:
+    def _reload_done(self, reload: HubReload, cut: int) -> dict[str, Any]:
         self._history.generation += 1
         self._renewed_at = reload.signalled_at
-        self._history.reloaded(reload.by, reload.elapsed, cut)
-        logger.info("reloaded in %.3f s: generation %d", reload.elapsed, self._history.generation)
+        result = self._reloaded(reload.by, reload.elapsed, cut)
+        self._advance(Event.RETURN)
         self._reload_over()
-        result = self._result(cut, reload.elapsed)
         return {**result, "old_left": reload.old_left} if reload.old_left else result
 
     def _reload_failed(self, reload: HubReload, error: CommandError) -> None:
-        logger.error("%s", error.message)
         if reload.loaded:
             self._history.generation += 1
             self._renewed_at = reload.signalled_at
-        self._history.refused(reload.by, reload.elapsed, error.message)
+        super()._reload_failed(reload, error)
         self._reload_over()
 
     def _reload_over(self) -> None:
         self._reload = None
-        if self._lifecycle.state is State.RELOADING:
-            self._lifecycle.advance(Event.RETURN)
         self._control.call_soon(self.remember)
         self._waker.wake()
-
-    def _result(self, cut: int, elapsed: float) -> dict[str, Any]:
-        return {
-            "generation": self._history.generation,
-            "cut": cut,
-            "elapsed": round(elapsed, 3),
-            "pid": self.pid,
-            "directory": status.directory_of(self._staff.workers.latest),
-        }
 
 
 @functools.cache

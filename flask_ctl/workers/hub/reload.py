@@ -8,9 +8,9 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
-from ...errors import CONFLICT, INTERNAL_ERROR, NOT_SUPPORTED, SERVER_DIED, CommandError
-from ...lifecycle.operation import MAX_SECONDS, MAX_WAIT, Operation
-from ...lifecycle.reload import ReloadRequest
+from ...errors import NOT_SUPPORTED, SERVER_DIED, CommandError
+from ...lifecycle.operation import MAX_SECONDS, MAX_WAIT
+from ...lifecycle.reload import CalledOff, ReloadOperation, ReloadRequest
 from ...system.preflight import Preflight
 from ...system.processes import ProcessHandle, open_process, parent_of
 from ...system.standby import StandbyThread
@@ -39,23 +39,20 @@ class Rehearsal:
         return self._environment
 
 
-class HubReload(Operation):
+class HubReload(ReloadOperation):
     """A reload under way: rehearse, have the master replace the workers, wait for the last old and the last new one."""
 
     def __init__(self, server: MasterServer, staff: Staff, request: ReloadRequest, remember: Callable[[], Any]) -> None:
         """`remember` is called on the control thread once `leave` has something to tell."""
-        super().__init__(request.by, time.monotonic() + request.longest)
-        self.phase = "preflight" if request.preflight else "load"
+        super().__init__(request, "load")
         self._server = server
         self._staff = staff
-        self._request = request
         self._remember = remember
         self.loaded = False
         """Whether the new code serves, whatever becomes of the old workers."""
         self.old_left = 0
         """Old workers that finish their last requests, after a reload that did not cut them."""
-        self._cancelled = self._called_off = False
-        self._preflight: Preflight | None = None
+        self._called_off = False
         self.signalled_at: float | None = None
         """When the master was asked for new workers, on the monotonic clock."""
         self._unheard: list[ProcessHandle] = []
@@ -105,21 +102,15 @@ class HubReload(Operation):
 
         def run() -> None:
             try:
-                self._run()
-            except CommandError as error:
-                self._fail(error, on_failure)
-            except BaseException as error:
-                logger.exception("the reload failed on its way")
-                self._fail(CommandError(f"the reload failed: {error}", code=INTERNAL_ERROR), on_failure)
-            else:
-                self._settle(self._staff.on_control(lambda: self._succeed(on_success)))
+                if self._attempt(self._run, lambda error: self._fail(error, on_failure)):
+                    self._settle(self._staff.on_control(lambda: self._succeed(on_success)))
             finally:
                 for handle in self._unheard:
                     handle.close()
 
         self._spawn(run, StandbyThread("flask-ctl-reload"))
 
-    def cancel(self, *, by_stop: bool = True) -> None:
+    def cancel(self, *, by_stop: bool = True) -> bool:
         """Give it up, for a stop, or because the master has ended; what the master has begun goes on."""
         with self._changed:
             self._cancelled = True
@@ -127,6 +118,7 @@ class HubReload(Operation):
             if self._preflight is not None:
                 self._preflight.cancel()
             self._changed.notify_all()
+        return True
 
     def progress(self) -> dict[str, Any]:
         """How far it is: the phase, requests in flight in old workers, how many old and new workers there are."""
@@ -264,7 +256,7 @@ class HubReload(Operation):
 
     def _check(self) -> None:
         if self._called_off:
-            raise CommandError("the reload was called off by a stop", code=CONFLICT)
+            raise CalledOff
         if self._server.has_ended():
             raise _died()
 

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from typing import Any, TypeVar
 
+from ...dispatch.futures import then
 from ...errors import CONFLICT, CommandError, RemoteProtocolError, TimedOut
 from ...system.native import new_future
 from ..messages import Figures
@@ -177,42 +178,3 @@ class Staff:
 
         self.call_soon(run)
         return answered.result()
-
-
-def then(future: Future[Any], step: Callable[[Any], Any]) -> Future[Any]:
-    """A Future of `step` applied to another's result, or of what it raised."""
-    following: Future[Any] = new_future()
-
-    def done(future: Future[Any]) -> None:
-        try:
-            following.set_result(step(future.result()))
-        except Exception as error:
-            following.set_exception(error)
-
-    future.add_done_callback(done)
-    return following
-
-
-def chain(future: Future[Any], step: Callable[[], Future[Any]]) -> Future[Any]:
-    """A Future of what `step` begins once another is done, or of what either raised."""
-    following: Future[Any] = new_future()
-
-    def done(future: Future[Any]) -> None:
-        error = future.exception()
-        if error is not None:
-            following.set_exception(error)
-        else:
-            following.set_result(future.result())
-
-    def go_on(future: Future[Any]) -> None:
-        error = future.exception()
-        if error is not None:
-            following.set_exception(error)
-            return
-        try:
-            step().add_done_callback(done)
-        except Exception as problem:
-            following.set_exception(problem)
-
-    future.add_done_callback(go_on)
-    return following
