@@ -140,7 +140,7 @@ def refused(server, address, words, *options):
 
 def test_over_tcp_nobody_is_killed(serve, free_port):
     server = serve(socket=f"tcp://127.0.0.1:{free_port}", env={"FLASK_CTL_TCP_OPERATE": "true"})
-    refused(server, server.socket, "the kernel does not name it there")
+    refused(server, server.socket, "the kernel does not name its process there")
 
 
 FORWARDER = """

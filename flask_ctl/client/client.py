@@ -12,7 +12,6 @@ from typing import Any
 
 from ..errors import (
     SERVER_DIED,
-    ConfigurationError,
     ControlError,
     LocalProtocolError,
     NotRunning,
@@ -23,7 +22,7 @@ from ..errors import (
 )
 from ..protocol import FROZEN_METHODS, VERSION
 from ..protocol.jsonrpc import Request, Response
-from ..system.addresses import OFF, from_environment, parse_address
+from .address import ServerAddress, path_of
 from .connect import Target, connect
 from .connection import Connection
 from .reload import HubEnded, ReloadWaiter
@@ -75,11 +74,9 @@ class ControlClient:
         client_key: str | os.PathLike[str] | None = None,
         server_key: str | os.PathLike[str] | None = None,
     ) -> None:
-        self._target = socket
+        self._address = ServerAddress(socket)
         self._trust = make_trust(owner, client_key, server_key)
         self._timeout = timeout
-        self._found = False
-        """Whether nobody has given the target: it was found, to be looked at."""
         self._connection: Connection | None = None
         self._protocol: int | None = None
 
@@ -110,7 +107,7 @@ class ControlClient:
         if name == "stop":
             return self.stop(**params, timeout=timeout)
         if name not in HARMLESS:
-            self._be_certain()
+            self._confirm_address()
         if name not in FROZEN_METHODS:
             self._require_protocol(timeout)
         limit = self._limit(timeout, None)
@@ -148,14 +145,14 @@ class ControlClient:
         began = time.monotonic()
         for name, value in (("grace", grace), ("delay", delay), ("kill_after", kill_after)):
             _check_seconds(name, value)
-        self._be_certain()
+        self._confirm_address()
         limit = self._limit(timeout, FOLLOW)
         params = {"mode": mode, "delay": delay, "_progress": True}
         if grace is not None:
             params["grace"] = grace
         path = None
         if kill_after is not None:
-            path = self._local_path()
+            path = self._address.local_path()
             _check_killable(path, self._trust)
         with contextlib.closing(self):
             try:
@@ -224,10 +221,10 @@ class ControlClient:
         if `timeout` passed: the reload goes on, and `status` tells how it ends. With `what` "config" only the app's
         `on_reload` functions are called.
         """
-        self._be_certain()
+        self._confirm_address()
         try:
             self._require_protocol(timeout)
-            self._connected(self._limit(timeout, QUESTION_TIMEOUT))
+            path = self._connected(self._limit(timeout, QUESTION_TIMEOUT)).path
         except TimedOut as error:
             # TimedOut stands for the server's own word that the old code serves everybody.
             raise ControlError(f"{error.message}; no reload has begun", error.data) from None
@@ -237,7 +234,9 @@ class ControlClient:
         if grace is not None:
             params["grace"] = grace
         limit = self._limit(timeout, None)
-        watch = ReloadWaiter(self.status) if what == "code" and self._has_hub() else None
+        # Only a hub may die while its server goes on.
+        has_hub = path is not None and workers_live(path, self._trust)
+        watch = ReloadWaiter(self.status) if what == "code" and has_hub else None
         try:
             result: dict[str, Any] = self._ask("reload", params, limit, on_progress)
         except HubEnded as error:
@@ -261,11 +260,6 @@ class ControlClient:
     ) -> None:
         self.close()
 
-    def _has_hub(self) -> bool:
-        """Whether it is a hub that answers here, who may die while its server goes on."""
-        path = None if self._connection is None else self._connection.path
-        return path is not None and workers_live(path, self._trust)
-
     def _limit(self, timeout: float | _Default | None, default: float | None) -> float | None:
         for choice in (timeout, self._timeout):
             if not isinstance(choice, _Default):
@@ -276,37 +270,17 @@ class ControlClient:
     def _connected(self, timeout: float | None) -> Connection:
         if self._connection is None or self._connection.ended:
             self.close()
-            target = self._resolved_target(timeout)
+            target = self._address.resolve(timeout)
             try:
                 self._connection = connect(target, timeout, self._trust)
             except TimedOut as error:
-                error.data = {"can_be_killed": bool(_path_of(target)), **(error.data or {})}
+                error.data = {"can_be_killed": bool(path_of(target)), **(error.data or {})}
                 raise
         return self._connection
 
-    def _resolved_target(self, timeout: float | None) -> Target:
-        if self._target is None:
-            self._target = next(iter(from_environment()), None)
-        if self._target is None:
-            self._target, self._found = _find_instance(timeout, operate=False), True
-        return self._target
-
-    def _be_certain(self) -> None:
-        """Before anything is changed: where the target has to be found, it is found by the narrow rule."""
-        if self._found or (self._target is None and not from_environment()):
+    def _confirm_address(self) -> None:
+        if self._address.confirm():
             self.close()
-            self._target, self._found = _find_instance(QUESTION_TIMEOUT, operate=True), False
-
-    def _local_path(self) -> str | None:
-        """The path of the server's socket, None where it is no address. Raises ConfigurationError for TCP."""
-        target = self._resolved_target(QUESTION_TIMEOUT)
-        path = _path_of(target)
-        if path == "":
-            raise ConfigurationError(
-                f"a server can't be killed over {target}: the kernel does not name it there, and what it says of"
-                " itself is not believed; run it on the server's machine, by the path of its Unix socket"
-            )
-        return path
 
     def _require_protocol(self, timeout: float | _Default | None) -> None:
         if self._protocol is None or self._connection is None:
@@ -381,13 +355,6 @@ class ControlClient:
         return ServerDied(f"the server at {endpoint} ended before it answered {method}")
 
 
-def _path_of(target: Target) -> str | None:
-    """The path of a socket, "" for an address over TCP, None for what is no address."""
-    if not isinstance(target, (str, os.PathLike)) or os.fspath(target) == OFF:
-        return None
-    return parse_address(target).path
-
-
 def _check_killable(path: str | None, trust: Trust) -> None:
     """Raises what would keep a server from being killed, as far as that can be known without connecting to it."""
     targets = None if path is None else targets_at(path, trust)
@@ -404,12 +371,6 @@ def _left(deadline: float | None) -> float | None:
 def _check_seconds(name: str, value: float | None) -> None:
     if value is not None and not (isinstance(value, (int, float)) and 0 <= value < math.inf):
         raise LocalProtocolError(f"{name} is a number of seconds, 0 or more, not {value!r}")
-
-
-def _find_instance(timeout: float | None, *, operate: bool) -> str:
-    from .discovery import find_instance
-
-    return find_instance(timeout=timeout, operate=operate)
 
 
 def _result(response: Response) -> Any:
