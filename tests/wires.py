@@ -204,11 +204,11 @@ class Peer:
         self.gate = threading.Event()
         self.pool = Pool(lambda: None, MAX_QUEUE)
         self.server = ControlServer()
-        registry = CommandRegistry(map(command_from, (self.echo, self.hang, self.big)))
+        self.registry = CommandRegistry(map(command_from, (self.echo, self.hang, self.big)))
         for builtin in (self.ping, self.steps):
-            registry.add(command_from(builtin, builtin=True))
+            self.registry.add(command_from(builtin, builtin=True))
         submit = lambda command, arguments: self.pool.submit(lambda: command.function(**arguments))  # noqa: E731
-        self.server.start([(wire.listener, Dispatcher(registry, submit, guard))])
+        self.server.start([(wire.listener, Dispatcher(self.registry, submit, guard))])
 
     def ping(self, call: Call) -> dict[str, Any]:
         return {"protocol": 1, "pong": True, "pid": os.getpid(), "version": "0"}
