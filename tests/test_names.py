@@ -121,7 +121,7 @@ def test_help_of_a_code_is_one_line_or_a_document():
 def test_help_of_a_number_that_is_no_code_is_exit_2_with_those_that_there_are(topic):
     done = run_cli("help", topic)
     assert (done.returncode, done.stdout) == (2, "")
-    assert "is no code; exit codes are 0, 1" in done.stderr
+    assert "is not a code; exit codes are 0, 1" in done.stderr
 
 
 def rows_of(text, number):
