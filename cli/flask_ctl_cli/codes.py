@@ -25,13 +25,13 @@ ERROR_CODES = {
     -32603: "the command failed; for an exception in the app's code the message is its type and text",
     -32001: "not supported here",
     -32002: "conflicts with an operation under way",
-    -32003: "permission denied; `data` has the `role` of the peer and the role that the command `needs`, or after too many"
-    " refusals `retry_after` in seconds",
+    -32003: "permission denied; `data` has the `role` of the peer and the role that the command `needs`, or after too"
+    " many refusals `retry_after` in seconds",
     -32004: "reload failed; `data.traceback` is the new code's output",
-    -32005: "timed out; of a reload `data` has the number of requests `in_flight` and the names of the `threads` that kept"
-    " the old code from ending",
-    -32006: "the server died before the command was done: sent by a hub, whose own process lives on for a moment; `data`"
-    ' is `{"outcome": "died"}`',
+    -32005: "timed out; of a reload `data` has the number of requests `in_flight` and the names of the `threads` that"
+    " kept the old code from ending",
+    -32006: "the server died before the command was done: sent by a hub, whose own process lives on for a moment;"
+    ' `data` is `{"outcome": "died"}`',
 }
 """The texts of the table of errors in docs/protocol.md, which a test compares."""
 
@@ -48,7 +48,8 @@ def meaning_of(topic: str) -> tuple[str, int, str] | None:
         return "exit code", number, EXIT_CODES[number]
     if -abs(number) in ERROR_CODES:
         return "error code", -abs(number), ERROR_CODES[-abs(number)]
-    raise ValueError(f"{number} is not a code; exit codes are {_listed(EXIT_CODES)}, error codes {_listed(ERROR_CODES)}")
+    known = f"exit codes are {_listed(EXIT_CODES)}, error codes {_listed(ERROR_CODES)}"
+    raise ValueError(f"{number} is not a code; {known}")
 
 
 def _listed(codes: dict[int, str]) -> str:
