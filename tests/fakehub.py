@@ -29,8 +29,11 @@ import flask_ctl.lifecycle.operation
 import flask_ctl.lifecycle.reload
 import flask_ctl.lifecycle.stop
 import flask_ctl.system.standby
+from flask_ctl.dispatch.limits import Limits
 from flask_ctl.dispatch.peer import Peer
+from flask_ctl.dispatch.policy import Policy
 from flask_ctl.errors import ReloadFailed
+from flask_ctl.transports.factory import CurveFiles
 from flask_ctl.workers import messages
 from flask_ctl.workers.hub import audit as auditing
 from flask_ctl.workers.hub import commands, master, status
@@ -460,9 +463,10 @@ class FakeWorker(FakeProcess):
     def _greeting(self) -> Hello:
         world = self.world
         record = AppRecord(
-            KEY, "sample", "/srv", [world.address], False, 30.0, 60.0, {"flask_ctl": "1"},
-            {"greet": {"summary": "", "scope": "each", "role": "operate", "parameters": {}}},
-            {"allow": {}, "tcp_operate": False}, {}, {},
+            key=KEY, name="sample", root_path="/srv", endpoints=[world.address], required=False, grace=30.0,
+            preflight_timeout=60.0, versions={"flask_ctl": "1"},
+            commands={"greet": {"summary": "", "scope": "each", "role": "operate", "parameters": {}}},
+            policy=Policy(), limits=Limits(), curve=CurveFiles(),
         )  # fmt: skip
         return Hello(
             process._package_version(), self.pid, world.master.pid, Loaded(self.pid, self.loaded_at), world.wanted,

@@ -14,7 +14,10 @@ import time
 from importlib.metadata import version
 from typing import Any
 
+from flask_ctl.dispatch.limits import Limits
+from flask_ctl.dispatch.policy import Policy
 from flask_ctl.protocol.jsonrpc import decode
+from flask_ctl.transports.factory import CurveFiles
 from flask_ctl.workers import messages
 from flask_ctl.workers.messages import AppRecord, Figures, Hello, Loaded, Tally
 
@@ -133,9 +136,10 @@ ANSWERS = {
 
 def _hello(app_socket: str, master: int, loaded: Loaded, memory: Any) -> Hello:
     record = AppRecord(
-        app_socket, "small", "/", [app_socket], False, 30.0, 60.0, {"flask_ctl": PACKAGE},
-        {"greet": {"summary": "Greet.", "scope": "one", "role": "operate", "parameters": {}}},
-        {"allow": {}, "tcp_operate": False}, {}, {},
+        key=app_socket, name="small", root_path="/", endpoints=[app_socket], required=False, grace=30.0,
+        preflight_timeout=60.0, versions={"flask_ctl": PACKAGE},
+        commands={"greet": {"summary": "Greet.", "scope": "one", "role": "operate", "parameters": {}}},
+        policy=Policy(), limits=Limits(), curve=CurveFiles(),
     )  # fmt: skip
     return Hello(
         PACKAGE, os.getpid(), master, loaded, WORKERS, "/", {"name": "small", "version": "1", "listeners": []},

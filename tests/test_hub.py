@@ -54,7 +54,7 @@ def app(socket_path, **changes):
         "grace": 30.0, "preflight_timeout": 60.0, "versions": {"flask_ctl": "0.1.0"}, "commands": {},
         "policy": {"allow": {}, "tcp_operate": False}, "limits": {}, "curve": {},
     }  # fmt: skip
-    return AppRecord(**{**fields, **changes})
+    return AppRecord.from_json({**fields, **changes})
 
 
 def hello(socket_path, master=1, pid=None, **changes):

@@ -11,7 +11,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from flask_ctl.dispatch.limits import Limits
 from flask_ctl.dispatch.peer import Peer, this_process
+from flask_ctl.dispatch.policy import Policy
+from flask_ctl.transports.factory import CurveFiles
 from flask_ctl.transports.reactor import Reactor
 from flask_ctl.workers import messages
 from flask_ctl.workers.hub.endpoint import Gate
@@ -20,7 +23,11 @@ from flask_ctl.workers.messages import AppRecord, Figures, Hello, Loaded, Tally,
 
 INVALID_REQUEST, INVALID_PARAMS, NO_METHOD = -32600, -32602, -32601
 
-APP = AppRecord("a", "app", "/srv", [], False, 30.0, 60.0, {"python": "3"}, {}, {}, {"connections": 1}, {"key": None})
+APP = AppRecord(
+    key="a", name="app", root_path="/srv", endpoints=[], required=False, grace=30.0, preflight_timeout=60.0,
+    versions={"python": "3"}, commands={}, policy=Policy({"observe": (("uid", 1001),)}), limits=Limits(1),
+    curve=CurveFiles(),
+)  # fmt: skip
 HELLO = Hello(
     "0.1", os.getpid(), 1, Loaded(1, 0.5), 2, "/", {"name": "gunicorn"}, {"stop": 15}, False, None, [APP],
     Figures({"a": Tally(1, 0.5, 3, 0)}),

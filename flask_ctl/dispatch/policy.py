@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, get_args
 
@@ -38,7 +38,7 @@ class Policy:
     Operating includes observing. Whoever can't be known has no role.
     """
 
-    allow: Mapping[Role, frozenset[Party]] = field(default_factory=dict)
+    allow: Mapping[Role, Collection[Party]] = field(default_factory=dict)
     tcp_operate: bool = False
 
     @classmethod
@@ -56,18 +56,15 @@ class Policy:
         for role in value:
             if role not in ROLES:
                 raise ConfigurationError(f"CTL_ALLOW: there is no role {role!r}; there are: {', '.join(ROLES)}")
-        return cls({role: frozenset(_parties(role, entries)) for role, entries in value.items()}, tcp_operate)
+        return cls(
+            {role: tuple(dict.fromkeys(_parties(role, entries))) for role, entries in value.items()}, tcp_operate
+        )
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Policy:
-        """The policy that `as_json` gave."""
-        allow = {role: frozenset((kind, who) for kind, who in parties) for role, parties in value["allow"].items()}
-        return cls(allow, value["tcp_operate"])
-
-    def as_json(self) -> dict[str, Any]:
-        """All of it, for another process."""
-        allow = {role: [list(party) for party in parties] for role, parties in self.allow.items()}
-        return {"allow": allow, "tcp_operate": self.tcp_operate}
+        """The policy that `dataclasses.asdict` made JSON of. Raises an Exception for anything else."""
+        allow = {role: tuple((str(kind), who) for kind, who in parties) for role, parties in value["allow"].items()}
+        return cls(allow, bool(value["tcp_operate"]))
 
     def role_of(self, peer: Peer) -> Role | None:
         """The most that a peer may do; None for nothing at all."""
@@ -101,7 +98,7 @@ class Policy:
         return FileAccess(0o666)
 
     def _granted(self, parties: set[Party]) -> Role | None:
-        return next((role for role in reversed(ROLES) if parties & self.allow.get(role, frozenset())), None)
+        return next((role for role in reversed(ROLES) if not parties.isdisjoint(self.allow.get(role, ()))), None)
 
 
 def _remedy(peer: Peer) -> str:

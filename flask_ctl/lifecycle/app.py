@@ -1,4 +1,4 @@
-"""An app as it is served: what has to be known of it to control it. Nothing here is Flask's."""
+"""An app under control: its settings, and what its process has to know to control it. Nothing here is Flask's."""
 
 from __future__ import annotations
 
@@ -20,12 +20,32 @@ from ..transports.factory import CurveFiles, make_listener
 logger = logging.getLogger("flask_ctl")
 
 
-@dataclass(frozen=True)
-class ServedApp:
-    """An app's settings and commands, its counter, and the ways to call its functions."""
+@dataclass(frozen=True, kw_only=True)
+class AppConfig:
+    """An app's settings; nothing in them belongs to one process, so that they can be sent to another one as JSON."""
 
     name: str
     root_path: str
+    endpoints: list[str]
+    """The addresses to listen at."""
+    required: bool
+    """Whether the app is not to serve without a control socket."""
+    grace: float
+    """Seconds that a stop or a reload waits for requests, if its caller does not say."""
+    preflight_timeout: float
+    """Seconds for the new code to load."""
+    versions: dict[str, str]
+    policy: Policy
+    limits: Limits
+    curve: CurveFiles
+    by_default: bool = False
+    """Whether the address is the app's default socket, because no other one was given."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServedApp(AppConfig):
+    """An app that this process serves: its settings and commands, its counter, and the ways to call its functions."""
+
     requests: RequestCounter
     commands: Sequence[Command]
     stop_hooks: Sequence[Callable[[], Any]]
@@ -34,26 +54,16 @@ class ServedApp:
     """Calls a function in the app's context; the result is JSON."""
     run_hook: Callable[[Callable[[], Any]], Any]
     """Calls a function in the app's context."""
-    endpoints: Sequence[str]
-    required: bool
-    policy: Policy
-    curve: CurveFiles
-    limits: Limits
-    grace: float
-    preflight_timeout: float
-    versions: dict[str, str]
     directory: str | None = None
-    """Where the program is to be started anew, None for wherever it was started."""
-    by_default: bool = False
-    """Whether it is to listen at its default socket, since nobody has given an address."""
+    """The directory in which a reload starts the program, None for the one in which it was started."""
 
 
-def listener_at(app: ServedApp, endpoint: str, guard: Guard) -> Listener:
+def listener_at(app: AppConfig, endpoint: str, guard: Guard, master: int | None = None) -> Listener:
     """A listener for one of the app's addresses, not opened yet. Raises ConfigurationError like `make_listener`."""
-    return make_listener(parse_address(endpoint), guard, app.curve)
+    return make_listener(parse_address(endpoint), guard, app.curve, master)
 
 
-def refuse_insecure(app: ServedApp) -> None:
+def refuse_insecure(app: AppConfig) -> None:
     """Raises InsecureConfiguration for an address with which the app would not start; nothing is bound."""
     guard = Guard(app.policy, app.limits)
     for endpoint in app.endpoints:

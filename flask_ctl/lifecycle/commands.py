@@ -3,59 +3,28 @@
 from __future__ import annotations
 
 from concurrent.futures import Future
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 from ..dispatch.commands import Command, CommandRegistry, command_from, invalid_parameter
-from ..dispatch.dispatcher import Call, Reply
+from ..dispatch.dispatcher import Call
 from ..errors import NOT_SUPPORTED, CommandError
 from ..protocol import VERSION
-from .operation import Progress
+from .app import AppConfig
+from .controller import Controller
 from .reload import ReloadRequest
 from .stop import Mode, StopRequest
 
 
-class Answering(Protocol):
-    """What the commands ask: an instance, or a hub."""
-
-    @property
-    def pid(self) -> int: ...
-
-    def status(self, app: Any) -> dict[str, Any] | Future[dict[str, Any]]: ...
-
-    def stop(
-        self, request: StopRequest, progress: Progress | None = None, reply: Reply | None = None
-    ) -> Future[dict[str, Any]]: ...
-
-    def reload(
-        self, request: ReloadRequest, reply: Reply, progress: Progress | None = None
-    ) -> Future[dict[str, Any]]: ...
-
-    def reload_config(self) -> Future[dict[str, Any]]: ...
-
-
-class AnsweredApp(Protocol):
-    """What the commands have to know of an app."""
-
-    @property
-    def grace(self) -> float: ...
-
-    @property
-    def preflight_timeout(self) -> float: ...
-
-    @property
-    def versions(self) -> dict[str, str]: ...
-
-
-def builtin_commands(instance: Answering, app: AnsweredApp, registry: CommandRegistry) -> list[Command]:
-    """ping, status, stop, reload and commands for one app of an instance."""
+def builtin_commands(controller: Controller[Any], app: AppConfig, registry: CommandRegistry) -> list[Command]:
+    """ping, status, stop, reload and commands, for the control sockets of one app."""
 
     def ping(call: Call) -> dict[str, Any]:
         """Answer at once: the server's pid and version."""
-        return {"pong": True, "protocol": VERSION, "pid": instance.pid, "version": app.versions["flask_ctl"]}
+        return {"pong": True, "protocol": VERSION, "pid": controller.pid, "version": app.versions["flask_ctl"]}
 
     def status(call: Call) -> Any:
         """What the server is, does and has done."""
-        return instance.status(app)
+        return controller.status(app)
 
     def stop(
         call: Call, mode: Mode = "graceful", grace: float | None = None, delay: float = 0.0
@@ -66,7 +35,7 @@ def builtin_commands(instance: Answering, app: AnsweredApp, registry: CommandReg
                 raise invalid_parameter(name, "must be 0 or more seconds")
         explicit = grace is not None
         request = StopRequest(mode, app.grace if grace is None else grace, call.peer.describe(), delay, explicit)
-        return instance.stop(request, call.progress, call.reply)
+        return controller.stop(request, call.progress, call.reply)
 
     def reload(
         call: Call,
@@ -77,14 +46,14 @@ def builtin_commands(instance: Answering, app: AnsweredApp, registry: CommandReg
     ) -> Future[dict[str, Any]]:
         """Serve the program's new code; or only run the app's reload hooks."""
         if what == "config":
-            return instance.reload_config()
+            return controller.reload_config()
         if call.reply is None:
             raise CommandError("a reload of the code can't be part of a batch", code=NOT_SUPPORTED)
         if grace is not None and grace < 0:
             raise invalid_parameter("grace", "must be 0 or more seconds")
         grace = app.grace if grace is None else grace
         request = ReloadRequest(grace, cut, preflight, app.preflight_timeout, call.peer.describe())
-        return instance.reload(request, call.reply, call.progress)
+        return controller.reload(request, call.reply, call.progress)
 
     def commands(call: Call) -> dict[str, Any]:
         """Every command with its summary, role, scope and parameters."""

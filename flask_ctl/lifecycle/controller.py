@@ -21,6 +21,7 @@ from ..protocol import VERSION
 from ..system.native import new_future, threading
 from ..system.standby import StandbyThread
 from ..transports.control_thread import ControlServer
+from .app import AppConfig
 from .history import History
 from .operation import Progress
 from .reload import ReloadOperation, ReloadRequest
@@ -210,7 +211,7 @@ class Controller(ABC, Generic[R]):
 
     def _status(
         self,
-        app: Any,
+        app: AppConfig,
         *,
         server: dict[str, Any],
         requests: dict[str, Any],

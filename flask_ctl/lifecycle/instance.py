@@ -10,29 +10,27 @@ from concurrent.futures import Future
 from typing import Any
 
 from ..dispatch.audit import Audit, Entry
-from ..dispatch.commands import Command, CommandRegistry
-from ..dispatch.dispatcher import NOBODY, Dispatcher, Reply, reply_bytes
-from ..dispatch.guard import Guard
+from ..dispatch.commands import Command
+from ..dispatch.dispatcher import NOBODY, Reply, reply_bytes
 from ..dispatch.peer import this_process
 from ..dispatch.pool import Pool
 from ..errors import NOT_SUPPORTED, CommandError, ConfigurationError, InsecureConfiguration
 from ..servers.base import HttpServer
 from ..servers.unknown import UnknownServer
 from ..system.at_exit import close_at_exit, forget
+from ..system.directory import current_directory
 from ..system.handover import inherited
 from ..system.metrics import ProcessFigures
 from ..system.program import program
 from ..system.signals import signals, would_kill
-from ..transports.base import Listener
 from ..transports.control_thread import ControlServer
-from ..transports.defaultname import DefaultName
 from ..transports.unix import answer_and_close
-from .app import ServedApp, listener_at
-from .commands import builtin_commands
+from .app import ServedApp
 from .controller import Controller, requests_in_status
 from .hooks import AppWork, run_reload_hooks
 from .reload import Reload, ReloadRequest, Replaceable
 from .signals import SignalCommands
+from .sockets import AppSockets
 from .state import Event, State
 from .stop import DeferredStop, Mode, Stop, StopRequest, stop_threads
 
@@ -58,14 +56,13 @@ class Instance(Controller[Reload]):
         self._pool = Pool(self._poke, max(app.limits.queue for app in apps))
         self._work = AppWork(apps, self._pool)
         self._audit = Audit()
-        self._guards: list[Guard] = []
-        self._names: list[DefaultName] = []
+        self._sockets: list[AppSockets] = []
         self._left: list[Entry] = []
         self._figures = ProcessFigures()
         self._stops_for_next: list[DeferredStop] = []
         self._ended: dict[str, Any] | None = None
         server.notify, server.on_serving, server.on_stopped = self._poke, self.serving, self.finished
-        self._cwd = _current_directory()
+        self._cwd = current_directory()
         given = next((app.directory for app in apps if app.directory), None)
         if given is not None:
             program.start_in(given)
@@ -128,8 +125,6 @@ class Instance(Controller[Reload]):
     def close(self) -> None:
         """Give up the control sockets and end the threads; more than once is fine."""
         self._control.close()
-        for name in self._names:
-            name.close()
         self._pool.close()
         self._close_audit()
         for thread in self._stop_threads or ():
@@ -183,42 +178,19 @@ class Instance(Controller[Reload]):
         return self._stops_for_next[0].describe() if self._stops_for_next else super()._stopping()
 
     def _open_sockets(self, app: ServedApp) -> None:
-        registry = CommandRegistry(app.commands)
-        for command in builtin_commands(self, app, registry):
-            registry.add(command)
-        guard = Guard(app.policy, app.limits, self._audit)
-        self._guards.append(guard)
-        self._control.on_tick(guard.tick)
-        dispatcher = Dispatcher(registry, lambda c, a: self._submit(app, c, a), guard)
+        def submit(command: Command, arguments: dict[str, Any]) -> Future[Any]:
+            return self._pool.submit(lambda: app.run_command(command.function, arguments))
+
+        sockets = AppSockets(app, self, app.commands, submit, self._audit)
+        self._sockets.append(sockets)
+        self._control.on_tick(lambda: sockets.tick(self._control.add))
         for endpoint in app.endpoints:
             try:
-                if app.by_default:
-                    self._open_default(app, endpoint, guard, dispatcher)
-                else:
-                    self._control.open(listener_at(app, endpoint, guard), dispatcher)
-                    logger.info("%s listens for control at %s", app.name, endpoint)
+                sockets.open(endpoint, self._control.open)
             except ConfigurationError as error:
                 if app.required or isinstance(error, InsecureConfiguration):
                     raise
                 logger.warning("%s serves without a control socket: %s", app.name, error.message)
-
-    def _open_default(self, app: ServedApp, path: str, guard: Guard, dispatcher: Dispatcher) -> None:
-        """Listen at the app's default socket, or by a name of our own until nobody else is there."""
-
-        def listen_by(open_listener: Callable[[Listener, Dispatcher], Any]) -> Callable[[str], Any]:
-            def listen(path: str) -> None:
-                open_listener(listener_at(app, path, guard), dispatcher)
-                logger.info("%s listens for control at %s", app.name, path)
-
-            return listen
-
-        name = DefaultName(path, self.pid)
-        self._names.append(name)
-        name.open(listen_by(self._control.open))
-        self._control.on_tick(lambda: name.tend(listen_by(self._control.add)))
-
-    def _submit(self, app: ServedApp, command: Command, arguments: dict[str, Any]) -> Future[Any]:
-        return self._pool.submit(lambda: app.run_command(command.function, arguments))
 
     def _poke(self) -> None:
         for operation in (self._stop, self._reload):
@@ -268,8 +240,8 @@ class Instance(Controller[Reload]):
         return self._pool.submit(lambda: run_reload_hooks(self.apps))
 
     def _close_audit(self) -> None:
-        for guard in self._guards:
-            guard.close()
+        for sockets in self._sockets:
+            sockets.close()
         self._audit.close()
 
     def _try_stop(self, request: StopRequest, entries: Sequence[Entry] = ()) -> None:
@@ -328,8 +300,8 @@ class Instance(Controller[Reload]):
         reply.leave()
         for stop in reversed(self._stops_for_next):
             stop.leave()
-        for guard in self._guards:
-            guard.close()
+        for sockets in self._sockets:
+            sockets.guard.close()
         instance = {
             **self._history.leave(),
             "reload": {
@@ -366,10 +338,3 @@ class Instance(Controller[Reload]):
         if former["stop"] is not None:
             request = StopRequest("graceful", former["stop"]["grace"], former["stop"]["by"])
             self._control.call_soon(self._try_stop, request, stops)
-
-
-def _current_directory() -> str:
-    try:
-        return os.getcwd()
-    except OSError:
-        return ""

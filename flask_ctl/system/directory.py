@@ -26,6 +26,14 @@ MAX_ENTRIES = 1000
 REMEDY = f"stop it, and start it with {ENVIRONMENT}={{link}}, or by flask-ctl run --directory {{link}}"
 
 
+def current_directory() -> str:
+    """The working directory, empty if it has been removed."""
+    try:
+        return os.getcwd()
+    except OSError:
+        return ""
+
+
 @dataclass(frozen=True)
 class StartDirectory:
     """Where this image was started, and where the next one will be. The hub gets it as JSON."""

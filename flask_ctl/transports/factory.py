@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any
 
 from ..dispatch.guard import Guard
 from ..errors import ConfigurationError, InsecureConfiguration
@@ -15,7 +16,8 @@ from .unix import UnixListener
 logger = logging.getLogger("flask_ctl")
 
 
-class CurveFiles(NamedTuple):
+@dataclass(frozen=True)
+class CurveFiles:
     """Where a server's keys are: its own pair, and the directory of the clients' that it lets in."""
 
     key: str | None = None

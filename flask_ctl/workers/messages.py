@@ -11,10 +11,14 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, TypeVar
 
+from ..dispatch.limits import Limits
+from ..dispatch.policy import Policy
 from ..errors import INTERNAL_ERROR, CommandError, RemoteProtocolError, as_command_error, error_from_object
+from ..lifecycle.app import AppConfig
 from ..protocol.framing import MAX_FRAME
 from ..protocol.jsonrpc import encode, error_object, request_object, result_object
 from ..system.directory import StartDirectory
+from ..transports.factory import CurveFiles
 
 VERSION = 1
 """Version of this protocol."""
@@ -70,23 +74,26 @@ class Figures:
         return replace(figures, apps={key: known(Tally, tally) for key, tally in figures.apps.items()})
 
 
-@dataclass(frozen=True)
-class AppRecord:
+@dataclass(frozen=True, kw_only=True)
+class AppRecord(AppConfig):
     """What the hub has to know of an app; `commands` as the command `commands` describes them."""
 
     key: str
-    name: str
-    root_path: str
-    endpoints: list[str]
-    required: bool
-    grace: float
-    preflight_timeout: float
-    versions: dict[str, str]
     commands: dict[str, Any]
-    policy: dict[str, Any]
-    limits: dict[str, int]
-    curve: dict[str, Any]
-    by_default: bool = False
+
+    @classmethod
+    def from_json(cls, value: Any) -> AppRecord:
+        """Raises RemoteProtocolError for anything else."""
+        record = known(cls, value)
+        limits, curve = known(Limits, record.limits), known(CurveFiles, record.curve)
+        return replace(record, policy=_policy(record.policy), limits=limits, curve=curve)
+
+
+def _policy(value: Any) -> Policy:
+    try:
+        return value if isinstance(value, Policy) else Policy.from_json(value)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise RemoteProtocolError(f"no Policy: {error!r}") from None
 
 
 @dataclass(frozen=True)
@@ -208,7 +215,7 @@ class Hello:
             raise RemoteProtocolError(f"no {cls.__name__}: apps is no array")
         changes = {
             "loaded": known(Loaded, made.loaded),
-            "apps": [known(AppRecord, app) for app in made.apps],
+            "apps": [AppRecord.from_json(app) for app in made.apps],
             "figures": Figures.from_json(made.figures),
             "memory": None if made.memory is None else Memory.from_json(made.memory),
             "directory": None if made.directory is None else known(StartDirectory, made.directory),

@@ -22,6 +22,7 @@ from ...servers.middleware import RequestCounter
 from ...system.addresses import parse_address
 from ...system.at_exit import close_at_exit, forget
 from ...system.bytecode import remove_stale
+from ...system.directory import current_directory
 from ...system.native import threading
 from ...system.program import program
 from .. import messages
@@ -29,7 +30,7 @@ from ..messages import Figures, Hello, Memory, Tally, Welcome
 from .connection import Link
 from .executor import POLL, make_work
 from .presence import Presence
-from .records import by_key, current_directory, record_of
+from .records import by_key, record_of
 from .spawn import private_path
 
 REPORT_INTERVAL, EAGER_INTERVAL = 1.0, 0.02

@@ -4,31 +4,22 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import fields
 
 from ...errors import ConfigurationError
-from ...lifecycle.app import ServedApp
+from ...lifecycle.app import AppConfig, ServedApp
 from ...system.addresses import parse_address
+from ...transports.factory import CurveFiles
 from ..messages import AppRecord
 
 
 def record_of(key: str, app: ServedApp) -> AppRecord:
     """What the hub has to know of an app; paths are absolute, because it is in another directory."""
-    return AppRecord(
-        key=key,
-        name=app.name,
-        root_path=app.root_path,
-        endpoints=[_absolute(endpoint) for endpoint in app.endpoints],
-        required=app.required,
-        grace=app.grace,
-        preflight_timeout=app.preflight_timeout,
-        versions=app.versions,
-        commands={command.name: command.describe() for command in app.commands},
-        policy=app.policy.as_json(),
-        limits=asdict(app.limits),
-        curve={name: path and os.path.abspath(path) for name, path in app.curve._asdict().items()},
-        by_default=app.by_default,
-    )
+    config = {field.name: getattr(app, field.name) for field in fields(AppConfig)}
+    config["endpoints"] = [_absolute(endpoint) for endpoint in app.endpoints]
+    config["curve"] = CurveFiles(*(path and os.path.abspath(path) for path in (app.curve.key, app.curve.clients)))
+    commands = {command.name: command.describe() for command in app.commands}
+    return AppRecord(**config, key=key, commands=commands)
 
 
 def by_key(apps: Sequence[ServedApp]) -> dict[str, ServedApp]:
@@ -38,14 +29,6 @@ def by_key(apps: Sequence[ServedApp]) -> dict[str, ServedApp]:
         same = sum((other.name, other.root_path) == (app.name, app.root_path) for other in found.values())
         found[f"{app.name} {app.root_path} {same}"] = app
     return found
-
-
-def current_directory() -> str:
-    """The working directory, empty if it is gone."""
-    try:
-        return os.getcwd()
-    except OSError:
-        return ""
 
 
 def _absolute(endpoint: str) -> str:

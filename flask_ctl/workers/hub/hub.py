@@ -60,7 +60,7 @@ class Hub(Controller[HubReload]):
         self._server = MasterServer(self._staff, master)
         self._server.notify = self._poke_stop
         self._gate = Gate(self)
-        self._socket = WorkersSocket(path, lock, self._gate.attach, self._tick)
+        self._socket = WorkersSocket(path, lock, self._gate.attach, self._open_sockets)
         self._audit = HubAudit(self._staff)
         self._apps: dict[str, HubApp] = {}
         self._readers: dict[int, metrics.ProcessFigures] = {}
@@ -187,7 +187,7 @@ class Hub(Controller[HubReload]):
 
     def status(self, app: AppRecord) -> Future[dict[str, Any]]:
         """What `status` answers for one of the apps."""
-        return then(self._staff.refresh(), lambda _: self._describe(self._apps[app.key].record))
+        return then(self._staff.refresh(), lambda _: self._describe(self._apps[app.key].app))
 
     # How a stop and a reload go here
 
@@ -252,16 +252,11 @@ class Hub(Controller[HubReload]):
             logger.info("another hub takes over: %s", why)
             self._outdated = True
 
-    def _tick(self) -> None:
-        for app in self._apps.values():
-            app.tick()
-        self._open_sockets()
-
     def _open_sockets(self, asking: Worker | None = None) -> None:
         """Listen where nobody does; the workers learn of it, but for one that is answered anyway."""
         before = self._control.endpoints
         for app in self._apps.values():
-            app.open(self._control)
+            app.tick(self._control.add)
         if self._control.endpoints != before:
             # Workers hold a lock beside each socket, so that clients know that they live.
             for worker in (worker for worker in self._staff.workers if worker is not asking):
