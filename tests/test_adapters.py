@@ -12,7 +12,7 @@ from harness import PYTHON, until
 from flask_ctl import ConfigurationError, server_names
 from flask_ctl.servers import registry
 from flask_ctl.servers.importing import when_imported
-from flask_ctl.servers.inflight import Busy
+from flask_ctl.servers.inflight import InFlight
 from flask_ctl.servers.urls import url
 
 
@@ -126,7 +126,8 @@ def test_one_that_does_not_work_costs_one_warning(serve, bring, code):
 
 
 def test_a_connection_that_has_begun_its_next_request_is_not_idle_for_having_answered_the_last():
-    busy = Busy()
+    ended = []
+    busy = InFlight(lambda: ended.append(len(busy)))
     busy.begin("connection")
     first = busy.request_of("connection")
     busy.begin("connection")
@@ -135,6 +136,7 @@ def test_a_connection_that_has_begun_its_next_request_is_not_idle_for_having_ans
     assert busy.requests() == {busy.request_of("connection")} != {first}
     busy.done("connection")
     assert (len(busy), busy.connections()) == (0, [])
+    assert ended == [1, 0]
 
 
 def test_the_names_of_servers():

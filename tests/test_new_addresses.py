@@ -12,7 +12,7 @@ from servers import SERVERS
 from flask_ctl.servers import checkconfig
 from flask_ctl.servers import urls as listening
 from flask_ctl.servers.checkconfig import Rehearsal
-from flask_ctl.servers.urls import end_rehearsal, try_to_bind
+from flask_ctl.servers.urls import end_preflight, try_to_bind
 
 
 @pytest.fixture
@@ -60,7 +60,7 @@ def test_unix_sockets_are_left_alone(tmp_path):
 
 
 @pytest.fixture
-def rehearsal(monkeypatch):
+def preflight(monkeypatch):
     """A preflight, as far as addresses are concerned, that has come to its end when `ended` is not empty."""
     ended = []
     for module in (listening, checkconfig):
@@ -69,18 +69,18 @@ def rehearsal(monkeypatch):
     return ended
 
 
-def test_what_is_served_is_not_bound(rehearsal, monkeypatch, taken):
+def test_what_is_served_is_not_bound(preflight, monkeypatch, taken):
     monkeypatch.setattr(listening, "served", [f"127.0.0.1:{taken}"])
-    end_rehearsal(print, ("127.0.0.1", taken))
-    assert rehearsal == [print]
+    end_preflight(print, ("127.0.0.1", taken))
+    assert preflight == [print]
 
 
 @pytest.mark.parametrize("count", [0, 1])
-def test_every_address_is_bound(rehearsal, monkeypatch, taken, free_port, count):
+def test_every_address_is_bound(preflight, monkeypatch, taken, free_port, count):
     monkeypatch.setattr(listening, "served", [])
     with pytest.raises(OSError, match=str(taken)):
-        end_rehearsal(print, *[("127.0.0.1", free_port)] * count, ("127.0.0.1", taken))
-    assert not rehearsal
+        end_preflight(print, *[("127.0.0.1", free_port)] * count, ("127.0.0.1", taken))
+    assert not preflight
 
 
 class Configuration:
@@ -91,7 +91,7 @@ class Configuration:
 
 
 @pytest.mark.parametrize("keeps", ["all", "one", "none"])
-def test_gunicorn_binds_all_or_nothing(rehearsal, monkeypatch, taken, free_port, keeps):
+def test_gunicorn_binds_all_or_nothing(preflight, monkeypatch, taken, free_port, keeps):
     """An address that is kept beside a new one is still taken by old workers."""
     served, other = ("127.0.0.1", taken), ("127.0.0.1", free_port)
     monkeypatch.setattr(checkconfig, "served", [str(served)])

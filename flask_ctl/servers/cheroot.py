@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import queue
+import selectors
 import socket
 import threading
 from collections.abc import Callable, Collection, Iterable
@@ -17,7 +18,7 @@ from ..system.handover import inherited
 from ..system.waiting import wait_readable
 from .base import Host, WSGIApp
 from .keepalive import KeepAliveServer
-from .urls import end_rehearsal, requested, url
+from .urls import end_preflight, requested, url
 
 SERVER = "cheroot.server"
 
@@ -49,7 +50,7 @@ def _controlled(host: Host, serve: Callable[[Any], None]) -> Callable[[Any], Non
 def _inheriting(host: Host, bind: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(bind)
     def bind_or_inherit(self: Any, *args: Any) -> Any:
-        end_rehearsal(host.check_settings, self.bind_addr)
+        end_preflight(host.check_settings, self.bind_addr)
         self._requested_address = requested(self.bind_addr)
         descriptor = inherited.take_listener(self._requested_address)
         if descriptor is None:
@@ -96,13 +97,13 @@ class CherootServer(KeepAliveServer):
         mine = getattr(self._server, "_serve_unservicable", self)
         return [thread for thread in threading.enumerate() if getattr(thread, "_target", None) == mine]
 
-    def _attach(self, threads: int | None) -> None:
+    def _attach(self) -> None:
         server, selector = self._server, self._manager._selector
         server.socket.setblocking(False)
-        self._replace(server, "ConnectionClass", _connection_class(server.ConnectionClass, self))
-        self._replace(server, "process_conn", self._process)
-        self._replace(server, "put_conn", self._put)
-        self._replace(selector, "select", functools.partial(self._select, selector.select))
+        self._replacements.replace(server, "ConnectionClass", _connection_class(server.ConnectionClass, self))
+        self._replacements.replace(server, "process_conn", self._process)
+        self._replacements.replace(server, "put_conn", self._put)
+        self._replacements.replace(selector, "select", functools.partial(self._select, selector.select))
         for accepted in self.inherited_connections():
             self._take_in(accepted)
 
@@ -124,16 +125,16 @@ class CherootServer(KeepAliveServer):
     def _listening(self) -> list[socket.socket]:
         return [] if self._server.socket is None else [self._server.socket]
 
-    def _idle(self) -> Iterable[Any]:
+    def _idle(self) -> list[Any]:
         connections = [connection for _, connection in self._manager._selector.connections]
-        return [each for each in connections if each is not self._server and not self.is_busy(each)]
+        return [each for each in connections if each is not self._server and each not in self.busy]
 
-    def _hold(self, hold: bool) -> None:
+    def _set_accepting(self, accept: bool) -> None:
         selector, listener = self._manager._selector, self._server.socket.fileno()
-        if hold:
-            selector.unregister(listener)
+        if accept:
+            selector.register(listener, selectors.EVENT_READ, data=self._server)
         else:
-            selector.register(listener, 1, data=self._server)
+            selector.unregister(listener)
 
     def _accept_waiting(self) -> None:
         with contextlib.suppress(OSError):
@@ -175,14 +176,14 @@ class CherootServer(KeepAliveServer):
             self.changed()
             return
         connection.is_new = False
-        self.begin(connection)
+        self.busy.begin(connection)
         self._process_conn(connection)
 
     def _put(self, connection: Any) -> None:
         """Called by a thread that has answered: the loop may have the next request before this returns."""
-        request = self._busy.request_of(connection)
+        request = self.busy.request_of(connection)
         self._put_conn(connection)
-        self.done(connection, request)
+        self.busy.done(connection, request)
 
 
 class _Accepted:
@@ -210,7 +211,7 @@ def _connection_class(base: Any, server: CherootServer) -> Any:
         is_new = True
 
         def communicate(self) -> bool:
-            with server.answering():
+            with server.busy.answering():
                 keep: bool = super().communicate()
                 return keep
 
@@ -218,7 +219,7 @@ def _connection_class(base: Any, server: CherootServer) -> Any:
             try:
                 super().close()
             finally:
-                server.done(self)
+                server.busy.done(self)
 
     return Connection
 

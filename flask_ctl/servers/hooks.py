@@ -1,33 +1,28 @@
-"""What an adapter has to do to the sockets and to the loop of its server, for `KeepAliveServer` to do the rest."""
+"""What an adapter does to the sockets and to the loop of its server; `KeepAliveServer` does the rest."""
 
 from __future__ import annotations
 
 import abc
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterator
 from typing import Any
 
 from ..system.handover import inherited
 from ..system.native import socket
 
-_NOTHING = object()
 
-
-class Plumbing(abc.ABC):
-    """The part of a server under control that differs; the loop's thread calls all but `_socket_of`."""
-
-    def __init__(self) -> None:
-        self._replaced: list[tuple[Any, str, Any]] = []
+class LoopHooks(abc.ABC):
+    """What differs between servers. The loop's thread calls all methods but `_socket_of`."""
 
     @abc.abstractmethod
-    def _attach(self, threads: int | None) -> None:
-        """Make the server tell of its connections, its loop wait for the waker, and take in `inherited_connections`.
+    def _attach(self) -> None:
+        """Make the server report its connections, its loop wait for the waker, and take `inherited_connections`.
 
-        `threads` bounds the requests to answer at once, where the server has not been told before.
+        `threads` bounds the requests to answer at once where the server has no such bound of its own.
         """
 
     @abc.abstractmethod
     def _detach(self) -> None:
-        """The loop has ended: close the sockets, have threads end."""
+        """The loop has ended: close the sockets, and have threads end."""
 
     @abc.abstractmethod
     def _end_loop(self) -> None:
@@ -38,16 +33,16 @@ class Plumbing(abc.ABC):
         """The listening sockets."""
 
     @abc.abstractmethod
-    def _idle(self) -> Iterable[Any]:
+    def _idle(self) -> Collection[Any]:
         """The connections that are not busy."""
 
     @abc.abstractmethod
-    def _hold(self, hold: bool) -> None:
-        """Accept nobody for now, or accept again."""
+    def _set_accepting(self, accept: bool) -> None:
+        """Accept no connection until further notice, or accept them again."""
 
     @abc.abstractmethod
     def _accept_waiting(self) -> None:
-        """Accept whoever has connected already."""
+        """Accept the connections that wait in the backlog."""
 
     @abc.abstractmethod
     def _socket_of(self, connection: Any) -> socket.socket:
@@ -61,24 +56,34 @@ class Plumbing(abc.ABC):
     def _give_up(self, connection: Any) -> int:
         """The descriptor of an idle connection, which the server forgets without closing it."""
 
-    def _replace(self, owner: Any, name: str, value: Any) -> None:
-        """Give the server an attribute of ours until it ends."""
-        self._replaced.append((owner, name, vars(owner).get(name, _NOTHING)))
-        setattr(owner, name, value)
-
-    def _put_back(self) -> None:
-        while self._replaced:
-            owner, name, former = self._replaced.pop()
-            if former is not _NOTHING:
-                setattr(owner, name, former)
-            elif name in vars(owner):
-                delattr(owner, name)
-
     @staticmethod
     def inherited_connections() -> Iterator[tuple[socket.socket, Any]]:
-        """The connections that a former image has left, with the addresses of their peers."""
+        """The connections that the previous image has left, with the addresses of their peers."""
         for connection in inherited.take_parked():
             try:
                 yield connection, connection.getpeername()
             except OSError:
                 connection.close()
+
+
+class Replacements:
+    """Attributes of a server that are replaced while it is under control."""
+
+    _MISSING = object()
+
+    def __init__(self) -> None:
+        self._replaced: list[tuple[Any, str, Any]] = []
+
+    def replace(self, owner: Any, name: str, value: Any) -> None:
+        """Set the attribute until `put_back`."""
+        self._replaced.append((owner, name, vars(owner).get(name, self._MISSING)))
+        setattr(owner, name, value)
+
+    def put_back(self) -> None:
+        """Restore what was there before."""
+        while self._replaced:
+            owner, name, previous = self._replaced.pop()
+            if previous is not self._MISSING:
+                setattr(owner, name, previous)
+            elif name in vars(owner):
+                delattr(owner, name)

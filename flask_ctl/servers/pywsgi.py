@@ -8,7 +8,7 @@ import os
 import signal
 import socket
 import ssl
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any
 
 import gevent
@@ -21,7 +21,8 @@ from ..system.handover import inherited
 from ..system.signals import signals
 from .base import Host, WSGIApp
 from .keepalive import KeepAliveServer
-from .urls import end_rehearsal, requested, url
+from .loop_state import SERVING
+from .urls import end_preflight, requested, url
 
 SERVER = "gevent.pywsgi"
 
@@ -49,7 +50,7 @@ def _inheriting(host: Host, init_socket: Callable[[Any], None]) -> Callable[[Any
     @functools.wraps(init_socket)
     def init_or_inherit(self: Any) -> None:
         wanted = [] if hasattr(self, "socket") else [self.address]
-        end_rehearsal(host.check_settings, *wanted)
+        end_preflight(host.check_settings, *wanted)
         if not hasattr(self, "socket"):
             self._requested_address = requested(self.address)
             descriptor = inherited.take_listener(self._requested_address)
@@ -153,7 +154,6 @@ class PywsgiServer(KeepAliveServer):
         self._calls = self._hub.loop.io(self._waker.fileno(), 1)
         self._signal_watch = SignalWatch(self._hub.loop)
         self._is_running = False
-        self._accepts = True
         self._waiting: dict[Any, Any] = {}
         self._greenlets: dict[Any, Any] = {}
         self._wire: dict[Any, Any] = {}
@@ -187,7 +187,7 @@ class PywsgiServer(KeepAliveServer):
         if not _has_data(handler):
             watcher = self._hub.loop.io(handler.socket.fileno(), 1)
             self._waiting[sock] = watcher
-            self.done(sock)
+            self.busy.done(sock)
             try:
                 self._hub.wait(watcher)
                 self._resumed.wait()
@@ -196,19 +196,19 @@ class PywsgiServer(KeepAliveServer):
             finally:
                 del self._waiting[sock]
                 watcher.close()
-        self.begin(sock)
+        self.busy.begin(sock)
         return True
 
     def _called(self) -> None:
         self._waker.clear()
-        if not self._ended:
+        if not self.quiet():
             self._look()
 
-    def _attach(self, threads: int | None) -> None:
+    def _attach(self) -> None:
         server = self._server
-        if threads is not None:
-            self.slots = gevent.lock.BoundedSemaphore(threads)
-        self._replace(server, "handler_class", _handler_class(server.handler_class, self))
+        if self.threads is not None:
+            self.slots = gevent.lock.BoundedSemaphore(self.threads)
+        self._replacements.replace(server, "handler_class", _handler_class(server.handler_class, self))
         wrapped: dict[str, Callable[..., Any]] = {
             "do_handle": self._do_handle,
             "do_close": self._do_close,
@@ -217,7 +217,7 @@ class PywsgiServer(KeepAliveServer):
             "_handle": self._handle,
         }
         for name, ours in wrapped.items():
-            self._replace(server, name, functools.partial(ours, getattr(server, name)))
+            self._replacements.replace(server, name, functools.partial(ours, getattr(server, name)))
         self._calls.start(self._called)
         self._signal_watch.start()
         for connection, address in self.inherited_connections():
@@ -227,9 +227,9 @@ class PywsgiServer(KeepAliveServer):
         """The server has closed its sockets itself."""
 
     def _end_loop(self) -> None:
-        if self._ended:
+        if self.quiet():
             return
-        if self._cutting and self._server.pool is not None:
+        if self.busy and self._server.pool is not None:
             self._server.pool.kill(block=False)
         self._server.close()
         if not self._is_running:
@@ -244,18 +244,22 @@ class PywsgiServer(KeepAliveServer):
     def _listening(self) -> list[Any]:
         return [] if self._server.closed else [self._server.socket]
 
-    def _idle(self) -> Iterable[Any]:
+    def _idle(self) -> list[Any]:
         return list(self._waiting)
 
-    def _hold(self, hold: bool) -> None:
-        self._accepts = not hold
-        if hold:
-            if self._pausing:
-                self._resumed.clear()
-            self._server.stop_accepting()
-        else:
-            self._resumed.set()
+    def _quiesce(self) -> None:
+        self._resumed.clear()
+        super()._quiesce()
+
+    def _resume(self) -> None:
+        self._resumed.set()
+        super()._resume()
+
+    def _set_accepting(self, accept: bool) -> None:
+        if accept:
             self._server.start_accepting()
+        else:
+            self._server.stop_accepting()
 
     def _accept_waiting(self) -> None:
         with contextlib.suppress(OSError):
@@ -277,11 +281,11 @@ class PywsgiServer(KeepAliveServer):
 
     def _leave_request(self) -> None:
         """Called in the main thread: end the request that has it, if one has."""
-        if gevent.getcurrent() in self._greenlets and not self._ended:
+        if gevent.getcurrent() in self._greenlets and not self.quiet():
             raise gevent.GreenletExit
 
     def _do_handle(self, do_handle: Callable[..., None], sock: Any, *args: Any) -> None:
-        self.begin(sock)
+        self.busy.begin(sock)
         do_handle(sock, *args)
 
     def _do_close(self, do_close: Callable[..., None], sock: Any, *args: Any) -> None:
@@ -289,11 +293,11 @@ class PywsgiServer(KeepAliveServer):
             do_close(sock, *args)
         finally:
             self._wire.pop(sock, None)
-            self.done(sock)
+            self.busy.done(sock)
 
     def _start_accepting(self, start_accepting: Callable[[], None]) -> None:
         # Whenever a place in its pool gets free the server would accept again.
-        if self._accepts:
+        if self._accepting:
             start_accepting()
 
     def _handle(self, handle: Callable[..., None], sock: Any, address: Any) -> None:
@@ -305,7 +309,7 @@ class PywsgiServer(KeepAliveServer):
 
     def _close_server(self, close: Callable[[], None]) -> None:
         close()
-        if not (self._is_running or self._draining or self._leaving):
+        if not self._is_running and self._state in SERVING:
             # By the program itself, and nobody waits in serve_forever() to notice.
             self.run(lambda: None)
 

@@ -30,7 +30,7 @@ def host_and_port(host: str, port: int | str) -> str:
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
-def end_rehearsal(check: Callable[[], Any], *addresses: Any) -> None:
+def end_preflight(check: Callable[[], Any], *addresses: Any) -> None:
     """In a preflight, the server is about to bind these addresses: bind those that are not served now, and end.
 
     Raises OSError where the server itself would find an address taken, and like `check`.

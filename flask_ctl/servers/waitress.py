@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import socket
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any
 
 import waitress
@@ -16,7 +16,7 @@ from ..system.handover import inherited
 from ..system.waiting import Waker
 from .base import Host, WSGIApp
 from .keepalive import KeepAliveServer
-from .urls import end_rehearsal, requested, url
+from .urls import end_preflight, requested, url
 
 SERVER = "waitress.server"
 
@@ -49,7 +49,7 @@ def _controlled(host: Host, run: Callable[[Any], None]) -> Callable[[Any], None]
 def _inheriting(host: Host, bind: Callable[[Any], None]) -> Callable[[Any], None]:
     @functools.wraps(bind)
     def bind_or_inherit(self: Any) -> None:
-        end_rehearsal(host.check_settings, *(sockaddr for *_, sockaddr in self.adj.listen))
+        end_preflight(host.check_settings, *(sockaddr for *_, sockaddr in self.adj.listen))
         self._requested_address = _requested(self)
         descriptor = inherited.take_listener(self._requested_address)
         if descriptor is None:
@@ -75,10 +75,10 @@ class WaitressServer(KeepAliveServer):
         self._sockets = sockets
         self._listeners = listeners
 
-    def _attach(self, threads: int | None) -> None:
-        self._sockets[self._waker.fileno()] = _Lookout(self._waker, self._look)
+    def _attach(self) -> None:
+        self._sockets[self._waker.fileno()] = _WakeChannel(self._waker, self._look)
         for listener in self._listeners:
-            self._replace(listener, "channel_class", _channel_class(listener.channel_class, self))
+            self._replacements.replace(listener, "channel_class", _channel_class(listener.channel_class, self))
         for connection, address in self.inherited_connections():
             self._take_in(self._listeners[0], connection, address)
 
@@ -93,13 +93,13 @@ class WaitressServer(KeepAliveServer):
     def _listening(self) -> list[socket.socket]:
         return [listener.socket for listener in self._listeners]
 
-    def _idle(self) -> Iterable[Any]:
+    def _idle(self) -> list[Any]:
         channels = [entry for entry in list(self._sockets.values()) if isinstance(entry, waitress.channel.HTTPChannel)]
-        return [channel for channel in channels if not self.is_busy(channel)]
+        return [channel for channel in channels if channel not in self.busy]
 
-    def _hold(self, hold: bool) -> None:
+    def _set_accepting(self, accept: bool) -> None:
         for listener in self._listeners:
-            listener.accepting = not hold
+            listener.accepting = accept
 
     def _accept_waiting(self) -> None:
         for listener in self._listeners:
@@ -123,8 +123,8 @@ class WaitressServer(KeepAliveServer):
         return self._socket_of(channel).detach()
 
 
-class _Lookout:
-    """What the loop has among its sockets for us: it wakes the loop, which then looks what was asked for."""
+class _WakeChannel:
+    """An entry among the loop's sockets by which other threads wake the loop, which then calls `look`."""
 
     accepting = False
 
@@ -143,42 +143,34 @@ class _Lookout:
         self._look()
 
     def close(self) -> None:
-        """Called when the loop closes all its sockets; this one is not the loop's."""
+        """Called when the loop closes all its sockets; the waker is not the loop's."""
 
 
 def _channel_class(base: Any, server: WaitressServer) -> Any:
-    """A channel class that tells `server` how its connections fare."""
-
-    class Task(base.task_class):  # type: ignore[misc]
-        def build_response_header(self) -> bytes:
-            # What the client has sent behind this request would never be answered.
-            if server.closing and len(self.channel.requests) <= 1 and self.channel.request is None:
-                self.request.headers["CONNECTION"] = "close"
-            header: bytes = super().build_response_header()
-            return header
+    """A channel class that reports to `server` when its connections are busy, and when idle."""
 
     class Channel(base):  # type: ignore[misc]
-        task_class = Task
+        task_class = _task_class(base.task_class, server)
 
         def received(self, data: bytes) -> bool:
-            if not server.is_busy(self):
-                server.begin(self)
+            if self not in server.busy:
+                server.busy.begin(self)
             received: bool = super().received(data)
             return received
 
         def handle_read(self) -> None:
-            # The loop may have seen that it is readable before it was to be held.
-            if server.is_busy(self) or not server.holding:
+            # The loop may have seen that it is readable before the pause began.
+            if self in server.busy or not server.holding:
                 super().handle_read()
 
         def readable(self) -> bool:
             # Called by the loop whenever it is about to wait.
-            if server.is_busy(self) and not _has_work(self):
-                server.done(self)
-            return super().readable() and (server.is_busy(self) or not server.holding)
+            if self in server.busy and not _has_work(self):
+                server.busy.done(self)
+            return super().readable() and (self in server.busy or not server.holding)
 
         def service(self) -> None:
-            with server.answering():
+            with server.busy.answering():
                 super().service()
 
         def add_channel(self, map: Any = None) -> None:
@@ -187,9 +179,23 @@ def _channel_class(base: Any, server: WaitressServer) -> Any:
 
         def del_channel(self, map: Any = None) -> None:
             super().del_channel(map)
-            server.done(self)
+            server.busy.done(self)
 
     return Channel
+
+
+def _task_class(base: Any, server: WaitressServer) -> Any:
+    """A class of the answers that says when one is the last of its connection."""
+
+    class Task(base):  # type: ignore[misc]
+        def build_response_header(self) -> bytes:
+            # What the client has sent behind this request would never be answered.
+            if server.closing and len(self.channel.requests) <= 1 and self.channel.request is None:
+                self.request.headers["CONNECTION"] = "close"
+            header: bytes = super().build_response_header()
+            return header
+
+    return Task
 
 
 def _has_work(channel: Any) -> bool:

@@ -15,7 +15,7 @@ from ..system.native import threading
 from ..system.signals import signals
 from . import reloader
 from .base import Host, WSGIApp
-from .urls import end_rehearsal, requested
+from .urls import end_preflight, requested
 from .werkzeug_server import WerkzeugServer
 
 _serve_forever = BaseWSGIServer.serve_forever
@@ -61,7 +61,7 @@ def arm(host: Host) -> None:
     def __init__(self: Any, *args: Any, **options: Any) -> None:
         arguments = _signature.bind(self, *args, **options).arguments
         wanted = [(arguments["host"], arguments["port"])] if arguments.get("fd") is None else []
-        end_rehearsal(host.check_settings, *wanted)
+        end_preflight(host.check_settings, *wanted)
         _construct(self, arguments)
 
     @functools.wraps(_serve_forever)

@@ -1,0 +1,214 @@
+"""The states of a server's loop: the whole table, and what the loop does on its way through it, without sockets."""
+
+from __future__ import annotations
+
+import pytest
+
+from flask_ctl.servers import keepalive
+from flask_ctl.servers.keepalive import KeepAliveServer
+from flask_ctl.servers.loop_state import STOPPING, LoopEvent, LoopState, next_state
+
+STATES = {
+    "serving": LoopState.SERVING, "closing": LoopState.CLOSING, "paused": LoopState.PAUSED,
+    "handing": LoopState.HANDING_OVER, "draining": LoopState.DRAINING, "busy": LoopState.DRAINING_BUSY,
+    "ending": LoopState.ENDING, "ended": LoopState.ENDED,
+}  # fmt: skip
+
+# A dash: the event changes nothing.
+TABLE = """
+                     serving   closing   paused    handing  draining  busy    ending  ended
+KEEP_ALIVE           -         serving   serving   -        -         -       -       -
+CLOSE_AFTER_ANSWER   closing   -         -         -        -         -       -       -
+PAUSE                paused    paused    -         -        -         -       -       -
+RESUME               -         -         closing   -        -         -       -       -
+HAND_OVER            handing   handing   handing   -        -         -       -       -
+DRAIN                draining  draining  draining  -        -         -       -       -
+CLOSE_IDLE           -         -         -         -        busy      -       -       -
+CUT                  -         -         -         -        ending    ending  -       -
+END                  ending    ending    ending    -        ending    ending  -       -
+RETURN               ended     ended     ended     ended    ended     ended   ended   -
+"""
+
+
+def rows():
+    names, *lines = [line.split() for line in TABLE.strip().splitlines()]
+    for event, *afterwards in lines:
+        for name, after in zip(names, afterwards, strict=True):
+            yield LoopEvent[event], STATES[name], STATES[name if after == "-" else after]
+
+
+@pytest.mark.parametrize(("event", "before", "after"), list(rows()), ids=lambda value: value.name)
+def test_every_event_in_every_state(event, before, after):
+    assert next_state(before, event) is after
+
+
+def test_the_table_has_every_event_and_every_state():
+    assert {(event, before) for event, before, _ in rows()} == {(e, s) for e in LoopEvent for s in LoopState}
+
+
+@pytest.mark.parametrize("event", LoopEvent, ids=lambda event: event.name)
+@pytest.mark.parametrize("state", sorted(STOPPING, key=lambda state: state.name), ids=lambda state: state.name)
+def test_a_stop_is_never_taken_back(state, event):
+    assert next_state(state, event) in {*STOPPING, LoopState.ENDED}
+
+
+class LoopOver(BaseException):
+    """Ends the loop of a fake server."""
+
+
+class FakeLoop(KeepAliveServer):
+    """A server whose connections are names, and whose loop is the test; `log` has what its hooks were asked for."""
+
+    name, package, loop_end = "fake", "flask", (LoopOver,)
+
+    def __init__(self):
+        self.log = []
+        self.idle = []
+        super().__init__([], {}, given=True, tls=False)
+
+    def _attach(self):
+        self.log.append("attach")
+
+    def _detach(self):
+        self.log.append("detach")
+
+    def _end_loop(self):
+        raise LoopOver
+
+    def _listening(self):
+        return ["a listener"]
+
+    def _idle(self):
+        return [name for name in self.idle if name not in self.busy]
+
+    def _set_accepting(self, accept):
+        self.log.append("accept" if accept else "accept none")
+
+    def _accept_waiting(self):
+        self.log.append("accept the backlog")
+
+    def _socket_of(self, connection):
+        raise OSError
+
+    def _close(self, connection):
+        self.idle.remove(connection)
+
+    def _give_up(self, connection):
+        return self.idle.index(connection)
+
+    def look(self):
+        """What the loop does when it is woken; whether it goes on."""
+        try:
+            self._look()
+        except LoopOver:
+            return False
+        return True
+
+
+@pytest.fixture
+def server(monkeypatch):
+    monkeypatch.setattr(keepalive, "waiting_connections", lambda listener: 0)
+    server = FakeLoop()
+    yield server
+    server._close_wakers()
+
+
+def test_a_pause_is_there_when_the_loop_has_looked_and_nothing_is_in_flight(server):
+    server.busy.begin("a")
+    server.pause()
+    assert not server.paused()
+    assert server.look()
+    assert server.holding
+    assert not server.paused()
+    server.busy.done("a")
+    assert server.paused()
+    assert server.log == ["accept none"]
+
+
+def test_a_pause_that_was_taken_back_before_the_loop_looked_is_none(server):
+    server.set_keep_alive(False)
+    server.pause()
+    server.resume()
+    assert server.look()
+    assert server.log == []
+    assert not server.holding
+    assert server.closing
+
+
+def test_no_pause_is_reported_while_the_loop_lets_requests_in_again(server, monkeypatch):
+    server.pause()
+    server.look()
+    server.resume()
+
+    def pause_again(accept):
+        server.pause()
+        seen.append(server.paused())
+
+    seen = []
+    monkeypatch.setattr(server, "_set_accepting", pause_again)
+    server.look()
+    assert seen == [False]
+    assert not server.paused()
+    server.look()
+    assert server.paused()
+
+
+def test_a_drain_takes_back_a_pause_and_accepts_the_backlog_once(server):
+    server.pause()
+    server.look()
+    server.busy.begin("a")
+    server.drain()
+    assert server.look()
+    server.close_idle()
+    assert server.look()
+    assert server.log == ["accept none", "accept", "accept the backlog", "accept none"]
+    server.busy.done("a")
+    assert not server.look()
+
+
+@pytest.mark.parametrize("paused", [False, True])
+def test_the_next_image_gets_the_idle_connections_and_nothing_is_let_in(server, paused):
+    server.idle = ["a", "b"]
+    if paused:
+        server.pause()
+        server.look()
+    server.leave()
+    assert not server.look()
+    assert server.hand_over() == {"listeners": {}, "parked": [0, 1]}
+    assert server.log == ["accept none"] * paused
+
+
+def test_a_drain_waits_for_idle_connections_until_they_have_had_their_time(server, monkeypatch):
+    server.idle = ["a"]
+    monkeypatch.setattr(server, "_socket_of", lambda connection: server._waker)
+    monkeypatch.setattr(keepalive, "wait_readable", lambda descriptors, timeout: [])
+    server.drain()
+    assert server.look()
+    assert server.idle == ["a"]
+    server.close_idle()
+    assert not server.look()
+    assert server.idle == []
+
+
+@pytest.mark.parametrize("end", ["cut", "end"])
+def test_the_loop_ends_though_requests_are_in_flight(server, end):
+    server.busy.begin("a")
+    server.drain()
+    server.look()
+    getattr(server, end)()
+    assert not server.look()
+
+
+def test_a_server_that_never_drained_ends_too(server):
+    server.end()
+    assert not server.look()
+
+
+def test_a_loop_that_was_drained_waits_for_its_release(server):
+    events = []
+    server.on_stopped = lambda: events.append("stopped")
+    server.notify = lambda: events.append("quiet") if server.quiet() else server.end()
+    server.drain()
+    server.run(server._look)
+    assert server.log == ["accept the backlog", "accept none", "detach"]
+    assert events[-2:] == ["quiet", "stopped"]
