@@ -166,7 +166,7 @@ def test_another_user_is_refused_by_its_credentials(serve, site, short_path):
         return b"let in"
 
     said = as_user(65534, 65534, (), act)
-    assert b"does not let you in; CTL_ALLOW of the app says who may come 5" in said
+    assert b"does not let you in; CTL_ALLOW of the app says who may connect 5" in said
     assert server.status()["pid"] == server.pid
 
 
