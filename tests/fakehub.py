@@ -36,7 +36,7 @@ from flask_ctl.errors import ReloadFailed
 from flask_ctl.transports.factory import CurveFiles
 from flask_ctl.workers import messages
 from flask_ctl.workers.hub import audit as auditing
-from flask_ctl.workers.hub import commands, master, status
+from flask_ctl.workers.hub import commands, master, status, turnover
 from flask_ctl.workers.hub import endpoint as gate
 from flask_ctl.workers.hub import hub as process
 from flask_ctl.workers.hub import reload as reloading
@@ -865,7 +865,7 @@ class World:
         for module in (
             flask_ctl.dispatch.futures, flask_ctl.lifecycle.controller, flask_ctl.lifecycle.operation,
             flask_ctl.lifecycle.reload, flask_ctl.lifecycle.stop, flask_ctl.system.standby, auditing, commands, gate,
-            master, process, reloading, staff, status, hub_stopping, workers,
+            turnover, master, process, reloading, staff, status, hub_stopping, workers,
         ):  # fmt: skip
             for name, fake in fakes.items():
                 if hasattr(module, name):

@@ -34,7 +34,7 @@ def status(w):
 
 
 def settled(w):
-    w.run(lambda: w.hub._reload is None and w.hub._begun is None)
+    w.run(lambda: w.hub._reload is None and w.hub._history.begun is None)
     return status(w)
 
 

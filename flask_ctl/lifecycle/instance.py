@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Future
 from typing import Any
 
@@ -29,7 +29,7 @@ from .app import ServedApp
 from .controller import Controller, requests_in_status
 from .hooks import AppWork, run_reload_hooks
 from .reload import Reload, ReloadRequest, Replaceable
-from .signals import SignalCommands
+from .signals import SignalCommands, tell_terminal
 from .sockets import AppSockets
 from .state import Event, State
 from .stop import DeferredStop, Mode, Stop, StopRequest, stop_threads
@@ -51,7 +51,14 @@ class Instance(Controller[Reload]):
         super().__init__(ControlServer(), os.getpid())
         self.server = server
         self.apps = apps
-        self._signals = SignalCommands(self) if handle_signals and not server.embedded else None
+        self._signals = None
+        if handle_signals and not server.embedded:
+            self._signals = SignalCommands(
+                self.request_stop,
+                self.request_reload,
+                lambda: self._control.call_soon(self._tell_terminal),
+                only_defaults=server.keeps_signal_handlers,
+            )
         self._program = program
         self._pool = Pool(self._poke, max(app.limits.queue for app in apps))
         self._work = AppWork(apps, self._pool)
@@ -69,11 +76,6 @@ class Instance(Controller[Reload]):
         self._former = None if server.embedded else inherited.take_instance()
         if self._former is not None:
             self._carry_on(self._former)
-
-    @property
-    def keeps_signal_handlers(self) -> bool:
-        """Whether the HTTP server has signal handlers of its own, which stay."""
-        return self.server.keeps_signal_handlers
 
     @property
     def stopping(self) -> bool:
@@ -149,10 +151,6 @@ class Instance(Controller[Reload]):
         app = self.apps[0]
         self._control.call_soon(self._try_reload, ReloadRequest(app.grace, False, True, app.preflight_timeout, by))
 
-    def tell_soon(self, tell: Callable[[Stop], Any]) -> None:
-        """Call `tell` with the stop under way, if there is one, on the control thread after what was requested."""
-        self._control.call_soon(lambda: None if self._stop is None else tell(self._stop))
-
     def status(self, app: ServedApp) -> dict[str, Any]:
         """What `status` answers for one of the apps."""
         requests = app.requests
@@ -196,6 +194,10 @@ class Instance(Controller[Reload]):
         for operation in (self._stop, self._reload):
             if operation is not None:
                 operation.poke()
+
+    def _tell_terminal(self) -> None:
+        if self._stop is not None:
+            tell_terminal(self._stop)
 
     @property
     def _directory(self) -> str:

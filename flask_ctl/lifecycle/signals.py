@@ -1,4 +1,4 @@
-"""What TERM, INT and HUP ask of an instance."""
+"""Stops and reloads by signal: TERM, INT and HUP."""
 
 from __future__ import annotations
 
@@ -6,35 +6,36 @@ import contextlib
 import signal
 import sys
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any
 
 from ..system.signals import signals
 from .stop import Mode, Stop
 
 
-class Commanded(Protocol):
-    """The instance, as far as signals go."""
-
-    @property
-    def keeps_signal_handlers(self) -> bool: ...
-
-    def request_stop(self, mode: Mode, by: dict[str, Any]) -> None: ...
-
-    def request_reload(self, by: dict[str, Any]) -> None: ...
-
-    def tell_soon(self, tell: Callable[[Stop], Any]) -> None: ...
-
-
 class SignalCommands:
-    """Hands the process's signals to one instance, while it serves."""
+    """Makes stops and reloads of the process's signals, from `begin` to `end`.
 
-    def __init__(self, instance: Commanded) -> None:
-        self._instance = instance
+    The functions are called in the signal handler: `on_stop` for TERM and INT, `on_reload` for HUP, and after the stop
+    for an INT `on_interrupt`. With `only_defaults` the program's own handlers stay.
+    """
+
+    def __init__(
+        self,
+        on_stop: Callable[[Mode, dict[str, Any]], Any],
+        on_reload: Callable[[dict[str, Any]], Any],
+        on_interrupt: Callable[[], Any],
+        *,
+        only_defaults: bool,
+    ) -> None:
+        self._on_stop = on_stop
+        self._on_reload = on_reload
+        self._on_interrupt = on_interrupt
+        self._only_defaults = only_defaults
         self._interrupts = 0
 
     def begin(self) -> None:
         """Take the signals over."""
-        signals.install(only_defaults=self._instance.keeps_signal_handlers)
+        signals.install(only_defaults=self._only_defaults)
         signals.on_signal = self._on_signal
 
     def end(self) -> None:
@@ -45,15 +46,16 @@ class SignalCommands:
     def _on_signal(self, signum: int) -> None:
         by = {"signal": signal.Signals(signum).name}
         if signum == signal.SIGHUP:
-            self._instance.request_reload(by)
+            self._on_reload(by)
             return
         self._interrupts += signum == signal.SIGINT
-        self._instance.request_stop("fast" if self._interrupts > 1 else "graceful", by)
+        self._on_stop("fast" if self._interrupts > 1 else "graceful", by)
         if signum == signal.SIGINT:
-            self._instance.tell_soon(_tell_terminal)
+            self._on_interrupt()
 
 
-def _tell_terminal(stop: Stop) -> None:
+def tell_terminal(stop: Stop) -> None:
+    """Print how many requests a graceful stop waits for, on a terminal."""
     fields = stop.progress()
     if stop.mode != "graceful" or not fields["in_flight"]:
         return

@@ -9,7 +9,6 @@ import math
 import os
 import time
 from concurrent.futures import Future
-from datetime import datetime, timedelta, timezone
 from typing import Any
 
 from ...dispatch.audit import asker
@@ -18,7 +17,6 @@ from ...dispatch.futures import then
 from ...dispatch.peer import Peer
 from ...errors import CommandError
 from ...lifecycle.controller import Controller
-from ...lifecycle.operation import timestamp
 from ...lifecycle.reload import ReloadRequest
 from ...lifecycle.state import Event, State
 from ...lifecycle.stop import Mode, StopRequest
@@ -27,11 +25,12 @@ from ...system.processes import ProcessHandle
 from ...system.waiting import Waker, wait_readable
 from ...transports.control_thread import ControlServer
 from ..agent.notebook import Notebook
-from ..messages import AppRecord, Begun, Hello, Memory, Past, Welcome, as_json
+from ..messages import AppRecord, Hello, Memory, Welcome, as_json
 from . import status
 from .apps import HubApp
 from .audit import HubAudit
 from .endpoint import Gate, WorkersSocket
+from .history import HubHistory
 from .master import MasterServer
 from .reload import HubReload
 from .requests import Outcome, Staff
@@ -50,8 +49,11 @@ class Hub(Controller[HubReload]):
     Its state belongs to the control thread; the main thread waits for the master's end.
     """
 
+    _history: HubHistory
+
     def __init__(self, path: str, lock: int, master: ProcessHandle, control: ControlServer | None = None) -> None:
         super().__init__(control or ControlServer("flask-ctl-hub"), master.pid)
+        self._history = HubHistory(master.pid)
         self._path = path
         self._master = master
         self._waker = Waker()
@@ -68,11 +70,6 @@ class Hub(Controller[HubReload]):
         self._outdated = False
         self._memory_number = 0
         self._notebook = Notebook(lock)
-        self._renewed_at: float | None = None
-        self._begun: Begun | None = None
-        age = metrics.age_of(master.pid)
-        self._history.began -= age
-        self._history.started_at = timestamp(datetime.now(timezone.utc) - timedelta(seconds=age))
         self._recall(self._notebook.read())
 
     @property
@@ -122,11 +119,12 @@ class Hub(Controller[HubReload]):
 
     def generation_of(self, hello: Hello) -> int:
         self._recall(hello.memory)
-        if self._begun is not None or self._reload is not None:
-            new = hello.loaded.at > self._begun.since if self._begun else self._reload and self._reload.is_new(hello)
-            if new:
-                return self._history.generation + 1
-        return self._history.generation - (self._renewed_at is not None and hello.loaded.at <= self._renewed_at)
+        begun, reload = self._history.begun, self._reload
+        if begun is not None:
+            is_new = hello.loaded.at > begun.since
+        else:
+            is_new = reload is not None and reload.turnover.is_new(hello)
+        return self._history.generation + 1 if is_new else self._history.generation_of(hello)
 
     def welcome(self, worker: Worker) -> Welcome:
         hello = worker.hello
@@ -155,7 +153,7 @@ class Hub(Controller[HubReload]):
 
     def ended(self, worker: Worker) -> None:
         lost = self._staff.workers.remove(worker)
-        of_reload = self._reload is not None and self._reload.ended(worker, lost)
+        of_reload = self._reload is not None and self._reload.turnover.ended(worker, lost)
         if lost and not of_reload and worker.generation < self._history.generation:
             logger.warning("pid %d, left to its last requests by a reload, has ended: %d cut", worker.pid, lost)
             self._history.lost(lost)
@@ -172,8 +170,7 @@ class Hub(Controller[HubReload]):
     def remember(self) -> None:
         """Have the workers keep what the next hub has to know."""
         self._memory_number += 1
-        history, begun = self._history, self._begun if self._reload is None else self._reload.leave()
-        past = Past(history.generation, history.reloaded_at, history.last_reload, self._renewed_at, begun)
+        past = self._history.export_past(self._history.begun if self._reload is None else self._reload.export_state())
         left = Memory(self._memory_number, self._staff.workers.leave(), past)
         self._notebook.write(left)
         memory = as_json(left)
@@ -266,12 +263,9 @@ class Hub(Controller[HubReload]):
         if memory is not None and memory.number > self._memory_number:
             self._memory_number = memory.number
             self._staff.workers.carry_on(memory.totals)
-            self._history.generation = memory.history.generation
-            self._history.reloaded_at = memory.history.reloaded_at
-            self._history.last_reload = memory.history.last_reload
-            self._renewed_at = memory.history.renewed_at
+            self._history.restore_past(memory.history)
             if self._reload is None:
-                self._begun = memory.history.begun
+                self._history.begun = memory.history.begun
 
     def _describe(self, app: AppRecord) -> dict[str, Any]:
         workers = self._staff.workers
@@ -297,7 +291,7 @@ class Hub(Controller[HubReload]):
 
     def _resume_reload(self) -> None:
         """Go on with a reload that a former hub has begun."""
-        begun = self._begun
+        begun = self._history.begun
         if begun is None or self._lifecycle.state is not State.RUNNING:
             return
         try:
@@ -305,12 +299,11 @@ class Hub(Controller[HubReload]):
         except CommandError as error:
             logger.error("a former hub's reload is not watched yet: %s", error.message)
         else:
-            self._begun = None
+            self._history.begun = None
             logger.info("watching the reload that %s had asked a former hub for", asker(begun.by))
 
     def _reload_done(self, reload: HubReload, cut: int) -> dict[str, Any]:
-        self._history.generation += 1
-        self._renewed_at = reload.signalled_at
+        self._history.renew(reload.turnover.signalled_at)
         result = self._reloaded(reload.by, reload.elapsed, cut)
         self._advance(Event.RETURN)
         self._reload_over()
@@ -318,8 +311,7 @@ class Hub(Controller[HubReload]):
 
     def _reload_failed(self, reload: HubReload, error: CommandError) -> None:
         if reload.loaded:
-            self._history.generation += 1
-            self._renewed_at = reload.signalled_at
+            self._history.renew(reload.turnover.signalled_at)
         super()._reload_failed(reload, error)
         self._reload_over()
 

@@ -12,12 +12,12 @@ from ...errors import NOT_SUPPORTED, SERVER_DIED, CommandError
 from ...lifecycle.operation import MAX_SECONDS, MAX_WAIT
 from ...lifecycle.reload import CalledOff, ReloadOperation, ReloadRequest
 from ...system.preflight import Preflight
-from ...system.processes import ProcessHandle, open_process, parent_of
 from ...system.standby import StandbyThread
-from ..messages import Begun, Hello
+from ..messages import Begun
 from .master import ANSWER_TIMEOUT, MasterServer
 from .requests import Staff
 from .table import Worker
+from .turnover import Turnover
 
 UNHEARD_INTERVAL = 0.05
 """Seconds between two looks at old workers of which this hub has not heard."""
@@ -42,8 +42,18 @@ class Rehearsal:
 class HubReload(ReloadOperation):
     """A reload under way: rehearse, have the master replace the workers, wait for the last old and the last new one."""
 
-    def __init__(self, server: MasterServer, staff: Staff, request: ReloadRequest, remember: Callable[[], Any]) -> None:
-        """`remember` is called on the control thread once `leave` has something to tell."""
+    def __init__(
+        self,
+        server: MasterServer,
+        staff: Staff,
+        request: ReloadRequest,
+        remember: Callable[[], Any],
+        begun: Begun | None = None,
+    ) -> None:
+        """`remember` is called on the control thread once `export_state` has something to tell.
+
+        With `begun` it is the rest of a reload that a previous hub began.
+        """
         super().__init__(request, "load")
         self._server = server
         self._staff = staff
@@ -53,49 +63,26 @@ class HubReload(ReloadOperation):
         self.old_left = 0
         """Old workers that finish their last requests, after a reload that did not cut them."""
         self._called_off = False
-        self.signalled_at: float | None = None
-        """When the master was asked for new workers, on the monotonic clock."""
-        self._unheard: list[ProcessHandle] = []
-        self._cut = 0
-        self._count = 0
-        self._passed = 0
-        """New workers that have served and ended in order already, as by gunicorn's --max-requests."""
+        self.turnover = Turnover(staff.workers)
+        if begun is not None:
+            self.began, self._deadline = begun.began, begun.deadline
+            self.turnover.restore_state(begun, server.pid)
 
     @classmethod
     def resumed(cls, server: MasterServer, staff: Staff, begun: Begun, remember: Callable[[], Any]) -> HubReload:
-        """The rest of one that a former hub has begun."""
+        """The rest of a reload that a previous hub began."""
         request = ReloadRequest(begun.grace, begun.cut_rest, False, begun.preflight_timeout, begun.by)
-        reload = cls(server, staff, request, remember)
-        reload.began, reload._deadline, reload.signalled_at = begun.began, begun.deadline, begun.since
-        reload._cut, reload._count, reload._passed = begun.cut, begun.count, begun.passed
-        # They may not have introduced themselves to this hub yet, and not do so before they end.
-        handles = [open_process(pid) for pid in begun.old if parent_of(pid) == server.pid]
-        reload._unheard = [handle for handle in handles if handle is not None]
-        return reload
+        return cls(server, staff, request, remember, begun)
 
-    def leave(self) -> Begun | None:
-        """On the control thread: what the next hub has to know, if the master has been asked."""
-        if self.signalled_at is None:
+    def export_state(self) -> Begun | None:
+        """On the control thread: what the next hub has to know, None if the master has not been told yet."""
+        turnover, request = self.turnover, self._request
+        if turnover.signalled_at is None:
             return None
-        request = self._request
         return Begun(
-            self.signalled_at, self.began, self._deadline, request.by, request.grace, request.preflight_timeout,
-            request.cut, self._cut, self._count, self._passed, self._left(),
+            turnover.signalled_at, self.began, self._deadline, request.by, request.grace, request.preflight_timeout,
+            request.cut, turnover.cut, turnover.count, turnover.passed, turnover.left(),
         )  # fmt: skip
-
-    def is_new(self, hello: Hello) -> bool:
-        """Whether a worker's code has been loaded since the master was asked for new workers."""
-        return self.signalled_at is not None and hello.loaded.at > self.signalled_at
-
-    def ended(self, worker: Worker, lost: int) -> bool:
-        """On the control thread, a worker is gone: whether the requests that were lost with it are this reload's."""
-        if self.signalled_at is None:
-            return False
-        if self.is_new(worker.hello):
-            self._passed += worker.final and worker.hello.ready
-            return False
-        self._cut += lost
-        return True
 
     def start(self, on_success: Callable[[int], Any], on_failure: Callable[[CommandError], Any]) -> None:
         """Go through it in a thread; one of the functions is called on the control thread, then `result` is there."""
@@ -105,8 +92,7 @@ class HubReload(ReloadOperation):
                 if self._attempt(self._run, lambda error: self._fail(error, on_failure)):
                     self._settle(self._staff.on_control(lambda: self._succeed(on_success)))
             finally:
-                for handle in self._unheard:
-                    handle.close()
+                self.turnover.close()
 
         self._spawn(run, StandbyThread("flask-ctl-reload"))
 
@@ -122,12 +108,12 @@ class HubReload(ReloadOperation):
 
     def progress(self) -> dict[str, Any]:
         """How far it is: the phase, requests in flight in old workers, how many old and new workers there are."""
-        old, new = self._old(), self._new()
+        old, new = self.turnover.old(), self.turnover.new()
         in_flight = sum(worker.figures.in_flight for worker in old)
         return {**super().progress(), "in_flight": in_flight, "waiting_for": [], "old": len(old), "new": len(new)}
 
     def _run(self) -> None:
-        if self.signalled_at is None:
+        if self.turnover.signalled_at is None:
             self._ask_master()
         self._enter("load")
         self._wait_for_new()
@@ -147,8 +133,7 @@ class HubReload(ReloadOperation):
         self._staff.ask_all("allow", {"seconds": self._request.grace}, ANSWER_TIMEOUT)
         with self._changed:
             self._check()
-            self.signalled_at = time.monotonic()
-            self._count = len(self._staff.workers)
+            self.turnover.begin()
         # Whatever becomes of this hub from here on, the next one watches the rest.
         self._staff.on_control(self._remember)
         if self._request.cut:
@@ -171,7 +156,9 @@ class HubReload(ReloadOperation):
     def _cut_former(self) -> None:
         """End what former reloads have left, and have had their grace: the master may wait for that before ours."""
         newest = self._staff.workers.newest()
-        left = [worker for worker in self._old() if newest is not None and worker.generation < newest.generation]
+        left = [
+            worker for worker in self.turnover.old() if newest is not None and worker.generation < newest.generation
+        ]
         if left:
             self._staff.refresh_now()
             self._end_by_force(left)
@@ -190,7 +177,7 @@ class HubReload(ReloadOperation):
             # All have ended meanwhile, and others come.
             if not self._wait(lambda: self._cancelled or len(self._staff.workers) > 0, lambda: limit):
                 # No TimedOut, which stands for old code that serves everybody.
-                numbers = {"new": 0, "wanted": self._wanted(), "old": 0}
+                numbers = {**self.turnover.numbers(), "new": 0, "old": 0}
                 raise CommandError(f"no worker has come within {self._request.preflight_timeout:g} s", numbers)
 
     def _wait_for_new(self) -> None:
@@ -198,9 +185,9 @@ class HubReload(ReloadOperation):
         # Such a master starts no new worker before the last old one has ended.
         in_turn = not self._staff.drains_by_itself()
         if self._request.cut and in_turn and not self._wait(self._has_loaded, lambda: min(limit, self._deadline)):
-            self._end_by_force(self._old())
+            self._end_by_force(self.turnover.old())
         if not self._wait(self._has_loaded, lambda: limit):
-            numbers = {"new": len(self._new()), "wanted": self._wanted(), "old": len(self._old())}
+            numbers = self.turnover.numbers()
             count = f"{numbers['new']} of {numbers['wanted']} new workers serve"
             late = f"{count} after {self._request.preflight_timeout:g} s; the server's log may tell why"
             raise CommandError(late, numbers)
@@ -208,31 +195,31 @@ class HubReload(ReloadOperation):
 
     def _wait_for_old(self) -> None:
         # Of the end of those that this hub has not heard of nobody tells.
-        interval = UNHEARD_INTERVAL if self._unheard else MAX_WAIT
-        gone = self._wait(lambda: self._cancelled or not self._left(), lambda: self._deadline, interval)
+        interval = UNHEARD_INTERVAL if self.turnover.unheard else MAX_WAIT
+        gone = self._wait(lambda: self._cancelled or not self.turnover.left(), lambda: self._deadline, interval)
         self._check()
         if self._request.cut and not gone:
-            for handle in self._missing():
+            for handle in self.turnover.missing():
                 # What it has in flight is not known.
-                self._cut += 1
+                self.turnover.cut += 1
                 handle.kill()
-            self._end_by_force(self._old())
+            self._end_by_force(self.turnover.old())
 
     def _succeed(self, on_success: Callable[[int], T]) -> T:
         """On the control thread, on which workers end: what comes later is no part of this reload any more."""
-        left = self._left()
+        left = self.turnover.left()
         self.old_left = len(left)
         if left:
             late = f"after {self._request.grace:g} s of grace old workers still answer requests"
             logger.warning("%s: %s; the new code serves", late, ", ".join(map(str, left)))
-        return on_success(self._cut)
+        return on_success(self.turnover.cut)
 
     def _end_by_force(self, workers: list[Worker]) -> None:
         """Kill them, and wait for their end."""
 
         def kill() -> None:
             for worker in filter(self._lives, workers):
-                self._cut += worker.figures.in_flight
+                self.turnover.cut += worker.figures.in_flight
                 worker.condemned = True
                 worker.handle.kill()
 
@@ -240,35 +227,17 @@ class HubReload(ReloadOperation):
         self._wait(lambda: self._cancelled or not any(map(self._lives, workers)), lambda: math.inf)
         self._check()
 
-    def _left(self) -> list[int]:
-        """The pids of all old workers that live."""
-        return [*(worker.pid for worker in self._old()), *(handle.pid for handle in self._missing())]
-
-    def _missing(self) -> list[ProcessHandle]:
-        """Old workers that live, and of which this hub has not heard."""
-        return [one for one in self._unheard if self._staff.workers.get(one.pid) is None and not one.ended()]
-
     def _lives(self, worker: Worker) -> bool:
         return self._staff.workers.get(worker.pid) is worker
 
     def _has_loaded(self) -> bool:
-        return self._cancelled or len(self._new()) + self._passed >= self._wanted()
+        return self._cancelled or self.turnover.has_loaded()
 
     def _check(self) -> None:
         if self._called_off:
             raise CalledOff
         if self._server.has_ended():
             raise _died()
-
-    def _new(self) -> list[Worker]:
-        return [worker for worker in self._staff.workers if self.is_new(worker.hello) and worker.hello.ready]
-
-    def _old(self) -> list[Worker]:
-        return [worker for worker in self._staff.workers if not self.is_new(worker.hello)]
-
-    def _wanted(self) -> int:
-        newest = self._staff.workers.newest()
-        return max(1, self._count if newest is None else newest.hello.wanted or self._count)
 
     def _fail(self, error: CommandError, on_failure: Callable[[CommandError], Any]) -> None:
         if self._server.has_ended() and not self._called_off:
