@@ -24,6 +24,7 @@ if TYPE_CHECKING:
         ReloadFailed,
         RemoteProtocolError,
         ServerDied,
+        ServerReloaded,
         TimedOut,
         WrongScheme,
     )
@@ -51,6 +52,7 @@ _MODULES = {
     "ReloadFailed": "errors",
     "RemoteProtocolError": "errors",
     "ServerDied": "errors",
+    "ServerReloaded": "errors",
     "TimedOut": "errors",
     "WrongScheme": "errors",
     "find_instance": "client.discovery",
@@ -80,6 +82,7 @@ __all__ = [
     "ReloadFailed",
     "RemoteProtocolError",
     "ServerDied",
+    "ServerReloaded",
     "TimedOut",
     "WrongScheme",
     "find_instance",

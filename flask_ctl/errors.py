@@ -16,7 +16,8 @@
     └── CommandError            an error object of JSON-RPC: code, message, data
         ├── AccessDenied        -32003
         ├── ReloadFailed        -32004, with the new code's traceback in data
-        └── TimedOut            -32005
+        ├── TimedOut            -32005
+        └── ServerReloaded      -32006, the command may have run
 
 Every class has a ``code``: the JSON-RPC error code, or None where only this side knows of the fault.
 """
@@ -35,7 +36,8 @@ CONFLICT = -32002
 PERMISSION_DENIED = -32003
 RELOAD_FAILED = -32004
 TIMED_OUT = -32005
-SERVER_DIED = -32006
+SERVER_RELOADED = -32006
+SERVER_DIED = -32007
 
 __all__ = [
     "AccessDenied",
@@ -51,6 +53,7 @@ __all__ = [
     "ReloadFailed",
     "RemoteProtocolError",
     "ServerDied",
+    "ServerReloaded",
     "TimedOut",
     "WrongScheme",
     "error_from_object",
@@ -145,10 +148,23 @@ class TimedOut(CommandError):
         super().__init__(message, data, code=code)
 
 
+class ServerReloaded(CommandError):
+    """A reload ended the connection before the command was answered; ``data`` is ``{"may_have_run": True}``."""
+
+    def __init__(self, message: str, data: Any = None, *, code: int = SERVER_RELOADED) -> None:
+        super().__init__(message, {"may_have_run": True} if data is None else data, code=code)
+
+    @classmethod
+    def before(cls, name: str) -> ServerReloaded:
+        """The error for a command that was not answered."""
+        return cls(f"the server was reloaded before it answered {name[:80]}, which may have run")
+
+
 _CLASS_OF_CODE: dict[int, type[CommandError]] = {
     PERMISSION_DENIED: AccessDenied,
     RELOAD_FAILED: ReloadFailed,
     TIMED_OUT: TimedOut,
+    SERVER_RELOADED: ServerReloaded,
 }
 
 

@@ -890,9 +890,6 @@ class _Client:
     def keep(self, reply: Any) -> None:
         raise AssertionError("a hub is no image that could leave a reply to the next one")
 
-    def defer(self) -> None:
-        raise AssertionError("a hub is no image that could leave a call to the next one")
-
     def send(self, message: bytes) -> None:
         raise AssertionError("only workers are told something that is no answer")
 

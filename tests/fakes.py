@@ -15,9 +15,9 @@ from typing import Any
 from harness import TIMEOUT, until
 
 from flask_ctl.dispatch.commands import command_from
-from flask_ctl.dispatch.dispatcher import Reply
 from flask_ctl.dispatch.limits import Limits
 from flask_ctl.dispatch.policy import Policy
+from flask_ctl.dispatch.replies import Reply
 from flask_ctl.errors import CommandError, ReloadFailed
 from flask_ctl.lifecycle.app import ServedApp
 from flask_ctl.lifecycle.instance import Instance
@@ -287,21 +287,14 @@ class FakeProgram:
             raise Gone
 
 
-class FakeKeeper:
+class FakeConnection:
     """A client's connection."""
 
     def __init__(self) -> None:
         self.kept: list[Any] = []
-        self.deferred: list[bytes] = []
 
     def keep(self, reply: Any) -> None:
         self.kept.append(reply)
-
-    def current(self) -> bytes:
-        return b"the message"
-
-    def defer(self, message: bytes) -> None:
-        self.deferred.append(message)
 
     def send(self, message: bytes) -> None:
         """Not read by anybody."""
@@ -331,11 +324,11 @@ class Scene:
         self.instance = Instance(self.server, [app], handle_signals=False, program=self.program)
         self.instance.open()
         self.instance.serving()
-        self.keeper = FakeKeeper()
+        self.connection = FakeConnection()
         hand_over = self.instance._hand_over
         self.program.state = None
 
-        def keep_state(reply: Reply) -> Any:
+        def keep_state(reply: Reply | None) -> Any:
             self.program.state = hand_over(reply)
             return self.program.state
 
@@ -360,7 +353,7 @@ class Scene:
     def reload(self, *, grace: float = TIMEOUT, cut: bool = False, preflight: bool = True) -> Future[Any]:
         """Ask for a reload; the Future has its failure."""
         request = ReloadRequest(grace, cut, preflight, TIMEOUT, {"pid": 1})
-        return self.ask(lambda: self.instance.reload(request, Reply(self.keeper, {"id": 1})))
+        return self.ask(lambda: self.instance.reload(request, Reply(self.connection, {"id": 1})))
 
     def stop(
         self,
@@ -372,10 +365,9 @@ class Scene:
         **options: Any,
     ) -> Future[Any]:
         """Ask for a stop, as a client, or as a signal does."""
-        reply = Reply(self.keeper, {"id": 2}) if by is None else None
         limit = TIMEOUT if grace is None else grace
         request = StopRequest(mode, limit, by or {"pid": 2}, delay, explicit=grace is not None)
-        return self.ask(lambda: self.instance.stop(request, reply=reply, **options))
+        return self.ask(lambda: self.instance.stop(request, **options))
 
     def signal(self, name: str, mode: Any = "graceful") -> Future[Any]:
         return self.stop(mode, by={"signal": name})

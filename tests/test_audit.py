@@ -16,13 +16,14 @@ from harness import TIMEOUT, Pending, raw, read_all, until
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from flask_ctl import CommandError
+from flask_ctl import CommandError, ServerReloaded
 from flask_ctl.dispatch.commands import CommandRegistry, command_from
-from flask_ctl.dispatch.dispatcher import Call, Dispatcher
+from flask_ctl.dispatch.dispatcher import Dispatcher
 from flask_ctl.dispatch.guard import Guard
 from flask_ctl.dispatch.peer import Peer, this_process
 from flask_ctl.dispatch.policy import Policy
 from flask_ctl.dispatch.redaction import MAX_PARAMETERS, MAX_TEXT, is_secret
+from flask_ctl.dispatch.replies import Call
 from flask_ctl.system import logs
 
 STRANGER = Peer(pid=None, uid=54321, gid=54322)
@@ -331,10 +332,10 @@ def test_at_the_end_of_the_server_what_still_runs_is_logged_as_cut(bench):
 
 def test_an_entry_that_is_left_is_logged_by_whoever_carries_on(bench):
     bench.handle("custom", {"text": "x"})
-    left = json.loads(json.dumps(bench.guard.audit.leave()))
+    left = json.loads(json.dumps(bench.guard.audit.export_state()))
     bench.future.set_result("not here")
     assert bench.audit == []
-    [entry] = Guard().audit.carry_on(left)
+    [entry] = Guard().audit.restore_state(left)
     entry.done("there")
     assert (bench.one()["command"], bench.one()["parameters"], bench.one()["outcome"]) == (
         "custom",
@@ -412,11 +413,11 @@ def test_a_command_that_a_reload_cuts_is_logged_by_the_next_image(logged):
         until(lambda: logged.status()["state"] == "running", "an answer")
         assert logged.reload(grace=0, cut=True)["generation"] == 2
     lines = sorted(line.partition("(")[0] + line.partition("s: ")[2] for line in audit_of(logged, 2))
-    assert lines == ["INFO|reload", "INFO|wait_for-32603 cut off by the reload"]
+    assert lines == ["INFO|reload", f"INFO|wait_for-32006 {ServerReloaded.before('wait_for').message}"]
 
 
 def test_stops_that_come_too_late_for_a_reload_to_be_called_off_are_logged_by_the_next_image(serve, program):
-    """One in a batch, to which nobody will reply, and one that the next image answers."""
+    """Their callers are told that they may have run."""
     hook = "@control.on_stop\ndef hold_on(): say('held'); gates['hook'].wait()"
     program.edit("first", f"{LOGGING}\n{hook}")
     server = serve(cwd=program.directory)
@@ -428,7 +429,8 @@ def test_stops_that_come_too_late_for_a_reload_to_be_called_off_are_logged_by_th
         single.sendall(b'{"jsonrpc":"2.0","method":"stop","params":{"grace":2},"id":2}\n')
         server.release("hook")
         assert reload.result()["generation"] == 2
-        assert json.loads(read_all(single).splitlines()[0])["result"]["outcome"] == "drained"
+        for stop in (json.loads(read_all(batch))[0], json.loads(read_all(single))):
+            assert (stop["error"]["code"], stop["error"]["data"]) == (-32006, {"may_have_run": True})
     assert server.wait() == 0
     commands = sorted(line.partition("(")[0] for line in audit_of(server))
     assert commands == ["INFO|release", "INFO|reload", "INFO|stop", "INFO|stop"]

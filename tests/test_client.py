@@ -22,6 +22,7 @@ from flask_ctl import (
     NotRunning,
     RemoteProtocolError,
     ServerDied,
+    ServerReloaded,
     TimedOut,
 )
 
@@ -212,8 +213,9 @@ def fake(short_path):
             # A client that has seen enough of it closes.
             with sock, contextlib.suppress(OSError):
                 for answer in server.answers:
-                    if sock.recv(65536):
-                        sock.sendall(answer)
+                    if not sock.recv(65536):
+                        break
+                    sock.sendall(answer)
 
     thread = threading.Thread(target=run)
     thread.start()
@@ -243,6 +245,20 @@ def test_what_does_not_speak_the_protocol_is_a_remote_protocol_error(fake, answe
     fake.answers = [answer]
     with ControlClient(fake.path, timeout=TIMEOUT) as client, pytest.raises(RemoteProtocolError):
         client.ping()
+
+
+RELOADED = b'{"jsonrpc":"2.0","id":null,"error":{"code":-32006,"message":"reloaded","data":{"may_have_run":true}}}\n'
+PONG = b'{"jsonrpc":"2.0","id":1,"result":{"protocol":1}}\n'
+END = b""
+
+
+def test_a_question_that_a_reload_cuts_off_is_asked_again(fake):
+    fake.answers = iter([RELOADED, END, PONG, END, PONG, RELOADED])
+    with ControlClient(fake.path, timeout=TIMEOUT) as client:
+        assert client.ping() == {"protocol": 1}
+    with ControlClient(fake.path, timeout=TIMEOUT) as client, pytest.raises(ServerReloaded) as error:
+        client.call("greet")
+    assert error.value.data == {"may_have_run": True}
 
 
 def test_a_newer_protocol_is_refused_for_all_but_the_frozen_commands(fake):

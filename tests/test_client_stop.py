@@ -11,7 +11,7 @@ import pytest
 
 from flask_ctl import AccessDenied, CommandError, ConfigurationError, RemoteProtocolError, TimedOut
 from flask_ctl.client.connection import Connection
-from flask_ctl.client.stop import FOLLOW, HubDied, StopTimes, StopWaiter, kill_unreached
+from flask_ctl.client.stop import FOLLOW, StopTimes, StopWaiter, Unanswered, kill_unreached
 from flask_ctl.client.targets import Targets
 from flask_ctl.protocol.jsonrpc import decode, encode, result_object
 
@@ -216,14 +216,14 @@ CASES = {
     # What ends otherwise
     "a process that is killed by somebody": Case(single, [PROGRESS, "single"], ("died", "process")),
     "a connection that ends with its process": Case(single, ["connection and single"], ("died", "process")),
-    "a connection that ends where nobody is named": Case(nobody, ["end"], raises(HubDied, "the server goes on")),
+    "a connection that ends where nobody is named": Case(nobody, ["end"], raises(Unanswered, "the server goes on")),
     "a connection that ends on another machine": Case(remote, ["end"], ("died", "connection")),
     "a master that is killed by somebody": Case(staff, ["master"], ("died", "process")),
-    "a hub that is killed by somebody": Case(staff, ["hub"], raises(HubDied, "the server goes on")),
-    "a hub that is killed in the drain": Case(staff, [PROGRESS, "hub"], raises(HubDied, "the server goes on")),
+    "a hub that is killed by somebody": Case(staff, ["hub"], raises(Unanswered, "the server goes on")),
+    "a hub that is killed in the drain": Case(staff, [PROGRESS, "hub"], raises(Unanswered, "the server goes on")),
     "a hub that is killed with its server": Case(staff, ["hub and master"], ("died", "process")),
     "perhaps a hub, for one who can't know": Case(
-        not_yours, ["connection and single"], raises(HubDied, "the server goes on")
+        not_yours, ["connection and single"], raises(Unanswered, "the server goes on")
     ),
     "a refusal": Case(single, [("stop", CommandError("no", code=-32002))], raises(CommandError, "no")),
     "an answer without an outcome": Case(single, [("stop", {})], raises(RemoteProtocolError, "no outcome")),
@@ -244,7 +244,7 @@ CASES = {
         staff, [], ("killed", "process"), True, frozenset({"master", "worker"})
     ),
     "its hub has died before it was asked, so the next one is": Case(
-        staff, ["hub"], raises(HubDied, "the server goes on"), True
+        staff, ["hub"], raises(Unanswered, "the server goes on"), True
     ),
     "killed after its hub has died": Case(
         staff, [PROGRESS, "hub"], ("killed", "process"), True, frozenset({"master", "worker"})

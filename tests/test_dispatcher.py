@@ -15,10 +15,11 @@ from hypothesis import strategies as st
 
 from flask_ctl import CommandError
 from flask_ctl.dispatch.commands import Command, CommandRegistry, command_from
-from flask_ctl.dispatch.dispatcher import MAX_BATCH, Call, Dispatcher
+from flask_ctl.dispatch.dispatcher import MAX_BATCH, Dispatcher
 from flask_ctl.dispatch.guard import Guard
 from flask_ctl.dispatch.peer import Peer
 from flask_ctl.dispatch.policy import Policy
+from flask_ctl.dispatch.replies import Call
 from flask_ctl.protocol.framing import MAX_FRAME
 
 properties = settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -14,10 +14,11 @@ from wires import WIRES, Wire, unix_wire, zmq_wire
 from wires import request as encoded
 
 from flask_ctl.dispatch.commands import CommandRegistry, command_from
-from flask_ctl.dispatch.dispatcher import Call, Dispatcher
+from flask_ctl.dispatch.dispatcher import Dispatcher
 from flask_ctl.dispatch.guard import Guard
 from flask_ctl.dispatch.peer import Peer
 from flask_ctl.dispatch.policy import Policy
+from flask_ctl.dispatch.replies import Call
 from flask_ctl.system.addresses import parse_address
 from flask_ctl.transports.control_thread import ControlServer
 from flask_ctl.transports.factory import CurveFiles, make_listener
@@ -137,7 +138,7 @@ class _Answering:
     def __init__(self, size: int) -> None:
         self.answer = b"x" * size
 
-    def handle(self, message: bytes, peer: Peer, notify: Any, keeper: Any = None) -> bytes:
+    def handle(self, message: bytes, peer: Peer, notify: Any, connection: Any = None) -> bytes:
         return self.answer
 
 

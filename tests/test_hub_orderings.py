@@ -11,7 +11,7 @@ SEEDS = range(3)
 """Orders of what comes at the same time."""
 
 MODES = ["graceful", "fast", "immediate"]
-CONFLICT, RELOAD_FAILED, TIMED_OUT, NOT_SUPPORTED, INTERNAL, DIED = -32002, -32004, -32005, -32001, -32603, -32006
+CONFLICT, RELOAD_FAILED, TIMED_OUT, NOT_SUPPORTED, INTERNAL, DIED = -32002, -32004, -32005, -32001, -32603, -32007
 
 
 @pytest.fixture(params=SEEDS)

@@ -18,7 +18,7 @@ from manyworkers import all_there, hub, kill
 import flask_ctl.client.client as client
 from flask_ctl import AmbiguousTarget, ControlClient, find_instance, find_instance_of, live_instances
 from flask_ctl.client.discovery import Found, is_common
-from flask_ctl.client.stop import HubDied
+from flask_ctl.client.stop import Unanswered
 from flask_ctl.client.targets import Targets
 from flask_ctl.errors import AddressInUse, ConfigurationError
 from flask_ctl.system.addresses import default_path, other_names, own_path
@@ -372,7 +372,7 @@ def test_a_stop_is_not_asked_of_the_heir_of_a_server_that_has_died(monkeypatch, 
 
         def ask(self, params):
             if len(calls) == 1:
-                raise HubDied("the hub has died", None, accepted=False, outcome=died)
+                raise Unanswered("the hub has died", None, accepted=False, outcome=died)
 
         def until_gone(self):
             return {"outcome": "drained"}

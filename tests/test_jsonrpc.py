@@ -13,10 +13,11 @@ from hypothesis import strategies as st
 
 from flask_ctl import CommandError, RemoteProtocolError
 from flask_ctl.dispatch.commands import CommandRegistry, command_from
-from flask_ctl.dispatch.dispatcher import Call, Dispatcher
+from flask_ctl.dispatch.dispatcher import Dispatcher
 from flask_ctl.dispatch.guard import Guard
 from flask_ctl.dispatch.peer import this_process
 from flask_ctl.dispatch.policy import Policy
+from flask_ctl.dispatch.replies import Call
 from flask_ctl.protocol.jsonrpc import (
     ABSENT,
     MAX_ID,

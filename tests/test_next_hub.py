@@ -158,7 +158,7 @@ def test_a_failed_preflight_of_a_server_that_is_gone_is_no_refusal(seed):
         w.preflight = "fails"
         w.master.die()
         w.run(lambda: reload.done)
-        assert reload.error == -32006
+        assert reload.error == -32007
 
 
 # The notebook

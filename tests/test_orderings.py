@@ -89,7 +89,7 @@ def test_a_reload_replaces_the_program_by_itself(scene):
     assert how == "exec"
     assert state["instance"]["reload"]["left_behind"] == {}
     assert scene.hooks_ran == 1
-    assert scene.keeper.kept == [{"id": 1}], "the next image owes the answer"
+    assert scene.connection.kept == [{"id": 1}], "the next image owes the answer"
     assert scene.server.log == ["keep alive: False", "leave", "hand over"]
 
 
@@ -138,13 +138,9 @@ def test_a_graceful_stop_after_the_commit_goes_over_the_exec(scene, phase, by):
     assert how == "exec"
     assert not reload.done()
     assert not stop.done()
-    assert scene.keeper.kept == [{"id": 1}]
-    if by == "a client":
-        assert scene.keeper.deferred == [b"the message"], "the next image handles it"
-        assert state["instance"]["stop"] is None
-    else:
-        assert scene.keeper.deferred == []
-        assert state["instance"]["stop"]["by"] == {"signal": by}
+    assert scene.connection.kept == [{"id": 1}]
+    (accepted,) = state["instance"]["stops"]
+    assert accepted["by"] == ({"pid": 2} if by == "a client" else {"signal": by})
 
 
 @pytest.mark.parametrize("phase", AFTER)
@@ -161,7 +157,7 @@ def test_a_fast_stop_after_the_commit_ends_the_process_whatever_hangs(scene, pha
     assert failure(reload).code == -32002
     how, code = scene.program.wait()
     assert (how, code) in [("end", 0), ("exit", 0)]
-    assert scene.keeper.kept == scene.keeper.deferred == []
+    assert scene.connection.kept == []
     assert not scene.socket.exists()
 
 

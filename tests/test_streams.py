@@ -10,8 +10,10 @@ import pytest
 from harness import read_all
 from wires import STREAMS, Peer, request
 
+from flask_ctl import ServerReloaded
 from flask_ctl.dispatch.limits import MAX_CONNECTIONS
 from flask_ctl.protocol.framing import MAX_FRAME
+from flask_ctl.system.handover import Handover
 
 
 @pytest.fixture(params=STREAMS)
@@ -63,6 +65,24 @@ def test_the_last_line_needs_no_end(peer):
         talk.sock.sendall(request("echo", text="x"))
         talk.sock.shutdown(socket.SHUT_WR)
         assert json.loads(read_all(talk.sock))["result"] == "x"
+
+
+def test_what_a_reload_leaves_unread_is_an_error_and_nothing_more_can_be_sent(peer):
+    with peer.raw() as talk, peer.raw() as plain:
+        talk.send(request("echo", 1, text="x"))
+        assert talk.receive()["result"] == "x"
+        peer.server.end_thread()
+        talk.send(request("echo", 2, text="x"), request("ping", 3))
+        talk.sock.sendall(b'{"half a')
+        plain.send(b"ping")
+        Handover({"controls": peer.server.export_state()}).close_rest()
+        with pytest.raises(BrokenPipeError):
+            talk.send(b" line")
+        assert [talk.receive()["error"]["message"] for _ in range(2)] == [
+            ServerReloaded.before(name).message for name in ("echo", "ping")
+        ]
+        assert talk.ended()
+        assert read_all(plain.sock).decode() == f"error: {ServerReloaded.before('ping').message}\n"
 
 
 def test_a_plain_command_is_answered_in_text_and_closed(peer):

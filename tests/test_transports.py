@@ -10,9 +10,10 @@ import pytest
 from harness import SITES, TIMEOUT, Pending, first_quick, get, until
 from wires import WIRES, Peer, request
 
-from flask_ctl import CommandError, ControlClient, TimedOut
+from flask_ctl import CommandError, ControlClient, ServerReloaded, TimedOut
 from flask_ctl.dispatch.limits import MAX_CONNECTIONS, MAX_PENDING
 from flask_ctl.protocol.framing import MAX_FRAME
+from flask_ctl.system.handover import Handover
 
 
 @pytest.fixture(params=WIRES)
@@ -259,6 +260,18 @@ def test_a_failure_of_the_control_thread_is_logged_counted_and_mended(peer, capl
     assert "the control thread failed" in caplog.text
 
 
+def test_what_a_reload_cuts_off_is_an_error_that_says_so_and_the_connection_ends(peer):
+    with peer.raw() as talk:
+        talk.send(request("hang", 1), b"[" + request("hang", 2) + b"]")
+        until(lambda: peer.pool.unfinished == 2, "they hang")
+        peer.server.end_thread()
+        Handover({"controls": peer.server.export_state()}).close_rest()
+        error = ServerReloaded.before("hang")
+        told = {"code": -32006, "message": error.message, "data": {"may_have_run": True}}
+        assert [talk.receive(), talk.receive()[0]] == [{"jsonrpc": "2.0", "id": n, "error": told} for n in (1, 2)]
+        assert talk.ended()
+
+
 def test_closing_twice_is_fine(peer):
     peer.server.close()
     peer.server.close()
@@ -344,6 +357,32 @@ def test_a_reload_under_a_held_connection_is_answered_by_the_new_image(serve, si
         assert other.ping(timeout=TIMEOUT)["pong"], "another one is made anew"
         assert get(address, "/version") == (200, b"new")
         assert client.stop()["outcome"] == "drained"
+    assert gone(server)
+
+
+@everywhere
+def test_a_command_that_a_reload_cuts_off_may_have_run(serve, site):
+    server = serve(socket=site)
+    call = Pending.call(lambda: server.call("wait_for", name="never"))
+    until(lambda: "waits for never" in server.lines, "the command")
+    assert server.reload(grace=0, cut=True)["cut"] == 1
+    with pytest.raises(ServerReloaded, match="before it answered wait_for, which may have run"):
+        call.result()
+    assert server.status()["generation"] == 2
+
+
+@everywhere
+def test_a_stop_that_was_accepted_goes_over_the_exec_and_its_client_joins_it(serve, site, program):
+    program.edit("old", "@control.on_stop\ndef hold_on(): say('held'); gates['hook'].wait()")
+    server = serve(socket=site, cwd=program.directory)
+    program.edit("new")
+    reload = Pending.call(server.reload)
+    until(lambda: "held" in server.lines, "no way back")
+    stop = Pending.call(lambda: server.client().stop())
+    until(lambda: server.status()["stopping"], "accepted")
+    server.release("hook")
+    assert reload.result()["generation"] == 2
+    assert stop.result()["outcome"] == "drained"
     assert gone(server)
 
 

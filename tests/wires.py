@@ -16,11 +16,12 @@ from harness import TIMEOUT, Keys, make_keys
 
 from flask_ctl import ControlClient
 from flask_ctl.dispatch.commands import CommandRegistry, command_from
-from flask_ctl.dispatch.dispatcher import Call, Dispatcher
+from flask_ctl.dispatch.dispatcher import Dispatcher
 from flask_ctl.dispatch.guard import Guard
 from flask_ctl.dispatch.limits import MAX_QUEUE
 from flask_ctl.dispatch.policy import Policy
 from flask_ctl.dispatch.pool import Pool
+from flask_ctl.dispatch.replies import Call
 from flask_ctl.system.addresses import parse_address
 from flask_ctl.transports.base import Listener
 from flask_ctl.transports.control_thread import ControlServer

@@ -30,7 +30,8 @@ ERROR_CODES = {
     -32004: "reload failed; `data.traceback` is the new code's output",
     -32005: "timed out; of a reload `data` has the number of requests `in_flight` and the names of the `threads` that"
     " kept the old code from ending",
-    -32006: "the server died before the command was done: sent by a hub, whose own process lives on for a moment;"
+    -32006: 'the server was reloaded before it answered; `data` is `{"may_have_run": true}`',
+    -32007: "the server died before the command was done: sent by a hub, whose own process lives on for a moment;"
     ' `data` is `{"outcome": "died"}`',
 }
 """The texts of the table of errors in docs/protocol.md, which a test compares."""

@@ -17,6 +17,7 @@ from ..errors import (
     NotRunning,
     RemoteProtocolError,
     ServerDied,
+    ServerReloaded,
     TimedOut,
     error_from_object,
 )
@@ -26,7 +27,7 @@ from .address import ServerAddress, path_of
 from .connect import Target, connect
 from .connection import Connection
 from .reload import HubEnded, ReloadWaiter
-from .stop import FOLLOW, HubDied, Progress, StopTimes, StopWaiter, kill_unreached
+from .stop import FOLLOW, Progress, StopTimes, StopWaiter, Unanswered, kill_unreached
 from .targets import targets_at, targets_of, workers_live
 from .trust import Trust, make_trust
 
@@ -166,7 +167,7 @@ class ControlClient:
         self, params: dict[str, Any], path: str | None, times: StopTimes, wait: bool, on_progress: Progress | None
     ) -> dict[str, Any]:
         """Ask for a stop, the next hub where one has died before it began; the server at `path` is to be killed."""
-        death: HubDied | None = None
+        death: Unanswered | None = None
         asked: int | None = None
         for _ in range(MAX_TRIES):
             try:
@@ -196,7 +197,7 @@ class ControlClient:
                 try:
                     call.ask(params)
                     return call.until_gone() if wait else call.until_accepted()
-                except HubDied as error:
+                except Unanswered as error:
                     death = error
                     self.close()
         raise death or TimedOut("the stop was not accepted")
@@ -303,20 +304,26 @@ class ControlClient:
         deadline = None if timeout is None else time.monotonic() + timeout
         for _ in range(MAX_TRIES):
             connection, id = self._send(method, params, _left(deadline), deadline)
-            while (message := connection.receive(deadline)) is not None:
-                if isinstance(message, Response) and message.id in (id, None):
-                    return _result(message)
-                if isinstance(message, Request) and on_progress is not None and isinstance(message.params, dict):
-                    on_progress(message.params)
-            if method not in HARMLESS or not connection.ended or not connection.peer_has_ended():
-                raise self._no_answer(connection, method, timeout)
-            # Perhaps the hub has been killed, and another one answers soon.
+            try:
+                while (message := connection.receive(deadline)) is not None:
+                    if isinstance(message, Response) and message.id in (id, None):
+                        return _result(message)
+                    if isinstance(message, Request) and on_progress is not None and isinstance(message.params, dict):
+                        on_progress(message.params)
+            except ServerReloaded:
+                if method not in HARMLESS:
+                    raise
+            else:
+                died = connection.ended and not connection.undelivered and connection.peer_has_ended()
+                if not (connection.ended and connection.undelivered) and not (died and method in HARMLESS):
+                    raise self._no_answer(connection, method, timeout)
+            # The new image answers after a reload, and another hub where one has been killed.
             self.close()
             try:
                 self._connected(_left(deadline))
             except NotRunning:
-                break
-        raise ServerDied(f"the server at {connection.endpoint} ended before it answered {method}")
+                raise ServerDied(f"the server at {connection.endpoint} ended before it answered {method}") from None
+        raise RemoteProtocolError(f"{connection.endpoint} closed the connection without an answer to {method}")
 
     def _send(
         self, method: str, params: Mapping[str, Any], timeout: float | None, deadline: float | None
@@ -345,7 +352,7 @@ class ControlClient:
                 {"can_be_killed": connection.path is not None and connection.peer_pid() != 1},
             )
         if not connection.peer_has_ended():
-            return RemoteProtocolError(f"{endpoint} closed the connection without an answer to {method}")
+            return connection.unanswered(method)
         if connection.path is not None and workers_live(connection.path, self._trust):
             return HubEnded(
                 f"the hub at {endpoint} ended before it answered {method}, which may have been done; the server goes"

@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ..errors import LocalProtocolError
+from ..errors import ControlError, LocalProtocolError, RemoteProtocolError, ServerReloaded
 from ..protocol.framing import MAX_FRAME
 from ..protocol.jsonrpc import Request, Response, encode, parse_reply, request_object
 from ..system.processes import ProcessHandle
@@ -20,7 +20,8 @@ class Connection(abc.ABC):
     """Numbered requests to one server, and the messages it sends. Each transport has a subclass.
 
     `ended` tells whether the server has closed the connection; what it sent before can still be received. `undelivered`
-    tells whether it had done so before the last request, which it then has not seen. `path` is the path of the server's
+    tells whether it had done so before the last request, which it then has not seen. `lost` tells whether the server,
+    reached again, does not know a request, which the image before it may have run. `path` is the path of the server's
     socket, None for a server without one on this machine.
     """
 
@@ -28,6 +29,7 @@ class Connection(abc.ABC):
     path: str | None = None
     ended = False
     undelivered = False
+    lost = False
 
     def __init__(self) -> None:
         self._messages: deque[Response | Request] = deque()
@@ -71,6 +73,14 @@ class Connection(abc.ABC):
             if self.ended and not self._messages:
                 return None
         return self._messages.popleft()
+
+    def unanswered(self, method: str) -> ControlError:
+        """The error for a request that got no answer before the connection ended, while the server lives."""
+        if not self.lost:
+            return RemoteProtocolError(f"{self.endpoint} closed the connection without an answer to {method}")
+        return ServerReloaded(
+            f"the connection to {self.endpoint} ended before {method} was answered, which may have run"
+        )
 
     def _note(self, data: bytes) -> None:
         """Take in one message of the server. Raises RemoteProtocolError for what is none."""

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from ..errors import AccessDenied, RemoteProtocolError, TimedOut, error_from_object
+from ..errors import AccessDenied, RemoteProtocolError, ServerReloaded, TimedOut, error_from_object
 from ..protocol.jsonrpc import Request, Response
 from ..system.processes import ProcessHandle
 from ..system.waiting import wait_readable
@@ -29,10 +29,10 @@ FOLLOW = -1.0
 Progress = Callable[[Mapping[str, Any]], Any]
 
 
-class HubDied(TimedOut):
-    """The hub has been killed, and the server may go on.
+class Unanswered(TimedOut):
+    """The hub has been killed, or a reload has replaced the image that was asked; the server may go on.
 
-    `accepted` tells whether the stop had begun, `outcome` is the result if nothing runs any more.
+    `accepted` tells whether the stop had begun in a hub, `outcome` is the result if nothing runs any more.
     """
 
     def __init__(self, message: str, data: Any, *, accepted: bool, outcome: dict[str, Any]) -> None:
@@ -95,13 +95,15 @@ class StopWaiter:
             ids = self._connection.send([*questions, ("stop", params)], self._until())
             self._stop_id = ids[-1]
             self._ping_id = ids[0] if questions else None
+        if self._connection.undelivered and not self._connection.peer_has_ended():
+            raise self._again(f"{self._connection.endpoint} has closed the connection")
 
     def until_accepted(self) -> dict[str, Any]:
-        """The first progress. Raises what the server answers, HubDied, TimedOut, or RemoteProtocolError."""
+        """The first progress. Raises what the server answers, Unanswered, TimedOut, or RemoteProtocolError."""
         if not self._receive_until(lambda: bool(self._progress) or self._result is not None):
             self._check_hub()
             if self._connection.ended:
-                raise self._unanswered()
+                raise self._connection.unanswered("stop")
             raise self._timed_out("accepted the stop")
         return {"accepted": True, "pid": self._pid, **self._progress}
 
@@ -110,7 +112,7 @@ class StopWaiter:
 
         ``process``: the kernel says that the process has ended; ``connection``: the connection has ended, for a server
         on another machine or in a bigger program; ``answer``: the server says that it ends now, and nobody here
-        outlives it. Raises what the server answers, HubDied, TimedOut, AccessDenied or RemoteProtocolError.
+        outlives it. Raises what the server answers, Unanswered, TimedOut, AccessDenied or RemoteProtocolError.
         """
         if not self._receive_until(lambda: self._result is not None):
             over = self._connection.ended or any(process.ended() for process in self._targets.watched)
@@ -161,7 +163,11 @@ class StopWaiter:
                 self._said_pid = pid
             return
         if response.error is not None:
-            raise error_from_object(*response.error)
+            error = error_from_object(*response.error)
+            if isinstance(error, ServerReloaded):
+                # What was accepted goes over the exec, and is joined.
+                raise self._again(error.message)
+            raise error
         if response.id == self._stop_id:
             if not isinstance(response.result, dict) or "outcome" not in response.result:
                 raise RemoteProtocolError("the answer to stop holds no outcome")
@@ -187,17 +193,19 @@ class StopWaiter:
     def _died(self) -> dict[str, Any]:
         """Something has ended, without a result."""
         self._check_hub()
+        if self._connection.lost and self._kill_at is None:
+            raise self._connection.unanswered("stop")
         targets = self._targets
         if targets.server and wait_for_end(targets.server, self._kill_at or time.monotonic() + MARGIN):
             return self._outcome("process", "died")
         if not targets.watched and self._connection.peer_has_ended():
             return self._outcome("connection", "died")
         if self._kill_at is None:
-            raise self._unanswered()
+            raise self._connection.unanswered("stop")
         return self._overdue("ended")
 
     def _check_hub(self) -> None:
-        """Raises HubDied, if that is what has happened, and if the server is not to be killed anyway."""
+        """Raises Unanswered, if that is what has happened, and if the server is not to be killed anyway."""
         targets = self._targets
         accepted = bool(self._progress)
         if targets.hub is not None:
@@ -213,7 +221,7 @@ class StopWaiter:
         if died and goes_on and not (accepted and self._kill_at is not None):
             message = f"the hub of {self._name} has been killed; the server goes on, and can be stopped again"
             data = {"pid": self._pid, "hub": "died", **self._progress}
-            raise HubDied(message, data, accepted=accepted, outcome=self._outcome("process", "died"))
+            raise Unanswered(message, data, accepted=accepted, outcome=self._outcome("process", "died"))
 
     def _overdue(self, what: str) -> dict[str, Any]:
         if self._kill_at is None:
@@ -231,8 +239,8 @@ class StopWaiter:
             return known
         return {**known, "outcome": outcome, "elapsed": elapsed_since(self._began)}
 
-    def _unanswered(self) -> RemoteProtocolError:
-        return RemoteProtocolError(f"{self._connection.endpoint} closed the connection without an answer to stop")
+    def _again(self, message: str) -> Unanswered:
+        return Unanswered(message, {"pid": self._pid}, accepted=False, outcome=self._outcome("process", "died"))
 
     def _timed_out(self, what: str) -> TimedOut:
         elapsed = time.monotonic() - self._began

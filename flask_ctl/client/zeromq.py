@@ -155,7 +155,7 @@ class ZmqConnection(Connection):
                 self._unanswered[id] = message
                 self._send(message, time.monotonic())
             else:
-                self.ended = True
+                self.ended = self.lost = True
 
     def _send(self, message: bytes, deadline: float | None) -> None:
         while self._dealer is not None:

@@ -66,13 +66,13 @@ class Audit:
         fields: dict[str, Any] = {"peer": peer, "command": command, "parameters": parameters, "outcome": outcome}
         self._write(level, {**fields, "error": error, "duration": round(duration, 3), "count": count})
 
-    def leave(self) -> list[dict[str, Any]]:
+    def export_state(self) -> list[dict[str, Any]]:
         """The entries without an outcome, for the next image of this process to log."""
-        return [entry.leave() for entry in tuple(self._open)]
+        return [entry.export_state() for entry in tuple(self._open)]
 
-    def carry_on(self, left: list[dict[str, Any]]) -> list[Entry]:
-        """The entries that a former image has left."""
-        entries = [Entry(self, **fields) for fields in left]
+    def restore_state(self, state: list[dict[str, Any]]) -> list[Entry]:
+        """The entries that the previous image has exported."""
+        entries = [Entry(self, **fields) for fields in state]
         self._open.update(entries)
         return entries
 
@@ -122,12 +122,8 @@ class Entry:
         """Log it when the Future is done."""
         outcome.add_done_callback(lambda future: self.done(future.exception() or future.result()))
 
-    def drop(self) -> None:
-        """Forget it: the same message will be handled again."""
-        self._audit.take(self)
-
-    def leave(self) -> dict[str, Any]:
-        """Forget it here; what another image of the process needs to log it."""
+    def export_state(self) -> dict[str, Any]:
+        """Forget it here; what the next image of the process needs to log it."""
         self._audit.take(self)
         return {
             "peer": self._peer,

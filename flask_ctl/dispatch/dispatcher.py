@@ -11,7 +11,7 @@ import logging
 import os
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
-from typing import Any, NamedTuple, Protocol, Union
+from typing import Any, Union
 
 from ..errors import INVALID_REQUEST, CommandError, as_command_error
 from ..protocol.framing import MAX_FRAME
@@ -28,15 +28,14 @@ from ..protocol.jsonrpc import (
 from ..protocol.plain import parse_plain
 from ..protocol.text import render_error, render_result
 from ..system.native import new_future
-from .audit import NO_ENTRY, Entry
+from .audit import Entry
 from .commands import Command, CommandRegistry, invalid_parameter
 from .guard import Guard
 from .peer import Peer
+from .replies import Call, Connection, Reply
 
 Answer = Union[bytes, None, "Future[bytes | None]"]
 Notify = Callable[[bytes], None]
-ReplyTo = dict[str, Any]
-"""How a reply is addressed: ``{"id": …}`` for JSON-RPC, ``{"plain": True}`` for text, ``{}`` for none."""
 Submit = Callable[[Command, dict[str, Any]], "Future[Any]"]
 
 MAX_BATCH = 128
@@ -46,69 +45,6 @@ PLAIN_META = frozenset({"_pid", "_timeout"})
 """What a plain command may say about its call."""
 
 logger = logging.getLogger("flask_ctl")
-
-
-class Keeper(Protocol):
-    """A client's connection, which can be left to the next image of this process."""
-
-    def keep(self, reply: ReplyTo) -> None:
-        """Leave it to the next image, which owes the client this reply."""
-
-    def current(self) -> bytes:
-        """The message that is being handled."""
-
-    def defer(self, message: bytes) -> None:
-        """Leave it to the next image to answer a message that was `current`."""
-
-    def send(self, message: bytes) -> None:
-        """Send a message that is no answer, however slow the client is. Any thread may ask."""
-
-
-class Reply(NamedTuple):
-    """The answer that a call waits for, as something that another image of the process can give."""
-
-    keeper: Keeper
-    to: ReplyTo
-    entry: Entry = NO_ENTRY
-
-    def leave(self) -> None:
-        """Have the next image give it."""
-        self.entry.replaces = True
-        self.keeper.keep(self.to)
-
-    def defer(self, message: bytes) -> None:
-        """Have the next image handle the whole call, which came as `message`."""
-        self.entry.drop()
-        self.keeper.defer(message)
-
-
-class _Nobody:
-    def keep(self, reply: ReplyTo) -> None:
-        """There is nobody to reply to."""
-
-    def current(self) -> bytes:
-        """There is no message."""
-        return b""
-
-    def defer(self, message: bytes) -> None:
-        """There is no message to defer."""
-
-    def send(self, message: bytes) -> None:
-        """There is nobody to tell."""
-
-
-NOBODY = Reply(_Nobody(), {})
-"""For a call that no client has made."""
-
-
-class Call(NamedTuple):
-    """What a built-in command may know of its call: who asked, and how to tell them how it goes."""
-
-    peer: Peer
-    progress: Callable[[Mapping[str, Any]], None] | None = None
-    reply: Reply | None = None
-    meta: Mapping[str, Any] = {}
-    """Parameters that begin with an underscore: they are about the call, not for the command."""
 
 
 class Dispatcher:
@@ -123,7 +59,7 @@ class Dispatcher:
         self._submit = submit
         self._guard = guard
 
-    def handle(self, message: bytes, peer: Peer, notify: Notify, keeper: Keeper | None = None) -> Answer:
+    def handle(self, message: bytes, peer: Peer, notify: Notify, connection: Connection | None = None) -> Answer:
         """The answer to a JSON-RPC message; progress notifications go to `notify`. Never raises."""
         try:
             value = decode(message)
@@ -131,15 +67,15 @@ class Dispatcher:
             return encode(error_object(None, error))
         if isinstance(value, list):
             return self._batch(value, peer, notify)
-        return self._single(value, peer, notify, keeper)
+        return self._single(value, peer, notify, connection)
 
-    def handle_plain(self, line: bytes, peer: Peer, keeper: Keeper | None = None) -> Answer:
+    def handle_plain(self, line: bytes, peer: Peer, connection: Connection | None = None) -> Answer:
         """The answer to a plain-text command, as text for a person. Never raises."""
         try:
             name, texts = parse_plain(line)
             entry = self._guard.admit(peer, name, self.registry.find(name), texts)
             command = self.registry.get(name)
-            reply = None if keeper is None else Reply(keeper, {"plain": True}, entry)
+            reply = None if connection is None else Reply(connection, {"plain": True}, entry)
             meta = {key: texts.pop(key) for key in PLAIN_META & texts.keys()}
             outcome = self._run(entry, command, lambda: command.bind_text(texts), Call(peer, None, reply, meta))
         except CommandError as error:
@@ -153,27 +89,27 @@ class Dispatcher:
             return encode(error_object(None, error))
         return _gather([self._single(value, peer, notify) for value in values])
 
-    def _single(self, value: Any, peer: Peer, notify: Notify, keeper: Keeper | None = None) -> Answer:
+    def _single(self, value: Any, peer: Peer, notify: Notify, connection: Connection | None = None) -> Answer:
         try:
             request = parse_request(value)
         except CommandError as error:
             id = value.get("id") if isinstance(value, dict) and is_id(value.get("id")) else None
             return encode(error_object(id, error))
         try:
-            outcome = self._execute(request, peer, notify, keeper)
+            outcome = self._execute(request, peer, notify, connection)
         except CommandError as error:
             outcome = error
         answer: Answer = _then(outcome, lambda result: _response(request, result))
         return answer
 
-    def _execute(self, request: Request, peer: Peer, notify: Notify, keeper: Keeper | None) -> Any:
+    def _execute(self, request: Request, peer: Peer, notify: Notify, connection: Connection | None) -> Any:
         params, meta = _without_meta(request.params)
         wants_progress = meta.get("_progress") is True
         entry = self._guard.admit(peer, request.method, self.registry.find(request.method), params)
         command = self.registry.get(request.method)
         progress = _progress_sender(request.id, notify) if wants_progress and not request.is_notification else None
         to = {} if request.is_notification else {"id": request.id}
-        reply = None if keeper is None else Reply(keeper, to, entry)
+        reply = None if connection is None else Reply(connection, to, entry)
         return self._run(entry, command, lambda: command.bind(params), Call(peer, progress, reply, meta))
 
     def _run(self, entry: Entry, command: Command, bind: Callable[[], dict[str, Any]], call: Call) -> Any:
@@ -192,13 +128,6 @@ class Dispatcher:
         except Exception as error:
             raise _failure(command.name, error) from None
         return _settled(command.name, outcome) if isinstance(outcome, Future) else outcome
-
-
-def reply_bytes(to: ReplyTo, method: str, result: Any) -> bytes:
-    """The reply that a former image owed; empty for a notification."""
-    if to.get("plain"):
-        return render_result(method, result).encode()
-    return encode(result_object(to["id"], result)) if "id" in to else b""
 
 
 def _check_pid(pid: Any) -> None:

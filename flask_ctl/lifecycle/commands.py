@@ -6,7 +6,7 @@ from concurrent.futures import Future
 from typing import Any, Literal
 
 from ..dispatch.commands import Command, CommandRegistry, command_from, invalid_parameter
-from ..dispatch.dispatcher import Call
+from ..dispatch.replies import Call
 from ..errors import NOT_SUPPORTED, CommandError
 from ..protocol import VERSION
 from .app import AppConfig
@@ -35,7 +35,7 @@ def builtin_commands(controller: Controller[Any], app: AppConfig, registry: Comm
                 raise invalid_parameter(name, "must be 0 or more seconds")
         explicit = grace is not None
         request = StopRequest(mode, app.grace if grace is None else grace, call.peer.describe(), delay, explicit)
-        return controller.stop(request, call.progress, call.reply)
+        return controller.stop(request, call.progress)
 
     def reload(
         call: Call,

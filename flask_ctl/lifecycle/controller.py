@@ -14,11 +14,11 @@ from concurrent.futures import Future
 from typing import Any, Generic, TypeVar
 
 from ..dispatch.audit import asker
-from ..dispatch.dispatcher import NOBODY, Reply
 from ..dispatch.futures import then
+from ..dispatch.replies import Reply
 from ..errors import CONFLICT, INTERNAL_ERROR, NOT_SUPPORTED, CommandError
 from ..protocol import VERSION
-from ..system.native import new_future, threading
+from ..system.native import threading
 from ..system.standby import StandbyThread
 from ..transports.control_thread import ControlServer
 from .app import AppConfig
@@ -56,9 +56,7 @@ class Controller(ABC, Generic[R]):
     def status(self, app: Any) -> dict[str, Any] | Future[dict[str, Any]]:
         """The answer to `status` for one of the apps."""
 
-    def stop(
-        self, request: StopRequest, progress: Progress | None = None, reply: Reply | None = None
-    ) -> Future[dict[str, Any]]:
+    def stop(self, request: StopRequest, progress: Progress | None = None) -> Future[dict[str, Any]]:
         """Begin a stop, or join the one under way; the Future gets its result. A reload is called off.
 
         Raises CommandError if the server can't be stopped like that, RuntimeError if the system has no threads left.
@@ -76,7 +74,7 @@ class Controller(ABC, Generic[R]):
         # Before the reload is called off: if there are no threads, nothing has happened.
         threads = self._stop_threads or (stop_threads() if self._stop is None else None)
         if self._reload is not None and not self._reload.cancel():
-            return self._stop_after_commit(request, reply)
+            return self._stop_after_commit(request, progress)
         if self._stop is None:
             assert threads is not None
             self._stop = stop
@@ -85,17 +83,16 @@ class Controller(ABC, Generic[R]):
             logger.info("stopping (%s), asked by %s", stop.mode, asker(request.by))
         return stop.join(request, progress)
 
-    def try_stop(self, request: StopRequest) -> Future[dict[str, Any]]:
-        """As `stop`, for a request that nobody waits for: its error is logged, and is the Future's exception."""
+    def try_stop(self, request: StopRequest) -> None:
+        """As `stop`, for a request whose result nobody waits for: an error is logged."""
         try:
-            return self.stop(request)
+            self.stop(request)
         except CommandError as error:
             logger.error("%s", error.message)
-            failed: Future[dict[str, Any]] = new_future()
-            failed.set_exception(error)
-            return failed
 
-    def reload(self, request: ReloadRequest, reply: Reply, progress: Progress | None = None) -> Future[dict[str, Any]]:
+    def reload(
+        self, request: ReloadRequest, reply: Reply | None, progress: Progress | None = None
+    ) -> Future[dict[str, Any]]:
         """Begin a reload of the code; the Future gets its result, or only its failure where the next image answers.
 
         Raises CommandError -32001 where the code can't be loaded anew, -32002 during another operation.
@@ -136,7 +133,7 @@ class Controller(ABC, Generic[R]):
     def _end_at_once(self) -> None:
         """For an immediate stop: end the server without hooks and exit handlers."""
 
-    def _stop_after_commit(self, request: StopRequest, reply: Reply | None) -> Future[dict[str, Any]]:
+    def _stop_after_commit(self, request: StopRequest, progress: Progress | None) -> Future[dict[str, Any]]:
         """A stop during a reload that can't be called off any more."""
         raise NotImplementedError
 
@@ -149,7 +146,7 @@ class Controller(ABC, Generic[R]):
         """A reload that has not been started. Raises OSError or RuntimeError for want of descriptors or threads."""
 
     @abstractmethod
-    def _start_reload(self, reload: R, reply: Reply) -> None:
+    def _start_reload(self, reload: R, reply: Reply | None) -> None:
         """Start it. Raises like `_new_reload`."""
 
     @abstractmethod
@@ -162,7 +159,7 @@ class Controller(ABC, Generic[R]):
         with self._lock:
             self._lifecycle.advance(event)
 
-    def _begin_reload(self, make: Callable[[], R], reply: Reply = NOBODY) -> R:
+    def _begin_reload(self, make: Callable[[], R], reply: Reply | None = None) -> R:
         with self._lock:
             if self._lifecycle.state is not State.RUNNING:
                 raise CommandError(f"can't reload while {self._lifecycle.state.value}", code=CONFLICT)

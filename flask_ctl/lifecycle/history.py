@@ -24,14 +24,14 @@ class History:
         """Seconds since the first image began."""
         return round(time.monotonic() - self.began, 3)
 
-    def leave(self) -> dict[str, Any]:
+    def export_state(self) -> dict[str, Any]:
         """What the next image carries on."""
         return {"generation": self.generation, "started_at": self.started_at, "began": self.began}
 
-    def carry_on(self, left: dict[str, Any]) -> None:
-        """Be the next generation of what a former image has left."""
-        self.generation = left["generation"] + 1
-        self.started_at, self.began = left["started_at"], left["began"]
+    def restore_state(self, state: dict[str, Any]) -> None:
+        """Be the generation after the one that the previous image has exported."""
+        self.generation = state["generation"] + 1
+        self.started_at, self.began = state["started_at"], state["began"]
 
     def reloaded(self, by: dict[str, Any], elapsed: float, cut: int) -> None:
         """This generation serves, as `by` has asked; so many requests were cut for it."""

@@ -11,10 +11,10 @@ from typing import Any
 
 from ..dispatch.audit import Audit, Entry
 from ..dispatch.commands import Command
-from ..dispatch.dispatcher import NOBODY, Reply, reply_bytes
 from ..dispatch.peer import this_process
 from ..dispatch.pool import Pool
-from ..errors import NOT_SUPPORTED, CommandError, ConfigurationError, InsecureConfiguration
+from ..dispatch.replies import Reply, reply_bytes
+from ..errors import NOT_SUPPORTED, CommandError, ConfigurationError, InsecureConfiguration, ServerReloaded
 from ..servers.base import HttpServer
 from ..servers.unknown import UnknownServer
 from ..system.at_exit import close_at_exit, forget
@@ -28,6 +28,7 @@ from ..transports.unix import answer_and_close
 from .app import ServedApp
 from .controller import Controller, requests_in_status
 from .hooks import AppWork, run_reload_hooks
+from .operation import Progress
 from .reload import Reload, ReloadRequest, Replaceable
 from .signals import SignalCommands, tell_terminal
 from .sockets import AppSockets
@@ -64,18 +65,18 @@ class Instance(Controller[Reload]):
         self._work = AppWork(apps, self._pool)
         self._audit = Audit()
         self._sockets: list[AppSockets] = []
-        self._left: list[Entry] = []
+        self._open_entries: list[Entry] = []
         self._figures = ProcessFigures()
-        self._stops_for_next: list[DeferredStop] = []
+        self._deferred: list[DeferredStop] = []
         self._ended: dict[str, Any] | None = None
         server.notify, server.on_serving, server.on_stopped = self._poke, self.serving, self.finished
         self._cwd = current_directory()
         given = next((app.directory for app in apps if app.directory), None)
         if given is not None:
             program.start_in(given)
-        self._former = None if server.embedded else inherited.take_instance()
-        if self._former is not None:
-            self._carry_on(self._former)
+        self._inherited = None if server.embedded else inherited.take_instance()
+        if self._inherited is not None:
+            self._restore_state(self._inherited)
 
     @property
     def stopping(self) -> bool:
@@ -109,8 +110,8 @@ class Instance(Controller[Reload]):
         self._advance(Event.SERVE)
         if self._signals is not None:
             self._signals.begin()
-        if self._former is not None:
-            self._answer_for(self._former)
+        if self._inherited is not None:
+            self._answer_caller(self._inherited)
 
     def finished(self) -> None:
         """The HTTP server has ended. In a process of its own the control sockets stay until the process ends."""
@@ -133,6 +134,12 @@ class Instance(Controller[Reload]):
             thread.discard()
         forget(self)
 
+    def stop(self, request: StopRequest, progress: Progress | None = None) -> Future[dict[str, Any]]:
+        if request.mode == "graceful" and self._inherited is not None:
+            # The caller of the reload gets its answer first.
+            return self._defer(request, progress)
+        return super().stop(request, progress)
+
     def request_stop(
         self, mode: Mode = "graceful", by: dict[str, Any] | None = None, grace: float | None = None
     ) -> None:
@@ -140,7 +147,7 @@ class Instance(Controller[Reload]):
         explicit = grace is not None
         grace = max(app.grace for app in self.apps) if grace is None else grace
         request = StopRequest(mode, grace, by or this_process().describe(), explicit=explicit)
-        self._control.call_soon(self._try_stop, request)
+        self._control.call_soon(self.try_stop, request)
 
     def stop_result(self) -> dict[str, Any] | None:
         """What the stop was answered that has ended the server; None without one."""
@@ -173,7 +180,7 @@ class Instance(Controller[Reload]):
         return State.RELOADING if reload is not None and reload.committed and self._stop is None else State.STOPPING
 
     def _stopping(self) -> dict[str, Any] | None:
-        return self._stops_for_next[0].describe() if self._stops_for_next else super()._stopping()
+        return self._deferred[0].describe() if self._stop is None and self._deferred else super()._stopping()
 
     def _open_sockets(self, app: ServedApp) -> None:
         def submit(command: Command, arguments: dict[str, Any]) -> Future[Any]:
@@ -233,7 +240,7 @@ class Instance(Controller[Reload]):
     def _new_reload(self, request: ReloadRequest) -> Reload:
         return Reload(self.server, self._work, request, self._program)
 
-    def _start_reload(self, reload: Reload, reply: Reply) -> None:
+    def _start_reload(self, reload: Reload, reply: Reply | None) -> None:
         reload.start(
             lambda error: self._reload_failed(reload, error), lambda: forget(self), lambda: self._hand_over(reply)
         )
@@ -246,30 +253,28 @@ class Instance(Controller[Reload]):
             sockets.close()
         self._audit.close()
 
-    def _try_stop(self, request: StopRequest, entries: Sequence[Entry] = ()) -> None:
-        outcome = self.try_stop(request)
-        for entry in entries:
-            entry.follow(outcome)
-
     def _try_reload(self, request: ReloadRequest) -> None:
         try:
-            self.reload(request, NOBODY)
+            self.reload(request, None)
         except CommandError as error:
             logger.error("%s", error.message)
 
-    def _stop_after_commit(self, request: StopRequest, reply: Reply | None) -> Future[dict[str, Any]]:
+    def _stop_after_commit(self, request: StopRequest, progress: Progress | None) -> Future[dict[str, Any]]:
         """Leave a graceful stop to the next image; a fast one, or the same signal once more, ends this one."""
         assert self._reload is not None
         reload = self._reload
-        by = request.by
-        again = "signal" in by and any(stop.by == by for stop in self._stops_for_next)
-        stop = DeferredStop(request, reply)
-        self._stops_for_next.append(stop)
+        again = "signal" in request.by and any(stop.request.by == request.by for stop in self._deferred)
+        result = self._defer(request, progress)
         if self._ended is not None:
-            stop.result.set_result(self._ended)
+            result.set_result(self._ended)
         elif request.mode == "fast" or again:
             reload.end_instead(lambda: self._end_after_commit(reload))
-        return stop.result
+        return result
+
+    def _defer(self, request: StopRequest, progress: Progress | None = None) -> Future[dict[str, Any]]:
+        """Accept a stop that begins when the next image serves."""
+        self._deferred.append(DeferredStop(request, progress))
+        return self._deferred[-1].result
 
     def _end_after_commit(self, reload: Reload) -> int:
         """The process is to end, and not to be replaced; its exit code."""
@@ -282,10 +287,10 @@ class Instance(Controller[Reload]):
 
     def _answer_deferred(self, result: dict[str, Any]) -> None:
         self._ended = result
-        for stop in self._stops_for_next:
+        for stop in self._deferred:
             stop.result.set_result(result)
 
-    def _hand_over(self, reply: Reply) -> dict[str, Any] | None:
+    def _hand_over(self, reply: Reply | None) -> dict[str, Any] | None:
         """At the very end of this image: what the next one carries on; None if this one is to end after all."""
         assert self._reload is not None
         # The control thread first: what it still does goes into all the rest.
@@ -293,19 +298,18 @@ class Instance(Controller[Reload]):
         if not self._reload.decide():
             return None
         try:
-            return self._state_for_next(self._reload, reply)
+            return self._export_state(self._reload, reply)
         except BaseException:
             self.close()
             raise
 
-    def _state_for_next(self, reload: Reload, reply: Reply) -> dict[str, Any]:
-        reply.leave()
-        for stop in reversed(self._stops_for_next):
-            stop.leave()
+    def _export_state(self, reload: Reload, reply: Reply | None) -> dict[str, Any]:
+        if reply is not None:
+            reply.keep()
         for sockets in self._sockets:
             sockets.guard.close()
         instance = {
-            **self._history.leave(),
+            **self._history.export_state(),
             "reload": {
                 "by": reload.by,
                 "began": reload.began,
@@ -313,30 +317,39 @@ class Instance(Controller[Reload]):
                 "left_behind": reload.left_behind,
             },
             "requests": {app.name: app.requests.totals() for app in self.apps},
-            "stop": next((stop.unanswered() for stop in self._stops_for_next if stop.reply is None), None),
-            "audit": self._audit.leave(),
+            "stops": [stop.request.export_state() for stop in self._deferred],
+            "audit": self._audit.export_state(),
         }
-        return {"instance": instance, **self.server.hand_over(), "controls": self._control.hand_over()}
+        return {"instance": instance, **self.server.hand_over(), "controls": self._control.export_state()}
 
-    def _carry_on(self, former: dict[str, Any]) -> None:
-        self._history.carry_on(former)
-        self._left = self._audit.carry_on(former.get("audit", []))
+    def _restore_state(self, state: dict[str, Any]) -> None:
+        self._history.restore_state(state)
+        self._open_entries = self._audit.restore_state(state["audit"])
+        self._deferred = [DeferredStop(StopRequest(**stop)) for stop in state["stops"]]
         for app in self.apps:
-            app.requests.carry_on(*former["requests"].get(app.name, (0, 0)))
+            app.requests.carry_on(*state["requests"].get(app.name, (0, 0)))
 
-    def _answer_for(self, former: dict[str, Any]) -> None:
-        """Tell those who asked the former image for this one that it serves."""
-        reload = former["reload"]
+    def _answer_caller(self, state: dict[str, Any]) -> None:
+        """Tell the caller of the reload that this image serves; then begin the stops that were accepted meanwhile."""
+        reload = state["reload"]
         elapsed = round(time.monotonic() - reload["began"], 3)
         result = self._reloaded(reload["by"], elapsed, reload["cut"]) | reload["left_behind"]
-        stops = [entry for entry in self._left if entry.command == "stop"]
-        for entry in self._left:
+        stops = [entry for entry in self._open_entries if entry.command == "stop" and self._deferred]
+        for entry in self._open_entries:
             if entry not in stops:
-                entry.done(result if entry.replaces else CommandError("cut off by the reload"))
-        self._control.answer_owed(lambda to: reply_bytes(to, "reload", result))
-        for client in inherited.take_clients():
-            answer_and_close(client, lambda to: reply_bytes(to, "reload", result))
+                entry.done(result if entry.replaces else ServerReloaded.before(entry.command))
+        self._control.answer_caller(lambda to: reply_bytes(to, "reload", result))
+        caller = inherited.take_caller()
+        if caller is not None:
+            answer_and_close(caller, lambda to: reply_bytes(to, "reload", result))
         inherited.close_rest()
-        if former["stop"] is not None:
-            request = StopRequest("graceful", former["stop"]["grace"], former["stop"]["by"])
-            self._control.call_soon(self._try_stop, request, stops)
+        self._control.call_soon(self._begin_deferred, stops)
+
+    def _begin_deferred(self, entries: Sequence[Entry]) -> None:
+        """Begin the stops that the previous image has accepted, and those that came before this one served."""
+        self._inherited = None
+        deferred, self._deferred = self._deferred, []
+        for stop in deferred:
+            self.stop(stop.request, stop.progress).add_done_callback(stop.settle)
+        for entry in entries:
+            entry.follow(deferred[0].result)

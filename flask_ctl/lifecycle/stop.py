@@ -7,11 +7,10 @@ import math
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta, timezone
 from typing import Any, Literal
 
-from ..dispatch.dispatcher import Reply
 from ..servers.base import HttpServer
 from ..system.native import new_future
 from ..system.standby import StandbyThread
@@ -25,6 +24,9 @@ IDLE_LINGER = 0.5
 
 SETTLE_TIME = 0.1
 """Seconds past the grace for connections that have been answered to be closed, so that they don't count as cut."""
+
+RETURN_TIME = 1.0
+"""Seconds, at least, that a stop which goes over an exec leaves its clients, and the reload's, to connect again."""
 
 HOOKS_TIMEOUT = 2.0
 """Seconds for `on_stop` hooks to come to an end in a fast stop; a graceful one waits for them."""
@@ -43,38 +45,37 @@ class StopRequest:
     explicit: bool = False
     """Whether the grace was given, so that it shortens that of a stop under way."""
 
+    def export_state(self) -> dict[str, Any]:
+        """Its fields, as JSON; `StopRequest(**state)` restores it, delayed until the clients are back."""
+        return {**asdict(self), "delay": max(self.delay, RETURN_TIME)}
+
 
 class DeferredStop:
-    """A stop that was asked for when a reload had committed: the next image does it, unless a fast one ends this."""
+    """A stop that was accepted when a reload had committed.
 
-    def __init__(self, request: StopRequest, reply: Reply | None) -> None:
-        self.mode = request.mode
-        self.by = request.by
-        self.reply = reply
+    The next image begins it once it serves, unless a fast one ends this image. `result` is set where the stop ends.
+    """
+
+    def __init__(self, request: StopRequest, progress: Progress | None = None) -> None:
+        self.request = request
+        self.progress = progress
         self.result: Future[dict[str, Any]] = new_future()
-        self._grace = request.grace
-        self._message = b"" if reply is None else reply.keeper.current()
         self._since = datetime.now(timezone.utc)
+
+    def settle(self, ended: Future[dict[str, Any]]) -> None:
+        """Take the result of the stop that it became."""
+        self.result.set_result(ended.result())
 
     def describe(self) -> dict[str, Any]:
         """The `stopping` of `status`."""
         return {
-            "mode": self.mode,
+            "mode": self.request.mode,
             "since": timestamp(self._since),
             "deadline": None,
-            "by": self.by,
-            "deadline_by": self.by,
+            "by": self.request.by,
+            "deadline_by": self.request.by,
             "waiting_for": threads_that_stay(),
         }
-
-    def leave(self) -> None:
-        """Have the next image answer it, where somebody waits for an answer."""
-        if self.reply is not None:
-            self.reply.defer(self._message)
-
-    def unanswered(self) -> dict[str, Any]:
-        """What the next image has to know of one that nobody waits for."""
-        return {"by": self.by, "grace": self._grace}
 
 
 class Stop(Operation):

@@ -22,8 +22,8 @@ class Handover:
 
     ``instance`` holds what `Instance` carries on, ``listeners`` the HTTP sockets by requested address, ``parked``
     connections that have not sent a byte, ``controls`` the control sockets: ``address``, ``file`` or None, ``socket``,
-    ``lock`` or -1, and ``clients``, each of these with ``replies`` that are owed, what is ``unread``, and how it is
-    reached: a ``descriptor``, or ``routing_id`` and ``peer``.
+    ``lock`` or -1, and ``caller``: None, or the client that asked for the reload, with the ``reply`` that is owed, and
+    how it is reached: a ``descriptor`` and what is ``unread``, or ``routing_id`` and ``peer``.
     """
 
     def __init__(self, state: dict[str, Any]) -> None:
@@ -46,7 +46,7 @@ class Handover:
         return [socket.socket(fileno=descriptor) for descriptor in self._state.pop("parked", [])]
 
     def take_control(self, address: str) -> dict[str, Any] | None:
-        """The control socket at `address`, and the clients that wait for its answer."""
+        """The control socket at `address`, and the caller of the reload if it connected there."""
         for control in self._state.get("controls", []):
             if control["address"] == address:
                 self._state["controls"].remove(control)
@@ -58,13 +58,14 @@ class Handover:
         """Whether there is a control socket at `address` to be taken."""
         return any(control["address"] == address for control in self._state.get("controls", []))
 
-    def take_clients(self) -> list[dict[str, Any]]:
-        """Those who wait, by a descriptor, for an answer of a control socket that nobody has taken."""
-        taken = []
+    def take_caller(self) -> dict[str, Any] | None:
+        """The caller of the reload, if it has a descriptor, and nobody listens where it had connected."""
         for control in self._state.get("controls", []):
-            taken += [client for client in control["clients"] if "descriptor" in client]
-            control["clients"] = [client for client in control["clients"] if "descriptor" not in client]
-        return taken
+            if "descriptor" in (control["caller"] or {}):
+                caller: dict[str, Any] = control["caller"]
+                control["caller"] = None
+                return caller
+        return None
 
     def close_rest(self) -> None:
         """Close what the new program has no use for; its control sockets' files go, too."""
@@ -78,9 +79,9 @@ class Handover:
 
     def _descriptors(self) -> list[int]:
         controls = self._state.get("controls", [])
-        clients = [c["descriptor"] for control in controls for c in control["clients"] if "descriptor" in c]
+        callers = [control["caller"]["descriptor"] for control in controls if "descriptor" in (control["caller"] or {})]
         sockets = [control[key] for control in controls for key in ("socket", "lock") if control[key] >= 0]
-        return [*self._state.get("listeners", {}).values(), *self._state.get("parked", []), *sockets, *clients]
+        return [*self._state.get("listeners", {}).values(), *self._state.get("parked", []), *sockets, *callers]
 
 
 class Record:

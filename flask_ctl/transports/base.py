@@ -9,17 +9,18 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Protocol
 
-from ..dispatch.dispatcher import Answer, Keeper, Notify, ReplyTo
+from ..dispatch.dispatcher import Answer, Notify
 from ..dispatch.peer import Peer
+from ..dispatch.replies import Connection, ReplyTo
 from .reactor import Reactor
 
 
 class Handler(Protocol):
     """What answers messages: the dispatcher."""
 
-    def handle(self, message: bytes, peer: Peer, notify: Notify, keeper: Keeper | None = None) -> Answer: ...
+    def handle(self, message: bytes, peer: Peer, notify: Notify, connection: Connection | None = None) -> Answer: ...
 
-    def handle_plain(self, line: bytes, peer: Peer, keeper: Keeper | None = None) -> Answer: ...
+    def handle_plain(self, line: bytes, peer: Peer, connection: Connection | None = None) -> Answer: ...
 
 
 class Listener(Protocol):
@@ -53,14 +54,15 @@ class Listener(Protocol):
     def flush(self, timeout: float) -> None:
         """Wait, for so many seconds at most, until the peers have what was written for them."""
 
-    def hand_over(self) -> dict[str, Any] | None:
-        """Leave the address, and the clients that are to be kept, to the next image; None if there is nothing to leave.
+    def export_state(self) -> dict[str, Any] | None:
+        """Leave the address and the caller of the reload to the next image; None if there is nothing to leave.
 
-        Called when the reactor has ended; afterwards `close` gives up nothing.
+        The other clients get -32006 for what was not answered, and the end of their connection. Called when the reactor
+        has ended; afterwards `close` gives up nothing.
         """
 
-    def answer_owed(self, reply: Callable[[ReplyTo], bytes]) -> None:
-        """On the reactor's thread: give the replies that the former image owed, and go on with those clients."""
+    def answer_caller(self, reply: Callable[[ReplyTo], bytes]) -> None:
+        """On the reactor's thread: give the reply that the previous image owed to the caller of the reload, if any."""
 
     def close(self) -> None:
         """Detach and give up the address; more than once is fine."""

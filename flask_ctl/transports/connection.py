@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import time
 from collections.abc import Callable
@@ -9,6 +10,7 @@ from typing import Any
 
 from ..dispatch.dispatcher import Answer
 from ..dispatch.peer import Peer
+from ..dispatch.replies import reloaded_text
 from ..errors import INVALID_REQUEST, CommandError, RemoteProtocolError
 from ..protocol.framing import LineBuffer, greets_by_zeromq
 from ..protocol.jsonrpc import encode, error_object
@@ -102,30 +104,38 @@ class Connection(Session):
         self._sock.setblocking(False)
         self._out.clear()
 
-    def resume(self, owed: bytes, unread: bytes, *, finish: bool) -> None:
-        """Go on where the former image left off, or with what it owed `finish`."""
+    def answer_caller(self, reply: bytes, unread: bytes, *, finish: bool) -> None:
+        """Go on where the previous image left off, with the reply that it owed; then `finish`, or handle `unread`."""
         self._last_line_seen = finish
-        self._write(owed)
+        self._write(reply)
         self._take_in(unread)
         self._proceed()
 
-    def hand_over(self) -> dict[str, Any] | None:
-        """What the next image needs to go on; None for a client that waits for nothing, and gets a clean end."""
-        if self._closed or not (self._replies or self._deferring or self._has_unread()):
+    def reject_unanswered(self) -> None:
+        if self._owed is None and not (self._closed or self._last_line_seen):
+            self._take_rest()
+        super().reject_unanswered()
+
+    def export_state(self) -> dict[str, Any] | None:
+        """Of the caller of the reload: what the next image needs to answer it; None for another client."""
+        if self._closed or self._owed is None:
             return None
-        unread = b"".join(line + b"\n" for line in self._waiting) + self._buffer.unread()
         self._closed = True
         self._forget(self)
-        return {"descriptor": self._sock.detach(), "replies": self._replies, "unread": unread.decode("latin-1")}
+        unread = self._buffer.unread().decode("latin-1")
+        return {"descriptor": self._sock.detach(), "reply": self._owed, "unread": unread}
 
-    def _has_unread(self) -> bool:
-        """Whether the client has sent, or is about to send, what this image has not handled."""
-        if not self._current or self._waiting or self._buffer.partial:
-            return True
+    def _take_rest(self) -> None:
+        """Take in what the client has sent, and have it fail to send more: no message is lost without a word."""
+        # The peer's send() is EPIPE from now on, while what was sent before can still be received.
+        with contextlib.suppress(OSError):
+            self._sock.shutdown(socket.SHUT_RD)
         try:
-            return bool(self._sock.recv(1, socket.MSG_PEEK))
-        except OSError:
-            return False
+            while data := self._sock.recv(_CHUNK):
+                self._waiting += self._buffer.feed(data)
+            self._waiting += self._rest()
+        except (OSError, RemoteProtocolError) as error:
+            logger.debug("what a client has sent can't be read: %s", error)
 
     def _on_ready(self, events: int) -> None:
         if events & WRITE:
@@ -173,6 +183,9 @@ class Connection(Session):
         self._last_line_seen = True
         self._waiting.clear()
         return self._handler.handle_plain(message, self._peer, self)
+
+    def _reloaded(self, message: bytes) -> bytes | None:
+        return reloaded_text(message) if is_plain(message) else super()._reloaded(message)
 
     def _write_answer(self, message: bytes, answer: bytes) -> None:
         self._write(answer if is_plain(message) else answer + b"\n")

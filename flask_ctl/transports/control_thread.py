@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from ..dispatch.dispatcher import ReplyTo
+from ..dispatch.replies import ReplyTo
 from ..errors import ConfigurationError
 from ..system.fork import Step, in_child
 from ..system.native import threading
@@ -115,16 +115,16 @@ class ControlServer:
             self.restarts += 1
             logger.exception("a call on the control thread failed when the thread had ended")
 
-    def hand_over(self) -> list[dict[str, Any]]:
+    def export_state(self) -> list[dict[str, Any]]:
         """After `end_thread`: leave the control sockets to the next image of this process."""
-        left = [_handed_over(listener) for listener, _ in self._listeners]
+        states = [_exported(listener) for listener, _ in self._listeners]
         self._release()
-        return [control for control in left if control is not None]
+        return [state for state in states if state is not None]
 
-    def answer_owed(self, reply: Callable[[ReplyTo], bytes]) -> None:
-        """Give the replies that the former image of this process owed."""
+    def answer_caller(self, reply: Callable[[ReplyTo], bytes]) -> None:
+        """Give the reply that the previous image owed to the caller of the reload."""
         for listener, _ in self._listeners:
-            self.call_soon(listener.answer_owed, reply)
+            self.call_soon(listener.answer_caller, reply)
 
     def abandon(self) -> None:
         """In a forked child, which has no such thread: close its copies of our descriptors."""
@@ -183,10 +183,10 @@ class ControlServer:
                     reserve.close()
 
 
-def _handed_over(listener: Listener) -> dict[str, Any] | None:
+def _exported(listener: Listener) -> dict[str, Any] | None:
     """What a listener leaves; the reload goes on without it, and the next image opens it anew, if that fails."""
     try:
-        return listener.hand_over()
+        return listener.export_state()
     except Exception:
         logger.exception("%s can't be handed over; its clients get no answer", listener.endpoint)
         return None

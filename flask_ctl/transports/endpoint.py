@@ -51,12 +51,15 @@ class Place(Protocol):
 
 
 class Endpoint:
-    """The socket at one address, from `open` to `close`; ``owed`` are the clients that a former image has left."""
+    """The socket at one address, from `open` to `close`.
+
+    `caller` is the client that has asked the previous image for a reload, as `export_state` of its listener left it.
+    """
 
     def __init__(self, address: Address, place: Place) -> None:
         self.address = address
         self.socket: socket.socket | None = None
-        self.owed: list[dict[str, Any]] = []
+        self.caller: dict[str, Any] | None = None
         self._place = place
         self._complained = False
         self._warned = False
@@ -106,7 +109,7 @@ class Endpoint:
         self._complained = False
         return True
 
-    def hand_over(self, clients: list[dict[str, Any]]) -> dict[str, Any] | None:
+    def export_state(self, caller: dict[str, Any] | None) -> dict[str, Any] | None:
         """What `Handover` keeps of it for the next image; None if there is no socket."""
         if self.socket is None:
             return None
@@ -116,7 +119,7 @@ class Endpoint:
             "file": self.address.path or None,
             "socket": descriptor,
             "lock": self._place.hand_over(),
-            "clients": clients,
+            "caller": caller,
         }
 
     def close(self) -> None:
@@ -132,11 +135,10 @@ class Endpoint:
         try:
             self.socket = self._place.adopt(control["socket"], control["lock"])
         except ConfigurationError:
-            for client in control["clients"]:
-                if "descriptor" in client:
-                    os.close(client["descriptor"])
+            if "descriptor" in (control["caller"] or {}):
+                os.close(control["caller"]["descriptor"])
             raise
-        self.owed = control["clients"]
+        self.caller = control["caller"]
 
     def _warn_of_obstacle(self) -> None:
         directory = self._place.obstacle()

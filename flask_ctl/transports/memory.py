@@ -7,9 +7,9 @@ import socket
 from collections.abc import Callable
 from typing import Any
 
-from ..dispatch.dispatcher import ReplyTo
 from ..dispatch.guard import Guard
 from ..dispatch.peer import this_process
+from ..dispatch.replies import ReplyTo
 from ..system.waiting import Waker
 from .base import Handler
 from .reactor import READ, Reactor
@@ -61,11 +61,13 @@ class MemoryListener:
         if self._server is not None:
             self._server.flush(timeout)
 
-    def hand_over(self) -> dict[str, Any] | None:
+    def export_state(self) -> dict[str, Any] | None:
+        if self._server is not None:
+            self._server.export_state()
         return None
 
-    def answer_owed(self, reply: Callable[[ReplyTo], bytes]) -> None:
-        """Nobody is left over: its peers end with this image."""
+    def answer_caller(self, reply: Callable[[ReplyTo], bytes]) -> None:
+        """No caller is left over: its peers end with this image."""
 
     def close(self) -> None:
         self.detach()

@@ -6,8 +6,9 @@ import abc
 import collections
 from concurrent.futures import Future
 
-from ..dispatch.dispatcher import Answer, ReplyTo
+from ..dispatch.dispatcher import Answer
 from ..dispatch.peer import Peer
+from ..dispatch.replies import ReplyTo, reloaded_answer
 from .base import Handler
 from .reactor import Reactor
 
@@ -30,34 +31,31 @@ class Session(abc.ABC):
         self._reactor = reactor
         self._handler = handler
         self._max_pending = max_pending
-        self._pending = 0
+        self._pending: list[bytes] = []
         self._waiting: collections.deque[bytes] = collections.deque()
-        self._replies: list[ReplyTo] = []
-        self._deferring = False
-        self._current = b""
+        self._owed: ReplyTo | None = None
         self._has_next_turn = False
 
     def keep(self, reply: ReplyTo) -> None:
-        """See `Keeper`: the next image owes this reply."""
-        self._replies.append(reply)
-
-    def current(self) -> bytes:
-        """See `Keeper`."""
-        return self._current
-
-    def defer(self, message: bytes) -> None:
-        """See `Keeper`: the next image handles this message, and those that wait."""
-        self._waiting.appendleft(message)
-        self._deferring = True
+        """See `Connection`."""
+        self._owed = reply
 
     def send(self, message: bytes) -> None:
-        """See `Keeper`."""
+        """See `Connection`."""
 
         def write() -> None:
             self._write_answer(_OBJECT, message)
             self._settle()
 
         self._reactor.call_soon(write)
+
+    def reject_unanswered(self) -> None:
+        """Before an exec: answer each message that has not been answered by -32006, but for the reload itself."""
+        for message in (*self._pending, *self._waiting):
+            answer = self._reloaded(message)
+            if answer is not None:
+                self._write_answer(message, answer)
+        self._waiting.clear()
 
     @abc.abstractmethod
     def _write_answer(self, message: bytes, answer: bytes) -> None:
@@ -78,8 +76,11 @@ class Session(abc.ABC):
     def _answer(self, message: bytes) -> Answer:
         return self._handler.handle(message, self._peer, self._notify, self)
 
+    def _reloaded(self, message: bytes) -> bytes | None:
+        return reloaded_answer(message, self._owed)
+
     def _saturated(self) -> bool:
-        return self._deferring or self._pending >= self._max_pending or self._is_full()
+        return len(self._pending) >= self._max_pending or self._is_full()
 
     def _proceed(self) -> None:
         """Handle what waits, as far as there is room; what is more than a turn's share, in the next one."""
@@ -97,16 +98,15 @@ class Session(abc.ABC):
         self._proceed()
 
     def _handle(self, message: bytes) -> None:
-        self._current = message
         answer = self._answer(message)
         if isinstance(answer, Future):
-            self._pending += 1
+            self._pending.append(message)
             answer.add_done_callback(lambda future: self._reactor.call_soon(self._answered, message, future.result()))
         elif answer is not None:
             self._write_answer(message, answer)
 
     def _answered(self, message: bytes, answer: bytes | None) -> None:
-        self._pending -= 1
+        self._pending.remove(message)
         if answer is not None:
             self._write_answer(message, answer)
         self._proceed()

@@ -98,11 +98,13 @@ class StreamServer:
         for connection in tuple(self._connections):
             connection.flush(deadline)
 
-    def hand_over(self) -> list[dict[str, Any]]:
-        """The clients to whom the next image owes something; the others get what is written for them."""
+    def export_state(self) -> dict[str, Any] | None:
+        """The caller of the reload, if it is here; the other clients get -32006 for what was not answered."""
+        for connection in tuple(self._connections):
+            connection.reject_unanswered()
         self.flush(FLUSH_TIMEOUT)
-        left = [connection.hand_over() for connection in tuple(self._connections)]
-        return [client for client in left if client is not None]
+        states = [connection.export_state() for connection in tuple(self._connections)]
+        return next((state for state in states if state is not None), None)
 
     def close(self) -> None:
         self._listening = False

@@ -6,9 +6,9 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
-from ..dispatch.dispatcher import ReplyTo
 from ..dispatch.guard import Guard
 from ..dispatch.peer import peer_of
+from ..dispatch.replies import ReplyTo
 from ..system.addresses import Address
 from ..system.native import socket
 from .base import Handler
@@ -63,19 +63,20 @@ class UnixListener:
         if self._server is not None:
             self._server.flush(timeout)
 
-    def hand_over(self) -> dict[str, Any] | None:
-        return None if self._server is None else self._endpoint.hand_over(self._server.hand_over())
+    def export_state(self) -> dict[str, Any] | None:
+        return None if self._server is None else self._endpoint.export_state(self._server.export_state())
 
-    def answer_owed(self, reply: Callable[[ReplyTo], bytes]) -> None:
-        owed, self._endpoint.owed = self._endpoint.owed, []
-        for client in owed:
-            sock = socket.socket(fileno=client["descriptor"])
-            connection = None if self._server is None else self._server.add(sock, peer_of(sock))
-            if connection is None:
-                sock.close()
-                continue
-            unread, finish = client["unread"].encode("latin-1"), _is_plain(client)
-            connection.resume(_answers(client, reply), unread, finish=finish)
+    def answer_caller(self, reply: Callable[[ReplyTo], bytes]) -> None:
+        caller, self._endpoint.caller = self._endpoint.caller, None
+        if caller is None:
+            return
+        sock = socket.socket(fileno=caller["descriptor"])
+        connection = None if self._server is None else self._server.add(sock, peer_of(sock))
+        if connection is None:
+            sock.close()
+            return
+        unread, finish = caller["unread"].encode("latin-1"), bool(caller["reply"].get("plain"))
+        connection.answer_caller(_line(caller, reply), unread, finish=finish)
 
     def close(self) -> None:
         self.detach()
@@ -96,20 +97,16 @@ class UnixListener:
             self._reactor.unregister(self._endpoint.socket)
 
 
-def answer_and_close(client: dict[str, Any], reply: Callable[[ReplyTo], bytes]) -> None:
-    """Give a former image's client the answers that it is owed, where the new image listens elsewhere."""
-    with socket.socket(fileno=client["descriptor"]) as sock:
+def answer_and_close(caller: dict[str, Any], reply: Callable[[ReplyTo], bytes]) -> None:
+    """Give the caller of the reload its answer, where the new image listens elsewhere."""
+    with socket.socket(fileno=caller["descriptor"]) as sock:
         sock.setblocking(False)
-        # Who does not read, or is gone, gets none.
+        # A client that does not read, or is gone, gets none.
         with suppress(OSError):
-            sock.send(_answers(client, reply))
+            sock.send(_line(caller, reply))
 
 
-def _answers(client: dict[str, Any], reply: Callable[[ReplyTo], bytes]) -> bytes:
+def _line(caller: dict[str, Any], reply: Callable[[ReplyTo], bytes]) -> bytes:
     # A line ends with its end, a plain answer with the stream's.
-    end = b"" if _is_plain(client) else b"\n"
-    return b"".join(answer + end for to in client["replies"] if (answer := reply(to)))
-
-
-def _is_plain(client: dict[str, Any]) -> bool:
-    return any(to.get("plain") for to in client["replies"])
+    answer = reply(caller["reply"])
+    return answer + b"\n" if answer and not caller["reply"].get("plain") else answer

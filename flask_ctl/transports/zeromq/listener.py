@@ -12,9 +12,9 @@ from typing import Any
 
 import zmq
 
-from ...dispatch.dispatcher import ReplyTo
 from ...dispatch.guard import Guard
 from ...dispatch.peer import Peer
+from ...dispatch.replies import ReplyTo
 from ...protocol.framing import MAX_FRAME
 from ...system.addresses import Address
 from ...system.at_exit import is_leaving
@@ -60,9 +60,6 @@ KEEPALIVE = 60
 MAX_BINDS = 16
 """Times that a removed file comes back before the descriptors of its former selves are closed."""
 
-HAND_OVER_PAUSE = 10
-"""Milliseconds without a message before a reload ends the connections."""
-
 # Plain numbers: libzmq's own are enums, which cost more than the calls.
 _EVENTS, _POLLIN, _FIRST = int(zmq.EVENTS), int(zmq.POLLIN), int(zmq.NOBLOCK | zmq.SNDMORE)
 
@@ -95,7 +92,6 @@ class ZmqListener:
         self._pump_is_due = False
         self._full_turns = 0
         self._resting = False
-        self._handing_over = False
 
     @property
     def endpoint(self) -> str:
@@ -137,22 +133,21 @@ class ZmqListener:
             wait_readable([self._router.fileno()], deadline - time.monotonic())
             self._pump()
 
-    def hand_over(self) -> dict[str, Any] | None:
+    def export_state(self) -> dict[str, Any] | None:
         if self._context is None:
             return None
-        self._take_unread()
+        for client in self._clients.values():
+            client.reject_unanswered()
         self.flush(FLUSH_TIMEOUT)
-        left = [client.hand_over() for client in self._clients.values()]
-        control = self._endpoint.hand_over([client for client in left if client is not None])
+        callers = [state for client in self._clients.values() if (state := client.export_state()) is not None]
+        state = self._endpoint.export_state(callers[0] if callers else None)
         self._stop(FLUSH_TIMEOUT)
-        return control
+        return state
 
-    def answer_owed(self, reply: Callable[[ReplyTo], bytes]) -> None:
-        owed, self._endpoint.owed = self._endpoint.owed, []
-        for left in owed:
-            client = self._former_client(left)
-            answers = [answer for to in left["replies"] if (answer := reply(to))]
-            client.resume(answers, [message.encode("latin-1") for message in left["unread"]])
+    def answer_caller(self, reply: Callable[[ReplyTo], bytes]) -> None:
+        caller, self._endpoint.caller = self._endpoint.caller, None
+        if caller is not None:
+            self._caller(caller).answer_caller(reply(caller["reply"]))
 
     def close(self) -> None:
         self._stop(FLUSH_TIMEOUT)
@@ -183,9 +178,9 @@ class ZmqListener:
         self._reactor.register(self._authenticator.socket, READ, self._authenticate)
         self._reactor.register(self._accepted.monitor, READ, self._note_connections)
         self._reactor.register(self._router, READ, self._on_readable)
-        for left in self._endpoint.owed:
-            # Until it is known what they are owed, what they send has to wait.
-            self._former_client(left).hold()
+        if self._endpoint.caller is not None:
+            # Until its answer is known, what it sends has to wait.
+            self._caller(self._endpoint.caller)
         # Their descriptors tell of changes only: what has come before is looked for once.
         for look in (self._authenticate, self._note_connections, self._pump):
             self._reactor.call_soon(look)
@@ -347,12 +342,11 @@ class ZmqListener:
             pending = self._guard.limits.pending
             client = ZmqClient(routing_id, peer, reactor, self._handler, pending, self._send, self._share, away=away)
             self._clients[key] = client
-            if self._handing_over:
-                client.hold()
         return client
 
-    def _former_client(self, left: dict[str, Any]) -> ZmqClient:
-        return self._client(bytes.fromhex(left["routing_id"]), Peer.from_dict(left["peer"]), away=True)
+    def _caller(self, state: dict[str, Any]) -> ZmqClient:
+        """The caller of the reload, which the previous image has left; it connects again."""
+        return self._client(bytes.fromhex(state["routing_id"]), Peer.from_dict(state["peer"]), away=True)
 
     def _share(self) -> int:
         """Bytes that may be held for one client."""
@@ -388,15 +382,6 @@ class ZmqListener:
     def _forget_finished(self) -> None:
         for key in [key for key, client in self._clients.items() if client.finished]:
             del self._clients[key]
-
-    def _take_unread(self) -> None:
-        """Leave to the next image what has arrived, and what arrives in the next moment."""
-        self._handing_over = True
-        for client in self._clients.values():
-            client.hold()
-        deadline = time.monotonic() + FLUSH_TIMEOUT
-        while (self._receive_some(deadline) or self._router.poll(HAND_OVER_PAUSE)) and time.monotonic() < deadline:
-            pass
 
     def _reactor_of(self) -> Reactor:
         assert self._reactor is not None

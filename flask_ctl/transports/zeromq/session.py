@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import collections
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection
 from typing import Any, Literal
 
 from ...dispatch.peer import Peer
@@ -51,13 +51,14 @@ class ZmqClient(Session):
         self._share = share
         self._away = away
         self._fence = False
+        self._held = away
         self._out: collections.deque[bytes] = collections.deque()
         self._moved = time.monotonic()
 
     @property
     def finished(self) -> bool:
         """Whether nothing is left to be done for it."""
-        return not (self._pending or self._waiting or self._out or self._replies or self._deferring)
+        return not (self._pending or self._waiting or self._out or self._held)
 
     def take(self, message: bytes) -> None:
         """Handle a message from the client."""
@@ -78,28 +79,21 @@ class ZmqClient(Session):
         if not self._is_full():
             self._write(encode(error_object(None, CommandError(reason, code=CONFLICT))))
 
-    def hold(self) -> None:
-        """Handle nothing more: the next image does, or this one when it resumes."""
-        self._deferring = True
-
-    def resume(self, owed: Sequence[bytes], unread: Sequence[bytes]) -> None:
-        """Go on where the former image left off; the client gets the answers when it is back."""
-        for message in owed:
-            self._write(message)
-        self._deferring = False
-        self._waiting.extendleft(reversed(unread))
+    def answer_caller(self, reply: bytes) -> None:
+        """Give the reply that the previous image owed, once the client is back; until now what it sends had to wait."""
+        self._held = False
+        if reply:
+            self._write(reply)
         self._proceed()
 
-    def hand_over(self) -> dict[str, Any] | None:
-        """What the next image needs to go on; None for a client to which it owes nothing."""
-        if not (self._replies or self._waiting):
+    def export_state(self) -> dict[str, Any] | None:
+        """Of the caller of the reload: what the next image needs to answer it; None for another client."""
+        if self._owed is None:
             return None
-        return {
-            "routing_id": self.routing_id.hex(),
-            "peer": self._peer.as_dict(),
-            "replies": self._replies,
-            "unread": [message.decode("latin-1") for message in self._waiting],
-        }
+        return {"routing_id": self.routing_id.hex(), "peer": self._peer.as_dict(), "reply": self._owed}
+
+    def _saturated(self) -> bool:
+        return self._held or super()._saturated()
 
     def send_rest(self) -> bool:
         """Send what waits, as far as it goes, and handle what had to wait for that; whether something went."""

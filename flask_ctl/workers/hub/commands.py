@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ...dispatch.commands import Command, invalid_parameter
-from ...dispatch.dispatcher import Call
 from ...dispatch.futures import chain, then
+from ...dispatch.replies import Call
 from ...errors import INVALID_PARAMS, METHOD_NOT_FOUND, CommandError
 from ..messages import AppRecord
 from .requests import Outcome, Staff

@@ -8,11 +8,12 @@ from collections.abc import Callable
 from dataclasses import fields, is_dataclass
 from typing import Any, Protocol, TypeVar, get_args, get_origin, get_type_hints
 
-from ...dispatch.dispatcher import Answer, Keeper, Notify
+from ...dispatch.dispatcher import Answer, Notify
 from ...dispatch.guard import Guard
 from ...dispatch.limits import Limits
 from ...dispatch.peer import Peer
 from ...dispatch.policy import Policy
+from ...dispatch.replies import Connection
 from ...errors import INVALID_PARAMS, INVALID_REQUEST, METHOD_NOT_FOUND, CommandError, RemoteProtocolError
 from ...lifecycle.stop import Mode
 from ...protocol.jsonrpc import decode, encode, error_object, result_object
@@ -82,7 +83,7 @@ class Gate:
         for worker in self._hub.workers:
             self._watch(worker)
 
-    def handle(self, message: bytes, peer: Peer, notify: Notify, keeper: Keeper | None = None) -> Answer:
+    def handle(self, message: bytes, peer: Peer, notify: Notify, connection: Connection | None = None) -> Answer:
         id = None
         try:
             _SAME_USER.check(peer, "operate")
@@ -93,20 +94,20 @@ class Gate:
             if "method" not in value:
                 self._settle(value, peer)
                 return None
-            return self._serve(value["method"], value.get("params", {}), id, peer, keeper)
+            return self._serve(value["method"], value.get("params", {}), id, peer, connection)
         except CommandError as error:
             return encode(error_object(id, error))
         except RemoteProtocolError as error:
             return encode(error_object(id, CommandError(error.message, code=INVALID_PARAMS)))
 
-    def handle_plain(self, line: bytes, peer: Peer, keeper: Keeper | None = None) -> Answer:
+    def handle_plain(self, line: bytes, peer: Peer, connection: Connection | None = None) -> Answer:
         return b"this socket is for the workers; look for the app's own\n"
 
-    def _serve(self, method: Any, params: Any, id: Any, peer: Peer, keeper: Keeper | None) -> bytes | None:
+    def _serve(self, method: Any, params: Any, id: Any, peer: Peer, connection: Connection | None) -> bytes | None:
         if not isinstance(params, dict):
             raise CommandError("the parameters are no object", code=INVALID_PARAMS)
         if method == "hello":
-            welcome = self._hello(_checked(Hello.from_json(params)), peer, _sender(keeper))
+            welcome = self._hello(_checked(Hello.from_json(params)), peer, _sender(connection))
             return encode(result_object(id, messages.as_json(welcome)))
         worker = self._hub.workers.get(peer.pid)
         if worker is None:
@@ -170,10 +171,10 @@ class Gate:
         self._reactor.call_soon(self._hub.ended, worker)
 
 
-def _sender(keeper: Keeper | None) -> Callable[[bytes], Any]:
-    if keeper is None:
+def _sender(connection: Connection | None) -> Callable[[bytes], Any]:
+    if connection is None:
         raise CommandError("hello does not come in a batch", code=INVALID_REQUEST)
-    return lambda line: keeper.send(line.rstrip(b"\n"))
+    return lambda line: connection.send(line.rstrip(b"\n"))
 
 
 def _parameter(params: dict[str, Any], name: str, kind: type[T]) -> T:

@@ -12,9 +12,9 @@ from concurrent.futures import Future
 from typing import Any
 
 from ...dispatch.audit import asker
-from ...dispatch.dispatcher import Reply
 from ...dispatch.futures import then
 from ...dispatch.peer import Peer
+from ...dispatch.replies import Reply
 from ...errors import CommandError
 from ...lifecycle.controller import Controller
 from ...lifecycle.reload import ReloadRequest
@@ -213,7 +213,7 @@ class Hub(Controller[HubReload]):
     def _new_reload(self, request: ReloadRequest) -> HubReload:
         return HubReload(self._server, self._staff, request, self.remember)
 
-    def _start_reload(self, reload: HubReload, reply: Reply) -> None:
+    def _start_reload(self, reload: HubReload, reply: Reply | None) -> None:
         reload.start(lambda cut: self._reload_done(reload, cut), lambda error: self._reload_failed(reload, error))
 
     def _run_reload_hooks(self) -> Future[int]:
