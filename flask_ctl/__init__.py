@@ -9,92 +9,68 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .client.client import ControlClient
-    from .client.discovery import find_instance, find_instance_of, live_instances
-    from .errors import (
-        AccessDenied,
-        AmbiguousTarget,
-        CommandError,
-        ConfigurationError,
-        ControlError,
-        InsecureConfiguration,
-        LocalProtocolError,
-        NotRunning,
-        ProtocolError,
-        ReloadFailed,
-        RemoteProtocolError,
-        ServerDied,
-        ServerReloaded,
-        TimedOut,
-        WrongScheme,
-    )
-    from .extension.background import BackgroundServer
-    from .extension.control import Control
-    from .protocol.text import render_result
-    from .servers.launch import server_program
-    from .servers.registry import prepare_server, server_names
-    from .system.preflight import preflighting
-    from .transports.zeromq.curve import write_key_pair
+    # The alias of the same name marks a public name (PEP 484).
+    from .client.client import ControlClient as ControlClient
+    from .client.discovery import find_instance as find_instance
+    from .client.discovery import find_instance_of as find_instance_of
+    from .client.discovery import live_instances as live_instances
+    from .errors import AccessDenied as AccessDenied
+    from .errors import AmbiguousTarget as AmbiguousTarget
+    from .errors import CommandError as CommandError
+    from .errors import ConfigurationError as ConfigurationError
+    from .errors import ControlError as ControlError
+    from .errors import InsecureConfiguration as InsecureConfiguration
+    from .errors import LocalProtocolError as LocalProtocolError
+    from .errors import NotRunning as NotRunning
+    from .errors import ProtocolError as ProtocolError
+    from .errors import ReloadFailed as ReloadFailed
+    from .errors import RemoteProtocolError as RemoteProtocolError
+    from .errors import ServerDied as ServerDied
+    from .errors import ServerReloaded as ServerReloaded
+    from .errors import TimedOut as TimedOut
+    from .errors import WrongScheme as WrongScheme
+    from .extension.background import BackgroundServer as BackgroundServer
+    from .extension.control import Control as Control
+    from .protocol.text import render_result as render_result
+    from .servers.launch import server_program as server_program
+    from .servers.registry import prepare_server as prepare_server
+    from .servers.registry import server_names as server_names
+    from .system.preflight import preflighting as preflighting
+    from .transports.zeromq.curve import write_key_pair as write_key_pair
 
-_MODULES = {
-    "AccessDenied": "errors",
-    "AmbiguousTarget": "errors",
-    "BackgroundServer": "extension.background",
-    "CommandError": "errors",
-    "ConfigurationError": "errors",
-    "Control": "extension.control",
-    "ControlClient": "client.client",
-    "ControlError": "errors",
-    "InsecureConfiguration": "errors",
-    "LocalProtocolError": "errors",
-    "NotRunning": "errors",
-    "ProtocolError": "errors",
-    "ReloadFailed": "errors",
-    "RemoteProtocolError": "errors",
-    "ServerDied": "errors",
-    "ServerReloaded": "errors",
-    "TimedOut": "errors",
-    "WrongScheme": "errors",
-    "find_instance": "client.discovery",
-    "find_instance_of": "client.discovery",
-    "live_instances": "client.discovery",
-    "preflighting": "system.preflight",
-    "prepare_server": "servers.registry",
-    "render_result": "protocol.text",
-    "server_names": "servers.registry",
-    "server_program": "servers.launch",
-    "write_key_pair": "transports.zeromq.curve",
+_NAMES = {
+    "client.client": ("ControlClient",),
+    "client.discovery": ("find_instance", "find_instance_of", "live_instances"),
+    "errors": (
+        "AccessDenied",
+        "AmbiguousTarget",
+        "CommandError",
+        "ConfigurationError",
+        "ControlError",
+        "InsecureConfiguration",
+        "LocalProtocolError",
+        "NotRunning",
+        "ProtocolError",
+        "ReloadFailed",
+        "RemoteProtocolError",
+        "ServerDied",
+        "ServerReloaded",
+        "TimedOut",
+        "WrongScheme",
+    ),
+    "extension.background": ("BackgroundServer",),
+    "extension.control": ("Control",),
+    "protocol.text": ("render_result",),
+    "servers.launch": ("server_program",),
+    "servers.registry": ("prepare_server", "server_names"),
+    "system.preflight": ("preflighting",),
+    "transports.zeromq.curve": ("write_key_pair",),
 }
+"""The public names of each module."""
 
-__all__ = [
-    "AccessDenied",
-    "AmbiguousTarget",
-    "BackgroundServer",
-    "CommandError",
-    "ConfigurationError",
-    "Control",
-    "ControlClient",
-    "ControlError",
-    "InsecureConfiguration",
-    "LocalProtocolError",
-    "NotRunning",
-    "ProtocolError",
-    "ReloadFailed",
-    "RemoteProtocolError",
-    "ServerDied",
-    "ServerReloaded",
-    "TimedOut",
-    "WrongScheme",
-    "find_instance",
-    "find_instance_of",
-    "live_instances",
-    "preflighting",
-    "prepare_server",
-    "render_result",
-    "server_names",
-    "server_program",
-    "write_key_pair",
-]
+_MODULES = {name: module for module, names in _NAMES.items() for name in names}
+
+__all__ = sorted(_MODULES)
 
 
 def __getattr__(name: str) -> Any:

@@ -872,7 +872,7 @@ class World:
                     patch.setattr(module, name, fake)
         patch.setattr(process, "wait_readable", self._wait_readable)
         patch.setattr(process.metrics, "age_of", lambda pid: 0.0)
-        patch.setattr(process.metrics, "figures_of", lambda readers, pids: {})
+        patch.setattr(process.metrics, "metrics_of", lambda readers, pids: {})
         patch.setattr(reloading, "Preflight", lambda *_args, **_options: FakePreflight(self))
 
     def _wait_readable(self, descriptors: list[int], timeout: float | None) -> list[int]:

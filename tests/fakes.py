@@ -220,8 +220,8 @@ class FakeProgram:
     def obstacle(self) -> str | None:
         return None
 
-    def rehearse(self, limit: float, served: Any) -> FakePreflight:
-        self._fail("rehearse")
+    def start_preflight(self, limit: float, served: Any) -> FakePreflight:
+        self._fail("start_preflight")
         return FakePreflight(self.preflight, self.broken)
 
     def background_threads(self, but: Any) -> list[str]:

@@ -222,7 +222,7 @@ def test_what_cannot_be_had_before_the_commit_leaves_the_old_code_serving(scene,
 
 STARTS = {
     "no descriptor for the preflight": lambda scene, patch: scene.program.fails.update(
-        rehearse=OSError(24, "Too many")
+        start_preflight=OSError(24, "Too many")
     ),
     "no thread": lambda scene, patch: patch.setattr(operation.threading.Thread, "start", no_thread_once(patch)),
 }

@@ -20,7 +20,7 @@ from ..servers.unknown import UnknownServer
 from ..system.at_exit import close_at_exit, forget
 from ..system.directory import current_directory
 from ..system.handover import inherited
-from ..system.metrics import ProcessFigures
+from ..system.metrics import ProcessMetrics
 from ..system.program import program
 from ..system.signals import signals, would_kill
 from ..transports.control_thread import ControlServer
@@ -66,7 +66,7 @@ class Instance(Controller[Reload]):
         self._audit = Audit()
         self._sockets: list[AppSockets] = []
         self._open_entries: list[Entry] = []
-        self._figures = ProcessFigures()
+        self._figures = ProcessMetrics()
         self._deferred: list[DeferredStop] = []
         self._ended: dict[str, Any] | None = None
         server.notify, server.on_serving, server.on_stopped = self._poke, self.serving, self.finished

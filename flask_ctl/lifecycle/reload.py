@@ -48,7 +48,7 @@ class Replaceable(Executable, Protocol):
     def obstacle(self) -> str | None:
         """Why it can't be started again, None if it can."""
 
-    def rehearse(self, limit: float, served: Collection[str]) -> Preflight:
+    def start_preflight(self, limit: float, served: Collection[str]) -> Preflight:
         """A start for trial, which may take `limit` seconds; the HTTP addresses that are `served` it will inherit."""
 
     def background_threads(self, but: Collection[Any]) -> list[str]:
@@ -144,7 +144,7 @@ class Reload(ReloadOperation):
         try:
             if request.preflight:
                 with reserve.lend():
-                    self._preflight = program.rehearse(request.preflight_timeout, server.addresses())
+                    self._preflight = program.start_preflight(request.preflight_timeout, server.addresses())
         except OSError:
             self._standby.discard()
             raise

@@ -16,7 +16,7 @@ from typing import Any
 from ..system.native import socket, threading
 from ..system.signals import signals
 from ..system.sockets import refuse_new_connections, waiting_connections, welcome_connections
-from ..system.waiting import Gate, Waker, wait_readable
+from ..system.waiting import NativeEvent, Waker, wait_readable
 from .base import Host, HttpServer, WSGIApp
 from .copies import ListenerCopies
 from .hooks import LoopHooks, Replacements
@@ -61,7 +61,7 @@ class KeepAliveServer(LoopHooks, HttpServer):
         self._left_idle: list[int] = []
         self._replacements = Replacements()
         self._waker = Waker()
-        self._released = Gate()
+        self._released = NativeEvent()
 
     # What a stop and a reload ask for.
 

@@ -20,7 +20,7 @@ from ..system.handover import inherited
 from ..system.native import selectors, threading
 from ..system.signals import signals
 from ..system.sockets import refuse_new_connections, waiting_connections, welcome_connections
-from ..system.waiting import Gate, Waker, wait_readable
+from ..system.waiting import NativeEvent, Waker, wait_readable
 from .base import HttpServer
 from .copies import ListenerCopies
 from .urls import url
@@ -63,8 +63,8 @@ class WerkzeugServer(HttpServer):
         self._loop_ended = False
         self._pausing = False
         self._is_paused = False
-        self._resumed = Gate()
-        self._released = Gate()
+        self._resumed = NativeEvent()
+        self._released = NativeEvent()
         self._leaving = False
         self._copies = ListenerCopies()
         self._left_parked: list[int] = []

@@ -84,7 +84,7 @@ class Handover:
         return [*self._state.get("listeners", {}).values(), *self._state.get("parked", []), *sockets, *callers]
 
 
-class Record:
+class HandoverFile:
     """The unnamed file for the state, opened before a reload commits. Raises OSError if it can't be had."""
 
     def __init__(self) -> None:

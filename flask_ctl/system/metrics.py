@@ -20,7 +20,7 @@ def prepare() -> None:
     import psutil  # noqa: F401
 
 
-class ProcessFigures:
+class ProcessMetrics:
     """Memory, CPU, threads and descriptors of this process, or of another one of the same user."""
 
     def __init__(self, pid: int | None = None) -> None:
@@ -59,14 +59,14 @@ class ProcessFigures:
         return figures
 
 
-def figures_of(readers: dict[int, ProcessFigures], pids: Iterable[int]) -> dict[int, dict[str, Any]]:
+def metrics_of(readers: dict[int, ProcessMetrics], pids: Iterable[int]) -> dict[int, dict[str, Any]]:
     """The figures of some processes, without those that have ended; `readers` remembers what each was before."""
     import psutil
 
     figures = {}
     for pid in pids:
         with contextlib.suppress(psutil.Error):
-            figures[pid] = readers.setdefault(pid, ProcessFigures(pid)).read()
+            figures[pid] = readers.setdefault(pid, ProcessMetrics(pid)).read()
     for pid in set(readers) - set(figures):
         del readers[pid]
     return figures

@@ -77,7 +77,7 @@ def _check(check: Callable[[], Any]) -> None:
         os._exit(1)
 
 
-class Rehearsable(Protocol):
+class PreflightProgram(Protocol):
     """What can be started for trial."""
 
     @property
@@ -96,7 +96,7 @@ class Preflight:
     """
 
     def __init__(
-        self, program: Rehearsable, limit: float, *, served: Collection[str] = (), by_exit: bool = False
+        self, program: PreflightProgram, limit: float, *, served: Collection[str] = (), by_exit: bool = False
     ) -> None:
         """The HTTP addresses that are `served` are those that the program need not bind."""
         self._served = served

@@ -1,6 +1,8 @@
-"""Handles on processes, and what the kernel tells of them: owner, parent, start.
+"""Handles on processes, and what the kernel knows about them: owner, parent, start time.
 
-Linux first, then macOS. Everything here imports everywhere; what a system lacks is said by None.
+Linux first, then macOS. The module can be imported on every system; functions return None where a system lacks
+something. /proc is read here, not by psutil: importing that takes 50 ms and may fail when descriptors are used up, its
+start times move with the system clock, and its `children` reads the stat file of every process.
 """
 
 from __future__ import annotations
@@ -48,23 +50,20 @@ class ProcessHandle:
         return bool(wait_readable([self.fileno()], 0))
 
     def signal(self, signum: int) -> None:
-        """Send a signal, if it still runs; 0 only asks. Raises PermissionError for another user's."""
-        self._send(signum)
-
-    def kill(self) -> None:
-        """SIGKILL, if it still runs. Raises PermissionError for another user's."""
-        self._send(signal.SIGKILL)
-
-    def suspend(self) -> None:
-        """SIGSTOP, so that it hears of no other signal but SIGKILL. Raises PermissionError for another user's."""
-        self._send(signal.SIGSTOP)
-
-    def _send(self, signum: int) -> None:
+        """Send a signal, if it still runs; 0 only checks. Raises PermissionError for another user's process."""
         with contextlib.suppress(ProcessLookupError):
             if isinstance(self._descriptor, int):
                 signal.pidfd_send_signal(self._descriptor, signum)
             elif not self.ended():
                 os.kill(self.pid, signum)
+
+    def kill(self) -> None:
+        """SIGKILL, if it still runs. Raises PermissionError for another user's."""
+        self.signal(signal.SIGKILL)
+
+    def suspend(self) -> None:
+        """SIGSTOP, so that it hears of no other signal but SIGKILL. Raises PermissionError for another user's."""
+        self.signal(signal.SIGSTOP)
 
     def duplicate(self) -> ProcessHandle | None:
         """Another handle on the same process; None if it is gone and can't be watched any more."""
@@ -194,7 +193,9 @@ def start_time(pid: int) -> int:
     With the pid it is unique.
     """
     try:
-        return int(_stat_fields(pid)[19])
+        with open(f"/proc/{pid}/stat") as file:
+            # Fields from the third on: proc(5). The second, the name, may hold spaces and parentheses.
+            return int(file.read().rpartition(")")[2].split()[19])
     except (OSError, ValueError, IndexError):
         return 0
 
@@ -207,12 +208,6 @@ def children_of(pid: int) -> list[int]:
             with contextlib.suppress(OSError), open(f"/proc/{pid}/task/{thread}/children") as file:
                 children += map(int, file.read().split())
     return children
-
-
-def _stat_fields(pid: int) -> list[str]:
-    """The fields of /proc/<pid>/stat from the third on: proc(5)."""
-    with open(f"/proc/{pid}/stat") as file:
-        return file.read().rpartition(")")[2].split()
 
 
 def _is_pidfd_of(descriptor: int, pid: int) -> bool:

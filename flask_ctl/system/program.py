@@ -66,7 +66,7 @@ class Program:
         environment = {**self.environment, **self._variables}
         return {name: value for name, value in environment.items() if name not in _RELOADER}
 
-    def rehearse(self, limit: float, served: Collection[str]) -> Preflight:
+    def start_preflight(self, limit: float, served: Collection[str]) -> Preflight:
         """A preflight of this program, which may take `limit` seconds, while the HTTP addresses are `served`."""
         return Preflight(self, limit, served=served)
 

@@ -49,7 +49,7 @@ class Replacement:
     def __init__(self, program: Executable, notify: Callable[[], Any]) -> None:
         self._program = program
         self._notify = notify
-        self._record: handover.Record | None = None
+        self._handover_file: handover.HandoverFile | None = None
         self._exit_thread: StandbyThread | None = None
         self._flush_thread: StandbyThread | None = None
         self._lock = threading.Lock()
@@ -64,13 +64,13 @@ class Replacement:
     def prepare(self) -> None:
         """Make sure of what the exec needs. Raises OSError or RuntimeError if it can't be had."""
         self._program.check()
-        self._record = handover.Record()
+        self._handover_file = handover.HandoverFile()
         self._exit_thread = StandbyThread("flask-ctl-exit")
         self._flush_thread = StandbyThread("flask-ctl-flush")
 
     def discard(self) -> None:
         """Give up what was prepared; more than once is fine."""
-        record, self._record = self._record, None
+        record, self._handover_file = self._handover_file, None
         if record is not None:
             record.close()
         for thread in (self._exit_thread, self._flush_thread):
@@ -116,8 +116,8 @@ class Replacement:
                 self._flush()
                 state = hand_over()
                 if state is not None:
-                    assert self._record is not None
-                    self._program.execute({handover.ENVIRONMENT: self._record.write(state)})
+                    assert self._handover_file is not None
+                    self._program.execute({handover.ENVIRONMENT: self._handover_file.write(state)})
             except BaseException:
                 logger.exception("the new code could not be started; this process ends")
                 # What it was to inherit is closed, and the files of its sockets go.

@@ -76,7 +76,7 @@ class Waker:
         self._lock = threading.RLock()
 
 
-class Gate:
+class NativeEvent:
     """Like a threading.Event that any thread may set, for the thread of a loop.
 
     Where gevent has patched the program, greenlets go on while it waits; a real Event would hold up all of them.

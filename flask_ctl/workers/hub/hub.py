@@ -65,7 +65,7 @@ class Hub(Controller[HubReload]):
         self._socket = WorkersSocket(path, lock, self._gate.attach, self._open_sockets)
         self._audit = HubAudit(self._staff)
         self._apps: dict[str, HubApp] = {}
-        self._readers: dict[int, metrics.ProcessFigures] = {}
+        self._readers: dict[int, metrics.ProcessMetrics] = {}
         self._loaded_at = time.monotonic()
         self._outdated = False
         self._memory_number = 0
@@ -271,7 +271,7 @@ class Hub(Controller[HubReload]):
         workers = self._staff.workers
         pids = [worker.pid for worker in workers]
         self._readers = {pid: reader for pid, reader in self._readers.items() if pid in pids}
-        seen = metrics.figures_of(self._readers, pids)
+        seen = metrics.metrics_of(self._readers, pids)
         # At a moment without a worker, what the last one has told is still true.
         latest = workers.latest
         fields = self._status(
