@@ -1,25 +1,25 @@
-"""What can go wrong, as one tree.
+"""All errors of this package, as one tree.
 
 ::
 
     ControlError
     ├── ConfigurationError      an address, a file or an option that can't be used
-    │   ├── AddressInUse            one where another instance listens
-    │   └── InsecureConfiguration   one that would let in those who are not meant
-    ├── NotRunning              nothing listens there: no socket, refused, stale
-    ├── AmbiguousTarget         it isn't clear which instance is meant
-    ├── ServerDied              the server's process ended without an answer
+    │   ├── AddressInUse            an address at which another instance listens
+    │   └── InsecureConfiguration   a configuration that would give unauthorized users access
+    ├── NotRunning              nothing listens at the address: no socket, refused, stale
+    ├── AmbiguousTarget         it is not clear which instance is meant
+    ├── ServerDied              the server's process ended before the command was done
     ├── ProtocolError
-    │   ├── LocalProtocolError  our side would have sent something illegal
+    │   ├── LocalProtocolError  this side would have sent an illegal message
     │   └── RemoteProtocolError the other side does not speak this protocol
-    │       └── WrongScheme         it does, but over the other transport of that file
+    │       └── WrongScheme         it does, but over another transport than the address says
     └── CommandError            an error object of JSON-RPC: code, message, data
         ├── AccessDenied        -32003
         ├── ReloadFailed        -32004, with the new code's traceback in data
         ├── TimedOut            -32005
         └── ServerReloaded      -32006, the command may have run
 
-Every class has a ``code``: the JSON-RPC error code, or None where only this side knows of the fault.
+Every class has a ``code``: the JSON-RPC error code, or None for an error that is never sent as an error object.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ __all__ = [
 
 
 class ControlError(Exception):
-    """Base of all errors of this package; ``data`` holds what a program may want to know."""
+    """Base of all errors of this package; ``message`` is for a person, ``data`` (JSON, or None) for a program."""
 
     code: int | None = None
 
@@ -72,27 +72,27 @@ class ControlError(Exception):
 
 
 class ConfigurationError(ControlError):
-    """An address, a file or an option that can't be used; the message names the remedy."""
+    """An address, a file or an option can't be used; the message names the remedy."""
 
 
 class AddressInUse(ConfigurationError):
-    """An address where another instance listens; ``data["pid"]`` is its pid, or None."""
+    """Another instance listens at the address; ``data["pid"]`` is its pid, or None."""
 
 
 class InsecureConfiguration(ConfigurationError):
-    """One that would let in those who are not meant; the app does not start with it."""
+    """The configuration would give unauthorized users access; the app does not start with it."""
 
 
 class NotRunning(ControlError):
-    """Nothing listens there; the message lists the paths that were tried."""
+    """Nothing listens at the address; the message lists the paths that were tried."""
 
 
 class AmbiguousTarget(ControlError):
-    """More than one instance could be meant, or none that belongs to this directory."""
+    """Several instances match, or none belongs to the current directory; the message lists the live instances."""
 
 
 class ServerDied(ControlError):
-    """The server's process ended before it had done what was asked; ``data["outcome"]`` is ``died``."""
+    """The server's process ended before the command was done; ``data["outcome"]`` is ``died``."""
 
     code = SERVER_DIED
 
@@ -101,19 +101,19 @@ class ServerDied(ControlError):
 
 
 class ProtocolError(ControlError):
-    """Somebody broke the protocol; the subclass says who."""
+    """A side violated the protocol; the subclass says which."""
 
 
 class LocalProtocolError(ProtocolError):
-    """This side would have sent something illegal; nothing was sent."""
+    """This side would have sent an illegal message; nothing was sent."""
 
 
 class RemoteProtocolError(ProtocolError):
-    """What answered does not speak this protocol, or a newer one than this client."""
+    """The other side does not speak this protocol, or speaks a newer version of it."""
 
 
 class WrongScheme(RemoteProtocolError):
-    """Another transport is spoken at that path; ``data["address"]`` is the address as it should be written."""
+    """The socket at that path is one of another transport; ``data["address"]`` is the right address."""
 
     def __init__(self, address: str, right: str, what: str) -> None:
         super().__init__(f"{address} is {what}: its address is {right}", {"address": right})
@@ -128,21 +128,21 @@ class CommandError(ControlError):
 
 
 class AccessDenied(CommandError):
-    """The file mode, the peer's credentials or its role do not allow this."""
+    """The file mode, the peer's credentials or its role do not permit the command."""
 
     def __init__(self, message: str, data: Any = None, *, code: int = PERMISSION_DENIED) -> None:
         super().__init__(message, data, code=code)
 
 
 class ReloadFailed(CommandError):
-    """The new code was refused and the old code serves; ``data["traceback"]`` is the new code's output."""
+    """The new code was refused, and the old code still serves; ``data["traceback"]`` is the new code's output."""
 
     def __init__(self, message: str, data: Any = None, *, code: int = RELOAD_FAILED) -> None:
         super().__init__(message, data, code=code)
 
 
 class TimedOut(CommandError):
-    """No answer within the time allowed; the server is still there."""
+    """There was no answer in time; the server still runs."""
 
     def __init__(self, message: str, data: Any = None, *, code: int = TIMED_OUT) -> None:
         super().__init__(message, data, code=code)
@@ -169,7 +169,7 @@ _CLASS_OF_CODE: dict[int, type[CommandError]] = {
 
 
 def as_command_error(error: BaseException) -> CommandError:
-    """What a caller is told of an exception in a command."""
+    """The CommandError for an exception in a command: itself, or one with its type and text, but no traceback."""
     if isinstance(error, CommandError):
         return error
     kind = type(error).__name__

@@ -272,7 +272,7 @@ def import_client() -> None:
 
     Whoever becomes another user has to do so first: that user may not be able to enter the directory of the sources.
     """
-    servers = ("flask_ctl.servers", "flask_ctl.workers", "flask_ctl_cli.served")
+    servers = ("flask_ctl.servers", "flask_ctl.workers", "flask_ctl_cli.wsgi")
     for package in (flask_ctl, flask_ctl_cli):
         for module in pkgutil.iter_modules(package.__path__, f"{package.__name__}."):
             if module.name in servers or module.name.endswith("__main__"):

@@ -92,7 +92,7 @@ def test_the_programs_help_lists_them(typed):
     """With their summaries, wherever --socket stands."""
     shown = run_cli("-s", typed.socket, "--help").stdout
     assert "A str, an int, a float and a bool." in shown
-    assert "Ask whether it answers." in shown
+    assert "Check that the server answers." in shown
 
 
 def test_hyphens_and_underscores_are_the_same(serve):

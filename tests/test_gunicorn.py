@@ -101,7 +101,7 @@ def test_past_the_grace_a_reload_tells_who_is_left(start):
     held = server.begin("/hold/a")
     done = run_cli("--json", "reload", "--grace", "0.1", "-s", server.socket)
     assert (done.returncode, json.loads(done.stdout)["old_left"]) == (0, 1)
-    assert "Warning: old workers still at work: 1" in done.stderr
+    assert "Warning: old workers that still finish their last requests: 1" in done.stderr
     status = server.status()
     assert (status["state"], status["generation"], len(status["workers"])) == ("running", 2, 3)
     assert status["last_reload"]["ok"] is True

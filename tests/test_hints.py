@@ -51,14 +51,14 @@ CASES = {
     "a stop with hooks that hang": Case(
         "stop",
         {**DRAINING, "phase": "hooks", "in_flight": 0},
-        f"Wait longer by --timeout, or leave its on_stop hooks behind by: flask-ctl stop --mode fast, or {KILL}",
+        f"Wait longer by --timeout, or leave its on_stop hooks unfinished by: flask-ctl stop --mode fast, or {KILL}",
     ),
     "a stop with threads that stay": Case(
         "stop",
         {"can_be_killed": True, "mode": "graceful", "waiting_for": ["mine"]},
         f"Wait longer by --timeout, or {KILL}",
     ),
-    "a stop that no hub has answered": Case("stop", {"hub": "died"}, "Ask once more: flask-ctl stop"),
+    "a stop that no hub has answered": Case("stop", {"hub": "died"}, "Stop it again: flask-ctl stop"),
     "a kill that the kernel has not done yet": Case("stop", {"killed": True, "can_be_killed": False}, ""),
 }
 
@@ -107,7 +107,7 @@ def test_a_fast_stop_whose_hook_hangs_names_fast_which_then_leaves_the_hook_behi
     late = run_cli("stop", "--mode", "fast", "--timeout", "0.5", "-s", server.socket)
     assert late.returncode == 4
     assert "its on_stop hooks run" in late.stderr
-    assert "leave its on_stop hooks behind by: flask-ctl stop --mode fast" in late.stderr
+    assert "leave its on_stop hooks unfinished by: flask-ctl stop --mode fast" in late.stderr
     assert run_cli("stop", "--mode", "fast", "-s", server.socket).returncode == 6
     assert server.wait() == 0
 

@@ -10,7 +10,7 @@ from harness import APPS, PYTHON, raw, read_all, run_cli
 from servers import SERVERS
 
 from flask_ctl_cli.codes import ERROR_CODES, EXIT_CODES, meaning_of
-from flask_ctl_cli.names import near_names, one_edit_from
+from flask_ctl_cli.suggestions import one_edit_from, similar_names
 
 ROOT = pathlib.Path(__file__).parent.parent
 OWN = ["call", "help", "keygen", "ping", "reload", "run", "status", "stop"]
@@ -39,9 +39,9 @@ def test_one_edit_adds_removes_replaces_or_swaps(name):
 
 
 def test_near_names_are_the_nearest_first_and_few():
-    assert near_names("statsu", [*OWN, "stats", "statue", "stat"])[0] in ("stats", "status")
-    assert len(near_names("statsu", [*OWN, "stats", "statue", "stat"])) == 3
-    assert near_names("xyz", OWN) == []
+    assert similar_names("statsu", [*OWN, "stats", "statue", "stat"])[0] in ("stats", "status")
+    assert len(similar_names("statsu", [*OWN, "stats", "statue", "stat"])) == 3
+    assert similar_names("xyz", OWN) == []
 
 
 @pytest.fixture

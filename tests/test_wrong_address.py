@@ -202,7 +202,7 @@ def test_the_running_instance_of_an_app_whose_source_is_broken_is_found(serve, s
     done = flask_ctl("status", cwd=directory)
     assert done.returncode == 0
     said, using = done.stderr.splitlines()
-    assert said.startswith(f"the app can't be loaded ({BROKEN[code]}")
+    assert said.startswith(f"the app can't be imported ({BROKEN[code]}")
     assert using == f"using {server.socket}"
     assert f"pid {server.pid}" in done.stdout
     assert flask_ctl("stop", "--quiet", cwd=directory).stderr == ""

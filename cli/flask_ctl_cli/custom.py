@@ -1,4 +1,4 @@
-"""The app's own commands: options and values from the server's description (JSON Schema)."""
+"""The app's own commands as click commands: options and values by the server's description (JSON Schema)."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from .output import print_result
 from .settings import settings
 
 
-class Constant(click.Choice):  # type: ignore[type-arg]
-    """One of some constants, exactly as it is written; the value keeps its JSON type."""
+class Enumeration(click.Choice):  # type: ignore[type-arg]
+    """One of the values of an ``enum``, compared as text and case-sensitively; the result keeps its JSON type."""
 
     def __init__(self, values: list[Any]) -> None:
         super().__init__([str(value) for value in values])
@@ -34,31 +34,31 @@ _TYPES: dict[str, click.ParamType[Any]] = {
 }
 
 
-def _plain(schema: dict[str, Any]) -> dict[str, Any]:
-    """A schema without the null that it may allow: on a command line that is an option left out."""
+def _without_null(schema: dict[str, Any]) -> dict[str, Any]:
+    """The schema without an alternative ``null``: on a command line null is an option left out."""
     return next((inner for inner in schema.get("anyOf", []) if inner.get("type") != "null"), schema)
 
 
 def _type(schema: dict[str, Any]) -> click.ParamType[Any]:
     if "enum" in schema:
-        return Constant(schema["enum"])
+        return Enumeration(schema["enum"])
     return _TYPES.get(schema.get("type", ""), click.STRING)
 
 
 def _items(schema: dict[str, Any]) -> dict[str, Any] | None:
-    """The schema of a list's items; None for what is no list."""
-    return _plain(schema.get("items", {})) if schema.get("type") == "array" else None
+    """The schema of a list's items; None if `schema` is not a list's."""
+    return _without_null(schema.get("items", {})) if schema.get("type") == "array" else None
 
 
 def parse_values(name: str, description: dict[str, Any], texts: dict[str, str]) -> dict[str, Any]:
-    """JSON values for parameters that were typed. Raises click.UsageError."""
+    """JSON values of parameters that were given as text. Raises click.UsageError for unknown, missing and bad ones."""
     schemas, required = _parameters(description)
     known = ", ".join(schemas) or "none"
     if unknown := texts.keys() - schemas.keys():
         raise click.UsageError(f"{name} has no parameter {min(unknown)!r}; it has: {known}")
     if missing := required - texts.keys():
         raise click.UsageError(f"{name} needs {min(missing)}=VALUE; its parameters are: {known}")
-    return {key: _parse(key, _plain(schemas[key]), text) for key, text in texts.items()}
+    return {key: _parse(key, _without_null(schemas[key]), text) for key, text in texts.items()}
 
 
 def _parameters(description: dict[str, Any]) -> tuple[dict[str, Any], set[str]]:
@@ -77,12 +77,12 @@ def _parse(name: str, schema: dict[str, Any], text: str) -> Any:
 
 
 def _option(name: str, schema: dict[str, Any], required: bool) -> click.Option:
-    plain, flag = _plain(schema), name.replace("_", "-")
-    items = _items(plain)
-    words = f"--{flag}/--no-{flag}" if plain.get("type") == "boolean" else f"--{flag}"
+    inner, flag = _without_null(schema), name.replace("_", "-")
+    items = _items(inner)
+    words = f"--{flag}/--no-{flag}" if inner.get("type") == "boolean" else f"--{flag}"
     return click.Option(
         [words, name],
-        type=_type(plain if items is None else items),
+        type=_type(inner if items is None else items),
         multiple=items is not None,
         default=None,
         required=required,
@@ -98,17 +98,19 @@ def _help(default: Any, *, is_list: bool) -> str | None:
 
 
 def may_change(name: str) -> bool:
-    """Whether a command may do more than to look; of the app's own nobody knows."""
+    """Whether a command may have side effects, as every command of the app's own may."""
     return name not in ("commands", "ping", "status")
 
 
 def worker_option() -> click.Option:
-    """A new --worker option, whose value goes with the parameters to the server."""
-    return click.Option(["--worker", "_pid"], type=click.IntRange(min=1), metavar="PID", help="Ask this worker only.")
+    """A new --worker option, whose value is sent to the server with the parameters."""
+    return click.Option(
+        ["--worker", "_pid"], type=click.IntRange(min=1), metavar="PID", help="Run only in this worker."
+    )
 
 
 def custom_command(name: str, description: dict[str, Any], kind: type[click.Command]) -> click.Command:
-    """The click command for one of the app's own."""
+    """The click command of class `kind` for a command of the app's own, by the server's `description`."""
 
     def run(**values: Any) -> None:
         given: dict[str, Any] = {

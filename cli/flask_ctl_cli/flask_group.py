@@ -1,4 +1,4 @@
-"""``flask ctl …``: the same commands, at the address that the app's own configuration gives."""
+"""``flask ctl …``: the commands of flask-ctl, with the address from the app's configuration."""
 
 from __future__ import annotations
 
@@ -12,39 +12,41 @@ from .group import ControlGroup
 from .settings import settings_of
 
 
-class _Broken(Exception):
-    """The app's source can't be imported; the text is one line."""
+class _ImportFailed(Exception):
+    """The import of the app raised an exception; the text is one line."""
 
 
-def _load(info: ScriptInfo) -> Flask:
-    """The app. Raises _Broken if its source fails, NoAppException if there is none."""
+def _load_app(info: ScriptInfo) -> Flask:
+    """The app of ``flask --app``. Raises _ImportFailed if its import fails, NoAppException if there is no app."""
     try:
         return info.load_app()
     except NoAppException as error:
-        # Flask makes one of an ImportError inside of the app, too, with the traceback in its text.
+        # Flask turns an ImportError inside the app into NoAppException, too, with the traceback in its text.
         if not error.message.startswith(_IMPORT_FAILED):
             raise
         reason = error.message
     except (Exception, SystemExit) as error:
         reason = f"{type(error).__name__}: {error}"
     lines = reason.strip().splitlines()
-    raise _Broken(lines[-1] if reason.startswith(_IMPORT_FAILED) else lines[0])
+    raise _ImportFailed(lines[-1] if reason.startswith(_IMPORT_FAILED) else lines[0])
 
 
 _IMPORT_FAILED = "While importing"
 
 
 class AppControlGroup(ControlGroup):
-    """The commands for the app of ``flask --app``, which is loaded if no address is given otherwise.
+    """The commands for the app of ``flask --app``, which is imported if no address is given otherwise.
 
-    Where its source is broken an instance is looked for, which may run the old code.
+    If the import fails, an instance is looked for as by ``flask-ctl``: it may run older code.
     """
 
     def default_socket(self, ctx: click.Context) -> str | None:
         try:
-            app = _load(ctx.ensure_object(ScriptInfo))
-        except _Broken as error:
-            settings_of(ctx).say(f"the app can't be loaded ({error}); looking for an instance that runs here")
+            app = _load_app(ctx.ensure_object(ScriptInfo))
+        except _ImportFailed as error:
+            settings_of(ctx).say(
+                f"the app can't be imported ({error}); looking for an instance that runs in this directory"
+            )
             return None
         if "ctl" not in app.extensions:
             raise click.UsageError("this app has no Control; add Control(app), or give an address by --socket")
@@ -54,6 +56,6 @@ class AppControlGroup(ControlGroup):
 
 ctl = AppControlGroup(
     "ctl",
-    own=("call", "help", "ping", "reload", "status", "stop"),
-    help="Stop, reload, inspect and call this app where it runs in another process.",
+    builtin=("call", "help", "ping", "reload", "status", "stop"),
+    help="Stop, reload, inspect and call this app, which runs in another process.",
 )

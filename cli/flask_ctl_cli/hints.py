@@ -1,4 +1,4 @@
-"""What to do after a time-out: a remedy is named only where it helps."""
+"""Advice after a time-out; each remedy is named only where it helps."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from typing import Any
 from flask_ctl import TimedOut
 
 _QUESTIONS = ("ping", "status", "commands")
-"""Commands that need no time: a server that does not answer them hangs."""
+"""Commands that a server answers at once, unless it hangs."""
 
 
-def hint_after(error: TimedOut, command: str, program: str, patience: str = "--timeout") -> str:
-    """The advice for a person whose `command` has timed out, "" for none.
+def hint_after(error: TimedOut, command: str, program: str, wait_option: str = "--timeout") -> str:
+    """The advice for a person whose `command` has timed out; "" if there is none.
 
-    `program` is what the shell calls us, `patience` the option that says how long to wait.
+    `program` is the name of this program in the shell, `wait_option` the option that sets the time-out.
     """
     data = error.data if isinstance(error.data, dict) else {}
     if command == "reload":
@@ -21,8 +21,8 @@ def hint_after(error: TimedOut, command: str, program: str, patience: str = "--t
     if data.get("killed"):
         return ""
     if data.get("hub") == "died":
-        return f"Ask once more: {program} stop"
-    remedies = [f"Wait longer by {patience}"]
+        return f"Stop it again: {program} stop"
+    remedies = [f"Wait longer by {wait_option}"]
     if command == "stop":
         remedies += _fast(data, program)
     if command in ("stop", *_QUESTIONS) and data.get("can_be_killed", True):
@@ -31,16 +31,16 @@ def hint_after(error: TimedOut, command: str, program: str, patience: str = "--t
 
 
 def _after_reload(data: dict[str, Any]) -> str:
-    # Without these the server waited for something else.
+    # Without requests and threads the server waited for something else.
     if data.get("in_flight") or data.get("threads"):
         return "Give it more time by --grace SECONDS, or cut what is still at work by --cut."
     return ""
 
 
 def _fast(data: dict[str, Any], program: str) -> list[str]:
-    """What --mode fast would do: cut requests, if that has not been asked for, or leave hooks behind."""
+    """The effect of --mode fast, if it has one: it cuts requests, or leaves hooks unfinished."""
     if data.get("phase") == "hooks":
-        return [f"leave its on_stop hooks behind by: {program} stop --mode fast"]
+        return [f"leave its on_stop hooks unfinished by: {program} stop --mode fast"]
     if data.get("phase") in ("delay", "drain") and data.get("in_flight") and data.get("mode") == "graceful":
         return [f"cut its requests by: {program} stop --mode fast"]
     return []

@@ -1,4 +1,4 @@
-"""``flask-ctl``: the group of commands for a shell."""
+"""The program ``flask-ctl``."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ COMMANDS = ("call", "help", "keygen", "ping", "reload", "run", "status", "stop")
 cli = click.version_option(package_name="flask-ctl", prog_name="flask-ctl")(
     ControlGroup(
         "flask-ctl",
-        own=COMMANDS,
+        builtin=COMMANDS,
         help="Stop, reload, inspect and call a Flask app that runs in another process.",
-        epilog="Without --socket: FLASK_CTL_SOCKET, else the one instance that runs in this directory or below it.",
+        epilog="Without --socket: FLASK_CTL_SOCKET, else the only instance that runs in this directory or below it.",
     )
 )
 
 
 def main() -> NoReturn:
-    """Run the command line, and exit with the code that tells how it went."""
+    """Run the command line, and exit with one of the EXIT_CODES."""
     cli.main(prog_name="flask-ctl")

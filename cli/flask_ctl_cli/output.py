@@ -1,4 +1,4 @@
-"""What goes to stdout and stderr, and the exit codes."""
+"""Results on stdout, errors on stderr, and the exit code of each error."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from flask_ctl import (
 
 
 class _Interrupted(ControlError):
-    """Ctrl-C; its exit code is 128 and SIGINT, as a shell has it."""
+    """Ctrl-C; the exit code is 128 plus SIGINT, as in a shell."""
 
 
 _EXITS: list[tuple[type[ControlError], int, str]] = [
@@ -33,11 +33,11 @@ _EXITS: list[tuple[type[ControlError], int, str]] = [
     (ConfigurationError, 2, ""),
     (LocalProtocolError, 2, ""),
     (AmbiguousTarget, 2, ""),
-    (NotRunning, 3, "Start it, or say where it listens by --socket; `flask --app … ctl` finds that out from the app."),
+    (NotRunning, 3, "Start it, or give its address by --socket; `flask --app … ctl` takes the address from the app."),
     (TimedOut, 4, ""),
     (AccessDenied, 5, ""),
     (ReloadFailed, 7, "The old code serves on."),
-    (ServerDied, 6, "The app's log may tell why."),
+    (ServerDied, 6, "The app's log may have the reason."),
     (WrongScheme, 8, ""),
     (
         RemoteProtocolError,
@@ -46,18 +46,15 @@ _EXITS: list[tuple[type[ControlError], int, str]] = [
     ),
     (ControlError, 1, ""),
 ]
-"""Exit code and advice by the first class that fits; no advice where the message gives it, for a time-out see `hints`.
-
-1: the server refused.
-"""
+"""Exit code and advice of the first class that fits; "" where the message has the advice. For TimedOut see `hints`."""
 
 Hint = Callable[[TimedOut], str]
-"""Advice after a time-out."""
+"""Gives the advice after a time-out; "" if there is none."""
 
 
 @contextlib.contextmanager
-def reported(*, as_json: bool, hint: Hint = lambda error: "") -> Iterator[None]:
-    """Turn errors inside into a message and an exit code; click shows its own where text will do."""
+def report_errors(*, as_json: bool, hint: Hint = lambda error: "") -> Iterator[None]:
+    """Turn an exception in the block into a message and an exit code; click prints its own errors, except as JSON."""
     try:
         yield
     except ControlError as error:
@@ -68,7 +65,7 @@ def reported(*, as_json: bool, hint: Hint = lambda error: "") -> Iterator[None]:
         _print_document(error.exit_code, None, error.format_message(), None)
         raise click.exceptions.Exit(error.exit_code) from None
     except KeyboardInterrupt:
-        _report(_Interrupted("interrupted; what the server was asked for goes on"), as_json, hint)
+        _report(_Interrupted("interrupted; the server continues with the command"), as_json, hint)
 
 
 def _report(error: ControlError, as_json: bool, hint: Hint) -> None:
@@ -87,12 +84,12 @@ def _print_document(exit: int, code: int | None, message: str, data: Any) -> Non
 
 
 def print_json(value: Any) -> None:
-    """One JSON document."""
+    """Print one JSON document on stdout."""
     click.echo(json.dumps(value, indent=2))
 
 
 def print_result(method: str, result: Any, *, as_json: bool) -> None:
-    """A command's result, for a program or for a person."""
+    """Print a command's result, as JSON or as text. Raises RemoteProtocolError if the text lacks a field."""
     if as_json:
         print_json(result)
     else:
@@ -105,4 +102,4 @@ def _text(method: str, result: Any) -> str:
     try:
         return render_result(method, result)
     except (KeyError, TypeError, ValueError) as error:
-        raise RemoteProtocolError(f"the answer to {method} lacks what every server tells: {error}") from None
+        raise RemoteProtocolError(f"the answer to {method} lacks a field that every server sends: {error}") from None

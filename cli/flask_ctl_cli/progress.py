@@ -1,4 +1,4 @@
-"""The line that tells a terminal how it goes."""
+"""The progress line of a stop or a reload on a terminal."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .settings import settings
 
 @contextlib.contextmanager
 def progress_line() -> Iterator[Callable[[Mapping[str, Any]], None] | None]:
-    """What shows progress on stderr, in one line that is written over; None where no terminal or person looks."""
+    """A function that shows progress in one line on stderr; None if stderr is not a terminal, or with --quiet."""
     if settings().quiet or not sys.stderr.isatty():
         yield None
         return
@@ -30,5 +30,5 @@ def _describe(progress: Mapping[str, Any]) -> str:
     remaining = progress.get("remaining")
     left = f", {remaining:.0f} s left" if isinstance(remaining, (int, float)) else ""
     by = progress.get("deadline_by") or {}
-    who = f", as {', '.join(f'{name} {value}' for name, value in by.items())} has asked" if by else ""
+    who = f", deadline set by {', '.join(f'{name} {value}' for name, value in by.items())}" if by else ""
     return f"{progress.get('phase', 'waiting')}: {progress.get('in_flight', 0)} in flight{left}{who}"

@@ -1,4 +1,4 @@
-"""What every command has: its common options, and the instance that they lead to."""
+"""The common options of all commands, and the client for the instance that they select."""
 
 from __future__ import annotations
 
@@ -15,16 +15,15 @@ if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
 
 BRIEF_TIMEOUT = 1.0
-"""Seconds that a person who asks for help or completion waits for the instance."""
+"""Seconds to wait for the instance while help or a completion is shown."""
 
 _META = "flask_ctl_cli.settings"
 
 
 class Settings:
-    """The values of the common options, whichever side of the command's name they were given.
+    """The values of the common options, given before or after the command's name.
 
-    `command` is the name of the command that the server is asked for, `patience` the option that says how long to wait
-    for the answer.
+    `command` is the name of the command that is sent, `wait_option` the option that sets the time-out for its answer.
     """
 
     def __init__(self) -> None:
@@ -33,23 +32,23 @@ class Settings:
         self.json = False
         self.quiet = False
         self.command = ""
-        self.patience = "--timeout"
+        self.wait_option = "--timeout"
         self.owner: str | None = None
         self.client_key: str | None = None
         self.server_key: str | None = None
         self.default_socket: Callable[[], str | None] = lambda: None
         self._described: dict[str, Any] | None = None
-        self._is_found = False
+        self._searches = False
 
     def client(self, *, operate: bool = False) -> ControlClient:
-        """A client for the instance that is meant; one that had to be found is named on stderr.
+        """A client for the selected instance; the socket of an instance found by a search is printed on stderr.
 
-        For what may change something, and so to `operate` the instance, it is found by a narrower rule.
+        `operate` is for commands that may have side effects: the search follows a narrower rule, see `find_instance`.
         """
         if self.socket is None and not os.environ.get("FLASK_CTL_SOCKET"):
             self.socket = self.default_socket()
-            self._is_found = self.socket is None
-        if self._is_found:
+            self._searches = self.socket is None
+        if self._searches:
             self.socket = self._find(operate)
         options: dict[str, Any] = {} if self.timeout is None else {"timeout": self.timeout}
         return ControlClient(
@@ -57,14 +56,14 @@ class Settings:
         )
 
     def described_commands(self) -> dict[str, Any]:
-        """What the instance says of its commands, by name; it is asked once."""
+        """The descriptions of the instance's commands by name; only the first call asks the instance."""
         if self._described is None:
             with self.client() as client:
                 self._described = client.commands()
         return self._described
 
-    def offered_commands(self) -> list[str]:
-        """Their names, for help and completion; none where the instance can't be asked."""
+    def command_names(self) -> list[str]:
+        """The names of the instance's commands, for help and completion; empty if the instance does not answer."""
         self.be_brief()
         try:
             return list(self.described_commands())
@@ -72,11 +71,11 @@ class Settings:
             return []
 
     def be_brief(self) -> None:
-        """No remarks in the middle of a shell's line, and no long wait for help."""
+        """For help and completion: print no remarks, and wait for BRIEF_TIMEOUT at most."""
         self.quiet, self.timeout = True, BRIEF_TIMEOUT
 
     def say(self, message: str) -> None:
-        """A remark on stderr."""
+        """Print a remark on stderr, unless --quiet is given."""
         if not self.quiet:
             click.echo(message, err=True)
 
@@ -92,12 +91,12 @@ class Settings:
 
 
 def settings() -> Settings:
-    """The settings of the command that runs."""
+    """The settings of the running command."""
     return settings_of(click.get_current_context())
 
 
 def settings_of(ctx: click.Context) -> Settings:
-    """The settings of a context; a command and its groups share them."""
+    """The settings of a click context, which a command shares with its groups."""
     found: Settings = ctx.meta.setdefault(_META, Settings())
     return found
 
@@ -139,7 +138,7 @@ _STORE: dict[str, Any] = {"callback": _store, "expose_value": False, "is_eager":
 
 
 def common_options() -> list[click.Parameter]:
-    """New --socket, --timeout, --json and --quiet options, whose values go to the Settings."""
+    """New --socket, --timeout, --json and --quiet options, which store their values in the Settings."""
     return [
         click.Option(
             ["--socket", "-s"],
@@ -161,10 +160,10 @@ def common_options() -> list[click.Parameter]:
 
 
 def trust_options() -> list[click.Parameter]:
-    """New --owner, --client-key and --server-key options, whose values go to the Settings."""
+    """New --owner, --client-key and --server-key options, which store their values in the Settings."""
     file: dict[str, Any] = {"metavar": "FILE", "shell_complete": _complete_file, **_STORE}
     return [
-        click.Option(["--owner"], metavar="USER", help="Trust a socket of this user, too.", **_STORE),
+        click.Option(["--owner"], metavar="USER", help="Trust sockets of this user, too.", **_STORE),
         click.Option(["--client-key"], help="Your own CURVE key pair, for TCP.", **file),
         click.Option(["--server-key"], help="The server's public CURVE key, for TCP.", **file),
     ]
@@ -182,9 +181,9 @@ class ControlCommand(click.Command):
 
 
 class ClientCommand(ControlCommand):
-    """One of our own commands that speaks to a server: with the options for whom to trust.
+    """A built-in command that connects to a server: it also has the trust options.
 
-    The app's commands take these before their name, so that their parameters may be called so.
+    The app's own commands take the trust options before their name, so that a parameter may have the name of one.
     """
 
     def __init__(self, name: str | None, *, params: list[click.Parameter] | None = None, **kwargs: Any) -> None:

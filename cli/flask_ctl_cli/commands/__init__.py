@@ -1,1 +1,1 @@
-"""Our own commands: a module each, loaded when the command is used."""
+"""The built-in commands: one module each, imported when the command is used."""

@@ -14,47 +14,49 @@ from ..settings import ClientCommand, settings, settings_of
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
 
-_OWN = ("ping", "status", "stop")
-"""Methods that our own commands call, whatever protocol the server speaks."""
+_FROZEN = ("ping", "status", "stop")
+"""Commands that are the same in all versions of the protocol: `call` runs the built-in command of that name."""
 
-_WHOLE = (*_OWN, "reload", "commands")
-"""Methods that are for the whole server, and not for one of its workers."""
+_WHOLE_SERVER = (*_FROZEN, "reload", "commands")
+"""Commands for the whole server, which a single worker can't run."""
 
 
 def _complete_name(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
     from click.shell_completion import CompletionItem
 
-    return [CompletionItem(name) for name in settings_of(ctx).offered_commands() if name.startswith(incomplete)]
+    return [CompletionItem(name) for name in settings_of(ctx).command_names() if name.startswith(incomplete)]
 
 
 @click.command(cls=ClientCommand)
 @click.argument("name", shell_complete=_complete_name)
 @click.argument("parameters", nargs=-1, metavar="[KEY=VALUE]...")
-@click.option("--worker", metavar="PID", help="Ask this worker only; the same as _pid=PID.")
+@click.option("--worker", metavar="PID", help="Run only in this worker; the same as _pid=PID.")
 @click.pass_context
 def call(ctx: click.Context, name: str, parameters: tuple[str, ...], worker: str | None) -> None:
     """Call any command by name.
 
-    A list is written with commas: tags=a,b.
+    The items of a list are separated by commas: tags=a,b.
     """
     name = settings().command = name.replace("-", "_")
     texts = dict(map(_assignment, parameters))
     if worker is not None:
         texts["_pid"] = worker
-    if name in _WHOLE and "_pid" in texts:
-        raise click.UsageError(f"{name} is for the whole server; a worker can be asked for the app's own commands")
-    if name in _OWN:
-        _call_own(ctx, name, texts)
+    if name in _WHOLE_SERVER and "_pid" in texts:
+        raise click.UsageError(
+            f"{name} is for the whole server; only the app's own commands can run in a single worker"
+        )
+    if name in _FROZEN:
+        _call_builtin(ctx, name, texts)
         return
-    about = {key: _worker(texts.pop(key)) for key in ("_pid",) if key in texts}
+    options = {key: _worker(texts.pop(key)) for key in ("_pid",) if key in texts}
     described = settings().described_commands()
-    # A command that the server does not have is refused by the server, with the list of those that it has.
+    # The server refuses an unknown command, and its message lists the known ones.
     values = parse_values(name, described[name], texts) if name in described else {}
     with settings().client(operate=may_change(name)) as client:
-        print_result(name, client.call(name, **values, **about), as_json=settings().json)
+        print_result(name, client.call(name, **values, **options), as_json=settings().json)
 
 
-def _call_own(ctx: click.Context, name: str, texts: dict[str, str]) -> None:
+def _call_builtin(ctx: click.Context, name: str, texts: dict[str, str]) -> None:
     command = load_command(name)
     with command.make_context(name, [f"--{key}={text}" for key, text in texts.items()], parent=ctx.parent) as own:
         command.invoke(own)
@@ -62,7 +64,7 @@ def _call_own(ctx: click.Context, name: str, texts: dict[str, str]) -> None:
 
 def _worker(text: str) -> int:
     if not text.isdecimal():
-        raise click.UsageError(f"{text!r} is no process id of a worker")
+        raise click.UsageError(f"{text!r} is not the process id of a worker")
     return int(text)
 
 

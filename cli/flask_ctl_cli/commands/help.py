@@ -29,7 +29,7 @@ def _complete_topic(ctx: click.Context, param: click.Parameter, incomplete: str)
 )
 @click.pass_context
 def help(ctx: click.Context, topic: str | None) -> None:
-    """Show what a command does, or what a code means."""
+    """Explain a command, an exit code or an error code."""
     try:
         meaning = None if topic is None else meaning_of(topic)
     except ValueError as error:
@@ -59,7 +59,7 @@ def _show_help(ctx: click.Context, topic: str | None) -> None:
 
 
 def _group(ctx: click.Context) -> tuple[click.Group, click.Context]:
-    """The group whose command this is, and its context."""
+    """The group to which this command belongs, and the context of that group."""
     assert ctx.parent is not None
     assert isinstance(ctx.parent.command, click.Group)
     return ctx.parent.command, ctx.parent

@@ -24,8 +24,8 @@ _NEXT = {
 def keygen(kind: Literal["server", "client"], file: str | None) -> None:
     """Make the CURVE key pair of a server or a client, for control over TCP.
 
-    FILE (server.key or client.key) gets the pair, mode 0600; the public key goes to a .pub file beside it. Nothing is
-    overwritten.
+    The key pair is written to FILE (by default server.key or client.key) with mode 0600, the public key to a .pub file
+    beside it. Existing files are not overwritten.
     """
     secret = os.path.abspath(file or f"{kind}.key")
     public = write_key_pair(secret, kind)

@@ -22,29 +22,31 @@ from ..output import print_result
 from ..settings import ClientCommand, Seconds, settings
 
 RETRY_INTERVAL = 0.05
-"""Seconds between two tries of `ping --wait`."""
+"""Seconds between two attempts of `ping --wait`."""
 
 WATCHED_TIMEOUT = 1.0
-"""Seconds for one answer while the end of a process is watched for, too."""
+"""Seconds that one attempt waits for an answer with --pid, so that the end of the process is noticed."""
 
-_FINAL = (ConfigurationError, LocalProtocolError, AccessDenied, WrongScheme)
-"""Errors that no waiting mends."""
+_NOT_RETRIED = (ConfigurationError, LocalProtocolError, AccessDenied, WrongScheme)
+"""Errors that do not go away by waiting."""
 
 
 @click.command(cls=ClientCommand)
-@click.option("--wait", type=Seconds(), metavar="SECONDS", help="Try again until it answers.")
+@click.option(
+    "--wait", type=Seconds(), metavar="SECONDS", help="Try again, for at most this long, until the server answers."
+)
 @click.option("--pid", type=click.IntRange(min=1), help="Stop waiting when this process has ended.")
 def ping(wait: float | None, pid: int | None) -> None:
-    """Ask whether it answers.
+    """Check that the server answers.
 
-    With --wait: exit code 3 if nothing ever listened, or the process of --pid has ended, 4 if it stayed silent.
+    With --wait: exit code 3 if nothing listened, or the process of --pid has ended; 4 if the server did not answer.
     """
     if wait is None:
         if pid is not None:
-            raise click.UsageError("--pid is for --wait")
+            raise click.UsageError("--pid can only be given with --wait")
         answer = _ping(settings().timeout)
     else:
-        settings().patience = "--wait"
+        settings().wait_option = "--wait"
         answer = _ping_until(time.monotonic() + wait, pid)
     if settings().json or not settings().quiet:
         print_result("ping", answer, as_json=settings().json)
@@ -62,11 +64,11 @@ def _ping_until(deadline: float, pid: int | None) -> dict[str, Any]:
         remaining = max(RETRY_INTERVAL, deadline - time.monotonic())
         if pid is not None:
             remaining = min(remaining, WATCHED_TIMEOUT)
-        # Asked before the try, so that an answer that the process gave at last is not missed.
+        # Checked before the attempt, so that a last answer of the process is not missed.
         over = has_ended()
         try:
             return _ping(min(remaining, settings().timeout or remaining))
-        except _FINAL:
+        except _NOT_RETRIED:
             raise
         except ControlError as error:
             silent = error if isinstance(error, TimedOut) else silent
@@ -78,7 +80,7 @@ def _ping_until(deadline: float, pid: int | None) -> dict[str, Any]:
 
 
 def _end_of(pid: int | None) -> Callable[[], bool]:
-    """What tells whether a process has ended; a zombie has. Never without a pid."""
+    """A function that tells whether the process has ended, as a zombie has; always False without a pid."""
     if pid is None:
         return lambda: False
     import psutil

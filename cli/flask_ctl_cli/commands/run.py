@@ -13,14 +13,14 @@ from ..settings import ControlCommand, settings
 if TYPE_CHECKING:
     from flask import Flask
 
-MANNER = "FLASK_CTL_RUN"
-"""The variable by which a server of several processes is told how to run: ``quiet``, ``required``."""
+RUN_OPTIONS = "FLASK_CTL_RUN"
+"""Environment variable with options for `WSGI_APP`, separated by spaces: ``quiet``, ``required``."""
 
-SERVED = "flask_ctl_cli.served:app"
-"""What such a server loads."""
+WSGI_APP = "flask_ctl_cli.wsgi:app"
+"""The app that a server of several processes loads."""
 
 
-def _known_server(ctx: click.Context, param: click.Parameter, value: str) -> str:
+def _check_server(ctx: click.Context, param: click.Parameter, value: str) -> str:
     from flask_ctl import server_names
 
     if value not in server_names():
@@ -28,17 +28,17 @@ def _known_server(ctx: click.Context, param: click.Parameter, value: str) -> str
     return value
 
 
-def _go(ctx: click.Context, param: click.Parameter, value: str | None) -> Any:
-    """Go to the directory, by that name, and have reloads go there again."""
+def _change_directory(ctx: click.Context, param: click.Parameter, value: str | None) -> Any:
+    """Change to the directory, by the name that was given, and make reloads start there, too."""
     if value is None or ctx.resilient_parsing:
         return value
     if not os.path.isabs(value):
-        raise click.BadParameter("give an absolute path, which leads there from the next release, too.")
+        raise click.BadParameter("give an absolute path, which is valid in the next release, too.")
     try:
         os.chdir(value)
     except OSError as error:
         raise click.BadParameter(f"{value}: {error.strerror}.") from None
-    # As a shell has it. The option comes before what the variable said.
+    # PWD as a shell sets it. The option takes precedence over the environment.
     os.environ["PWD"] = os.environ["FLASK_CTL_DIRECTORY"] = value
     return value
 
@@ -48,41 +48,46 @@ def _go(ctx: click.Context, param: click.Parameter, value: str | None) -> Any:
     "--directory",
     metavar="DIR",
     is_eager=True,
-    callback=_go,
-    help="Run in this directory; a reload goes there again, wherever symlinks lead by then.",
+    callback=_change_directory,
+    help="Run in this directory; a reload follows its symlinks again.",
 )
 @click.option(
-    "--app", "-A", "import_name", envvar="FLASK_APP", metavar="IMPORT", help="As for flask: module, module:name."
+    "--app",
+    "-A",
+    "import_name",
+    envvar="FLASK_APP",
+    metavar="IMPORT",
+    help="The app, as for flask: module, module:name.",
 )
 @click.option("--host", "-h", default="127.0.0.1", show_default=True)
 @click.option("--port", "-p", type=click.IntRange(0, 65535), default=5000, show_default=True)
 @click.option(
-    "--server", metavar="NAME", default="werkzeug", show_default=True, callback=_known_server, help="The HTTP server."
+    "--server", metavar="NAME", default="werkzeug", show_default=True, callback=_check_server, help="The HTTP server."
 )
-@click.option("--threads", type=click.IntRange(min=1), metavar="N", help="Answer at most so many requests at once.")
+@click.option("--threads", type=click.IntRange(min=1), metavar="N", help="Answer at most N requests at once.")
 def run(import_name: str | None, host: str, port: int, server: str, threads: int | None, directory: str | None) -> None:
     """Serve a Flask app with a control socket."""
     from flask_ctl import ConfigurationError, prepare_server, server_program
 
     try:
-        program = server_program(server, SERVED, host, port, threads, directory)
+        program = server_program(server, WSGI_APP, host, port, threads, directory)
         if program is not None:
-            _become(program.command, program.environment, import_name)
+            _exec_server(program.command, program.environment, import_name)
         prepare_server(server)
-        _serve(load(import_name), host, port, server, threads)
+        _serve(load_app(import_name), host, port, server, threads)
     except ConfigurationError as error:
         raise click.ClickException(error.message) from None
 
 
-def _become(command: list[str], environment: dict[str, str], import_name: str | None) -> NoReturn:
-    """Be the server's own program from now on."""
-    manner = {"quiet": settings().quiet, "required": settings().socket is not None}
-    told = {MANNER: " ".join(word for word, yes in manner.items() if yes)}
+def _exec_server(command: list[str], environment: dict[str, str], import_name: str | None) -> NoReturn:
+    """Replace this process by the server's own program."""
+    options = {"quiet": settings().quiet, "required": settings().socket is not None}
+    variables = {RUN_OPTIONS: " ".join(word for word, yes in options.items() if yes)}
     if import_name is not None:
-        told["FLASK_APP"] = import_name
+        variables["FLASK_APP"] = import_name
     if (socket := settings().socket) is not None:
-        told["FLASK_CTL_SOCKET"] = socket
-    os.execve(command[0], command, {**os.environ, **environment, **told})
+        variables["FLASK_CTL_SOCKET"] = socket
+    os.execve(command[0], command, {**os.environ, **environment, **variables})
 
 
 def _serve(app: Flask, host: str, port: int, server: str, threads: int | None) -> None:
@@ -93,11 +98,11 @@ def _serve(app: Flask, host: str, port: int, server: str, threads: int | None) -
     control.run(app, socket=settings().socket, threads=threads, server=server, host=host, port=port)
 
 
-def load(import_name: str | None) -> Flask:
-    """The app, found as `flask` finds it."""
+def load_app(import_name: str | None) -> Flask:
+    """The app that `flask` would load."""
     from flask.cli import ScriptInfo
 
-    # As under `flask run`: an app.run() at the module's end does nothing while it is imported.
+    # As under `flask run`: an app.run() at the end of the module does nothing during its import.
     os.environ["FLASK_RUN_FROM_CLI"] = "true"
     try:
         return ScriptInfo(app_import_path=import_name).load_app()
@@ -106,7 +111,7 @@ def load(import_name: str | None) -> Flask:
 
 
 def show_log(*, quiet: bool) -> None:
-    """Show INFO too, unless it is to be quiet; the app's own logging, if it has set any up, stays as it is."""
+    """Show log records on stderr, from INFO, or if `quiet` from WARNING; a logging configuration of the app stays."""
     logger = logging.getLogger("flask_ctl")
     if not logger.hasHandlers():
         handler = logging.StreamHandler()

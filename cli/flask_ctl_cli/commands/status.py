@@ -10,6 +10,6 @@ from ..settings import ClientCommand, settings
 
 @click.command(cls=ClientCommand)
 def status() -> None:
-    """Show what it is, does and has done."""
+    """Show the server's state, requests, workers and last reload."""
     with settings().client() as client:
         print_result("status", client.status(), as_json=settings().json)

@@ -21,12 +21,23 @@ OUTCOME_CODES = {"drained": 0, "accepted": 0, "missing": 0, "forced": 6, "killed
     type=click.Choice(["graceful", "fast", "immediate"]),
     default="graceful",
     show_default=True,
-    help="Drain; or cut, with hooks and atexit; or cut without.",
+    help="graceful: drain. fast: cut requests, run hooks and atexit. immediate: cut requests, run neither.",
 )
 @click.option("--grace", type=Seconds(), metavar="SECONDS", help="Drain at most this long.  [default: CTL_GRACE]")
-@click.option("--delay", type=Seconds(), default=0.0, metavar="SECONDS", help="Keep accepting this long first.")
+@click.option(
+    "--delay",
+    type=Seconds(),
+    default=0.0,
+    metavar="SECONDS",
+    help="Accept new connections for this long before the drain.",
+)
 @click.option("--no-wait", is_flag=True, help="Return once the stop is accepted.")
-@click.option("--kill-after", type=Seconds(), metavar="SECONDS", help="Kill after this long; only on this machine.")
+@click.option(
+    "--kill-after",
+    type=Seconds(),
+    metavar="SECONDS",
+    help="Kill the processes that still run after this long; only on this machine.",
+)
 @click.option("--missing-ok", is_flag=True, help="Exit with 0 if nothing is running.")
 @click.pass_context
 def stop(
@@ -38,14 +49,15 @@ def stop(
     kill_after: float | None,
     missing_ok: bool,
 ) -> None:
-    """End the server; return when its process is gone.
+    """Stop the server; return when its process has ended.
 
-    Exit codes: 0 every request was finished, or with --no-wait the stop is accepted, 1 it was refused, 2 wrong usage,
-    or --kill-after can't be used there, 3 nothing is running, 4 it is still there, 5 permission denied, 6 requests were
-    cut, hooks were left unfinished, or a process was killed or died, 8 what answers is no flask-ctl.
+    Exit codes: 0 every request was finished, or with --no-wait the stop is accepted, 1 it was refused or failed, or the
+    outcome is not known, 2 wrong usage, or --kill-after can't be used at this address, 3 nothing is running, 4 the
+    server still runs, 5 permission denied, 6 requests were cut, hooks were left unfinished, or a process was killed or
+    died, 8 the server does not speak this protocol.
     """
     if no_wait and kill_after is not None:
-        raise click.UsageError("--kill-after has to wait; leave out --no-wait")
+        raise click.UsageError("--kill-after waits for the end of the server: it can't be combined with --no-wait")
     try:
         result = _stop(mode, grace=grace, delay=delay, wait=not no_wait, kill_after=kill_after)
     except NotRunning as error:

@@ -1,24 +1,24 @@
-"""Names that somebody may have meant."""
+"""Suggestions for a command name with a typing error."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 
 MAX_SUGGESTIONS = 3
-"""Near names that a message tells."""
+"""Names in one message."""
 
 
-def near_names(name: str, names: Iterable[str]) -> list[str]:
-    """Those of `names` that look like `name`, the nearest first."""
+def similar_names(name: str, names: Iterable[str]) -> list[str]:
+    """At most MAX_SUGGESTIONS of `names` that resemble `name`, the most similar first."""
     import difflib
 
     return difflib.get_close_matches(name, sorted(set(names)), MAX_SUGGESTIONS)
 
 
 def one_edit_from(name: str, names: Iterable[str]) -> str | None:
-    """The first of `names` that one edit makes of `name`, None if there is none.
+    """The first of the sorted `names` that differs from `name` by one edit; None if all differ by none or by more.
 
-    An edit adds, removes or replaces a letter, or swaps two that are neighbours.
+    An edit adds, removes or replaces a letter, or swaps two adjacent letters.
     """
     return next((other for other in sorted(names) if _is_one_edit(name, other)), None)
 
