@@ -1,7 +1,7 @@
-"""What it means that nobody listens at a socket: that nothing runs, or that a part of the server has died.
+"""What a refused connection means: that no server runs, or that its hub is about to be replaced.
 
-The hub of several workers may be killed. The workers start another one, within a second or so, and until then nobody
-listens. The lock file tells that they live.
+The hub of a server with several workers may be killed. The workers start another one within about a second; until then
+nothing listens at the socket, and the lock file shows that they live.
 """
 
 from __future__ import annotations
@@ -16,17 +16,17 @@ from ..system.processes import open_process, start_time
 from .trust import Trust
 
 RETRY_INTERVAL, MAX_RETRY_INTERVAL = 0.01, 0.1
-"""Seconds between two tries: at first, and at the most."""
+"""Seconds between two tries: the first pause, and the longest."""
 
 BLIND_TIME = 2.0
-"""Seconds for a server to listen again, as far as a client is concerned that may not read the lock file."""
+"""Seconds that a client which may not read the lock file waits for a server to listen again."""
 
 MAX_NAMED = 3
-"""Processes that a message names."""
+"""The most processes that a message names."""
 
 
 class Absence:
-    """A server at whose socket nobody listens, as a client that wants to connect meets it."""
+    """The wait of a client for a socket at which nothing listens at the moment."""
 
     def __init__(self, path: str, deadline: float | None, trust: Trust) -> None:
         self._path = path
@@ -41,9 +41,9 @@ class Absence:
         return None if self._deadline is None else max(0.0, self._deadline - time.monotonic())
 
     def pause(self, error: NotRunning) -> None:
-        """Wait a moment for somebody to listen again.
+        """Wait a moment before the next try.
 
-        Raises `error` if no process of the server is left; TimedOut if one is, but the deadline has passed.
+        Raises `error` if no process of the server is left, TimedOut if there is one but the deadline has passed.
         """
         holders = self._holders()
         if holders is None:
@@ -75,7 +75,7 @@ class Absence:
                 self._tells = "is held by" if holders else "is that of the workers of"
                 if holders:
                     return sorted(holders)
-                # Workers that are just being loaded hold nothing yet.
+                # Workers that are still loading hold no byte yet.
                 master = lock.master()
                 return [master.pid] if master is not None and runs(master) else []
         except PermissionError:
@@ -97,7 +97,7 @@ def reloader_at(lock: str, trust: Trust) -> int | None:
 
 
 def runs(process: Starter) -> bool:
-    """Whether the very process that is named still runs."""
+    """Whether the process with this pid and start time still runs."""
     handle = open_process(process.pid, init=True)
     if handle is None:
         return False
@@ -108,7 +108,7 @@ def runs(process: Starter) -> bool:
 
 
 def with_reloaders(error: NotRunning, pids: Iterable[int | None]) -> NotRunning:
-    """The error, which also tells of the reloaders that will start the program again."""
+    """The error, with the reloaders that will start the program again added to its message and data."""
     found = [pid for pid in pids if pid is not None]
     if not found:
         return error

@@ -1,4 +1,4 @@
-"""`ControlClient`: what sibling processes use."""
+"""`ControlClient`: the Python API for other processes."""
 
 from __future__ import annotations
 
@@ -35,17 +35,17 @@ QUESTION_TIMEOUT = 5.0
 """Seconds for an answer that needs no waiting."""
 
 HARMLESS = frozenset({"ping", "status", "commands"})
-"""Questions that are asked again where whoever was asked has ended."""
+"""Requests without side effects, which are sent again if the server ended before it answered."""
 
 MAX_TRIES = 5
-"""How often such a question is asked."""
+"""The most times that one request is sent."""
 
 HUB_SHARE = 0.9
-"""The part of a caller's time that a hub may wait for its workers."""
+"""The part of a caller's timeout that a hub may wait for its workers."""
 
 
 class _Default:
-    """Stands for: as long as this command may take."""
+    """The type of DEFAULT: the timeout that fits the command."""
 
 
 DEFAULT = _Default()
@@ -54,16 +54,17 @@ DEFAULT = _Default()
 class ControlClient:
     """Controls the instance that listens at `socket`.
 
-    Without `socket` the address in FLASK_CTL_SOCKET is used, else the one live instance of the current directory; for
-    what changes something its very own directory, where that holds more than one project (``/tmp``, a home). It
-    connects with the first command, and again after `close`. A socket on this machine has to be the caller's or root's,
-    or that of the user `owner`; over TCP the server has to have the public key `server_key` (a file, or the 40
-    characters), and `client_key` is the file with the caller's own key pair. `timeout` is in seconds,
-    None for no limit; by default 5 for a question, none for `call`, and for `stop` as long as the server may drain. Not
-    to be shared by threads.
+    Without `socket` it uses the address in FLASK_CTL_SOCKET, else the only live instance of the current directory. In a
+    directory that holds more than one project (``/tmp``, a home), a command that changes something needs an instance
+    that was started in exactly that directory. The client connects at the first command, and again after `close`.
+
+    A socket on this machine has to belong to the caller, to root, or to the user `owner`. Over TCP the server has to
+    have the public key `server_key` (a file, or the 40 characters); `client_key` is the file with the caller's own key
+    pair. `timeout` is in seconds, None for no limit. The default is 5 for `ping`, `status` and `commands`, no limit for
+    `call` and `reload`, and for `stop` the time that the server may drain. Threads must not share a client.
 
     Every method raises NotRunning, AccessDenied, TimedOut, ServerDied or ProtocolError as the case may be, and
-    CommandError for the server's own refusal.
+    CommandError if the server refuses the command.
     """
 
     def __init__(
@@ -83,7 +84,7 @@ class ControlClient:
 
     @property
     def endpoint(self) -> str:
-        """The address that is, or will be, connected to. Raises NotRunning or AmbiguousTarget where none was given."""
+        """The address of the server, connected if need be. Raises NotRunning or AmbiguousTarget if none was given."""
         return self._connected(QUESTION_TIMEOUT).endpoint
 
     def ping(self, *, timeout: float | _Default | None = DEFAULT) -> dict[str, Any]:
@@ -99,12 +100,12 @@ class ControlClient:
         return self._ask_for_object("status", self._limit(timeout, QUESTION_TIMEOUT))
 
     def commands(self, *, timeout: float | _Default | None = DEFAULT) -> dict[str, Any]:
-        """By name every command's summary, role, scope and the JSON Schema of its parameters."""
+        """Every command by its name: summary, role, scope, and the JSON Schema of its parameters."""
         self._require_protocol(timeout)
         return self._ask_for_object("commands", self._limit(timeout, QUESTION_TIMEOUT))
 
     def call(self, name: str, /, *, timeout: float | _Default | None = DEFAULT, **params: Any) -> Any:
-        """The result of any command of the server, the app's own included; `stop` as by the method of that name."""
+        """The result of any command of the server, including the app's own. ``stop`` works like the method `stop`."""
         if name == "stop":
             return self.stop(**params, timeout=timeout)
         if name not in HARMLESS:
@@ -113,7 +114,7 @@ class ControlClient:
             self._require_protocol(timeout)
         limit = self._limit(timeout, None)
         if limit is not None:
-            # A hub tells in time which of the workers have not answered.
+            # So that a hub can still answer which of its workers have not.
             params.setdefault("_timeout", limit * HUB_SHARE)
         return self._ask(name, params, limit)
 
@@ -131,17 +132,17 @@ class ControlClient:
         """End the server; returns when its process is gone.
 
         The result has ``outcome`` (``drained``, ``forced``, ``killed`` or ``died``), ``drained`` and ``cut`` (numbers
-        of requests, None where a killed server could not tell), ``elapsed`` (seconds), ``pid``, and ``proof``, how it
-        is known that the server is gone: ``process`` (the kernel says that the process has ended), ``connection`` (the
-        connection has ended: over TCP, or of a server in a bigger program), or ``answer`` (the server says so, where
-        nobody could see more: it is process 1 of this PID namespace). ``ended_after`` is the number of seconds from the
-        call to the moment when the kernel says that the process has ended, None with another proof; ``elapsed`` is what
-        the server needed until it answered.
+        of requests, None for a server that was killed), ``elapsed`` (seconds until the server answered), ``pid``, and
+        ``proof``, how the client knows that the server is gone: ``process`` (the kernel reports the end of the
+        process), ``connection`` (the connection has ended: over TCP, or for a server embedded in another program), or
+        ``answer`` (the server's own answer, for process 1 of this PID namespace, whose end cannot be seen from
+        inside). ``ended_after`` is the number of seconds from the call to the end of the process, None with another
+        proof.
 
-        `grace` and `delay` are seconds; `kill_after` seconds after the call the server is killed, whether it could be
-        asked or not. Killed is only what the kernel names; where it names nobody ConfigurationError is raised, and
-        nothing has been sent. Without `wait` it returns, with the first progress, once the stop is accepted.
-        `on_progress` gets ``phase``, ``in_flight``, ``remaining``, ``waiting_for``.
+        `grace` and `delay` are seconds. `kill_after` seconds after the call the server is killed, whether it has
+        answered or not. Only processes that the kernel names are killed; if it names none, ConfigurationError is
+        raised before anything is sent. Without `wait` the method returns once the stop is accepted, with the first
+        progress. `on_progress` gets ``phase``, ``in_flight``, ``remaining``, ``waiting_for``.
         """
         began = time.monotonic()
         for name, value in (("grace", grace), ("delay", delay), ("kill_after", kill_after)):
@@ -186,11 +187,11 @@ class ControlClient:
                 raise death
             with contextlib.closing(targets_of(connection)) as targets:
                 if death is not None and asked is not None and targets.pid not in (None, asked):
-                    # Another instance of the app has taken over the name of the one that was asked.
+                    # Another instance of the app listens at that path by now.
                     return death.outcome
                 asked = targets.pid
                 if path is not None and targets.obstacle is not None and connection.peer_has_ended():
-                    # A hub that is just dying holds no lock any more.
+                    # A hub that is about to end holds no lock any more.
                     self.close()
                     continue
                 call = StopWaiter(connection, targets, times, on_progress)
@@ -227,7 +228,7 @@ class ControlClient:
             self._require_protocol(timeout)
             path = self._connected(self._limit(timeout, QUESTION_TIMEOUT)).path
         except TimedOut as error:
-            # TimedOut stands for the server's own word that the old code serves everybody.
+            # For a reload TimedOut means that the server has reported it: the old code serves on.
             raise ControlError(f"{error.message}; no reload has begun", error.data) from None
         params: dict[str, Any] = {"what": what, "cut": cut, "preflight": preflight}
         if on_progress is not None:
@@ -332,7 +333,7 @@ class ControlClient:
         connection = self._connected(timeout)
         (id,) = connection.send([(method, params)], deadline)
         if connection is kept and connection.undelivered:
-            # It had ended while nobody used it, as it does at a reload.
+            # The server had closed the idle connection, as it does at a reload.
             self.close()
             connection = self._connected(timeout)
             (id,) = connection.send([(method, params)], deadline)
@@ -384,7 +385,7 @@ def _result(response: Response) -> Any:
     if response.error is not None:
         code, message, data = response.error
         if code == SERVER_DIED:
-            # A hub tells of its master.
+            # A hub reports the death of its master.
             raise ServerDied(message, data)
         raise error_from_object(code, message, data)
     return response.result

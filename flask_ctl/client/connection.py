@@ -37,22 +37,22 @@ class Connection(abc.ABC):
 
     @abc.abstractmethod
     def peer_pid(self) -> int | None:
-        """The pid of the process that listens, by the kernel's word; None where it names nobody."""
+        """The pid of the listening process, from the kernel; None if the kernel does not name it."""
 
     @abc.abstractmethod
     def peer(self) -> ProcessHandle | None:
-        """A handle on the server's process; None if it is this process, or nobody can name it. The caller closes it."""
+        """A handle on the server's process, for the caller to close; None if it is this process or unknown."""
 
     @abc.abstractmethod
     def peer_has_ended(self) -> bool:
-        """Whether the server's process is gone for certain, or goes within END_DELAY."""
+        """Whether the server's process is known to have ended, or ends within END_DELAY."""
 
     @abc.abstractmethod
     def close(self) -> None:
         """End the connection; more than once is fine."""
 
     def send(self, requests: Sequence[tuple[str, Mapping[str, Any]]], deadline: float | None) -> list[int]:
-        """The ids of some methods with their parameters, which are on their way in one go.
+        """Send several methods with their parameters at once; returns the ids of the requests.
 
         Raises LocalProtocolError or TimedOut if they can't be sent.
         """
@@ -64,7 +64,7 @@ class Connection(abc.ABC):
     def receive(self, deadline: float | None, watched: Sequence[ProcessHandle] = ()) -> Response | Request | None:
         """The next message; None at the end of the stream, at the deadline, or when a watched process has ended.
 
-        Raises RemoteProtocolError for what is no message.
+        Raises RemoteProtocolError for anything but a message.
         """
         while not self._messages:
             if not self._wait(deadline, watched):
@@ -83,7 +83,7 @@ class Connection(abc.ABC):
         )
 
     def _note(self, data: bytes) -> None:
-        """Take in one message of the server. Raises RemoteProtocolError for what is none."""
+        """Queue one message of the server. Raises RemoteProtocolError for anything else."""
         self._messages.append(parse_reply(data))
 
     @abc.abstractmethod
@@ -96,7 +96,7 @@ class Connection(abc.ABC):
 
     @abc.abstractmethod
     def _fill(self) -> None:
-        """Take in what has arrived."""
+        """Queue the messages that have arrived."""
 
 
 def _message(method: str, params: Mapping[str, Any], id: int) -> bytes:

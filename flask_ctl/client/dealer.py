@@ -1,4 +1,4 @@
-"""A ZeroMQ DEALER socket for one connection, with the events that libzmq's monitor tells of it."""
+"""A ZeroMQ DEALER socket for one connection, with the events that libzmq's monitor reports."""
 
 from __future__ import annotations
 

@@ -21,10 +21,10 @@ from .connect import connect
 from .trust import Trust
 
 PROBE_TIMEOUT = 1.0
-"""Seconds for each socket to answer; one that takes longer is alive, but can't say whose it is."""
+"""Seconds for each socket to answer. An instance that takes longer counts as alive, in an unknown directory."""
 
 MAX_LOCK_FILES = 1000
-"""Lock files that are read to find a reloader: they stay when a server ends."""
+"""The most lock files that are read to find a reloader: they stay when a server ends."""
 
 
 class Found(NamedTuple):
@@ -60,16 +60,16 @@ class Found(NamedTuple):
 
 
 def live_instances(timeout: float | None = None) -> list[Found]:
-    """The instances at the default sockets that are alive; one that listens at two of them only once."""
+    """The live instances at the default sockets, each listed once even if it has several of them."""
     return _live(default_sockets(), timeout)
 
 
 def find_instance(directory: str | None = None, timeout: float | None = None, *, operate: bool = False) -> str:
     """The socket of the one live instance that belongs to `directory`, by default the current one.
 
-    To `operate`, and not only to observe, in a directory that holds more than one project (see `is_common`), it has
-    to be the instance's very own. Raises NotRunning if nothing is alive at all; AmbiguousTarget, with the list, if it
-    isn't clear which one is meant.
+    With `operate`, for a command that changes something, an instance in a directory that holds more than one project
+    (see `is_common`) has to have exactly that directory. Raises NotRunning if no instance is alive, AmbiguousTarget,
+    with the list of instances, if it is unclear which one is meant.
     """
     directory = os.path.realpath(directory or _current_directory())
     exactly = operate and is_common(directory)
@@ -91,9 +91,9 @@ def find_instance(directory: str | None = None, timeout: float | None = None, *,
 
 
 def find_instance_of(path: str, timeout: float | None = None) -> str:
-    """The socket of the one live instance of an app, whose default socket is `path`; that, if none is alive.
+    """The socket of the only live instance of an app with the default socket `path`; `path` itself if none is alive.
 
-    Another address is given back as it is. Raises AmbiguousTarget, with the list, if there are several.
+    Any other address is returned unchanged. Raises AmbiguousTarget, with the list, if there are several.
     """
     others = other_names(path) if os.path.dirname(path) in default_directories() else []
     live = _live([path, *others], timeout) if others else []
@@ -111,7 +111,7 @@ def is_common(directory: str) -> bool:
     try:
         homes.append(home_of(os.stat(directory).st_uid))
     except OSError:
-        # It is gone, or can't be looked at: whose it is does not matter then.
+        # It has been removed, or may not be read: its owner does not matter then.
         homes.append(None)
     places = {os.path.realpath(place) for place in (*homes, temporary_directory()) if place}
     return os.path.dirname(directory) == os.path.dirname(os.sep) or directory in places or os.path.ismount(directory)
@@ -120,7 +120,7 @@ def is_common(directory: str) -> bool:
 def _live(sockets: list[str], timeout: float | None) -> list[Found]:
     limit = PROBE_TIMEOUT if timeout is None else min(timeout, PROBE_TIMEOUT)
     found: list[Found] = []
-    # The plain name first, by which people know it.
+    # The shortest name first: users know the instance by it.
     for socket in sorted(sockets, key=lambda socket: (len(socket), socket)):
         instance = _probe(socket, limit)
         if instance is not None and not any(map(instance.is_same, found)):

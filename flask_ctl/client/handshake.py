@@ -20,7 +20,7 @@ PATIENCE = 0.5
 """Seconds for a handshake over TCP, before the client looks whether ZeroMQ is spoken there at all."""
 
 IPC_PATIENCE = 0.1
-"""The same on this machine, where nothing is on its way for long."""
+"""Seconds for a handshake on this machine, without a network in between."""
 
 
 class Handshake:

@@ -1,4 +1,4 @@
-"""The client's side of a reload whose hub is killed: the next hub finishes the watch, and `status` tells how."""
+"""The client's side of a reload whose hub is killed: the result comes from the `status` of the next hub."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from typing import Any
 from ..errors import CommandError, ControlError, NotRunning, ServerDied, TimedOut
 
 NEXT_HUB_TIMEOUT = 5.0
-"""Seconds for the next hub to tell how the reload has ended."""
+"""Seconds for the next hub to report the result of the reload."""
 
 INTERVAL = 0.1
-"""Seconds between two questions."""
+"""Seconds between two requests."""
 
 
 class HubEnded(ControlError):
@@ -20,7 +20,7 @@ class HubEnded(ControlError):
 
 
 class ReloadWaiter:
-    """Finds out how a reload has ended that its hub has not outlived. Made before the reload is asked for."""
+    """Finds the result of a reload during which the hub ended. Created before the reload is requested."""
 
     def __init__(self, status: Callable[..., dict[str, Any]]) -> None:
         """`status` is that of the client. Raises ControlError as it does, TimedOut excepted."""
@@ -28,7 +28,7 @@ class ReloadWaiter:
         try:
             self._before: dict[str, Any] | None = status()
         except TimedOut:
-            # A reload may be what it needs.
+            # The reload may be meant to mend just that.
             self._before = None
 
     def result(self, ended: HubEnded, limit: float | None) -> dict[str, Any]:
@@ -58,7 +58,7 @@ class ReloadWaiter:
         )
 
     def _is_unchanged(self, status: dict[str, Any]) -> bool:
-        """Whether those who served before still do, all of them."""
+        """Whether exactly the workers from before the reload still serve."""
         assert self._before is not None
         before, now = ({worker["pid"] for worker in one["workers"]} for one in (self._before, status))
         return bool(now) and before == now

@@ -15,16 +15,16 @@ from .connection import END_DELAY, Connection
 from .targets import Targets
 
 MARGIN = 5.0
-"""Seconds beyond delay and grace for hooks and the interpreter's end; also for a killed process to be gone."""
+"""Seconds beyond delay and grace for hooks and interpreter shutdown; also for a killed process to end."""
 
 STATUS_TIMEOUT = 1.0
-"""Seconds to find out what a process waits for."""
+"""Seconds for the status that tells what a process waits for."""
 
 HUB_MARGIN = 1.0
 """Seconds for a hub to end after its master."""
 
 FOLLOW = -1.0
-"""A limit that stands for: as long as the server's progress tells, and MARGIN."""
+"""Stands for a limit that follows the server's progress: its remaining time and MARGIN."""
 
 Progress = Callable[[Mapping[str, Any]], Any]
 
@@ -52,7 +52,7 @@ class StopTimes(NamedTuple):
     kill_after: float | None = None
 
     def to_connect(self, default: float) -> float | None:
-        """Seconds that are left to reach the server."""
+        """Seconds left to reach the server."""
         if self.kill_after is not None:
             return max(0.0, self.began + self.kill_after - time.monotonic())
         return default if self.limit == FOLLOW else self.limit
@@ -61,7 +61,7 @@ class StopTimes(NamedTuple):
 class StopWaiter:
     """One `stop`, from the request to the end of the server.
 
-    `targets` are watched, and killed if it comes to that; the caller closes them.
+    `targets` are the processes to watch, and to kill after `kill_after`; the caller closes them.
     """
 
     def __init__(
@@ -88,9 +88,9 @@ class StopWaiter:
         self._mode = params["mode"]
         if self._follow:
             self._deadline = time.monotonic() + MARGIN + params["delay"] + params.get("grace", 0)
-        # Where the kernel names nobody messages have the pid that the server gives.
+        # If the kernel names no process, messages use the pid that the server reports.
         questions: list[tuple[str, Mapping[str, Any]]] = [] if self._targets.pid else [("ping", {})]
-        # A server that does not even read is to be killed all the same.
+        # A server that does not read its socket is still killed in time.
         with contextlib.suppress(*([] if self._kill_at is None else [TimedOut])):
             ids = self._connection.send([*questions, ("stop", params)], self._until())
             self._stop_id = ids[-1]
@@ -125,7 +125,7 @@ class StopWaiter:
 
     @property
     def _pid(self) -> int | None:
-        """The process to name: by the kernel's word, else the server's own."""
+        """The pid for messages: from the kernel, else from the server."""
         return self._targets.pid or self._said_pid or (self._result or {}).get("pid")
 
     @property
@@ -182,7 +182,7 @@ class StopWaiter:
         if self._is_watched():
             if not wait_for_end(targets.server or targets.watched, deadline):
                 return False
-            # A hub that hangs does not make a server of a master that has ended.
+            # Once the master has ended the server is gone, even if the hub hangs.
             wait_for_end(targets.watched, time.monotonic() + HUB_MARGIN)
             return True
         while not self._connection.ended:
@@ -191,7 +191,7 @@ class StopWaiter:
         return True
 
     def _died(self) -> dict[str, Any]:
-        """Something has ended, without a result."""
+        """The result after a process or the connection has ended without an answer."""
         self._check_hub()
         if self._connection.lost and self._kill_at is None:
             raise self._connection.unanswered("stop")
@@ -213,7 +213,7 @@ class StopWaiter:
             died = wait_for_end([targets.hub], time.monotonic() + delay)
             goes_on = any(not process.ended() for process in targets.server or targets.workers)
         else:
-            # Without the word of the lock file nobody knows whether it is a hub that has died.
+            # Without the lock file it is unknown whether a hub has died.
             uncertain = targets.obstacle is not None and self._connection.path is not None
             over = self._connection.ended or any(process.ended() for process in targets.server)
             died = uncertain and over and self._connection.peer_has_ended()
@@ -232,7 +232,7 @@ class StopWaiter:
     def _outcome(self, proof: str, outcome: str | None = None) -> dict[str, Any]:
         known = {**UNKNOWN, "cut": self._progress.get("in_flight"), **(self._result or {})}
         if self._targets.pid or not self._result:
-            # The server may tell the pid that it has in another PID namespace.
+            # The server may report its pid in another PID namespace.
             known["pid"] = self._pid
         known |= {"ended_after": elapsed_since(self._began) if proof == "process" else None, "proof": proof}
         if outcome is None:
@@ -250,7 +250,7 @@ class StopWaiter:
         return TimedOut(f"{message}: {reasons}" if reasons else message, data)
 
     def _reasons(self) -> str:
-        """What the server waits for, as it says itself."""
+        """What the server waits for, as it has reported."""
         if self._result is None:
             if self._progress.get("phase") == "hooks":
                 return "its on_stop hooks run"
@@ -266,7 +266,7 @@ class StopWaiter:
         return [str(name) for name in self._progress.get("waiting_for", [])]
 
     def _ask_status(self, deadline: float) -> dict[str, Any] | None:
-        """What `status` answers, None if nothing comes in time."""
+        """The answer to `status`, None without an answer in time."""
         (id,) = self._connection.send([("status", {})], deadline)
         while (message := self._connection.receive(deadline)) is not None:
             if isinstance(message, Response) and message.id == id:
@@ -275,11 +275,11 @@ class StopWaiter:
 
 
 UNKNOWN: dict[str, Any] = {"drained": None, "cut": None, "pid": None}
-"""What a server that was killed could not tell."""
+"""The fields that only the server could have filled in."""
 
 
 def kill_unreached(targets: Targets, began: float) -> dict[str, Any]:
-    """The result of killing a server that could not even be asked. Raises like `kill`, or the targets' obstacle."""
+    """Kill a server that could not be reached, and return the result. Raises like `kill`, or the targets' obstacle."""
     if targets.obstacle is not None:
         raise targets.obstacle
     kill(targets)
@@ -295,7 +295,7 @@ def kill_unreached(targets: Targets, began: float) -> dict[str, Any]:
 
 
 def kill(targets: Targets) -> None:
-    """Kill a server, and wait for its end. Raises AccessDenied, or TimedOut if it has not ended after MARGIN."""
+    """Kill a server and wait for its end. Raises AccessDenied, or TimedOut if it has not ended after MARGIN."""
     try:
         killed = targets.kill()
     except PermissionError:
@@ -308,7 +308,7 @@ def kill(targets: Targets) -> None:
             " or a network file system does not answer",
             data,
         )
-    # So that the next server finds the address free; a hub that hangs lives longer.
+    # So that the address is free for the next server; a hub that hangs is not waited for.
     wait_for_end([process for process in killed if process is targets.hub], time.monotonic() + HUB_MARGIN)
 
 
@@ -322,5 +322,5 @@ def wait_for_end(processes: Sequence[ProcessHandle], deadline: float | None) -> 
 
 
 def elapsed_since(began: float) -> float:
-    """Seconds, to the millisecond."""
+    """Seconds since `began`, to the millisecond."""
     return round(time.monotonic() - began, 3)

@@ -1,11 +1,11 @@
 """Which processes a stop waits for and may kill: only those that the kernel names.
 
-The kernel names the listener twice: as the peer of the connection (SO_PEERCRED) and as the process that holds byte 0 of
-the socket's lock file (F_GETLK). Where the two differ the socket leads elsewhere, as ssh's forwarded sockets do. A
-process's parent is the kernel's word too, and all of them have to belong to the owner of the lock file.
+The kernel names the listener twice: as the peer of the connection (SO_PEERCRED), and as the holder of byte 0 of the
+socket's lock file (F_GETLK). If the two differ, the socket only forwards to another process, as ssh does. The kernel
+also names a process's parent. All of these processes have to belong to the owner of the lock file.
 
-A process's own word only narrows that: that Werkzeug's reloader has started it, and which master its server has (see
-`locks`). What a server answers is never a reason to kill.
+What a process claims itself can only narrow this choice: that Werkzeug's reloader has started it, and which master its
+server has (see `locks`). The answers of a server never decide which process is killed.
 """
 
 from __future__ import annotations
@@ -29,17 +29,17 @@ from .connection import Connection
 from .trust import Trust
 
 KILL_ROUNDS = 20
-"""How often the kernel is asked for workers that were just being started when their master was killed."""
+"""The most rounds of looking for workers that were being started while their master was killed."""
 
 
 class Targets:
-    """The processes that serve at one address; to be closed.
+    """Handles on the processes of the server at one address, for the caller to close.
 
-    `pid` is the process to name in messages, the single one or the master; None if the kernel names none. `obstacle` is
-    why the server can't be killed, None if it can. `unobservable` tells whether nobody here can see its end, because
-    the whole PID namespace ends with it. `server` are the processes that end with the server: the single process and
-    Werkzeug's reloader, or the master. It has `workers` then, and a `hub`, which ends by itself after it; `master` is
-    its pid as the workers see it.
+    `pid` is the pid for messages, of the single process or the master; None if the kernel names none. `obstacle` is the
+    reason why the server can't be killed, None if it can. `unobservable` tells whether its end cannot be seen from
+    here, because the whole PID namespace ends with it. `server` are the processes that end with the server: the single
+    process and Werkzeug's reloader, or the master. A master also has `workers` and a `hub`, which ends by itself after
+    the master; `master` is the master's pid in the workers' PID namespace.
     """
 
     def __init__(
@@ -65,16 +65,16 @@ class Targets:
 
     @property
     def watched(self) -> list[ProcessHandle]:
-        """Those that have ended when everything is over."""
+        """The processes whose end is the end of the server."""
         return self.server if self.hub is None else [self.hub, *self.server]
 
     def kill(self) -> list[ProcessHandle]:
-        """Kill the server; the handles of those that end now. Raises PermissionError for another user's."""
-        # Parents first, or they would start others.
+        """Kill the server; returns the handles of the processes that end now. Raises PermissionError."""
+        # Parents first, or they would start new children.
         for process in (*reversed(self.server), *self.workers):
             process.kill()
         self._kill_late_workers()
-        # A hub that somebody has suspended ends when it goes on.
+        # A hub that is suspended (SIGSTOP) ends only once it is continued.
         hubs = [] if self.hub is None or is_suspended(self.hub.pid) else [self.hub]
         return [*self.server, *self.workers, *hubs]
 
@@ -115,7 +115,7 @@ def targets_of(connection: Connection) -> Targets:
     try:
         lock = LockFile(lock_path(path))
     except PermissionError:
-        # It can be read by the owner and root.
+        # Only its owner and root can read it.
         return Targets(obstacle=_not_yours(path), server=[] if listener is None else [listener])
     except OSError:
         lock = None
@@ -128,9 +128,9 @@ def targets_of(connection: Connection) -> Targets:
 
 
 def targets_at(path: str, trust: Trust) -> Targets | None:
-    """The processes that hold the lock file of a socket, for a server that lets nobody in; None if there are none.
+    """The processes that hold the lock file of a socket, for a server that does not accept; None without any.
 
-    Raises AccessDenied for a lock file of somebody who is not trusted.
+    Raises AccessDenied for the lock file of a user who is not trusted.
     """
     if is_ours(lock_path(path)):
         return Targets(obstacle=_ours())
@@ -160,7 +160,7 @@ def targets_at(path: str, trust: Trust) -> Targets | None:
 
 
 def workers_live(path: str, trust: Trust) -> bool:
-    """Whether workers of a server at that socket are left, or will be, as far as this user may know."""
+    """Whether a server at that socket has workers, or a master that will start some, as far as this user may know."""
     if is_ours(lock_path(path)):
         return True
     try:
@@ -174,7 +174,7 @@ def workers_live(path: str, trust: Trust) -> bool:
 
 
 def _targets(lock: LockFile, path: str, listener: ProcessHandle | None) -> Targets:
-    """What a lock file tells of the server whose listener is given, None if it has died. The lock file is its own."""
+    """The processes of a server, by its lock file, which they then own; `listener` is None for a hub that has died."""
     hub = None
     if listener is not None:
         hub = next((m for m in lock.members() if m.pid == listener.pid and not m.number), None)
@@ -200,24 +200,24 @@ def _targets_behind_hub(lock: LockFile, path: str, hub: ProcessHandle | None, me
     if master is not None:
         return Targets(master.pid, server=[master], hub=hub, workers=workers, lock=lock, master=number)
     if hub is None and workers:
-        # Neither a hub nor a master is left to start others.
+        # Without hub and master no new workers are started.
         return Targets(workers[0].pid, server=workers, lock=lock)
     return Targets(obstacle=_no_master(path, workers), hub=hub, workers=workers, lock=lock)
 
 
 def _open_master(worker: ProcessHandle, member: Member) -> ProcessHandle | None:
-    """The parent of a worker, or itself, if it is the master that the worker says it has."""
+    """A handle on the worker's parent, or on the worker itself, if that is the master which the worker has named."""
     alone = inner_pid(worker.pid) == member.master
     master = open_process(worker.pid, init=True) if alone else open_parent(worker)
     if master is not None and inner_pid(master.pid) != member.master:
-        # A worker that has lost its master is somebody else's child now.
+        # Its master has died, and the worker has been reparented.
         master.close()
         return None
     return master
 
 
 def _open(lock: LockFile, member: Member) -> ProcessHandle | None:
-    """A handle on a process that holds a byte, and holds it still when the handle is open, so that it is no other."""
+    """A handle on the process that holds a byte, checked again once the handle is open: the pid may be reused."""
     handle = open_process(member.pid, init=True)
     if handle is None:
         return None

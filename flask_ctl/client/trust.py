@@ -1,4 +1,4 @@
-"""Whom a client believes in, and how it shows who it is."""
+"""Which servers a client trusts, and the keys by which both prove their identity."""
 
 from __future__ import annotations
 
@@ -14,8 +14,10 @@ OWNER = "FLASK_CTL_OWNER"
 
 
 class Trust(NamedTuple):
-    """A socket on this machine has to be its own user's or root's, or that of `owner`; a server over TCP has to have
-    `server_key`, and learns our own key from the file `client_key`.
+    """What a server has to prove to a client.
+
+    A socket on this machine has to belong to the client's user, to root, or to the uid `owner`. A server over TCP has
+    to have `server_key`; the client proves its own identity by the key pair in the file `client_key`.
     """
 
     owner: int | None = None
@@ -23,9 +25,9 @@ class Trust(NamedTuple):
     server_key: str | None = None
 
     def check_file(self, path: str) -> None:
-        """Raises AccessDenied for a socket that somebody else may have put there, ConfigurationError for what is none.
+        """Raises AccessDenied for a socket that another user may have put there, ConfigurationError for another file.
 
-        OSError if there is nothing.
+        Raises OSError if the path does not exist.
         """
         info = os.lstat(path)
         if stat.S_ISLNK(info.st_mode):
@@ -42,7 +44,7 @@ class Trust(NamedTuple):
         self._check(uid, f"{path} belongs to")
 
     def check_peer(self, path: str, uid: int | None) -> None:
-        """Raises AccessDenied if another user has listened there than one we believe in."""
+        """Raises AccessDenied if the listening process belongs to a user who is not trusted."""
         if uid is None:
             raise AccessDenied(f"the kernel does not tell who listens at {path}")
         self._check(uid, f"at {path} there listens")
@@ -73,7 +75,7 @@ def make_trust(
     client_key: str | os.PathLike[str] | None = None,
     server_key: str | os.PathLike[str] | None = None,
 ) -> Trust:
-    """What is given, and for the rest what FLASK_CTL_OWNER, FLASK_CTL_CLIENT_KEY and FLASK_CTL_SERVER_KEY say.
+    """The given values, else those of FLASK_CTL_OWNER, FLASK_CTL_CLIENT_KEY and FLASK_CTL_SERVER_KEY.
 
     Raises ConfigurationError for a user that does not exist.
     """
@@ -99,7 +101,7 @@ def _uid_of(user: str | int) -> int:
 
 
 def _is_private_group(info: os.stat_result) -> bool:
-    """Whether a file's group is its owner's alone, as many systems give every user one of the same name."""
+    """Whether only the file's owner is in its group: many systems give every user a group of the same name."""
     try:
         import grp
         import pwd

@@ -56,7 +56,7 @@ class UnixConnection(Connection):
         self._sock.close()
 
     def _transmit(self, messages: list[bytes], deadline: float | None) -> None:
-        # After a broken pipe, what was sent before it and the end of the stream can still be received, and say more.
+        # After a broken pipe, what the server sent before can still be received, and explains more.
         try:
             self._send_all(b"".join(message + b"\n" for message in messages), deadline)
         except (BrokenPipeError, ConnectionResetError):
@@ -98,9 +98,9 @@ class UnixConnection(Connection):
             raise RemoteProtocolError(f"{self.endpoint} does not speak this protocol: {error.message}") from None
 
     def _is_zeromq(self, data: bytes) -> bool:
-        """Whether what has arrived first, `data` or the end, comes of a server of ZeroMQ.
+        """Whether the first thing that has arrived, `data` or the end, comes from a ZeroMQ server.
 
-        It greets at once, but if our question is there before it has, it ends the connection without a word.
+        Such a server sends its greeting at once, but if a request arrives before, it closes the connection silently.
         """
         if self._heard:
             return False
@@ -118,7 +118,7 @@ def _greets_by_zeromq(path: str) -> bool:
 
 
 def ends_soon(process: ProcessHandle | None) -> bool:
-    """Whether a process is gone, or goes within END_DELAY; its handle is closed."""
+    """Whether a process has ended, or ends within END_DELAY; its handle is closed."""
     if process is None:
         return True
     try:
@@ -128,9 +128,9 @@ def ends_soon(process: ProcessHandle | None) -> bool:
 
 
 def connect_socket(path: str, timeout: float | None, trust: Trust) -> socket.socket:
-    """A socket that is connected to the server at `path`, which `trust` believes in.
+    """A socket connected to the server at `path`, which `trust` has checked.
 
-    While a process of the server lives another one may be about to listen again; that is waited for. Raises NotRunning,
+    While a process of the server lives, a new hub may be about to listen; the call waits for it. Raises NotRunning,
     AccessDenied, TimedOut or ConfigurationError.
     """
     if not HAS_UNIX_SOCKETS:

@@ -27,13 +27,13 @@ from .trust import Trust
 from .unix import connect_socket, ends_soon
 
 REPEATABLE = frozenset({b'"ping"', b'"status"', b'"commands"'})
-"""Questions that may be asked again when it is certain that the answer is lost."""
+"""Requests without side effects, which are sent again once their answers are known to be lost."""
 
 MAX_TRIES = 5
 """Connections that are made to get an answer which is owed."""
 
 SOON = 0.02
-"""Seconds in which most answers are there."""
+"""Seconds within which most answers arrive."""
 
 
 class _Failed(Exception):
@@ -54,7 +54,7 @@ class ZmqConnection(Connection):
         self._address = address
         self._trust = trust
         self._keys = _load_keys(trust) if address.transport == "tcp" else None
-        # ROUTER reserves those that begin with a zero; nobody can guess the rest.
+        # ROUTER reserves ids that begin with a zero byte. Random, so that no other peer can guess it.
         self._routing_id = b"c" + os.urandom(16)
         self._unanswered: dict[object, bytes] = {}
         self._fenced: list[object] = []
@@ -116,12 +116,12 @@ class ZmqConnection(Connection):
         descriptors = [handle.fileno() for handle in watched]
         ready = self._poll(deadline, zmq.POLLIN, descriptors)
         if ready and self._dealer is not None and all(isinstance(item, int) for item in ready):
-            # A process has ended. What it said last is still on its way through libzmq, before the connection's end.
+            # A process has ended. Its last message may still be in libzmq, before the end of the connection.
             ready = self._poll(time.monotonic() + END_DELAY, zmq.POLLIN, [])
         return any(not isinstance(item, int) for item in ready)
 
     def _receive_soon(self, deadline: float | None) -> bool:
-        """Whether the answer was quick: to wait for one socket costs half of what it costs to wait for all."""
+        """Whether the answer came within SOON: waiting for one socket costs half as much as waiting for all."""
         if self._dealer is None or (deadline is not None and deadline - time.monotonic() < SOON):
             return False
         with contextlib.suppress(zmq.Again):
@@ -169,7 +169,7 @@ class ZmqConnection(Connection):
                 return
 
     def _poll(self, deadline: float | None, events: int, descriptors: list[int]) -> list[object]:
-        """The sockets and descriptors at which something has happened before the deadline."""
+        """The sockets and descriptors that are ready before the deadline."""
         items: list[tuple[object, int]] = [(descriptor, zmq.POLLIN) for descriptor in descriptors]
         if self._dealer is not None:
             items += [(self._dealer.socket, events), (self._dealer.monitor, zmq.POLLIN)]
@@ -177,12 +177,12 @@ class ZmqConnection(Connection):
         return [item for item, _ in zmq.zmq_poll(items, timeout)]  # type: ignore[arg-type]
 
     def _connect(self, deadline: float | None, timeout: float | None) -> None:
-        """Raises what the errors of the base class tell."""
+        """Raises like `connect`."""
         if self._address.transport == "ipc":
             with connect_socket(self._address.path, timeout, self._trust) as probe:
                 self._server, self._server_pid = open_peer(probe), peer_credentials(probe)[0]
         else:
-            # libzmq does it in a thread of its own, and says nothing of a name that nobody knows.
+            # libzmq resolves names in a thread of its own, and does not report an unknown host.
             resolve(self._address)
         handshake = Handshake(self._address, self._trust, with_key=self._keys is not None)
         for _ in range(MAX_TRIES):
@@ -208,7 +208,7 @@ class ZmqConnection(Connection):
             elif limit == deadline:
                 raise handshake.timed_out(reached=self._reached)
             else:
-                # libzmq waits for ever for the rest of what looks like an old or unfinished greeting.
+                # libzmq waits without limit for the rest of what looks like an old or unfinished greeting.
                 handshake.explain(deadline)
                 limit = deadline
 
@@ -257,7 +257,7 @@ class ZmqConnection(Connection):
     def _check_peer(self, descriptor: int) -> None:
         if self._address.transport != "ipc":
             return
-        # A connection that has ended by now has nobody to be checked.
+        # A connection that has ended by now has no peer to check.
         with contextlib.suppress(OSError), duplicate_socket(descriptor) as sock:
             self._trust.check_peer(self.endpoint, peer_credentials(sock)[1])
 

@@ -1,4 +1,4 @@
-"""What security a server of ZeroMQ wants, as its greeting tells (ZMTP 3.1, RFC 37 of ZeroMQ)."""
+"""The greeting of a ZeroMQ server, which names its security mechanism (ZMTP 3.1, RFC 37 of ZeroMQ)."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ _VERSION = b"\x03\x00"
 _LENGTH = 64
 
 OWN_ACCORD = 0.1
-"""Seconds for a server of ZeroMQ on this machine to send its greeting, which it does at once."""
+"""Seconds for a ZeroMQ server on this machine to send its greeting unasked."""
 
 
 def mechanism_of(address: Address, deadline: float | None) -> str:
-    """What the server at a ``tcp`` address wants: ``NULL``, ``CURVE``, ``PLAIN``.
+    """The security mechanism of the server at a ``tcp`` address: ``NULL``, ``CURVE``, ``PLAIN``.
 
     Raises NotRunning if nobody listens, TimedOut if nobody greets before `deadline` (on the monotonic clock),
     RemoteProtocolError for another protocol's greeting.
@@ -42,7 +42,7 @@ def mechanism_of(address: Address, deadline: float | None) -> str:
 
 
 def first_words(sock: socket.socket, deadline: float) -> bytes:
-    """What a server says first: of itself, as ZeroMQ does, or when it is asked in our own protocol; empty if nothing.
+    """The first bytes of a server: unasked, as from ZeroMQ, or in answer to a `ping` of our protocol; else empty.
 
     `deadline` is on the monotonic clock. Raises OSError where the connection breaks.
     """
