@@ -36,11 +36,9 @@ from flask_ctl.errors import ReloadFailed
 from flask_ctl.transports.factory import CurveFiles
 from flask_ctl.workers import messages
 from flask_ctl.workers.hub import audit as auditing
-from flask_ctl.workers.hub import commands, master, status, turnover
-from flask_ctl.workers.hub import endpoint as gate
+from flask_ctl.workers.hub import commands, endpoint, master, requests, status, turnover
 from flask_ctl.workers.hub import hub as process
 from flask_ctl.workers.hub import reload as reloading
-from flask_ctl.workers.hub import requests as staff
 from flask_ctl.workers.hub import stop as hub_stopping
 from flask_ctl.workers.hub import table as workers
 from flask_ctl.workers.messages import AppRecord, Figures, Hello, Loaded, Tally
@@ -605,18 +603,18 @@ class FakePreflight:
             raise ReloadFailed("refused", {"traceback": "x"})
 
 
-class FakeNotebook:
-    """A Notebook."""
+class FakeStateFile:
+    """A StateFile."""
 
     broken = False
 
     def __init__(self) -> None:
         self._text: str | None = None
 
-    def read(self) -> messages.Memory | None:
-        return None if self._text is None else messages.Memory.from_json(json.loads(self._text))
+    def read(self) -> messages.SavedState | None:
+        return None if self._text is None else messages.SavedState.from_json(json.loads(self._text))
 
-    def write(self, memory: messages.Memory) -> None:
+    def write(self, memory: messages.SavedState) -> None:
         if not self.broken:
             self._text = json.dumps(messages.as_json(memory))
 
@@ -670,7 +668,7 @@ class World:
         self.pids = itertools.count(100)
         self.processes: dict[int, FakeProcess] = {}
         self.memory: Any = None
-        self.notebook = FakeNotebook()
+        self.state_file = FakeStateFile()
         self.audit: list[dict[str, Any]] = []
         self.lost = 0
         """Requests that were in flight in workers which have ended."""
@@ -696,9 +694,9 @@ class World:
         self.reactor = FakeReactor()
         self.reactor.call_soon = self.control.call_soon
         self.hub = process.Hub("/nowhere/hub", -1, self.master, self.control)  # type: ignore[arg-type]
-        self.hub._notebook = self.notebook
-        self.hub._recall(self.notebook.read())
-        self.hub._gate.attach(self.reactor)  # type: ignore[arg-type]
+        self.hub._state_file = self.state_file
+        self.hub._restore(self.state_file.read())
+        self.hub._endpoint.attach(self.reactor)  # type: ignore[arg-type]
         self.main = FakeThread(self.clock, target=self.hub.run, name="hub")
         self.main.start()
 
@@ -808,7 +806,7 @@ class World:
     def to_hub(self, worker: FakeWorker, line: bytes) -> None:
         peer = Peer(worker.pid, os.geteuid(), os.getegid())
         keeper = _Keeper(self, worker)
-        answer = self.hub._gate.handle(line.rstrip(b"\n"), peer, lambda _: None, keeper)
+        answer = self.hub._endpoint.handle(line.rstrip(b"\n"), peer, lambda _: None, keeper)
         if answer is not None:
             assert not isinstance(answer, Future)
             keeper.send(answer)
@@ -864,8 +862,8 @@ class World:
         }  # fmt: skip
         for module in (
             flask_ctl.dispatch.futures, flask_ctl.lifecycle.controller, flask_ctl.lifecycle.operation,
-            flask_ctl.lifecycle.reload, flask_ctl.lifecycle.stop, flask_ctl.system.standby, auditing, commands, gate,
-            turnover, master, process, reloading, staff, status, hub_stopping, workers,
+            flask_ctl.lifecycle.reload, flask_ctl.lifecycle.stop, flask_ctl.system.standby, auditing, commands,
+            endpoint, turnover, master, process, reloading, requests, status, hub_stopping, workers,
         ):  # fmt: skip
             for name, fake in fakes.items():
                 if hasattr(module, name):

@@ -19,7 +19,7 @@ from flask_ctl.system.processes import open_process
 from flask_ctl.workers import messages
 from flask_ctl.workers.agent.spawn import private_path, start_hub
 from flask_ctl.workers.hub.table import Worker, Workers
-from flask_ctl.workers.messages import AppRecord, Figures, Hello, Loaded, Memory, Past, Tally, Welcome
+from flask_ctl.workers.messages import AppRecord, Figures, Hello, Loaded, SavedHistory, SavedState, Tally, Welcome
 
 
 @pytest.fixture
@@ -401,7 +401,7 @@ def test_what_is_no_memory_is_a_protocol_error(memory):
 def test_of_a_memory_only_what_is_known_is_taken():
     memory = {"number": 1, "totals": {}, "history": {"generation": 2, "began": 0.0, "_note": None}, "later": 1}
     remembered = Hello.from_json({**messages.as_json(hello("x")), "memory": memory}).memory
-    assert remembered == Memory(1, {}, Past(2))
+    assert remembered == SavedState(1, {}, SavedHistory(2))
 
 
 def test_its_start_does_not_count_up_to_a_huge_limit_of_descriptors():
@@ -419,7 +419,7 @@ print(os.listdir("/proc/self/fd"))
 
 
 def test_a_hello_survives_the_wire_with_what_a_later_version_adds():
-    greeting = hello("x", memory=Memory(1, {"x": [1, 2]}, Past(3)))
+    greeting = hello("x", memory=SavedState(1, {"x": [1, 2]}, SavedHistory(3)))
     value = json.loads(json.dumps({**messages.as_json(greeting), "later": 1}))
     assert Hello.from_json(value) == greeting
 

@@ -52,7 +52,7 @@ def test_a_master_that_ends_while_the_hub_looks_is_noticed():
             return seen
 
         w.master.ended = ended
-        w.hub.changed()
+        w.hub._changed()
         w.run()
 
 
@@ -403,7 +403,7 @@ def test_a_command_that_waits_is_answered_when_the_server_ends(seed):
     with world(seed) as w:
         without_workers(w)
         greet = w.ask("greet")
-        w.run(lambda: w.hub._staff._waiting)
+        w.run(lambda: w.hub._requests._waiting)
         w.master.die()
         w.run()
         assert greet.error == CONFLICT

@@ -7,8 +7,8 @@ import json
 import pytest
 from fakehub import world
 
-from flask_ctl.workers.agent.notebook import Notebook
-from flask_ctl.workers.messages import Memory, Past
+from flask_ctl.workers.hub.state_file import StateFile
+from flask_ctl.workers.messages import SavedHistory, SavedState
 
 
 @pytest.fixture(params=range(5))
@@ -38,11 +38,11 @@ def settled(w):
     return status(w)
 
 
-@pytest.mark.parametrize("keeper", ["the notebook", "the workers"])
+@pytest.mark.parametrize("keeper", ["the state file", "the workers"])
 @pytest.mark.parametrize("phase", ["load", "drain"])
 def test_the_next_hub_finishes_the_watch(seed, phase, keeper):
     with world(seed) as w:
-        w.notebook.broken = keeper == "the workers"
+        w.state_file.broken = keeper == "the workers"
         busy = reloading(w, phase)
         w.run(lambda: not w._ways)
         w.kill_hub()
@@ -161,7 +161,7 @@ def test_a_failed_preflight_of_a_server_that_is_gone_is_no_refusal(seed):
         assert reload.error == -32007
 
 
-# The notebook
+# The state file
 
 
 @pytest.fixture
@@ -171,26 +171,26 @@ def file(tmp_path):
 
 
 def memory(number, **totals):
-    return Memory(number, totals, Past(1))
+    return SavedState(number, totals, SavedHistory(1))
 
 
-def test_a_notebook_tells_what_was_written_last(file):
-    notebook = Notebook(file.fileno())
-    assert notebook.read() is None
+def test_a_state_file_tells_what_was_written_last(file):
+    state_file = StateFile(file.fileno())
+    assert state_file.read() is None
     for kept in (memory(1, first=[1, 2], second=[3, 4]), memory(2)):
-        notebook.write(kept)
-        assert Notebook(file.fileno()).read() == kept
+        state_file.write(kept)
+        assert StateFile(file.fileno()).read() == kept
 
 
 @pytest.mark.parametrize("text", [b"", b"{", b"[]\n", b"\xff\n", b"{}\n", json.dumps({"number": 1}).encode() + b"\n"])
 def test_what_makes_no_sense_in_it_is_nothing(file, text):
     file.write(text)
-    assert Notebook(file.fileno()).read() is None
+    assert StateFile(file.fileno()).read() is None
 
 
-def test_a_notebook_that_can_not_be_written_costs_one_warning(caplog):
+def test_a_state_file_that_can_not_be_written_costs_one_warning(caplog):
     with open("/dev/full", "r+b", buffering=0) as full:
-        notebook = Notebook(full.fileno())
-        notebook.write(memory(1))
-        notebook.write(memory(2))
+        state_file = StateFile(full.fileno())
+        state_file.write(memory(1))
+        state_file.write(memory(2))
     assert [record.levelname for record in caplog.records] == ["WARNING"]

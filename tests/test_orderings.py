@@ -420,7 +420,7 @@ class TestStops:
     def test_a_result_is_given_without_a_lock(self, scene):
         """Whoever waits for it may run the app's own handlers, which may ask the instance in turn."""
         stop = scene.stop()
-        stop.add_done_callback(lambda future: scene.instance._poke())
+        stop.add_done_callback(lambda future: scene.instance._notify())
         stop.result(TIMEOUT)
         scene.program.wait()
 

@@ -16,7 +16,7 @@ from servers import SERVERS
 
 from flask_ctl import RemoteProtocolError
 from flask_ctl.workers.agent import connection as link_module
-from flask_ctl.workers.agent.connection import Link
+from flask_ctl.workers.agent.connection import HubConnection
 
 
 class Refused:
@@ -82,7 +82,10 @@ def test_each_refusal_is_a_failed_try(hub_socket, monkeypatch):
 
     monkeypatch.setattr(link_module, "wait_readable", note)
     talker = Refused(4)
-    link = Link(hub_socket, os.getpid(), talker)
+    link = HubConnection(
+        hub_socket, os.getpid(), hello=talker.hello, report=talker.report, hear=talker.hear,
+        interval=lambda: talker.interval, is_wanted=talker.is_wanted,
+    )  # fmt: skip
     link.start()
     assert talker.accepted.wait(TIMEOUT)
     link.close(TIMEOUT)

@@ -61,7 +61,7 @@ class Instance(Controller[Reload]):
                 only_defaults=server.keeps_signal_handlers,
             )
         self._program = program
-        self._pool = Pool(self._poke, max(app.limits.queue for app in apps))
+        self._pool = Pool(self._notify, max(app.limits.queue for app in apps))
         self._work = AppWork(apps, self._pool)
         self._audit = Audit()
         self._sockets: list[AppSockets] = []
@@ -69,7 +69,7 @@ class Instance(Controller[Reload]):
         self._figures = ProcessMetrics()
         self._deferred: list[DeferredStop] = []
         self._ended: dict[str, Any] | None = None
-        server.notify, server.on_serving, server.on_stopped = self._poke, self.serving, self.finished
+        server.notify, server.on_serving, server.on_stopped = self._notify, self.serving, self.finished
         self._cwd = current_directory()
         given = next((app.directory for app in apps if app.directory), None)
         if given is not None:
@@ -197,10 +197,10 @@ class Instance(Controller[Reload]):
                     raise
                 logger.warning("%s serves without a control socket: %s", app.name, error.message)
 
-    def _poke(self) -> None:
+    def _notify(self) -> None:
         for operation in (self._stop, self._reload):
             if operation is not None:
-                operation.poke()
+                operation.notify()
 
     def _tell_terminal(self) -> None:
         if self._stop is not None:

@@ -61,7 +61,7 @@ class Operation:
         """Wait until its thread has ended, at most for so many seconds; whether it has."""
         return self._thread is None or self._thread.join(timeout)
 
-    def poke(self) -> None:
+    def notify(self) -> None:
         """Look again whether what is waited for has come; never call it with a lock of the server's."""
         with self._changed:
             self._changed.notify_all()
@@ -104,7 +104,7 @@ class Operation:
     def _wait(self, done: Callable[[], bool], until: Callable[[], float], interval: float = MAX_WAIT) -> bool:
         """Whether `done` came true before the time that `until` tells, which may change meanwhile.
 
-        It is asked whenever somebody pokes, and at least every `interval` seconds.
+        It is asked whenever `notify` is called, and at least every `interval` seconds.
         """
         with self._changed:
             while not done():

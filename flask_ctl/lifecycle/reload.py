@@ -138,7 +138,7 @@ class Reload(ReloadOperation):
         self._decided = False
         self._hooks_ran = False
         self._hooks_thread: StandbyThread | None = None
-        self._replacement = Replacement(program, self.poke)
+        self._replacement = Replacement(program, self.notify)
         self._on_failure: Callable[[CommandError], Any] = lambda error: None
         self._standby = StandbyThread("flask-ctl-reload")
         try:
@@ -324,7 +324,7 @@ class Reload(ReloadOperation):
         def run() -> None:
             self._work.run_stop_hooks()
             self._hooks_ran = True
-            self.poke()
+            self.notify()
 
         assert self._hooks_thread is not None
         self._enter("hooks")

@@ -179,7 +179,7 @@ class Stop(Operation):
         def run() -> None:
             self._work.run_stop_hooks()
             self._hooks_ran = True
-            self.poke()
+            self.notify()
 
         assert self._hooks_thread is not None
         began = time.monotonic()

@@ -108,7 +108,7 @@ class Loaded:
 
 
 @dataclass(frozen=True)
-class Begun:
+class SavedReload:
     """A reload that the master has been asked for, for a hub that has to watch the rest of it.
 
     `since`, `began` and `deadline` are on the system's monotonic clock: when the master was asked, when the hub was,
@@ -131,7 +131,7 @@ class Begun:
 
 
 @dataclass(frozen=True)
-class Past:
+class SavedHistory:
     """What a hub knows of reloads: `generation`, `reloaded_at` and `last_reload` of `status`, and the one under way.
 
     Code that was loaded after `renewed_at`, on the system's monotonic clock, is of this generation.
@@ -141,17 +141,17 @@ class Past:
     reloaded_at: str | None = None
     last_reload: dict[str, Any] | None = None
     renewed_at: float | None = None
-    begun: Begun | None = None
+    begun: SavedReload | None = None
 
     @classmethod
-    def from_json(cls, value: Any) -> Past:
+    def from_json(cls, value: Any) -> SavedHistory:
         """Raises RemoteProtocolError for anything else."""
         past = known(cls, value)
-        return past if past.begun is None else replace(past, begun=known(Begun, past.begun))
+        return past if past.begun is None else replace(past, begun=known(SavedReload, past.begun))
 
 
 @dataclass(frozen=True)
-class Memory:
+class SavedState:
     """What the workers keep for the next hub; the one with the highest number is the last.
 
     `totals` are the requests and errors of workers that have ended, by app.
@@ -159,23 +159,23 @@ class Memory:
 
     number: int
     totals: dict[str, list[int]]
-    history: Past
+    history: SavedHistory
 
     @classmethod
-    def from_json(cls, value: Any) -> Memory:
+    def from_json(cls, value: Any) -> SavedState:
         """Raises RemoteProtocolError for anything else."""
         memory = known(cls, value)
         numbers = [memory.number, *(number for pair in _pairs(memory.totals) for number in pair)]
-        memory = replace(memory, history=Past.from_json(memory.history))
+        memory = replace(memory, history=SavedHistory.from_json(memory.history))
         if not all(isinstance(number, int) for number in [*numbers, memory.history.generation]):
-            raise RemoteProtocolError("no Memory: what is to be a number is none")
+            raise RemoteProtocolError("no SavedState: what is to be a number is none")
         return memory
 
 
 def _pairs(totals: Any) -> list[list[Any]]:
     """The values of `totals`. Raises RemoteProtocolError if they are no pairs."""
     if not isinstance(totals, dict) or any(not isinstance(pair, list) or len(pair) != 2 for pair in totals.values()):
-        raise RemoteProtocolError("no Memory: the totals are no pairs of numbers")
+        raise RemoteProtocolError("no SavedState: the totals are no pairs of numbers")
     return list(totals.values())
 
 
@@ -201,7 +201,7 @@ class Hello:
     obstacle: str | None
     apps: list[AppRecord]
     figures: Figures
-    memory: Memory | None = None
+    memory: SavedState | None = None
     ready: bool = True
     directory: StartDirectory | None = None
     last_words: bool = False
@@ -217,7 +217,7 @@ class Hello:
             "loaded": known(Loaded, made.loaded),
             "apps": [AppRecord.from_json(app) for app in made.apps],
             "figures": Figures.from_json(made.figures),
-            "memory": None if made.memory is None else Memory.from_json(made.memory),
+            "memory": None if made.memory is None else SavedState.from_json(made.memory),
             "directory": None if made.directory is None else known(StartDirectory, made.directory),
         }
         return cls(**{**{f.name: getattr(made, f.name) for f in fields(cls)}, **changes})
@@ -266,7 +266,7 @@ def error_of(value: Mapping[str, Any]) -> CommandError:
 
 
 def as_json(value: Any) -> dict[str, Any]:
-    """A Hello, Welcome, Memory or Figures as JSON."""
+    """A Hello, Welcome, SavedState or Figures as JSON."""
     return asdict(value)
 
 

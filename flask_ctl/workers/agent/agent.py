@@ -26,9 +26,9 @@ from ...system.directory import current_directory
 from ...system.native import threading
 from ...system.program import program
 from .. import messages
-from ..messages import Figures, Hello, Memory, Tally, Welcome
-from .connection import Link
-from .executor import POLL, make_work
+from ..messages import Figures, Hello, SavedState, Tally, Welcome
+from .connection import HubConnection
+from .executor import POLL, make_executor
 from .presence import Presence
 from .records import by_key, record_of
 from .spawn import private_path
@@ -56,15 +56,15 @@ class Agent:
         self._pid = os.getpid()
         self._by_key = by_key(apps)
         self._registries = {key: CommandRegistry(app.commands) for key, app in self._by_key.items()}
-        self._work = make_work(max(app.limits.queue for app in apps))
+        self._executor = make_executor(max(app.limits.queue for app in apps))
         self._cwd = current_directory()
         self._directory = server.start_directory(next((app.directory for app in apps if app.directory), None))
-        self._memory: Memory | None = None
+        self._memory: SavedState | None = None
         self._told: Figures | None = None
         self._eager = False
         self._lingering = False
         self._impatient = False
-        self._calmed = False
+        self._quiesced = False
         self._hooks_run = self._hooks_ran = False
         self._final = False
         self._refusal = ""
@@ -77,17 +77,25 @@ class Agent:
         for app in apps:
             app.requests.is_abort = server.is_abort
         self._presence = Presence(server.master)
-        self._link = Link(private_path(server.master), server.master, self)
+        self._connection = HubConnection(
+            private_path(server.master),
+            server.master,
+            hello=self._hello,
+            report=self._report,
+            hear=self._hear,
+            interval=lambda: EAGER_INTERVAL if self._eager else REPORT_INTERVAL,
+            is_wanted=server.has_master,
+        )
         self._methods: dict[str, Callable[..., Any]] = {
             "be_at": self._be_at,
             "figures": self._figures_now,
-            "hold_back": self._hold_back,
-            "allow": self._allow,
-            "calm": self._calm,
+            "hold_back": self._set_held,
+            "allow": self._extend_grace,
+            "calm": self._quiesce,
             "close_silent": self._close_silent,
             "audit": write_record,
-            "rehearsal": self._rehearsal,
-            "leave": self._leave,
+            "rehearsal": self._preflight_command,
+            "leave": self._exit,
         }
 
     @property
@@ -95,14 +103,10 @@ class Agent:
         """Where the hub listens."""
         return [] if self._welcome is None else self._welcome.endpoints
 
-    @property
-    def interval(self) -> float:
-        return EAGER_INTERVAL if self._eager else REPORT_INTERVAL
-
     def begin(self) -> None:
         """Connect. Raises ConfigurationError if an app requires an address that the hub can't have."""
         self._welcomed.acquire()
-        self._link.start()
+        self._connection.start()
         # Called before the app's own exit handlers, which were registered at its import.
         atexit.register(self.finish)
         close_at_exit(self)
@@ -111,31 +115,33 @@ class Agent:
 
     def request_stop(self, mode: Mode = "graceful", by: Any = None, grace: float | None = None) -> None:
         """Have the hub begin a stop of the whole server; never blocks."""
-        self._link.send(messages.request("stop", {"mode": mode, "grace": self._grace if grace is None else grace}))
+        self._connection.send(
+            messages.request("stop", {"mode": mode, "grace": self._grace if grace is None else grace})
+        )
 
     def finish(self) -> None:
         """At the end of the worker, in its main thread: finish commands, run the hooks, tell the last figures."""
         if os.getpid() != self._pid or self.ended:
             return
-        if self._calmed:
+        if self._quiesced:
             # The signal has come, and visitors may wait for the next worker.
             self.server.set_accepting(True)
         # Whoever is second waits for the end of the process.
         self._ending.acquire()
         self.ended = True
-        self._work.wait(self._grace)
+        self._executor.wait(self._grace)
         self._run_stop_hooks(wait=False)
         self._final = True
-        self._link.close(CLOSE_TIMEOUT)
+        self._connection.close(CLOSE_TIMEOUT)
 
     def close(self) -> None:
         """See `finish`."""
         self.finish()
         forget(self)
 
-    # What the link asks
+    # What the connection asks
 
-    def hello(self) -> bytes:
+    def _hello(self) -> bytes:
         hello = Hello(
             package=self.apps[0].versions["flask_ctl"],
             pid=self._pid,
@@ -161,7 +167,7 @@ class Agent:
         self._told = hello.figures
         return messages.request("hello", messages.as_json(hello), messages.HELLO_ID)
 
-    def report(self) -> bytes | None:
+    def _report(self) -> bytes | None:
         self._presence.renew()
         figures = self._figures()
         if figures == self._told and not self._final:
@@ -169,7 +175,7 @@ class Agent:
         self._told = figures
         return messages.request("report", {"figures": messages.as_json(figures), "final": self._final})
 
-    def hear(self, line: bytes) -> None:
+    def _hear(self, line: bytes) -> None:
         try:
             value = decode(line)
         except CommandError as error:
@@ -181,18 +187,15 @@ class Agent:
         elif value.get("id") == messages.HELLO_ID:
             self._note_welcome(value)
 
-    def is_wanted(self) -> bool:
-        return self.server.has_master()
-
     # What the hub asks
 
     def _serve(self, method: str, params: dict[str, Any], id: Any) -> None:
         try:
             if method in ("call", "stop_hooks", "reload_hooks"):
-                self._link.send(messages.request("taken", {"id": id}))
-                self._work.submit(self._job(method, params), lambda result: self._answer(id, result))
+                self._connection.send(messages.request("taken", {"id": id}))
+                self._executor.submit(self._job(method, params), lambda result: self._answer(id, result))
             elif method == "memory":
-                self._memory = Memory.from_json(params)
+                self._memory = SavedState.from_json(params)
             elif method in self._methods:
                 self._answer(id, self._methods[method](**params))
         except Exception as error:
@@ -203,7 +206,7 @@ class Agent:
 
     def _answer(self, id: Any, result: Any) -> None:
         if id is not None:
-            self._link.send(messages.answer(id, result))
+            self._connection.send(messages.answer(id, result))
 
     def _job(self, method: str, params: Mapping[str, Any]) -> Callable[[], Any]:
         if method == "call":
@@ -223,7 +226,7 @@ class Agent:
         """The hub listens at these addresses."""
         self._presence.be_at(path for endpoint in endpoints if (path := parse_address(endpoint).path))
 
-    def _hold_back(self, yes: bool) -> bool:
+    def _set_held(self, yes: bool) -> bool:
         """Let no new visitor in, or let them in again; whether that can be done."""
         self._eager = self._lingering = self.stopping = yes
         self._impatient = False
@@ -234,22 +237,22 @@ class Agent:
         self._impatient = True
         self.server.close_silent()
 
-    def _calm(self, yes: bool) -> None:
+    def _quiesce(self, yes: bool) -> None:
         """Let no new visitor in for the moment at which the master is told to replace the workers."""
-        self._calmed = yes
+        self._quiesced = yes
         self.server.set_accepting(not yes)
 
-    def _rehearsal(self) -> dict[str, Any] | None:
+    def _preflight_command(self) -> dict[str, Any] | None:
         remove_stale()
         return self.server.preflight()
 
-    def _allow(self, seconds: float) -> None:
+    def _extend_grace(self, seconds: float) -> None:
         # The last question before the master starts new workers.
         remove_stale()
         self._grace = max(self._grace, seconds)
         self.server.extend_grace(seconds)
 
-    def _leave(self, wait: bool = False) -> None:
+    def _exit(self, wait: bool = False) -> None:
         """Run the exit handlers, unless they are running already, and end although requests are in flight.
 
         The process may `wait` for a master's signal that would not have them run.
@@ -257,7 +260,7 @@ class Agent:
         if not self._ending.acquire(blocking=False):
             return
         with contextlib.suppress(OSError):
-            self._link.flush()
+            self._connection.flush()
         atexit.unregister(self.finish)
         forget(self)
         atexit._run_exitfuncs()
@@ -288,7 +291,7 @@ class Agent:
         # Only for a stop is it worth the look at all descriptors.
         begun = self.server.begun() - sum(tally.in_flight for tally in tallies.values()) if self.stopping else 0
         silent = self.server.silent() if self._lingering else 0
-        return Figures(tallies, self._work.unfinished, self.server.waiting(), max(begun, 0), silent)
+        return Figures(tallies, self._executor.unfinished, self.server.waiting(), max(begun, 0), silent)
 
     def _note_welcome(self, value: dict[str, Any]) -> None:
         if "error" in value:
@@ -298,7 +301,7 @@ class Agent:
         welcome, before = Welcome.from_json(value.get("result")), self._welcome
         self._welcome = welcome
         self._be_at(welcome.endpoints)
-        self._hold_back(welcome.holding)
+        self._set_held(welcome.holding)
         if welcome.first and before is None:
             for endpoint in welcome.endpoints:
                 logger.info("%s listens for control at %s", self.server.name, endpoint)
@@ -308,7 +311,7 @@ class Agent:
             self._welcomed.release()
         if not self._ready and not welcome.problems:
             self._ready = True
-            self._link.send(self.hello())
+            self._connection.send(self._hello())
 
     def _note_refusal(self, why: str) -> None:
         """Say it once: the link tries again and again."""

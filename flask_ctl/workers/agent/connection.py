@@ -6,7 +6,8 @@ import collections
 import contextlib
 import logging
 import os
-from typing import Protocol
+from collections.abc import Callable
+from typing import Any
 
 from ...errors import RemoteProtocolError
 from ...protocol.framing import LineBuffer
@@ -27,33 +28,32 @@ _CHUNK = 65536
 logger = logging.getLogger("flask_ctl")
 
 
-class Talker(Protocol):
-    """What a link speaks for. All of it is called in the link's thread."""
+class HubConnection:
+    """Connects to the hub, and again whenever that fails, until `close`. A thread of its own calls the functions.
 
-    @property
-    def interval(self) -> float:
-        """Seconds between two reports."""
+    `hello` gives the first line of every connection, `report` what has changed since the last report (None if nothing
+    has) at every `interval` in seconds. `hear` takes a message of the hub; it raises RemoteProtocolError for one that
+    is malformed, and if the hub refuses this worker. It ends when `is_wanted` says that the master is gone.
+    """
 
-    def hello(self) -> bytes:
-        """The first line of every connection."""
-
-    def report(self) -> bytes | None:
-        """What has changed since the last report, None if nothing has."""
-
-    def hear(self, line: bytes) -> None:
-        """Take in a message of the hub's. Raises RemoteProtocolError for what is none, and where it refuses `hello`."""
-
-    def is_wanted(self) -> bool:
-        """Whether the master is still there, for which there has to be a hub."""
-
-
-class Link:
-    """Connects again and again, until `close`."""
-
-    def __init__(self, path: str, master: int, talker: Talker) -> None:
+    def __init__(
+        self,
+        path: str,
+        master: int,
+        *,
+        hello: Callable[[], bytes],
+        report: Callable[[], bytes | None],
+        hear: Callable[[bytes], Any],
+        interval: Callable[[], float],
+        is_wanted: Callable[[], bool],
+    ) -> None:
         self._path = path
         self._master = master
-        self._talker = talker
+        self._hello = hello
+        self._report = report
+        self._hear = hear
+        self._interval = interval
+        self._is_wanted = is_wanted
         self._waker = Waker()
         self._outbox: collections.deque[bytes] = collections.deque()
         self._closing = False
@@ -71,9 +71,9 @@ class Link:
     def send(self, line: bytes) -> None:
         """Send it soon, if the hub can be reached. Any thread, greenlet and signal handler may ask."""
         self._outbox.append(line)
-        self.poke()
+        self.notify()
 
-    def poke(self) -> None:
+    def notify(self) -> None:
         """Look soon whether there is something to report."""
         with contextlib.suppress(OSError):
             self._waker.wake()
@@ -82,7 +82,7 @@ class Link:
         """In the link's thread: send what there is to be sent, now. Raises OSError if the hub does not read it."""
         if self._sock is None:
             return
-        report = self._talker.report()
+        report = self._report()
         while self._outbox:
             self._sock.sendall(self._outbox.popleft())
         if report is not None:
@@ -91,7 +91,7 @@ class Link:
     def close(self, timeout: float) -> None:
         """Send what there is to be sent, and end the thread; wait for that for so many seconds. Twice is fine."""
         self._closing = True
-        self.poke()
+        self.notify()
         if self._running.acquire(timeout=timeout):
             self._running.release()
 
@@ -105,8 +105,8 @@ class Link:
     def _run(self) -> None:
         pause = RETRY_INTERVAL
         try:
-            while not self._closing and self._talker.is_wanted():
-                if self._talk():
+            while not self._closing and self._is_wanted():
+                if self._run_once():
                     pause = RETRY_INTERVAL
                 else:
                     wait_readable([self._waker.fileno()], pause)
@@ -115,20 +115,20 @@ class Link:
             self._waker.close()
             self._running.release()
 
-    def _talk(self) -> bool:
-        """Talk with the hub for as long as that works; whether it has worked at all."""
+    def _run_once(self) -> bool:
+        """Connect, and exchange messages until that fails; whether the hub has sent anything."""
         self._heard = False
         try:
             self._sock = self._connect()
             if self._sock is None:
                 return False
-            self._converse(self._sock)
+            self._exchange(self._sock)
         except OSError as error:
             # Half a line may have been sent, so what follows would make no sense.
-            logger.debug("the hub is given up: %s", error)
+            logger.debug("the connection with the hub ends: %s", error)
             return False
         except Exception:
-            logger.exception("the talk with the hub failed; it is begun anew")
+            logger.exception("the connection with the hub failed; the worker connects again")
             return False
         finally:
             if self._sock is not None:
@@ -144,7 +144,7 @@ class Link:
             sock.connect(self._path)
             if peer_credentials(sock)[1] == os.geteuid():
                 return sock
-            self._complain("somebody else listens there")
+            self._complain("another user listens there")
         except (FileNotFoundError, ConnectionRefusedError):
             self._start_hub()
         except OSError as error:
@@ -163,11 +163,11 @@ class Link:
             self._complained = True
             logger.warning("no hub at %s, so no control socket: %s", self._path, problem)
 
-    def _converse(self, sock: socket.socket) -> None:
+    def _exchange(self, sock: socket.socket) -> None:
         buffer = LineBuffer()
-        sock.sendall(self._talker.hello())
+        sock.sendall(self._hello())
         while True:
-            ready = wait_readable([sock.fileno(), self._waker.fileno()], self._talker.interval)
+            ready = wait_readable([sock.fileno(), self._waker.fileno()], self._interval())
             if self._waker.fileno() in ready:
                 self._waker.clear()
             if sock.fileno() in ready and not self._receive(sock, buffer):
@@ -192,9 +192,9 @@ class Link:
         try:
             data = sock.recv(_CHUNK)
             for line in buffer.feed(data):
-                self._talker.hear(line)
+                self._hear(line)
                 self._heard = True
         except (OSError, RemoteProtocolError) as error:
-            logger.debug("the hub is given up: %s", error)
+            logger.debug("the connection with the hub ends: %s", error)
             return False
         return bool(data)

@@ -15,7 +15,7 @@ Done = Callable[[Any], Any]
 """Gets the result, or the exception that there was instead."""
 
 
-class Work(Protocol):
+class Executor(Protocol):
     """Runs functions of the app."""
 
     @property
@@ -29,7 +29,7 @@ class Work(Protocol):
         """In the main thread: until all have ended, or the time has passed."""
 
 
-class Threads:
+class ThreadExecutor:
     """A pool of threads."""
 
     def __init__(self, max_waiting: int) -> None:
@@ -54,8 +54,8 @@ class Threads:
             self._idle.clear()
 
 
-class Greenlets:
-    """Greenlets of the thread that makes this."""
+class GreenletExecutor:
+    """GreenletExecutor of the thread that makes this."""
 
     def __init__(self, max_waiting: int) -> None:
         import gevent
@@ -92,6 +92,6 @@ POLL = 0.02
 """Seconds between two looks at whether greenlets have ended."""
 
 
-def make_work(max_waiting: int) -> Work:
+def make_executor(max_waiting: int) -> Executor:
     """What suits this process; so many functions may wait at most."""
-    return Greenlets(max_waiting) if is_patched() else Threads(max_waiting)
+    return GreenletExecutor(max_waiting) if is_patched() else ThreadExecutor(max_waiting)

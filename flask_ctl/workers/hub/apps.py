@@ -13,7 +13,7 @@ from ...lifecycle.controller import Controller
 from ...lifecycle.sockets import Add, AppSockets
 from ..messages import AppRecord
 from .commands import remote_commands
-from .requests import Staff
+from .requests import WorkerRequests
 
 logger = logging.getLogger("flask_ctl")
 
@@ -23,9 +23,9 @@ class HubApp(AppSockets):
 
     app: AppRecord
 
-    def __init__(self, record: AppRecord, hub: Controller[Any], staff: Staff, audit: Audit) -> None:
-        super().__init__(record, hub, remote_commands(staff, record), _submit, audit, hub=True)
-        self._staff = staff
+    def __init__(self, record: AppRecord, hub: Controller[Any], requests: WorkerRequests, audit: Audit) -> None:
+        super().__init__(record, hub, remote_commands(requests, record), _submit, audit, hub=True)
+        self._requests = requests
         self._closed = list(record.endpoints)
         self.problems: dict[str, str] = {}
         """Why an address can't be used, by address."""
@@ -33,7 +33,7 @@ class HubApp(AppSockets):
     def renew(self, record: AppRecord) -> None:
         """New code has been loaded."""
         self.app = record
-        self._dispatcher.registry = self._registry(remote_commands(self._staff, record))
+        self._dispatcher.registry = self._registry(remote_commands(self._requests, record))
         self.guard.policy = record.policy
         self.guard.limits = record.limits
         for endpoint, listener in self._listeners.items():

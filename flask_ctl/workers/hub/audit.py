@@ -7,7 +7,7 @@ from typing import Any
 
 from ...dispatch.audit import Audit, write_record
 from ...errors import CommandError
-from .requests import Outcome, Staff
+from .requests import Outcome, WorkerRequests
 
 WRITE_TIMEOUT = 5.0
 """Seconds for a worker to write a record; after that it is written here."""
@@ -16,9 +16,9 @@ WRITE_TIMEOUT = 5.0
 class HubAudit(Audit):
     """The log of all apps. What no worker can write, because it is the last one that ends, goes to standard error."""
 
-    def __init__(self, staff: Staff) -> None:
+    def __init__(self, requests: WorkerRequests) -> None:
         super().__init__(self._write_soon)
-        self._staff = staff
+        self._requests = requests
         self._closed = False
 
     def close(self) -> None:
@@ -30,14 +30,14 @@ class HubAudit(Audit):
         if self._closed:
             write_record(level, fields)
         else:
-            self._staff.call_soon(self._have_written, level, fields)
+            self._requests.call_soon(self._have_written, level, fields)
 
     def _have_written(self, level: int, fields: dict[str, Any]) -> None:
         def check(outcomes: list[Outcome]) -> None:
             if not outcomes or isinstance(outcomes[0][1], CommandError):
                 write_record(level, fields)
 
-        newest = self._staff.workers.newest()
+        newest = self._requests.workers.newest()
         record = {"level": level, "fields": fields}
-        asked = self._staff.ask([newest] if newest else [], "audit", record, time.monotonic() + WRITE_TIMEOUT)
+        asked = self._requests.ask([newest] if newest else [], "audit", record, time.monotonic() + WRITE_TIMEOUT)
         asked.add_done_callback(lambda future: check(future.result()))

@@ -14,7 +14,7 @@ from ...dispatch.futures import chain, then
 from ...dispatch.replies import Call
 from ...errors import INVALID_PARAMS, METHOD_NOT_FOUND, CommandError
 from ..messages import AppRecord
-from .requests import Outcome, Staff
+from .requests import Outcome, WorkerRequests
 from .table import Worker, Workers
 
 ABSENCE = 30.0
@@ -41,12 +41,12 @@ class RemoteCommand(Command):
         return self.description
 
 
-def remote_commands(staff: Staff, app: AppRecord) -> list[Command]:
+def remote_commands(requests: WorkerRequests, app: AppRecord) -> list[Command]:
     """An app's own commands, to be run by its workers."""
-    return [_remote(staff, app.key, name, description) for name, description in app.commands.items()]
+    return [_remote(requests, app.key, name, description) for name, description in app.commands.items()]
 
 
-def _remote(staff: Staff, key: str, name: str, description: dict[str, Any]) -> RemoteCommand:
+def _remote(requests: WorkerRequests, key: str, name: str, description: dict[str, Any]) -> RemoteCommand:
     scope = description.get("scope", "each")
 
     def run(call: Call, **arguments: Any) -> Future[list[dict[str, Any]]]:
@@ -54,13 +54,13 @@ def _remote(staff: Staff, key: str, name: str, description: dict[str, Any]) -> R
         deadline = time.monotonic() + seconds
         pid = call.meta.get("_pid")
         if pid is not None:
-            return ask([_with_pid(staff.workers, pid)], arguments, deadline)
+            return ask([_with_pid(requests.workers, pid)], arguments, deadline)
         # Between two workers, as by gunicorn's --max-requests, there may be none for a moment.
-        there_is_one = staff.when_there_is_one(time.monotonic() + min(seconds, ABSENCE))
-        return chain(there_is_one, lambda: ask(_targets(staff.workers, scope), arguments, deadline))
+        there_is_one = requests.when_there_is_one(time.monotonic() + min(seconds, ABSENCE))
+        return chain(there_is_one, lambda: ask(_targets(requests.workers, scope), arguments, deadline))
 
     def ask(targets: list[Worker], arguments: dict[str, Any], deadline: float) -> Future[list[dict[str, Any]]]:
-        return then(staff.ask(targets, "call", {"app": key, "name": name, **arguments}, deadline), _as_result)
+        return then(requests.ask(targets, "call", {"app": key, "name": name, **arguments}, deadline), _as_result)
 
     return RemoteCommand(
         name,

@@ -6,7 +6,7 @@ import functools
 import math
 from collections.abc import Callable
 from dataclasses import fields, is_dataclass
-from typing import Any, Protocol, TypeVar, get_args, get_origin, get_type_hints
+from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 from ...dispatch.dispatcher import Answer, Notify
 from ...dispatch.guard import Guard
@@ -48,39 +48,32 @@ class WorkersSocket(UnixListener):
         self._on_tick()
 
 
-class Listening(Protocol):
-    """What workers have to say to the hub."""
+class WorkerEndpoint:
+    """Handles the messages of workers. Each is checked first: whatever a worker sends, the hub goes on."""
 
-    @property
-    def workers(self) -> Workers: ...
-
-    def generation_of(self, hello: Hello) -> int:
-        """The generation to which a worker's code belongs."""
-
-    def welcome(self, worker: Worker) -> Welcome:
-        """A worker is there, or there again."""
-
-    def changed(self) -> None:
-        """A worker has told new figures."""
-
-    def ended(self, worker: Worker) -> None:
-        """A worker is gone."""
-
-    def stop_asked(self, mode: Any, grace: float, peer: Peer) -> None:
-        """The app asks for a stop."""
-
-
-class Gate:
-    """Takes in what workers send, of which nothing is believed to have the right form: the hub outlives all of it."""
-
-    def __init__(self, hub: Listening) -> None:
-        self._hub = hub
+    def __init__(
+        self,
+        workers: Workers,
+        *,
+        generation_of: Callable[[Hello], int],
+        on_hello: Callable[[Worker], Welcome],
+        on_report: Callable[[], Any],
+        on_end: Callable[[Worker], Any],
+        on_stop: Callable[[Any, float, Peer], Any],
+    ) -> None:
+        """`generation_of` tells the generation of a new worker's code. `on_stop` is for a stop that an app asks for."""
+        self._workers = workers
+        self._generation_of = generation_of
+        self._on_hello = on_hello
+        self._on_report = on_report
+        self._on_end = on_end
+        self._on_stop = on_stop
         self._reactor: Reactor | None = None
 
     def attach(self, reactor: Reactor) -> None:
         """Watch the workers' ends from this reactor."""
         self._reactor = reactor
-        for worker in self._hub.workers:
+        for worker in self._workers:
             self._watch(worker)
 
     def handle(self, message: bytes, peer: Peer, notify: Notify, connection: Connection | None = None) -> Answer:
@@ -109,21 +102,21 @@ class Gate:
         if method == "hello":
             welcome = self._hello(_checked(Hello.from_json(params)), peer, _sender(connection))
             return encode(result_object(id, messages.as_json(welcome)))
-        worker = self._hub.workers.get(peer.pid)
+        worker = self._workers.get(peer.pid)
         if worker is None:
             raise CommandError("say hello first", code=INVALID_REQUEST)
         if method == "report":
             figures = _checked(Figures.from_json(params.get("figures")))
             worker.final = bool(params.get("final"))
             worker.hear(figures)
-            self._hub.changed()
+            self._on_report()
         elif method == "taken":
             worker.take_in(_parameter(params, "id", int))
         elif method == "stop":
             mode, grace = _parameter(params, "mode", str), _parameter(params, "grace", float)
             if mode not in get_args(Mode) or not 0 <= grace < math.inf:
                 raise CommandError(f"no stop: {mode!r}, {grace!r}", code=INVALID_PARAMS)
-            self._hub.stop_asked(mode, grace, peer)
+            self._on_stop(mode, grace, peer)
         else:
             raise CommandError(f"no method {method!r}", code=METHOD_NOT_FOUND)
         return None
@@ -136,29 +129,29 @@ class Gate:
             or not _conforms(error.get("code", 0), int)
         ):
             raise CommandError("no answer", code=INVALID_REQUEST)
-        worker = self._hub.workers.get(peer.pid)
+        worker = self._workers.get(peer.pid)
         if worker is not None:
             worker.settle(value["id"], value)
 
     def _hello(self, hello: Hello, peer: Peer, send: Callable[[bytes], Any]) -> Welcome:
         if hello.pid != peer.pid:
             raise CommandError(f"pid {peer.pid} says that it is {hello.pid}", code=INVALID_REQUEST)
-        worker = self._hub.workers.get(hello.pid)
+        worker = self._workers.get(hello.pid)
         if worker is not None:
             worker.renew(hello, send)
-            self._hub.workers.heard_of(hello)
-            return self._hub.welcome(worker)
+            self._workers.heard_of(hello)
+            return self._on_hello(worker)
         handle = open_process(hello.pid)
         if handle is None:
             raise CommandError(f"pid {hello.pid} can't be watched")
-        worker = Worker(hello, handle, send, self._hub.generation_of(hello))
+        worker = Worker(hello, handle, send, self._generation_of(hello))
         try:
-            self._hub.workers.add(worker)
+            self._workers.add(worker)
         except CommandError:
             handle.close()
             raise
         self._watch(worker)
-        return self._hub.welcome(worker)
+        return self._on_hello(worker)
 
     def _watch(self, worker: Worker) -> None:
         assert self._reactor is not None
@@ -168,7 +161,7 @@ class Gate:
         assert self._reactor is not None
         self._reactor.unregister(worker.handle)
         # Its last words may be read in this very round.
-        self._reactor.call_soon(self._hub.ended, worker)
+        self._reactor.call_soon(self._on_end, worker)
 
 
 def _sender(connection: Connection | None) -> Callable[[bytes], Any]:

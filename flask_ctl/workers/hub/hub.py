@@ -13,27 +13,26 @@ from typing import Any
 
 from ...dispatch.audit import asker
 from ...dispatch.futures import then
-from ...dispatch.peer import Peer
 from ...dispatch.replies import Reply
 from ...errors import CommandError
 from ...lifecycle.controller import Controller
 from ...lifecycle.reload import ReloadRequest
 from ...lifecycle.state import Event, State
-from ...lifecycle.stop import Mode, StopRequest
+from ...lifecycle.stop import StopRequest
 from ...system import metrics
 from ...system.processes import ProcessHandle
 from ...system.waiting import Waker, wait_readable
 from ...transports.control_thread import ControlServer
-from ..agent.notebook import Notebook
-from ..messages import AppRecord, Hello, Memory, Welcome, as_json
+from ..messages import AppRecord, Hello, SavedState, Welcome, as_json
 from . import status
 from .apps import HubApp
 from .audit import HubAudit
-from .endpoint import Gate, WorkersSocket
+from .endpoint import WorkerEndpoint, WorkersSocket
 from .history import HubHistory
 from .master import MasterServer
 from .reload import HubReload
-from .requests import Outcome, Staff
+from .requests import Outcome, WorkerRequests
+from .state_file import StateFile
 from .stop import HubStop
 from .table import Worker, Workers
 
@@ -58,19 +57,26 @@ class Hub(Controller[HubReload]):
         self._master = master
         self._waker = Waker()
         # The main thread watches over deadlines.
-        self._staff = Staff(self._control.call_soon, self._waker.wake, self.changed)
-        self._server = MasterServer(self._staff, master)
+        self._requests = WorkerRequests(self._control.call_soon, self._waker.wake, self._changed)
+        self._server = MasterServer(self._requests, master)
         self._server.notify = self._poke_stop
-        self._gate = Gate(self)
-        self._socket = WorkersSocket(path, lock, self._gate.attach, self._open_sockets)
-        self._audit = HubAudit(self._staff)
+        self._endpoint = WorkerEndpoint(
+            self.workers,
+            generation_of=self._generation_of,
+            on_hello=self._welcome,
+            on_report=self._changed,
+            on_end=self._ended,
+            on_stop=lambda mode, grace, peer: self.try_stop(StopRequest(mode, grace, peer.describe())),
+        )
+        self._socket = WorkersSocket(path, lock, self._endpoint.attach, self._open_sockets)
+        self._audit = HubAudit(self._requests)
         self._apps: dict[str, HubApp] = {}
         self._readers: dict[int, metrics.ProcessMetrics] = {}
         self._loaded_at = time.monotonic()
         self._outdated = False
-        self._memory_number = 0
-        self._notebook = Notebook(lock)
-        self._recall(self._notebook.read())
+        self._saved_number = 0
+        self._state_file = StateFile(lock)
+        self._restore(self._state_file.read())
 
     @property
     def endpoints(self) -> list[str]:
@@ -80,26 +86,26 @@ class Hub(Controller[HubReload]):
     @property
     def workers(self) -> Workers:
         """Those of the master."""
-        return self._staff.workers
+        return self._requests.workers
 
     def run(self) -> None:
         """Serve until the master has ended (with its workers, if that was asked for here), or a new version is due."""
-        self._control.start([(self._socket, self._gate)])
+        self._control.start([(self._socket, self._endpoint)])
         # Asked once in each round: nothing wakes us for an end that only the first of two questions has missed.
         while not self._is_over(ended := self._master.ended()):
-            deadline = self._staff.next_deadline()
+            deadline = self._requests.next_deadline()
             timeout = None if deadline is None or deadline == math.inf else EXPIRY_INTERVAL
             watched = [self._waker.fileno()] if ended else [self._waker.fileno(), self._master.fileno()]
             wait_readable(watched, timeout)
             self._waker.clear()
-            self._control.call_soon(self._staff.expire)
+            self._control.call_soon(self._requests.expire)
             reload = self._reload
             if reload is not None and self._master.ended():
                 reload.cancel(by_stop=False)
         for operation in (self._stop, self._reload):
             while operation is not None and not operation.wait(EXPIRY_INTERVAL):
-                self._control.call_soon(self._staff.expire)
-        self._control.call_soon(self._staff.give_up)
+                self._control.call_soon(self._requests.expire)
+        self._control.call_soon(self._requests.give_up)
         # The answer to who has asked, and for the workers what the next hub has to know.
         self._control.flush()
         # Nobody needs the lock's file from now on, and it is ours until the lock is closed.
@@ -112,13 +118,13 @@ class Hub(Controller[HubReload]):
 
     def _is_over(self, ended: bool) -> bool:
         if self._outdated and self._stop is None and self._reload is None:
-            return self._staff.next_deadline() is None
-        return ended and (self._stop is None or not len(self._staff.workers))
+            return self._requests.next_deadline() is None
+        return ended and (self._stop is None or not len(self._requests.workers))
 
     # What workers have to say
 
-    def generation_of(self, hello: Hello) -> int:
-        self._recall(hello.memory)
+    def _generation_of(self, hello: Hello) -> int:
+        self._restore(hello.memory)
         begun, reload = self._history.begun, self._reload
         if begun is not None:
             is_new = hello.loaded.at > begun.since
@@ -126,10 +132,10 @@ class Hub(Controller[HubReload]):
             is_new = reload is not None and reload.turnover.is_new(hello)
         return self._history.generation + 1 if is_new else self._history.generation_of(hello)
 
-    def welcome(self, worker: Worker) -> Welcome:
+    def _welcome(self, worker: Worker) -> Welcome:
         hello = worker.hello
         first = not self._apps
-        self._recall(hello.memory)
+        self._restore(hello.memory)
         for record in hello.apps:
             self._note_app(record, hello)
         self._open_sockets(worker)
@@ -139,64 +145,61 @@ class Hub(Controller[HubReload]):
         self._resume_reload()
         if hello.package != _package_version():
             self._give_way(hello, f"flask-ctl {_package_version()} is followed by {hello.package}")
-        if self._memory_number:
-            self._control.call_soon(self.remember)
+        if self._saved_number:
+            self._control.call_soon(self._save_state)
         # Not before it has its welcome.
-        self._control.call_soon(self._staff.arrived)
-        self.changed()
+        self._control.call_soon(self._requests.arrived)
+        self._changed()
         return Welcome(
             endpoints=self.endpoints,
             problems=[problem for app in self._apps.values() for problem in app.problems.values()],
-            holding=self._staff.holding,
+            holding=self._requests.holding,
             first=first,
         )
 
-    def ended(self, worker: Worker) -> None:
-        lost = self._staff.workers.remove(worker)
+    def _ended(self, worker: Worker) -> None:
+        lost = self._requests.workers.remove(worker)
         of_reload = self._reload is not None and self._reload.turnover.ended(worker, lost)
         if lost and not of_reload and worker.generation < self._history.generation:
             logger.warning("pid %d, left to its last requests by a reload, has ended: %d cut", worker.pid, lost)
             self._history.lost(lost)
-        self.remember()
-        self.changed()
+        self._save_state()
+        self._changed()
 
-    def changed(self) -> None:
+    def _changed(self) -> None:
         self._server.look_again()
         reload = self._reload
         if reload is not None:
-            reload.poke()
+            reload.notify()
         self._waker.wake()
 
-    def remember(self) -> None:
+    def _save_state(self) -> None:
         """Have the workers keep what the next hub has to know."""
-        self._memory_number += 1
+        self._saved_number += 1
         past = self._history.export_past(self._history.begun if self._reload is None else self._reload.export_state())
-        left = Memory(self._memory_number, self._staff.workers.leave(), past)
-        self._notebook.write(left)
+        left = SavedState(self._saved_number, self._requests.workers.leave(), past)
+        self._state_file.write(left)
         memory = as_json(left)
-        for worker in self._staff.workers:
+        for worker in self._requests.workers:
             worker.tell("memory", memory)
-
-    def stop_asked(self, mode: Mode, grace: float, peer: Peer) -> None:
-        self.try_stop(StopRequest(mode, grace, peer.describe()))
 
     # What the built-in commands ask
 
     def status(self, app: AppRecord) -> Future[dict[str, Any]]:
         """What `status` answers for one of the apps."""
-        return then(self._staff.refresh(), lambda _: self._describe(self._apps[app.key].app))
+        return then(self._requests.refresh(), lambda _: self._describe(self._apps[app.key].app))
 
     # How a stop and a reload go here
 
     @property
     def _directory(self) -> str:
-        return status.directory_of(self._staff.workers.latest)
+        return status.directory_of(self._requests.workers.latest)
 
     def _check_stop(self, request: StopRequest) -> None:
         self._server.check()
 
     def _new_stop(self, request: StopRequest) -> HubStop:
-        return HubStop(self._server, self._staff, request)
+        return HubStop(self._server, self._requests, request)
 
     def _end_server(self) -> None:
         self._control.flush()
@@ -207,11 +210,11 @@ class Hub(Controller[HubReload]):
 
     def _reload_obstacle(self) -> str | None:
         self._server.check()
-        latest = self._staff.workers.latest
+        latest = self._requests.workers.latest
         return None if latest is None else latest.obstacle
 
     def _new_reload(self, request: ReloadRequest) -> HubReload:
-        return HubReload(self._server, self._staff, request, self.remember)
+        return HubReload(self._server, self._requests, request, self._save_state)
 
     def _start_reload(self, reload: HubReload, reply: Reply | None) -> None:
         reload.start(lambda cut: self._reload_done(reload, cut), lambda error: self._reload_failed(reload, error))
@@ -226,19 +229,19 @@ class Hub(Controller[HubReload]):
             # A worker of an older version does not tell their number.
             return sum(count for _, count in outcomes if isinstance(count, int))
 
-        return then(self._staff.ask(list(self._staff.workers), "reload_hooks", {}, math.inf), count)
+        return then(self._requests.ask(list(self._requests.workers), "reload_hooks", {}, math.inf), count)
 
     # Helpers
 
     def _poke_stop(self) -> None:
         if self._stop is not None:
-            self._stop.poke()
+            self._stop.notify()
 
     def _note_app(self, record: AppRecord, hello: Hello) -> None:
         app = self._apps.get(record.key)
         if app is None:
-            self._apps[record.key] = HubApp(record, self, self._staff, self._audit)
-        elif self._staff.workers.newest() is self._staff.workers.get(hello.pid):
+            self._apps[record.key] = HubApp(record, self, self._requests, self._audit)
+        elif self._requests.workers.newest() is self._requests.workers.get(hello.pid):
             if app.listens_elsewhere(record):
                 self._give_way(hello, f"{record.name} is to listen elsewhere, or with other keys")
             app.renew(record)
@@ -256,19 +259,19 @@ class Hub(Controller[HubReload]):
             app.tick(self._control.add)
         if self._control.endpoints != before:
             # Workers hold a lock beside each socket, so that clients know that they live.
-            for worker in (worker for worker in self._staff.workers if worker is not asking):
+            for worker in (worker for worker in self._requests.workers if worker is not asking):
                 worker.tell("be_at", {"endpoints": self.endpoints})
 
-    def _recall(self, memory: Memory | None) -> None:
-        if memory is not None and memory.number > self._memory_number:
-            self._memory_number = memory.number
-            self._staff.workers.carry_on(memory.totals)
+    def _restore(self, memory: SavedState | None) -> None:
+        if memory is not None and memory.number > self._saved_number:
+            self._saved_number = memory.number
+            self._requests.workers.carry_on(memory.totals)
             self._history.restore_past(memory.history)
             if self._reload is None:
                 self._history.begun = memory.history.begun
 
     def _describe(self, app: AppRecord) -> dict[str, Any]:
-        workers = self._staff.workers
+        workers = self._requests.workers
         pids = [worker.pid for worker in workers]
         self._readers = {pid: reader for pid, reader in self._readers.items() if pid in pids}
         seen = metrics.metrics_of(self._readers, pids)
@@ -295,7 +298,7 @@ class Hub(Controller[HubReload]):
         if begun is None or self._lifecycle.state is not State.RUNNING:
             return
         try:
-            self._begin_reload(lambda: HubReload.resumed(self._server, self._staff, begun, self.remember))
+            self._begin_reload(lambda: HubReload.resumed(self._server, self._requests, begun, self._save_state))
         except CommandError as error:
             logger.error("a former hub's reload is not watched yet: %s", error.message)
         else:
@@ -317,7 +320,7 @@ class Hub(Controller[HubReload]):
 
     def _reload_over(self) -> None:
         self._reload = None
-        self._control.call_soon(self.remember)
+        self._control.call_soon(self._save_state)
         self._waker.wake()
 
 

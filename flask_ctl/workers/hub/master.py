@@ -11,7 +11,7 @@ from typing import Any
 
 from ...errors import CONFLICT, NOT_SUPPORTED, CommandError
 from ...system.processes import ProcessHandle
-from .requests import Staff
+from .requests import WorkerRequests
 from .table import Worker
 
 ANSWER_TIMEOUT = 2.0
@@ -38,8 +38,8 @@ class MasterServer:
 
     embedded = False
 
-    def __init__(self, staff: Staff, master: ProcessHandle) -> None:
-        self._staff = staff
+    def __init__(self, requests: WorkerRequests, master: ProcessHandle) -> None:
+        self._requests = requests
         self._master = master
         self.notify: Callable[[], Any] = lambda: None
         self._draining = False
@@ -56,26 +56,26 @@ class MasterServer:
         return self._master.pid
 
     def in_flight(self) -> int:
-        return self._staff.workers.in_flight
+        return self._requests.workers.in_flight
 
     def drain(self) -> None:
         self._draining = True
-        self._staff.holding = True
-        answers = self._staff.ask_all("hold_back", {"yes": True}, ANSWER_TIMEOUT)
+        self._requests.holding = True
+        answers = self._requests.ask_all("hold_back", {"yes": True}, ANSWER_TIMEOUT)
         held = all(held is True for _, held in answers)
-        if not held and self._staff.drains_by_itself():
+        if not held and self._requests.drains_by_itself():
             # Its listeners are shared with others, or are no TCP sockets: only the master can let go of them.
             logger.info("new connections can't be held back; the master drains in its own way")
             self._signal("stop")
-        self._staff.call_soon(self.look_again)
+        self._requests.call_soon(self.look_again)
 
     def greet(self, worker: Worker) -> None:
         """On the control thread, a worker is there, which may have been forked as the master was told to end.
 
         What that has told it then, before it could hear of signals, is lost, and the master would wait for it.
         """
-        if self._signalled and self._staff.drains_by_itself():
-            worker.handle.signal(self._staff.signals()["stop"])
+        if self._signalled and self._requests.drains_by_itself():
+            worker.handle.signal(self._requests.signals()["stop"])
 
     def look_again(self) -> None:
         """On the control thread, the workers have changed: if nothing seems to be left, all of them have to confirm."""
@@ -83,19 +83,19 @@ class MasterServer:
             return
         if not self._signalled and not self._confirming and self._is_empty():
             self._confirming = True
-            self._staff.refresh().add_done_callback(self._confirm)
+            self._requests.refresh().add_done_callback(self._confirm)
         self.notify()
 
     def quiet(self) -> bool:
-        return (self._confirmed and self._is_empty()) or not len(self._staff.workers)
+        return (self._confirmed and self._is_empty()) or not len(self._requests.workers)
 
     def close_idle(self) -> None:
-        self._staff.ask_all("close_silent", {}, ANSWER_TIMEOUT)
+        self._requests.ask_all("close_silent", {}, ANSWER_TIMEOUT)
         self._lingering = False
-        self._staff.call_soon(self.look_again)
+        self._requests.call_soon(self.look_again)
 
     def cut(self) -> int:
-        return self._staff.on_control(self._condemn)
+        return self._requests.on_control(self._condemn)
 
     def leave_behind(self, pids: set[int]) -> None:
         """These workers would never end by themselves: `end` ends them."""
@@ -103,25 +103,25 @@ class MasterServer:
 
     def end(self) -> None:
         """Have the master end, and with it what is to be cut."""
-        if self._left or (self._cutting and not self._staff.drains_by_itself()):
+        if self._left or (self._cutting and not self._requests.drains_by_itself()):
             # They would not come to their exit handlers, or the master's signal would end them without.
-            self._staff.ask_all("leave", {"wait": True}, CUT_LINGER)
+            self._requests.ask_all("leave", {"wait": True}, CUT_LINGER)
         self._signal("stop")
         self._cutting = (self._cutting or set()) | self._left
         if self.has_ended():
             # Nobody else tells its workers.
-            self._cutting = {worker.pid for worker in self._staff.workers}
+            self._cutting = {worker.pid for worker in self._requests.workers}
         if self._cutting:
-            self._staff.ask_all("leave", {}, CUT_LINGER)
-            self._staff.call_soon(self._kill, self._cutting)
+            self._requests.ask_all("leave", {}, CUT_LINGER)
+            self._requests.call_soon(self._kill, self._cutting)
 
     def end_at_once(self) -> None:
         """On the control thread: end all of it; neither hooks nor exit handlers are run."""
-        for worker in self._staff.workers:
+        for worker in self._requests.workers:
             # The master may tell them to end in their own way, or start others for those that are killed first.
             worker.handle.suspend()
         self._signal("fast")
-        self._kill({worker.pid for worker in self._staff.workers})
+        self._kill({worker.pid for worker in self._requests.workers})
 
     def has_ended(self) -> bool:
         """Whether the master is gone."""
@@ -139,32 +139,32 @@ class MasterServer:
 
     def reload(self) -> None:
         """From another thread: have the master replace its workers."""
-        with contextlib.nullcontext() if self._staff.drains_by_itself() else self._calm():
-            self._master.signal(self._staff.signals()["reload"])
+        with contextlib.nullcontext() if self._requests.drains_by_itself() else self._calm():
+            self._master.signal(self._requests.signals()["reload"])
 
     @contextlib.contextmanager
     def _calm(self) -> Iterator[None]:
         """Nobody is just being accepted: such a connection would end with its worker, as if that were idle."""
-        self._staff.ask_all("calm", {"yes": True}, ANSWER_TIMEOUT)
+        self._requests.ask_all("calm", {"yes": True}, ANSWER_TIMEOUT)
         try:
             limit = time.monotonic() + CALM_TIMEOUT
-            self._staff.refresh_now()
-            while self._staff.workers.waiting and time.monotonic() < limit:
-                self._staff.refresh_now()
+            self._requests.refresh_now()
+            while self._requests.workers.waiting and time.monotonic() < limit:
+                self._requests.refresh_now()
             yield
             # The master hands the signal on in its own time: the first to end has had it.
-            count, limit = len(self._staff.workers), time.monotonic() + SIGNAL_TIMEOUT
-            while len(self._staff.workers) == count and time.monotonic() < limit:
+            count, limit = len(self._requests.workers), time.monotonic() + SIGNAL_TIMEOUT
+            while len(self._requests.workers) == count and time.monotonic() < limit:
                 time.sleep(SIGNAL_INTERVAL)
         finally:
-            self._staff.ask_all("calm", {"yes": False}, ANSWER_TIMEOUT)
+            self._requests.ask_all("calm", {"yes": False}, ANSWER_TIMEOUT)
 
     def _condemn(self) -> int:
-        busy = {worker.pid for worker in self._staff.workers if worker.figures.in_flight}
+        busy = {worker.pid for worker in self._requests.workers if worker.figures.in_flight}
         # Nobody knows what those do who do not answer; that they were cut is what can be said.
-        unheard = {worker.pid for worker in self._staff.workers} & self._unheard - busy
+        unheard = {worker.pid for worker in self._requests.workers} & self._unheard - busy
         self._cutting = busy | unheard
-        for worker in self._staff.workers:
+        for worker in self._requests.workers:
             worker.condemned = worker.pid in self._cutting
         return self.in_flight() + len(unheard)
 
@@ -173,20 +173,20 @@ class MasterServer:
         self._unheard = refreshed.result()
         self._confirmed = not self._unheard and self._is_empty()
         if self._unheard:
-            self._staff.call_soon(self.look_again)
+            self._requests.call_soon(self.look_again)
         self.notify()
 
     def _is_empty(self) -> bool:
-        workers = self._staff.workers
+        workers = self._requests.workers
         return not (workers.in_flight or workers.waiting or (self._lingering and workers.silent))
 
     def _signal(self, what: str) -> None:
         if self._signalled and what == "stop":
             return
-        self._master.signal(self._staff.signals()[what])
+        self._master.signal(self._requests.signals()[what])
         self._signalled = True
 
     def _kill(self, pids: set[int]) -> None:
-        for worker in self._staff.workers:
+        for worker in self._requests.workers:
             if worker.pid in pids:
                 worker.handle.kill()

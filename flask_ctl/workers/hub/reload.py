@@ -13,9 +13,9 @@ from ...lifecycle.operation import MAX_SECONDS, MAX_WAIT
 from ...lifecycle.reload import CalledOff, ReloadOperation, ReloadRequest
 from ...system.preflight import Preflight
 from ...system.standby import StandbyThread
-from ..messages import Begun
+from ..messages import SavedReload
 from .master import ANSWER_TIMEOUT, MasterServer
-from .requests import Staff
+from .requests import WorkerRequests
 from .table import Worker
 from .turnover import Turnover
 
@@ -27,7 +27,7 @@ T = TypeVar("T")
 logger = logging.getLogger("flask_ctl")
 
 
-class Rehearsal:
+class PreflightCommand:
     """The command that loads the new code and ends, as a worker has described it."""
 
     def __init__(self, described: Mapping[str, Any]) -> None:
@@ -45,41 +45,43 @@ class HubReload(ReloadOperation):
     def __init__(
         self,
         server: MasterServer,
-        staff: Staff,
+        requests: WorkerRequests,
         request: ReloadRequest,
-        remember: Callable[[], Any],
-        begun: Begun | None = None,
+        save_state: Callable[[], Any],
+        begun: SavedReload | None = None,
     ) -> None:
-        """`remember` is called on the control thread once `export_state` has something to tell.
+        """`save_state` is called on the control thread once `export_state` has something to tell.
 
         With `begun` it is the rest of a reload that a previous hub began.
         """
         super().__init__(request, "load")
         self._server = server
-        self._staff = staff
-        self._remember = remember
+        self._requests = requests
+        self._save_state = save_state
         self.loaded = False
         """Whether the new code serves, whatever becomes of the old workers."""
         self.old_left = 0
         """Old workers that finish their last requests, after a reload that did not cut them."""
         self._called_off = False
-        self.turnover = Turnover(staff.workers)
+        self.turnover = Turnover(requests.workers)
         if begun is not None:
             self.began, self._deadline = begun.began, begun.deadline
             self.turnover.restore_state(begun, server.pid)
 
     @classmethod
-    def resumed(cls, server: MasterServer, staff: Staff, begun: Begun, remember: Callable[[], Any]) -> HubReload:
+    def resumed(
+        cls, server: MasterServer, requests: WorkerRequests, begun: SavedReload, save_state: Callable[[], Any]
+    ) -> HubReload:
         """The rest of a reload that a previous hub began."""
         request = ReloadRequest(begun.grace, begun.cut_rest, False, begun.preflight_timeout, begun.by)
-        return cls(server, staff, request, remember, begun)
+        return cls(server, requests, request, save_state, begun)
 
-    def export_state(self) -> Begun | None:
+    def export_state(self) -> SavedReload | None:
         """On the control thread: what the next hub has to know, None if the master has not been told yet."""
         turnover, request = self.turnover, self._request
         if turnover.signalled_at is None:
             return None
-        return Begun(
+        return SavedReload(
             turnover.signalled_at, self.began, self._deadline, request.by, request.grace, request.preflight_timeout,
             request.cut, turnover.cut, turnover.count, turnover.passed, turnover.left(),
         )  # fmt: skip
@@ -90,7 +92,7 @@ class HubReload(ReloadOperation):
         def run() -> None:
             try:
                 if self._attempt(self._run, lambda error: self._fail(error, on_failure)):
-                    self._settle(self._staff.on_control(lambda: self._succeed(on_success)))
+                    self._settle(self._requests.on_control(lambda: self._succeed(on_success)))
             finally:
                 self.turnover.close()
 
@@ -122,25 +124,25 @@ class HubReload(ReloadOperation):
         self._wait_for_old()
 
     def _ask_master(self) -> None:
-        latest = self._staff.workers.latest
+        latest = self._requests.workers.latest
         if latest is not None and latest.directory is not None:
             latest.directory.check()
         if self._request.preflight:
             self._enter("preflight")
-            self._rehearse()
+            self._run_preflight()
         self._deadline = time.monotonic() + min(self._request.grace, MAX_SECONDS)
         # Their own patience must not be shorter than what was asked for.
-        self._staff.ask_all("allow", {"seconds": self._request.grace}, ANSWER_TIMEOUT)
+        self._requests.ask_all("allow", {"seconds": self._request.grace}, ANSWER_TIMEOUT)
         with self._changed:
             self._check()
             self.turnover.begin()
         # Whatever becomes of this hub from here on, the next one watches the rest.
-        self._staff.on_control(self._remember)
+        self._requests.on_control(self._save_state)
         if self._request.cut:
             self._cut_former()
         self._server.reload()
 
-    def _rehearse(self) -> None:
+    def _run_preflight(self) -> None:
         described = self._describe()
         if described is None:
             message = "the new code can't be rehearsed here, and if it is broken the server may die of it"
@@ -149,25 +151,25 @@ class HubReload(ReloadOperation):
             )
         with self._changed:
             self._check()
-            self._preflight = Preflight(Rehearsal(described), self._request.preflight_timeout, by_exit=True)
+            self._preflight = Preflight(PreflightCommand(described), self._request.preflight_timeout, by_exit=True)
         self._preflight.run()
         self._check()
 
     def _cut_former(self) -> None:
         """End what former reloads have left, and have had their grace: the master may wait for that before ours."""
-        newest = self._staff.workers.newest()
+        newest = self._requests.workers.newest()
         left = [
             worker for worker in self.turnover.old() if newest is not None and worker.generation < newest.generation
         ]
         if left:
-            self._staff.refresh_now()
+            self._requests.refresh_now()
             self._end_by_force(left)
 
     def _describe(self) -> Any:
         """How the new code is loaded for trial, as the newest worker tells that can; None if it can't be."""
         limit = time.monotonic() + self._request.preflight_timeout
         while True:
-            answers = self._staff.ask_all("rehearsal", {}, ANSWER_TIMEOUT)
+            answers = self._requests.ask_all("rehearsal", {}, ANSWER_TIMEOUT)
             self._check()
             for worker, described in sorted(answers, key=lambda answer: answer[0].hello.loaded.at, reverse=True):
                 if not isinstance(described, CommandError):
@@ -175,7 +177,7 @@ class HubReload(ReloadOperation):
                 if self._lives(worker):
                     raise described
             # All have ended meanwhile, and others come.
-            if not self._wait(lambda: self._cancelled or len(self._staff.workers) > 0, lambda: limit):
+            if not self._wait(lambda: self._cancelled or len(self._requests.workers) > 0, lambda: limit):
                 # No TimedOut, which stands for old code that serves everybody.
                 numbers = {**self.turnover.numbers(), "new": 0, "old": 0}
                 raise CommandError(f"no worker has come within {self._request.preflight_timeout:g} s", numbers)
@@ -183,7 +185,7 @@ class HubReload(ReloadOperation):
     def _wait_for_new(self) -> None:
         limit = time.monotonic() + self._request.preflight_timeout
         # Such a master starts no new worker before the last old one has ended.
-        in_turn = not self._staff.drains_by_itself()
+        in_turn = not self._requests.drains_by_itself()
         if self._request.cut and in_turn and not self._wait(self._has_loaded, lambda: min(limit, self._deadline)):
             self._end_by_force(self.turnover.old())
         if not self._wait(self._has_loaded, lambda: limit):
@@ -223,12 +225,12 @@ class HubReload(ReloadOperation):
                 worker.condemned = True
                 worker.handle.kill()
 
-        self._staff.on_control(kill)
+        self._requests.on_control(kill)
         self._wait(lambda: self._cancelled or not any(map(self._lives, workers)), lambda: math.inf)
         self._check()
 
     def _lives(self, worker: Worker) -> bool:
-        return self._staff.workers.get(worker.pid) is worker
+        return self._requests.workers.get(worker.pid) is worker
 
     def _has_loaded(self) -> bool:
         return self._cancelled or self.turnover.has_loaded()
@@ -243,7 +245,7 @@ class HubReload(ReloadOperation):
         if self._server.has_ended() and not self._called_off:
             # Whatever else has gone wrong: nobody is to believe that the old code serves on.
             error = _died()
-        self._staff.on_control(lambda: on_failure(error))
+        self._requests.on_control(lambda: on_failure(error))
         self._settle(error)
 
 

@@ -23,7 +23,7 @@ Outcome = tuple[Worker, Any]
 """A worker, and its result or the CommandError that there was instead."""
 
 
-class Staff:
+class WorkerRequests:
     """Belongs to the control thread, on which `call_soon` calls; `wake` tells of new deadlines."""
 
     def __init__(self, call_soon: Callable[..., Any], wake: Callable[[], Any], on_news: Callable[[], Any]) -> None:

@@ -7,30 +7,30 @@ from typing import Any
 from ...lifecycle.operation import MAX_WAIT
 from ...lifecycle.stop import Stop, StopRequest
 from .master import MasterServer
-from .requests import Staff
+from .requests import WorkerRequests
 from .table import Worker
 
 
-class StaffWork:
+class WorkersWork:
     """What a stop drains and calls beside the connections; commands are in the workers' own figures."""
 
-    def __init__(self, staff: Staff) -> None:
-        self._staff = staff
+    def __init__(self, requests: WorkerRequests) -> None:
+        self._requests = requests
         self._through: set[int] = set()
 
     def finished_count(self) -> int:
-        return self._staff.workers.finished()
+        return self._requests.workers.finished()
 
     def commands_in_flight(self) -> int:
         return 0
 
     def run_stop_hooks(self) -> None:
         """Each worker's, until the last has come to an end."""
-        self._staff.ask_all("stop_hooks", {}, MAX_WAIT, self._note)
+        self._requests.ask_all("stop_hooks", {}, MAX_WAIT, self._note)
 
     def hanging(self) -> set[int]:
         """The workers whose hooks have not come to an end."""
-        return {worker.pid for worker in self._staff.workers} - self._through
+        return {worker.pid for worker in self._requests.workers} - self._through
 
     def _note(self, worker: Worker, _result: Any) -> None:
         self._through.add(worker.pid)
@@ -39,17 +39,17 @@ class StaffWork:
 class HubStop(Stop):
     """A stop under way; the workers that stay are named."""
 
-    def __init__(self, server: MasterServer, staff: Staff, request: StopRequest) -> None:
-        self._hooks = StaffWork(staff)
+    def __init__(self, server: MasterServer, requests: WorkerRequests, request: StopRequest) -> None:
+        self._hooks = WorkersWork(requests)
         super().__init__(server, self._hooks, request, server.pid)  # type: ignore[arg-type]
         self._master = server
-        self._staff = staff
-        self._lost_before = staff.workers.lost
-        self._died_before = staff.workers.died
+        self._requests = requests
+        self._lost_before = requests.workers.lost
+        self._died_before = requests.workers.died
 
     def _run(self) -> None:
         # What the workers have told may be a second old.
-        self._staff.refresh_now()
+        self._requests.refresh_now()
         self._finished_before = self._work.finished_count()
         super()._run()
 
@@ -60,7 +60,7 @@ class HubStop(Stop):
 
     def _result(self, cut: int) -> dict[str, Any]:
         # A worker that was killed meanwhile can't have answered what it had in flight.
-        workers = self._staff.workers
+        workers = self._requests.workers
         result = super()._result(cut + workers.lost - self._lost_before)
         died = workers.died - self._died_before
         return {**result, "died": died} if died else result
@@ -68,4 +68,4 @@ class HubStop(Stop):
     def _waiting_for(self) -> list[str]:
         if self.phase != "end":
             return []
-        return [f"master {self._pid}", *(f"worker {worker.pid}" for worker in self._staff.workers)]
+        return [f"master {self._pid}", *(f"worker {worker.pid}" for worker in self._requests.workers)]

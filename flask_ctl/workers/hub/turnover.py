@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 
 from ...system.processes import ProcessHandle, open_process, parent_of
-from ..messages import Begun, Hello
+from ..messages import Hello, SavedReload
 from .table import Worker, Workers
 
 
@@ -30,7 +30,7 @@ class Turnover:
         self.signalled_at = time.monotonic()
         self.count = len(self._workers)
 
-    def restore_state(self, begun: Begun, master: int) -> None:
+    def restore_state(self, begun: SavedReload, master: int) -> None:
         """Go on from what a previous hub has noted."""
         self.signalled_at, self.cut, self.count, self.passed = begun.since, begun.cut, begun.count, begun.passed
         handles = [open_process(pid) for pid in begun.old if parent_of(pid) == master]

@@ -1,6 +1,6 @@
-"""What a hub leaves to the next one in the file of its lock, which that inherits.
+"""The state that a hub leaves to the next one, in the file of the hub's lock.
 
-Workers keep it, too; but at a reload those that keep it may have ended before the first new one has been told.
+The workers keep a copy, too; but during a reload they may all have ended before a new worker has got its copy.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import logging
 import os
 
 from ...errors import RemoteProtocolError
-from ..messages import Memory, as_json
+from ..messages import SavedState, as_json
 
 MAX_SIZE = 1 << 20
 """Bytes of the file that are read at most."""
@@ -18,23 +18,23 @@ MAX_SIZE = 1 << 20
 logger = logging.getLogger("flask_ctl")
 
 
-class Notebook:
+class StateFile:
     """The file of an open descriptor. One system call writes it, so that a hub is killed before or after."""
 
     def __init__(self, descriptor: int) -> None:
         self._descriptor = descriptor
         self._complained = False
 
-    def read(self) -> Memory | None:
+    def read(self) -> SavedState | None:
         """What a former hub has written; None if there is nothing of use."""
         try:
             line, end, _ = os.pread(self._descriptor, MAX_SIZE, 0).partition(b"\n")
-            return Memory.from_json(json.loads(line)) if end else None
+            return SavedState.from_json(json.loads(line)) if end else None
         except (OSError, ValueError, RecursionError, RemoteProtocolError) as error:
             logger.debug("what a former hub has written can't be read: %s", error)
             return None
 
-    def write(self, memory: Memory) -> None:
+    def write(self, memory: SavedState) -> None:
         """Replace what is there. Where that can't be done, as on a full disk, what the workers keep has to do."""
         line = json.dumps(as_json(memory)).encode() + b"\n"
         try:

@@ -17,7 +17,7 @@ from flask_ctl.dispatch.policy import Policy
 from flask_ctl.transports.factory import CurveFiles
 from flask_ctl.transports.reactor import Reactor
 from flask_ctl.workers import messages
-from flask_ctl.workers.hub.endpoint import Gate
+from flask_ctl.workers.hub.endpoint import WorkerEndpoint
 from flask_ctl.workers.hub.table import Worker, Workers
 from flask_ctl.workers.messages import AppRecord, Figures, Hello, Loaded, Tally, Welcome
 
@@ -72,7 +72,10 @@ class Conversation:
 
     def __init__(self, reactor: Reactor) -> None:
         self.hub = FakeHub()
-        self.gate = Gate(self.hub)
+        self.gate = WorkerEndpoint(
+            self.hub.workers, generation_of=self.hub.generation_of, on_hello=self.hub.welcome,
+            on_report=self.hub.changed, on_end=self.hub.ended, on_stop=self.hub.stop_asked,
+        )  # fmt: skip
         self.gate.attach(reactor)
 
     def say(self, value: Any) -> Any:
