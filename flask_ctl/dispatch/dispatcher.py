@@ -6,7 +6,6 @@ command that takes its time.
 
 from __future__ import annotations
 
-import itertools
 import logging
 import os
 from collections.abc import Callable, Mapping
@@ -27,9 +26,9 @@ from ..protocol.jsonrpc import (
 )
 from ..protocol.plain import parse_plain
 from ..protocol.text import render_error, render_result
-from ..system.native import new_future
 from .audit import Entry
 from .commands import Command, CommandRegistry, invalid_parameter
+from .futures import gather, settled, then
 from .guard import Guard
 from .peer import Peer
 from .replies import Call, Connection, Reply
@@ -87,7 +86,9 @@ class Dispatcher:
         if not values or len(values) > MAX_BATCH:
             error = CommandError(f"a batch holds 1 to {MAX_BATCH} requests, not {len(values)}", code=INVALID_REQUEST)
             return encode(error_object(None, error))
-        return _gather([self._single(value, peer, notify) for value in values])
+        answers = [self._single(value, peer, notify) for value in values]
+        futures = [answer for answer in answers if isinstance(answer, Future)]
+        return then(gather(futures), lambda _: _joined(answers)) if futures else _joined(answers)
 
     def _single(self, value: Any, peer: Peer, notify: Notify, connection: Connection | None = None) -> Answer:
         try:
@@ -127,7 +128,9 @@ class Dispatcher:
             outcome = command.function(call, **arguments) if command.builtin else self._submit(command, arguments)
         except Exception as error:
             raise _failure(command.name, error) from None
-        return _settled(command.name, outcome) if isinstance(outcome, Future) else outcome
+        if not isinstance(outcome, Future):
+            return outcome
+        return settled(outcome, lambda error: _failure(command.name, error))
 
 
 def _check_pid(pid: Any) -> None:
@@ -189,48 +192,9 @@ def _bounded(data: bytes, id: Any = None) -> bytes:
     return encode(error_object(id, CommandError(f"the result takes {len(data)} bytes; {MAX_FRAME} can be sent")))
 
 
-def _settled(name: str, outcome: Future[Any]) -> Future[Any]:
-    """A Future that always has a result: where the other failed, a CommandError."""
-    settled: Future[Any] = new_future()
-
-    def done(future: Future[Any]) -> None:
-        try:
-            result = future.result()
-        except BaseException as error:
-            result = _failure(name, error)
-        settled.set_result(result)
-
-    outcome.add_done_callback(done)
-    return settled
-
-
-def _then(value: Any, *steps: Callable[[Any], Any]) -> Any:
-    """`steps` applied to a value now, or to a Future's result once it is there."""
-    if not isinstance(value, Future):
-        for step in steps:
-            value = step(value)
-        return value
-    following: Future[Any] = new_future()
-    value.add_done_callback(lambda future: following.set_result(_then(future.result(), *steps)))
-    return following
-
-
-def _gather(answers: list[Answer]) -> Answer:
-    """The answer to a batch; a Future if one of its `answers` is."""
-    futures = [answer for answer in answers if isinstance(answer, Future)]
-    if not futures:
-        return _joined(answers)
-    gathered: Future[bytes | None] = new_future()
-    # Futures are done in several threads; `next` of a count is one step, so that only one of them is the last.
-    left = itertools.count(len(futures) - 1, -1)
-
-    def done(_future: Future[bytes | None]) -> None:
-        if next(left) == 0:
-            gathered.set_result(_joined(answers))
-
-    for future in futures:
-        future.add_done_callback(done)
-    return gathered
+def _then(value: Any, step: Callable[[Any], Any]) -> Any:
+    """`step` applied to a value now, or to a Future's result once it is there."""
+    return then(value, step) if isinstance(value, Future) else step(value)
 
 
 def _joined(answers: list[Answer]) -> bytes | None:

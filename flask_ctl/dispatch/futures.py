@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from typing import Any
+from typing import Any, TypeVar
 
 from ..system.native import new_future
+
+T = TypeVar("T")
 
 
 def then(future: Future[Any], step: Callable[[Any], Any]) -> Future[Any]:
@@ -43,3 +46,35 @@ def chain(future: Future[Any], step: Callable[[], Future[Any]]) -> Future[Any]:
 
     future.add_done_callback(go_on)
     return following
+
+
+def settled(future: Future[T], on_error: Callable[[BaseException], T]) -> Future[T]:
+    """A Future that always gets a result: the other's, or what `on_error` makes of its exception."""
+    following: Future[T] = new_future()
+
+    def done(future: Future[T]) -> None:
+        try:
+            result = future.result()
+        except BaseException as error:
+            result = on_error(error)
+        following.set_result(result)
+
+    future.add_done_callback(done)
+    return following
+
+
+def gather(futures: Sequence[Future[T]]) -> Future[list[T]]:
+    """A Future of the results of settled ones, in their order, once the last of them is done."""
+    gathered: Future[list[T]] = new_future()
+    if not futures:
+        gathered.set_result([])
+    # Futures are done in several threads; `next` of a count is one step, so that only one of them is the last.
+    left = itertools.count(len(futures) - 1, -1)
+
+    def done(_future: Future[T]) -> None:
+        if next(left) == 0:
+            gathered.set_result([future.result() for future in futures])
+
+    for future in futures:
+        future.add_done_callback(done)
+    return gathered

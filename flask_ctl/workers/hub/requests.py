@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from typing import Any, TypeVar
 
-from ...dispatch.futures import then
+from ...dispatch.futures import chain, gather, settled, then
 from ...errors import CONFLICT, CommandError, RemoteProtocolError, TimedOut
 from ...system.native import new_future
 from ..messages import Figures
@@ -62,14 +62,11 @@ class WorkerRequests:
 
     def on_control(self, function: Callable[[], T]) -> T:
         """From another thread: what the function returns, or raises, on the control thread."""
-
-        def begin() -> Future[T]:
-            future: Future[T] = new_future()
-            future.set_result(function())
-            return future
-
-        result: T = self._wait_for(begin)
-        return result
+        turn: Future[None] = new_future()
+        result = then(turn, lambda _: function())
+        self.call_soon(turn.set_result, None)
+        answer: T = result.result()
+        return answer
 
     def refresh_now(self) -> None:
         """From another thread: as `refresh`, and wait for that."""
@@ -84,28 +81,21 @@ class WorkerRequests:
         on_answer: Callable[[Worker, Any], Any] | None = None,
     ) -> Future[list[Outcome]]:
         """Ask some workers at once; the Future gets what each of them answered. `on_answer` is told of each at once."""
-        gathered: Future[list[Outcome]] = new_future()
-        outcomes: list[Outcome] = []
 
-        def done(worker: Worker, future: Future[Any]) -> None:
-            error = future.exception()
-            try:
-                if error is None and on_answer is not None:
-                    on_answer(worker, future.result())
-            except RemoteProtocolError as problem:
-                error = CommandError(problem.message)
-            outcomes.append((worker, future.result() if error is None else error))
-            if len(outcomes) == len(workers):
-                gathered.set_result(outcomes)
-
-        if not workers:
-            gathered.set_result([])
-        for worker in workers:
+        def answered(worker: Worker) -> Future[Any]:
             self._last_id += 1
             asked = worker.ask(self._last_id, method, dict(params), deadline)
-            asked.add_done_callback(lambda future, worker=worker: done(worker, future))  # type: ignore[misc]
+
+            def note(answer: Any) -> Any:
+                if on_answer is not None:
+                    on_answer(worker, answer)
+                return answer
+
+            return settled(then(asked, note), _as_error)
+
+        outcomes = gather([answered(worker) for worker in workers])
         self._wake()
-        return gathered
+        return then(outcomes, lambda results: list(zip(workers, results)))
 
     def refresh(self) -> Future[set[int]]:
         """Have each worker tell its figures; the Future gets the pids of those that have not in time."""
@@ -161,20 +151,12 @@ class WorkerRequests:
 
     def _wait_for(self, begin: Callable[[], Future[Any]]) -> Any:
         """The result of what `begin` begins on the control thread."""
-        answered: Future[Any] = new_future()
+        turn: Future[None] = new_future()
+        result = chain(turn, begin)
+        self.call_soon(turn.set_result, None)
+        return result.result()
 
-        def pass_on(future: Future[Any]) -> None:
-            error = future.exception()
-            if error is None:
-                answered.set_result(future.result())
-            else:
-                answered.set_exception(error)
 
-        def run() -> None:
-            try:
-                begin().add_done_callback(pass_on)
-            except Exception as error:
-                answered.set_exception(error)
-
-        self.call_soon(run)
-        return answered.result()
+def _as_error(error: BaseException) -> Any:
+    """What stands for the answer of a worker that has failed, or has sent what can't be understood."""
+    return CommandError(error.message) if isinstance(error, RemoteProtocolError) else error
