@@ -35,6 +35,8 @@ class KeepAliveServer(LoopHooks, HttpServer):
     package: str
     loop_end: tuple[type[BaseException], ...] = ()
     """What `_end_loop` raises."""
+    inherits_given = False
+    """Whether the program has a socket that it was given again after a reload, because its descriptor is inherited."""
 
     def __init__(
         self,
@@ -100,7 +102,7 @@ class KeepAliveServer(LoopHooks, HttpServer):
             return "the server runs in a thread of a bigger program"
         if self._tls:
             return "TLS connections can't be handed over"
-        if self._given:
+        if self._given and not self.inherits_given:
             return "the server was given its socket, which it can't hand over"
         return None
 

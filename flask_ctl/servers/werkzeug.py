@@ -12,7 +12,6 @@ from werkzeug.serving import LISTEN_QUEUE, BaseWSGIServer, make_server, select_a
 
 from ..system.handover import inherited
 from ..system.native import threading
-from ..system.signals import signals
 from . import reloader
 from .base import Host, WSGIApp
 from .urls import end_preflight, requested
@@ -30,19 +29,6 @@ def serve(app: Any, host: str, port: int, threads: int | None) -> None:
     app.run(host=host, port=port)
 
 
-def run(server: WerkzeugServer, poll_interval: float = 0.5) -> None:
-    """Serve under control, until the server has ended."""
-    if server.threads is not None:
-        server.limit(server.threads)
-    server.attach()
-    server.on_serving()
-    try:
-        server.serve(poll_interval)
-    finally:
-        server.on_stopped()
-        server.close()
-
-
 def make_background_server(
     host: str, port: int, wsgi_app: WSGIApp, *, threaded: bool, **options: Any
 ) -> tuple[WerkzeugServer, int]:
@@ -52,6 +38,12 @@ def make_background_server(
     with socket.create_server((host, port), family=family, backlog=LISTEN_QUEUE) as listener:
         server = make_server(host, port, wsgi_app, threaded=threaded, fd=listener.fileno(), **options)
     return WerkzeugServer(server, embedded=True), server.port
+
+
+def run(server: WerkzeugServer) -> None:
+    """Serve under control in a thread, until the server has ended and is released."""
+    server.start()
+    server.run(lambda: _serve_forever(server.wsgi_server))
 
 
 def arm(host: Host) -> None:
@@ -92,14 +84,11 @@ def _serve(host: Host, wsgi_server: BaseWSGIServer, poll_interval: float) -> Non
     in_reloader = not in_main and reloader.is_serving_child()
     server = WerkzeugServer(wsgi_server, embedded=not in_main and not in_reloader, in_reloader=in_reloader)
     try:
-        registered = host.register(server, wsgi_server.app)
+        registered = server.open(host, wsgi_server.app)
     except BaseException:
-        server.discard()
+        wsgi_server.server_close()
         raise
-    if not registered:
-        server.close()
+    if registered:
+        server.run(lambda: _serve_forever(wsgi_server, poll_interval))
+    else:
         _serve_forever(wsgi_server, poll_interval)
-        return
-    run(server, poll_interval)
-    if in_main and (server.left or signals.exit_code):
-        raise SystemExit(signals.exit_code)
