@@ -227,7 +227,7 @@ def test_the_help_of_a_command_that_changes_something_names_all_its_exit_codes(c
 
 def test_quiet_is_what_its_help_says(serve):
     server = serve()
-    assert "ping, stop and reload only exit" in " ".join(run_cli("ping", "--help").stdout.split())
+    assert "ping, stop and reload print nothing" in " ".join(run_cli("ping", "--help").stdout.split())
     for words in (["ping"], ["reload", "--config"], ["stop"]):
         done = run_cli(*words, "--quiet", "-s", server.socket)
         assert (done.returncode, done.stdout, done.stderr) == (0, "", ""), words

@@ -89,7 +89,7 @@ def print_json(value: Any) -> None:
 
 
 def print_result(method: str, result: Any, *, as_json: bool) -> None:
-    """Print a command's result, as JSON or as text. Raises RemoteProtocolError if the text lacks a field."""
+    """Print a command's result, as JSON or as text. Raises RemoteProtocolError if the text can't be made of it."""
     if as_json:
         print_json(result)
     else:

@@ -151,11 +151,13 @@ def common_options() -> list[click.Parameter]:
             ["--timeout"],
             type=Seconds(),
             metavar="SECONDS",
-            help="Wait at most this long for an answer.  [default: 5; for stop as it drains; reload, call: none]",
+            help="Wait at most this long for an answer.  [default: 5; stop: 5 more than delay and grace; reload, call: none]",
             **_STORE,
         ),
         click.Option(["--json"], is_flag=True, help="Print one JSON document.", **_STORE),
-        click.Option(["--quiet", "-q"], is_flag=True, help="No remarks; ping, stop and reload only exit.", **_STORE),
+        click.Option(
+            ["--quiet", "-q"], is_flag=True, help="Print no remarks; ping, stop and reload print nothing.", **_STORE
+        ),
     ]
 
 

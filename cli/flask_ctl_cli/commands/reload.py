@@ -10,7 +10,7 @@ from ..settings import ClientCommand, Seconds, settings
 
 
 @click.command(cls=ClientCommand)
-@click.option("--config", is_flag=True, help="Only call the app's on_reload functions, in the process that serves.")
+@click.option("--config", is_flag=True, help="Only call the app's on_reload functions; load no code.")
 @click.option(
     "--grace", type=Seconds(), metavar="SECONDS", help="Wait at most this long for requests.  [default: CTL_GRACE]"
 )
