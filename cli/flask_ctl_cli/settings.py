@@ -151,7 +151,7 @@ def common_options() -> list[click.Parameter]:
             ["--timeout"],
             type=Seconds(),
             metavar="SECONDS",
-            help="Wait at most this long for an answer.  [default: 5; stop: 5 more than delay and grace; reload, call: none]",
+            help="Wait at most this long for an answer.  [default: 5; stop: delay + grace + 5; reload, call: none]",
             **_STORE,
         ),
         click.Option(["--json"], is_flag=True, help="Print one JSON document.", **_STORE),
