@@ -108,7 +108,7 @@ def test_a_program_that_is_gone_is_refused(start, program):
 def test_code_that_does_not_come_to_serving_is_refused_in_time(start, program):
     server = start(env={"FLASK_CTL_PREFLIGHT_TIMEOUT": "1"})
     program.edit("new", "threading.Event().wait()")
-    with server.client() as client, pytest.raises(ReloadFailed, match="did not come to serving within 1 s"):
+    with server.client() as client, pytest.raises(ReloadFailed, match="did not get ready to serve within 1 s"):
         client.reload()
     assert version(server) == "old"
     assert not psutil.Process(server.pid).children()

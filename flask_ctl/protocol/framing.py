@@ -1,29 +1,29 @@
-"""Where a message ends: a line of a byte stream, a frame of ZeroMQ."""
+"""Framing of messages: a line of a byte stream, or a ZeroMQ frame."""
 
 from __future__ import annotations
 
 from ..errors import RemoteProtocolError
 
 MAX_FRAME = 1024 * 1024
-"""Bytes in one message. The biggest honest one is a custom command's result; a peer must not fill the memory."""
+"""The most bytes in one message, so that a peer cannot fill the memory."""
 
 FENCE = b""
-"""A frame of ZeroMQ that asks for one like it in return, once everything before it has been answered."""
+"""A ZeroMQ frame that the peer returns once it has answered everything before it."""
 
 
 ZEROMQ = b"\xff"
-"""The first byte that a peer sends who speaks ZeroMQ (ZMTP 3.1, RFC 37 of ZeroMQ). In UTF-8 there is no such byte."""
+"""The first byte from a ZeroMQ peer (ZMTP 3.1, RFC 37 of ZeroMQ). It never occurs in UTF-8."""
 
 
 def greets_by_zeromq(data: bytes) -> bool:
-    """Whether a connection begins with the signature of ZeroMQ."""
+    """Whether the data begins with the signature of a ZeroMQ greeting."""
     return len(data) >= 10 and data.startswith(ZEROMQ) and data[9] == 0x7F
 
 
 class LineBuffer:
-    """Cuts a stream of bytes into lines, wherever the pieces were torn.
+    """Splits a byte stream into lines.
 
-    Never holds more than `limit` bytes of a line that has not ended.
+    It buffers at most `limit` bytes of an incomplete line.
     """
 
     def __init__(self, limit: int = MAX_FRAME) -> None:
@@ -32,16 +32,16 @@ class LineBuffer:
 
     @property
     def partial(self) -> bool:
-        """Whether a line has begun that has not ended."""
+        """Whether there is an incomplete line."""
         return bool(self._tail)
 
     def feed(self, data: bytes) -> list[bytes]:
-        """The lines that `data` completes, without their ends; empty ones are left out.
+        """The lines completed by `data`, without line ends and without empty lines.
 
         Raises RemoteProtocolError for a line over the limit; after that the buffer can't be used.
         """
         if not self._tail and data.find(b"\n") == len(data) - 1:
-            # One message and no more, as it nearly always comes.
+            # The usual case: exactly one message.
             self._check(len(data) - 1)
             message = _strip(data[:-1])
             return [message] if message else []
@@ -57,11 +57,11 @@ class LineBuffer:
         return [line for line in map(_strip, rest) if line]
 
     def unread(self) -> bytes:
-        """The beginning of a line that has not ended, as it came."""
+        """The incomplete line, unchanged."""
         return bytes(self._tail)
 
     def rest(self) -> bytes:
-        """The line that the end of the stream completes, empty if none has begun."""
+        """The line completed by the end of the stream, empty if there is none."""
         line, self._tail = _strip(bytes(self._tail)), bytearray()
         return line
 

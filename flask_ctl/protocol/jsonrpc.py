@@ -18,7 +18,7 @@ MAX_ID = 1024
 
 
 class Absent:
-    """The id of a notification. `null` is an id, if a discouraged one; this is none at all."""
+    """Stands for the missing id of a notification. `null` is a valid, if discouraged, id."""
 
     def __repr__(self) -> str:
         return "ABSENT"
@@ -51,12 +51,12 @@ def _finite(text: str) -> float:
 
 
 _decoder = json.JSONDecoder(parse_constant=_refuse_constant, parse_float=_finite)
-# Looking for circles costs a third of the time; without it they are found by the depth that they reach.
+# Checking for circular references takes a third of the time; without it they fail at the recursion limit.
 _encode_compact = json.JSONEncoder(separators=(",", ":"), allow_nan=False, check_circular=False).encode
 
 
 def decode(data: bytes) -> Any:
-    """The JSON value in `data`. Raises CommandError with code -32700 for what is not UTF-8 or not JSON."""
+    """The JSON value in `data`. Raises CommandError with code -32700 for bytes that are not UTF-8 or not JSON."""
     try:
         return _decoder.decode(data.decode())
     except UnicodeDecodeError as error:

@@ -7,16 +7,16 @@ import shlex
 from ..errors import INVALID_REQUEST, PARSE_ERROR, CommandError
 
 MAX_PLAIN = 16 * 1024
-"""Bytes in one command: people type less, and the time that `shlex` takes grows with the square."""
+"""The most bytes in one command: the time of `shlex` grows with the square of the length."""
 
 
 def is_plain(line: bytes) -> bool:
-    """Whether a line is a plain-text command: no JSON object or array begins it."""
+    """Whether a line is a plain-text command: it does not begin with a JSON object or array."""
     return not line.startswith((b"{", b"["))
 
 
 def parse_plain(line: bytes) -> tuple[str, dict[str, str]]:
-    """The command's name and its parameters, still as text; quotes work as in a POSIX shell.
+    """The command's name, and its parameters as text. Quotes work as in a POSIX shell.
 
     Raises CommandError: -32700 for bytes that are not UTF-8 or an open quote, -32600 for a word without ``=`` and for
     more than MAX_PLAIN bytes.

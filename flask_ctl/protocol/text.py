@@ -1,4 +1,4 @@
-"""Results as text for a person: one screen of `status`, one line of the rest."""
+"""Results as text for a terminal: one screen for `status`, one line for other commands."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def render_error(error: CommandError) -> str:
 
 
 def seconds(value: float) -> str:
-    """A duration as people write it: 0.8 s, 5 min 3 s, 2 h 5 min, 3 d 4 h."""
+    """A duration in readable units: 0.8 s, 5 min 3 s, 2 h 5 min, 3 d 4 h."""
     if value < 59.95:
         return f"{value:.1f} s"
     whole = round(value)
@@ -34,7 +34,7 @@ def seconds(value: float) -> str:
 
 
 def size(value: float) -> str:
-    """Bytes as people write them: 29.3 MiB."""
+    """A number of bytes in readable units: 29.3 MiB."""
     for unit in ("B", "KiB", "MiB", "GiB"):
         if round(value, 1) < 1024 or unit == "GiB":
             break

@@ -1,4 +1,4 @@
-"""Where instances listen, and where clients look for them."""
+"""Addresses of control sockets: their forms, and the default paths."""
 
 from __future__ import annotations
 
@@ -34,9 +34,9 @@ class Address(NamedTuple):
 
 
 def parse_address(text: str | os.PathLike[str]) -> Address:
-    """An address as it is written: ``/path``, ``unix:/path``, ``ipc:///path``, ``tcp://host:port``.
+    """The address in a text: ``/path``, ``unix:/path``, ``ipc:///path``, ``tcp://host:port``.
 
-    Raises ConfigurationError, with the forms that there are, for anything else.
+    Raises ConfigurationError, which lists these forms, for anything else.
     """
     address = os.fspath(text)
     if address.startswith("ipc://"):
@@ -74,7 +74,7 @@ def _parse_tcp(address: str) -> Address:
 def resolve(address: Address) -> list[tuple[int, tuple[Any, ...]]]:
     """Address families and socket addresses of a ``tcp`` address; ``*`` is every address of this machine.
 
-    Raises ConfigurationError for a host that nobody knows.
+    Raises ConfigurationError for an unknown host.
     """
     from .native import socket
 
@@ -110,12 +110,12 @@ def from_environment() -> list[str]:
     try:
         return as_list(json.loads(text))
     except (ValueError, TypeError):
-        # Whoever parses it as an address says what is wrong.
+        # `parse_address` reports what is wrong with it.
         return [text]
 
 
 def default_directories() -> list[str]:
-    """The directories of default sockets, the preferred one first; they need not exist."""
+    """The directories of default sockets, preferred one first; they may not exist."""
     uid = os.geteuid() if hasattr(os, "geteuid") else 0
     runtime = os.environ.get("XDG_RUNTIME_DIR", "")
     directories = [os.path.join(runtime, "flask-ctl")] if os.path.isabs(runtime) and _belongs_to(runtime, uid) else []
@@ -124,13 +124,13 @@ def default_directories() -> list[str]:
 
 
 def temporary_directory() -> str:
-    """TMPDIR, else /tmp: what can be written there at this moment must not decide where others look for a server."""
+    """TMPDIR, else /tmp. Whether it is writable at the moment must not change where clients look for a server."""
     given = os.environ.get("TMPDIR", "")
     return given if os.path.isabs(given) and os.path.isdir(given) else "/tmp"
 
 
 def _belongs_to(directory: str, uid: int) -> bool:
-    # After su or sudo the variable may still name another user's directory, in a container one that is not there.
+    # After su or sudo the variable may still name another user's directory; in a container it may not exist.
     try:
         return os.stat(directory).st_uid == uid
     except OSError:
@@ -143,7 +143,7 @@ _DIGITS = len("-01234567")
 
 
 def default_path(name: str, root_path: str) -> str:
-    """The socket of an app that was given no address; the same for the same name and root path."""
+    """The socket of an app without an address; it depends on the app's name and root path only."""
     import hashlib
     import re
 
@@ -153,7 +153,7 @@ def default_path(name: str, root_path: str) -> str:
 
 
 def own_path(path: str, pid: int) -> str:
-    """The socket of an instance, told by its pid, while another one has the app's default `path`.
+    """The socket of an instance, with its pid in the name, while another one has the app's default `path`.
 
     The app's name is cut if it would be too long for a socket.
     """
@@ -165,7 +165,7 @@ def own_path(path: str, pid: int) -> str:
 
 
 def other_names(path: str) -> list[str]:
-    """The sockets of instances with names of their own, dead or alive, beside the default `path` of their app."""
+    """The sockets of an app's further instances (`own_path`), dead or alive, by its default `path`."""
     directory = os.path.dirname(path)
     found = []
     with contextlib.suppress(OSError):
@@ -178,9 +178,9 @@ def other_names(path: str) -> list[str]:
 
 
 def prepare_directory(path: str) -> None:
-    """Make a default directory if `path` is in one, 0700, and check it; other directories are the user's.
+    """Create the directory of `path` with mode 0700, and check it, if it is a default directory; else do nothing.
 
-    Raises ConfigurationError if somebody else made it, or may write to it.
+    Raises ConfigurationError if it belongs to another user, or others may write to it.
     """
     directory = os.path.dirname(path)
     if directory not in default_directories():
@@ -196,12 +196,12 @@ def prepare_directory(path: str) -> None:
 
 
 def default_sockets() -> list[str]:
-    """The sockets in the default directories that are ours, dead or alive."""
+    """The sockets in this user's default directories, dead or alive."""
     return _in_default_directories(".sock")
 
 
 def default_lock_files() -> list[str]:
-    """The lock files there, of servers that run, and of those that have run."""
+    """The lock files in this user's default directories, of running and of former servers."""
     return _in_default_directories(".sock.lock")
 
 

@@ -1,4 +1,4 @@
-"""The end of this process: whatever still holds control sockets gives them up, as late as possible."""
+"""The end of this process: open control sockets are closed as late as possible."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ _leaving = False
 
 
 def close_at_exit(resource: Closable) -> None:
-    """Have it closed at the end of the process, unless it is forgotten before."""
+    """Have `resource` closed at the end of the process, unless `forget` comes first."""
     _open.add(resource)
     if "multiprocessing" in sys.modules:
-        # A child of multiprocessing leaves by os._exit, without atexit.
+        # A multiprocessing child ends by os._exit, without atexit.
         from multiprocessing import parent_process, util
 
         if parent_process() is not None:
@@ -35,18 +35,18 @@ def close_at_exit(resource: Closable) -> None:
 
 
 def is_leaving() -> bool:
-    """Whether the process is about to end: what clients take for its end may be left to the kernel now."""
+    """Whether interpreter shutdown has begun. Leave connections open then: clients take their end for the process's."""
     return _leaving
 
 
 def forget(resource: Closable) -> None:
-    """It is closed, or is to outlive this image of the process."""
+    """`resource` is closed already, or is handed over to the next process image."""
     _open.discard(resource)
 
 
 @atexit.register
 def _close_all() -> None:
-    # Registered when the package is imported, so called after the app's own: if one of them hangs, status answers.
+    # Registered at import, so called after the app's own exit functions: if one of them hangs, status still answers.
     global _leaving
     _leaving = True
     served = bool(_open)
@@ -54,14 +54,14 @@ def _close_all() -> None:
         resource.close()
     if served:
         _flush_files()
-        # The modules of a Flask app take longer to collect than the whole of the rest of the exit.
+        # Collecting the modules of a Flask app takes longer than the rest of the exit.
         gc.freeze()
 
 
 def _flush_files() -> None:
-    """Write what open files hold back: those in a reference cycle would have been closed by that collection.
+    """Flush open files: after `gc.freeze` nothing closes a file in a reference cycle.
 
-    Only regular files: a pipe or a socket that nobody reads must not hold up the end.
+    Only regular files: a pipe or socket without a reader must not block the exit.
     """
     for candidate in gc.get_objects():
         if issubclass(type(candidate), io.IOBase):

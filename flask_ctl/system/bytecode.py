@@ -1,8 +1,7 @@
-"""Bytecode that Python would use although its source has changed.
+"""Stale bytecode that Python would still use.
 
-Python believes a ``.pyc`` if it names the source's size and its time in whole seconds, so an edit that keeps the
-size, in the second of the one before, goes unnoticed; an unchecked one is never compared (PEP 552;
-`SourceLoader.get_code`).
+Python accepts a ``.pyc`` that names the source's size and its time in whole seconds. So an edit within the same second
+that keeps the size goes unnoticed. An unchecked hash-based one is never compared (PEP 552; `SourceLoader.get_code`).
 """
 
 from __future__ import annotations
@@ -14,22 +13,22 @@ import sys
 import sysconfig
 
 MARGIN_NS = 2 * 10**9
-"""Bytecode that is so little younger than its source may have been compiled from the text before."""
+"""Nanoseconds; bytecode that is less than this younger than its source may come from the previous version."""
 
 INSTALLED = {"site-packages", "dist-packages"}
-"""Directories whose files a package manager changes, and nobody else."""
+"""Directories whose files only a package manager changes."""
 
 _HEADER = 16
 _HASHED, _CHECKED = 1, 2
 
 
 def remove_stale() -> None:
-    """Remove it for the loaded modules that are this program's own: neither Python's nor installed."""
+    """Remove the stale bytecode of the program's own loaded modules: neither Python's nor installed."""
     for module in list(sys.modules.values()):
         spec = getattr(module, "__spec__", None)
         source, cached = getattr(spec, "origin", None), getattr(spec, "cached", None)
         if isinstance(source, str) and isinstance(cached, str) and _is_own(source):
-            # Either may be gone; what can't be removed belongs to somebody else.
+            # Either file may be gone; bytecode that can't be removed belongs to another user.
             with contextlib.suppress(OSError):
                 if _is_stale(source, cached):
                     os.unlink(cached)

@@ -21,9 +21,9 @@ _MAX_OPTION = 1024
 
 
 def peer_credentials(sock: socket.socket) -> tuple[int | None, int | None, int | None]:
-    """pid, uid and gid of the other end, None for what can't be known.
+    """pid, uid and gid of the other end, each None if unknown.
 
-    For a client they are those of the process that last called listen(): unix(7), SO_PEERCRED.
+    For a client they describe the process that last called listen(): unix(7), SO_PEERCRED.
     """
     if LINUX:
         pid, uid, gid = struct.unpack("i2I", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))

@@ -1,10 +1,10 @@
-"""The directory in which the program is started anew: where the next release is, and not where this one was.
+"""The directory in which the program is started again: that of the next release, not that of the running one.
 
-A release is often a directory of its own, and a symlink that is switched leads to the current one. The kernel
-resolves it when a process goes there, so only the name of the directory, symlinks unresolved, leads to the next
-release. Somebody has to give that name: an option, a setting, or the shell by ``$PWD``. systemd sets none, and a shell
-that it starts knows no more than the resolved one. Then the symlinks nearby that led here at the start are remembered,
-so that a reload is refused, and does not load the old release once more, when one of them has been switched.
+Each release often has its own directory, and a symlink is switched to the current one. The kernel resolves the symlink
+when a process changes to it, so only the unresolved name leads to the next release. That name comes from an option, a
+setting, or the shell (``$PWD``). systemd sets no PWD, and a shell that it starts only knows the resolved name. In that
+case the symlinks nearby that led here at the start are remembered. If one of them has been switched, a reload is
+refused instead of loading the old release again.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from ..errors import ConfigurationError, ReloadFailed
 ENVIRONMENT = "FLASK_CTL_DIRECTORY"
 
 MAX_ENTRIES = 1000
-"""Entries of the directories nearby that are looked at."""
+"""The most directory entries that are checked."""
 
 REMEDY = f"stop it, and start it with {ENVIRONMENT}={{link}}, or by flask-ctl run --directory {{link}}"
 
 
 def current_directory() -> str:
-    """The working directory, empty if it has been removed."""
+    """The working directory, an empty string if it has been removed."""
     try:
         return os.getcwd()
     except OSError:
@@ -36,19 +36,19 @@ def current_directory() -> str:
 
 @dataclass(frozen=True)
 class StartDirectory:
-    """Where this image was started, and where the next one will be. The hub gets it as JSON."""
+    """Where this process image was started, and where the next one will be. Sent to the hub as JSON."""
 
     path: str
-    """Where the next one will be, symlinks unresolved."""
+    """Where the next image will be started, symlinks unresolved."""
     real: str
-    """Where this one was started, resolved."""
+    """Where this image was started, symlinks resolved."""
     links: list[list[str]] = field(default_factory=list)
-    """Symlinks that led here, but are not followed, each with the rest of the way behind it."""
+    """Symlinks that led here at the start, but are not followed; each with the rest of the path below it."""
     remedy: str = REMEDY
-    """What has to be done for a link to be followed."""
+    """What the user has to do for a link to be followed; ``{link}`` is replaced."""
 
     def check(self) -> None:
-        """Raises ReloadFailed if one of the links leads elsewhere than the next image would be started."""
+        """Raises ReloadFailed if a link leads to another directory than the one where the next image would start."""
         would_be = os.path.realpath(self.path)
         for link, rest in self.links:
             if not os.path.lexists(link):
@@ -64,36 +64,36 @@ class StartDirectory:
 
 
 class Origin:
-    """The directory of the process when it was started, and the names that it had then."""
+    """The directory in which the process was started, and its names at that time."""
 
     def __init__(self, pwd: str | None) -> None:
         try:
             self.real = os.getcwd()
         except OSError:
-            # Removed meanwhile.
+            # It has been removed.
             self.real = pwd or os.sep
         self.name = _other_name(pwd, self.real)
-        """Its name for the shell, if there are symlinks on that way; else None."""
+        """The shell's name for it, if that contains symlinks; else None."""
         self._links = [] if self.name else links_to(self.real)
 
     def for_program(self, given: str | None = None) -> StartDirectory:
-        """For a program that this process executes anew: in the directory that was `given`, else in the shell's."""
+        """For a program that this process executes again: in the `given` directory, else in the shell's."""
         path = given or self.name
         return StartDirectory(self.real, self.real, self._links) if path is None else StartDirectory(path, self.real)
 
     def for_server(
         self, path: str, given: str | None = None, *, remedy: str, real: str | None = None
     ) -> StartDirectory:
-        """For a server that loads the code from `path`, now resolved to `real`, and follows no other name."""
+        """For a server that always loads the code from `path`, which now resolves to `real`."""
         real = os.path.realpath(path) if real is None else real
         name = given or self.name
         return StartDirectory(path, real, self._links if name is None else [[name, ""]], remedy)
 
 
 def directory_given(setting: Any) -> str | None:
-    """The directory by FLASK_CTL_DIRECTORY, else by a setting of the app. Raises ConfigurationError if it is relative.
+    """The directory from FLASK_CTL_DIRECTORY, else from a setting of the app; it has to be absolute.
 
-    From the next release's directory it would lead elsewhere.
+    Raises ConfigurationError for a relative path: in the next release's directory it would lead elsewhere.
     """
     given = os.environ.get(ENVIRONMENT) or setting
     if not given:
@@ -110,7 +110,7 @@ def directory_given(setting: Any) -> str | None:
 def links_to(directory: str) -> list[list[str]]:
     """Symlinks in the parent and the grandparent of a resolved directory that lead to it, or to its own parent.
 
-    Each with the rest of the way to the directory.
+    Each with the rest of the path to the directory.
     """
     parent = os.path.dirname(directory)
     places = dict.fromkeys([parent, os.path.dirname(parent)])
@@ -132,17 +132,17 @@ def links_to(directory: str) -> list[list[str]]:
 
 
 def _entries(place: str) -> Iterator[os.DirEntry[str]]:
-    # One that may not be read, or is gone, holds no link that we could remember.
+    # A directory that is gone or unreadable has no links to remember.
     with contextlib.suppress(OSError), os.scandir(place) as entries:
         yield from entries
 
 
 def _other_name(pwd: str | None, real: str) -> str | None:
-    """The shell's name of the working directory, if it is another one than the resolved."""
+    """The shell's name of the working directory, None if it is the resolved one."""
     try:
         if pwd and os.path.isabs(pwd) and pwd != real and os.path.samefile(pwd, real):
             return pwd
     except OSError:
-        # What the variable names is gone, or was never there.
+        # $PWD does not exist.
         return None
     return None

@@ -11,7 +11,7 @@ from .platform import LINUX
 
 
 def bind_private(sock: socket.socket, path: str) -> None:
-    """Bind a Unix socket whose file has mode 0600 from its first instant."""
+    """Bind a Unix socket whose file has mode 0600 from the moment of its creation."""
     if LINUX:
         # The mode of the socket's inode is the file's, less the umask.
         os.fchmod(sock.fileno(), 0o600)
@@ -27,7 +27,7 @@ def bind_private(sock: socket.socket, path: str) -> None:
 
 
 def open_to(path: str, inode: tuple[int, int], mode: int, gid: int | None) -> None:
-    """Give our own socket's file at `path` a group and a mode; no symlink is followed, nothing else is touched.
+    """Set group and mode of the socket file at `path` with this inode; follows no symlink, changes no other file.
 
     Raises OSError; PermissionError for a group that this process does not belong to.
     """
@@ -41,7 +41,7 @@ def open_to(path: str, inode: tuple[int, int], mode: int, gid: int | None) -> No
         info = os.fstat(descriptor)
         if (info.st_dev, info.st_ino) != inode or info.st_uid != os.geteuid() or not stat.S_ISSOCK(info.st_mode):
             raise FileNotFoundError(errno.ENOENT, "it was replaced meanwhile")
-        # chmod(2) takes no descriptor that was opened by O_PATH, but its name in proc(5) leads to the very inode.
+        # chmod(2) rejects an O_PATH descriptor, but its name in proc(5) leads to the same inode.
         name = f"/proc/self/fd/{descriptor}"
         if gid is not None:
             os.chown(name, -1, gid)
@@ -79,6 +79,6 @@ def lock_holder(descriptor: int) -> int | None:
 
 
 def is_owned_directory(path: str) -> bool:
-    """Whether `path` is a directory, no symlink, of our own with nothing allowed to others."""
+    """Whether `path` is a directory (no symlink) of this user without any permission for others."""
     info = os.lstat(path)
     return stat.S_ISDIR(info.st_mode) and info.st_uid == os.geteuid() and not info.st_mode & 0o077

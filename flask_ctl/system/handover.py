@@ -1,6 +1,6 @@
-"""What a process image leaves to the next: descriptors and counters, from before an exec to after it.
+"""What a process image hands over to the next one across an exec: descriptors and counters.
 
-The old image writes it to an unnamed file whose descriptor the environment names; the new one takes what it can use,
+The old image writes it to an unnamed file whose descriptor the environment names; the new one takes what it can use
 and closes the rest once it serves.
 """
 
@@ -18,7 +18,7 @@ ENVIRONMENT = "FLASK_CTL_HANDOVER"
 
 
 class Handover:
-    """What was inherited, each thing to be taken once. Empty in a process that replaced none.
+    """The inherited state; each item can be taken once. Empty in a process that was started normally.
 
     ``instance`` holds what `Instance` carries on, ``listeners`` the HTTP sockets by requested address, ``parked``
     connections that have not sent a byte, ``controls`` the control sockets: ``address``, ``file`` or None, ``socket``,
@@ -32,7 +32,7 @@ class Handover:
             os.set_inheritable(descriptor, False)
 
     def take_instance(self) -> dict[str, Any] | None:
-        """What the former instance leaves to the one that takes its place."""
+        """The state of the previous `Instance`, None without one."""
         instance: dict[str, Any] | None = self._state.pop("instance", None)
         return instance
 
@@ -55,7 +55,7 @@ class Handover:
         return None
 
     def leaves(self, address: str) -> bool:
-        """Whether there is a control socket at `address` to be taken."""
+        """Whether a control socket at `address` can be taken."""
         return any(control["address"] == address for control in self._state.get("controls", []))
 
     def take_caller(self) -> dict[str, Any] | None:
@@ -85,7 +85,7 @@ class Handover:
 
 
 class HandoverFile:
-    """The unnamed file for the state, opened before a reload commits. Raises OSError if it can't be had."""
+    """The unnamed file for the state, created before a reload commits. Raises OSError if it can't be created."""
 
     def __init__(self) -> None:
         # In memory where that is possible: the temporary directory may be full.
@@ -100,7 +100,7 @@ class HandoverFile:
             self._file = tempfile.TemporaryFile("w+")  # noqa: SIM115
 
     def write(self, state: dict[str, Any]) -> str:
-        """The value for ENVIRONMENT that leaves `state`, with its descriptors, to the next image of this process."""
+        """Write `state` and make its descriptors inheritable; returns the value of ENVIRONMENT for the next image."""
         json.dump(state, self._file)
         self._file.flush()
         for number in (self._file.fileno(), *Handover(state)._descriptors()):
@@ -124,4 +124,4 @@ def _read() -> Handover:
 
 
 inherited = _read()
-"""What this process image was left."""
+"""The state that this process image has inherited."""

@@ -1,18 +1,18 @@
-"""Record locks on a socket's lock file: they name, by the kernel's word, the processes that serve there.
+"""Record locks on a socket's lock file, by which the kernel names the processes that serve there.
 
-`flock(2)` on ``<socket>.lock`` decides who may have the socket, but the kernel does not tell who holds it. Of a record
-lock (fcntl(2), F_SETLK) it tells that to everybody who can read the file (F_GETLK), by the holder's pid in the asker's
-PID namespace. The lock goes with the process, stays over an exec, and is not inherited by a fork.
+A process needs the flock(2) on ``<socket>.lock`` to have the socket, but the kernel does not tell who holds a flock. It
+does tell the holder of a record lock (fcntl(2), F_SETLK) to every process that can read the file (F_GETLK), as a pid in
+the reader's PID namespace. The lock ends with the process, survives an exec, and is not inherited over a fork.
 
-The process that listens holds byte 0. A server of several processes has its hub there; the hub and each worker
-hold one more byte, whose position tells the pid of their master (in their own PID namespace) and a number. Who holds a
-byte is the kernel's word; which byte it is, is the holder's own.
+The listening process holds byte 0. In a server with several processes that is the hub. The hub and each worker hold one
+more byte; its position encodes the pid of their master (in their own PID namespace) and a number. The holder of a byte
+is known from the kernel, but the holder itself chooses which byte it takes.
 
-The file's text names Werkzeug's reloader, if that has started the process that listens, or has listened there last: it
-lives on when that process has ended. Its pid and start are the process's own word, and only for messages.
+The file's text names Werkzeug's reloader if it has started the process that listens, or listened last: the reloader
+outlives that process. Its pid and start time are claims of that process, and are used in messages only.
 
-A process loses all its record locks on a file when it closes *any* descriptor of that file. So what this process has
-locked is noted here, and nothing else in it may open the file: see `is_ours`.
+A process loses all its record locks on a file when it closes *any* descriptor of that file. So this module keeps a list
+of the files that this process has locked, and no other code may open them: see `is_ours`.
 """
 
 from __future__ import annotations
@@ -33,36 +33,36 @@ with contextlib.suppress(ImportError):
     import fcntl
 
 SERVER = 0
-"""The byte of the process that listens."""
+"""The byte of the listening process."""
 
 NUMBERS = 1 << 16
-"""Bytes for one master: its hub's, and one for each worker."""
+"""Bytes for one master: one for its hub, one for each worker."""
 
 _END = 2**62
-"""A position behind all bytes that are locked; off_t has 63 bits."""
+"""A position after all locked bytes; off_t has 63 bits."""
 
 MAX_HOLDERS = 4096
-"""The most locks that are read: a process that may write to the file could take any number."""
+"""The most locks that are read: a process with write access could take any number."""
 
 _STRUCT_FLOCK = "qqihh" if sys.platform == "darwin" else "hhqqi4x"
 
 
 MAX_TEXT = 64
-"""Bytes that are read of a file's text."""
+"""The most bytes of text that are read from a file."""
 
 
 class Starter(NamedTuple):
-    """A process that starts others which serve: its pid, and its start in ticks of the kernel's clock."""
+    """A process that starts serving processes: its pid, and its start time in kernel clock ticks."""
 
     pid: int
     started: int
 
 
 class Member(NamedTuple):
-    """A process that says of itself that it belongs to the server whose master is `master`.
+    """A process that claims to belong to the server with this master.
 
-    `pid` is the kernel's word, 0 for a process of another PID namespace. `master` is the process's own word, in its own
-    PID namespace. `number` is 0 for the hub.
+    `pid` comes from the kernel, 0 for a process in another PID namespace. `master` is the pid that the process claims,
+    in its own PID namespace. `number` is 0 for the hub.
     """
 
     pid: int
@@ -81,9 +81,9 @@ def hub_byte(master: int) -> int:
 
 
 def take(descriptor: int, byte: int) -> bool:
-    """Whether this process holds one byte of the file now; never waits. Raises OSError.
+    """Try to lock one byte, without waiting; whether this process holds it now. Raises OSError.
 
-    The descriptor has to stay open, and is closed by `close`.
+    Keep the descriptor open, and close it by `close` only.
     """
     try:
         fcntl.fcntl(descriptor, fcntl.F_SETLK, _pack(fcntl.F_WRLCK, byte, 1))
@@ -97,13 +97,13 @@ def take(descriptor: int, byte: int) -> bool:
 
 
 def close(descriptor: int) -> None:
-    """Close a descriptor, and so release what this process has locked by it."""
+    """Close a descriptor, and so release this process's locks on its file."""
     _ours.pop(descriptor, None)
     os.close(descriptor)
 
 
 def is_ours(path: str) -> bool:
-    """Whether this process holds record locks on the file at `path`, so that it must not be opened here once more."""
+    """Whether this process holds record locks on the file at `path`, so that opening and closing it would lose them."""
     try:
         info = os.stat(path, follow_symlinks=False)
     except OSError:
@@ -112,10 +112,10 @@ def is_ours(path: str) -> bool:
 
 
 def held_by_others(socket_path: str, master: int | None = None) -> bool:
-    """Whether a process serves at a socket, or belongs to a server that does, but for that of our own `master`.
+    """Whether another server has the socket: a process that listens, or workers of another master than `master`.
 
-    A hub that has died leaves workers that bring it back; so nobody else must take its place. A process that serves
-    there itself does so under another name.
+    Workers start a new hub when theirs has died, so another server must not take the socket meanwhile. For a socket
+    that this process itself holds the answer is True, too.
     """
     path = lock_path(socket_path)
     if is_ours(path):
@@ -124,20 +124,20 @@ def held_by_others(socket_path: str, master: int | None = None) -> bool:
         with LockFile(path) as lock:
             return lock.server() is not None or any(member.master != master for member in lock.members())
     except OSError:
-        # There is none, or it may not be read: whoever wants to listen there will see.
+        # It does not exist or is unreadable; binding the socket will show the reason.
         return False
 
 
 def set_reloader(reloader: Starter) -> None:
-    """This process has been started by Werkzeug's reloader."""
+    """Remember the reloader of Werkzeug that has started this process."""
     global _reloader
     _reloader = reloader
 
 
 def write_text(descriptor: int, master: Starter | None = None) -> None:
-    """Tell in a file whose lock is ours who starts the processes that serve here. Raises OSError.
+    """Write into a locked file which process starts the serving processes. Raises OSError.
 
-    That is the `master` for whom a hub listens, or the reloader that has started this process, if one has.
+    That is the `master` of a hub, or the reloader that has started this process, if any.
     """
     os.ftruncate(descriptor, 0)
     if master is not None:
@@ -147,12 +147,12 @@ def write_text(descriptor: int, master: Starter | None = None) -> None:
 
 
 def clear_text(descriptor: int) -> None:
-    """Nobody serves here any more. Raises OSError."""
+    """Remove the text: no process serves here any more. Raises OSError."""
     os.ftruncate(descriptor, 0)
 
 
 class LockFile:
-    """A lock file, opened to ask who holds its bytes.
+    """A lock file, opened to query the holders of its bytes.
 
     Raises OSError if it can't be opened, PermissionError if it may not be read, or is no regular file.
     """
@@ -177,7 +177,7 @@ class LockFile:
         self.close()
 
     def server(self) -> int | None:
-        """The pid of the process that listens, by the kernel's word; 0 if it can't be told, None if there is none."""
+        """The pid of the listening process, from the kernel; 0 if it is in another PID namespace, None without one."""
         found = self._ask(SERVER, 1)
         return None if found is None else max(found[0], 0)
 
@@ -215,7 +215,7 @@ class LockFile:
         return Starter(int(words[1]), int(words[2]))
 
     def _held(self, start: int, end: int) -> Iterator[tuple[int, int]]:
-        """Pids and first bytes of the locks in a range. The kernel tells one of them at each question, in no order."""
+        """Pids and first bytes of the locks in a range. Each query returns one of them, in no order."""
         ranges = [(start, end)]
         for _ in range(MAX_HOLDERS):
             if not ranges:

@@ -1,8 +1,8 @@
-"""Our log records on their way to the program's handlers: a queue, and a thread that calls those.
+"""A queue for flask-ctl's log records, and the thread that passes them to the program's log handlers.
 
-A handler is the program's own code, and may take any time: a pipe that nobody reads holds it up for ever. So none of
-them is called on the control thread, or under a lock of ours. At most MAX_WAITING records wait; how many had to be
-dropped is told in one more record, once there is room.
+A handler is the program's own code and may block: a write to a pipe without a reader never returns. So handlers are
+never called on the control thread, nor while a lock of flask-ctl is held. At most MAX_WAITING records wait. Others
+are dropped; one more record reports their number once there is room.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ MAX_WAITING = 1000
 """Records."""
 
 END_TIMEOUT = 1.0
-"""Seconds that the end of the process waits for the handlers."""
+"""Seconds to wait for the handlers at the end of the process."""
 
 NAMES = ("flask_ctl", "flask_ctl.audit")
 
 
 class Relay:
-    """Hands records over to the handlers of their logger, in a thread of its own.
+    """Passes records to the handlers of their logger in a thread of its own.
 
     The thread starts with the first record. `put` takes no lock, so that signal handlers may log.
     """
@@ -46,14 +46,14 @@ class Relay:
         if self._queue.qsize() >= MAX_WAITING:
             self._dropped = next(self._numbers)
             return
-        # What its arguments are now may be something else by then.
+        # Its arguments may change before a handler formats them.
         record.msg, record.args = record.getMessage(), None
         self._used = True
         self._queue.put((logger, record))
         self._start()
 
     def flush(self, timeout: float = END_TIMEOUT) -> bool:
-        """Wait until the handlers have had what is queued now; False if they did not take it in time."""
+        """Wait until the handlers have processed all records queued so far; False on timeout."""
         if not self._used or threading.get_ident() == self._thread:
             return True
         flushed = threading.Event()
@@ -61,17 +61,17 @@ class Relay:
         return bool(flushed.wait(timeout))
 
     def renew(self) -> None:
-        """In a forked child: the thread is not there, and what is queued is the parent's to log."""
+        """In a forked child: it has no such thread, and the parent logs what is queued."""
         self.__init__()  # type: ignore[misc]
 
     def _start(self) -> None:
-        # `next` of a count is one step, so that only one of several threads starts it.
+        # `next` of a count is atomic, so only one of several threads starts the relay.
         if self._thread or next(self._starts):
             return
         try:
             start_thread(self._run)
         except RuntimeError:
-            # No more threads can be had: the next record tries again.
+            # The system has no thread left: the next record tries again.
             self._starts = itertools.count()
 
     def _run(self) -> None:
@@ -103,7 +103,7 @@ def _hand_over(logger: logging.Logger, record: logging.LogRecord) -> None:
     try:
         logging.Logger.handle(logger, record)
     except Exception:
-        # A filter of the program's, or a handler that does not handle its own errors.
+        # Raised by a filter of the program, or by a handler without error handling.
         if logger.name != NAMES[0]:
             _report(f"a record of {logger.name} could not be written", logging.ERROR, sys.exc_info())
         elif logging.raiseExceptions:
@@ -123,13 +123,13 @@ for _name in NAMES:
 
 
 def flush(timeout: float = END_TIMEOUT) -> bool:
-    """Wait until the handlers have had what was logged up to now; False if they did not take it in time."""
+    """Wait until the handlers have processed all records logged so far; False on timeout."""
     return relay.flush(timeout)
 
 
 @atexit.register
 def end() -> None:
-    """At the end of the process: the last records; a handler that hangs must not hold that end up."""
+    """At the end of the process: flush the last records, without waiting for a handler that hangs."""
     if relay.flush():
         return
     # logging.shutdown() would wait for the lock of the handler that hangs, and the interpreter for that of stderr.
@@ -145,7 +145,7 @@ def _close_handlers() -> None:
         if handler is None or handler.lock is None or not handler.lock.acquire(blocking=False):
             continue
         try:
-            # A stream handler has the same stderr, perhaps, and that is what hangs.
+            # A stream handler may write to the same stderr that hangs.
             if not isinstance(handler, logging.StreamHandler) or isinstance(handler, logging.FileHandler):
                 with contextlib.suppress(OSError, ValueError):
                     handler.flush()

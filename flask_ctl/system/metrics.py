@@ -1,4 +1,4 @@
-"""Figures of processes, at most a second old."""
+"""Memory, CPU, threads and descriptors of processes, at most a second old."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from .native import threading
 from .reserve import reserve
 
 MAX_AGE = 1.0
-"""Seconds for which figures are good: reading them costs some twenty system calls."""
+"""Seconds for which the values are cached: reading them takes about twenty system calls."""
 
 
 def prepare() -> None:
-    """Import what reading them needs."""
+    """Import psutil early: later there may be no descriptor left for it."""
     import psutil  # noqa: F401
 
 
@@ -24,7 +24,7 @@ class ProcessMetrics:
     """Memory, CPU, threads and descriptors of this process, or of another one of the same user."""
 
     def __init__(self, pid: int | None = None) -> None:
-        # Now: later there may be no descriptors, or no package any more.
+        # Now: later descriptors may be used up, or the package deleted.
         prepare()
         self._pid = pid
         self._lock = threading.Lock()
@@ -60,7 +60,7 @@ class ProcessMetrics:
 
 
 def metrics_of(readers: dict[int, ProcessMetrics], pids: Iterable[int]) -> dict[int, dict[str, Any]]:
-    """The figures of some processes, without those that have ended; `readers` remembers what each was before."""
+    """The metrics of the processes that still run, by pid; `readers` keeps the state between calls."""
     import psutil
 
     figures = {}
@@ -73,7 +73,7 @@ def metrics_of(readers: dict[int, ProcessMetrics], pids: Iterable[int]) -> dict[
 
 
 def age_of(pid: int) -> float:
-    """Seconds since a process was started, 0 if it can't be known."""
+    """Seconds since the start of a process, 0 if unknown."""
     import psutil
 
     try:

@@ -1,8 +1,8 @@
-"""Modules of the standard library as they are without gevent, for what must go on while a greenlet computes.
+"""Standard library modules without gevent's patches, for code that has to run while a greenlet computes.
 
-`gevent.monkey` turns threads into greenlets, and has locks, sockets and selectors wait for those. The names here stand
-for the modules themselves or, where gevent has changed them, for copies of our own that have what was there before.
-They look at every use, because a program may be patched after it has imported us.
+`gevent.monkey` turns threads into greenlets, and makes locks, sockets and selectors cooperative. The names here stand
+for the modules themselves or, once gevent has patched them, for copies with the original content. They check at every
+use, because a program may be patched after it has imported flask-ctl.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 else:
 
     class _Module:
-        """A module of that name, as it was."""
+        """The original module of that name."""
 
         def __init__(self, name: str) -> None:
             self._name = name
@@ -46,7 +46,7 @@ def is_patched() -> bool:
 
 
 def start_thread(run: Callable[[], Any]) -> None:
-    """Run it in a daemon thread that `threading` does not know of. No lock is taken: signal handlers may ask."""
+    """Run it in a daemon thread unknown to `threading`. Takes no lock, so signal handlers may call this."""
     _unpatched("_thread").start_new_thread(run, ())
 
 
@@ -72,7 +72,7 @@ __all__ = [
 ]
 
 _WITH_STATE = {"queue", "selectors", "subprocess", "threading"}
-"""Their classes use what was imported into the module, so they have to be executed anew."""
+"""Modules whose classes use their own imports, so a copy has to be executed."""
 
 _copies: dict[str, ModuleType] = {}
 
@@ -99,7 +99,7 @@ def _execute(name: str) -> ModuleType:
 
 
 def _import(name: str, globals: Any = None, locals: Any = None, fromlist: Any = (), level: int = 0) -> ModuleType:
-    """What an import in a copy gives: again something unpatched."""
+    """The import function of a copy, which imports unpatched modules."""
     if not level and sys.modules["gevent.monkey"].is_module_patched(name):
         return _unpatched(name)
     return builtins.__import__(name, globals, locals, fromlist, level)
@@ -118,12 +118,12 @@ def _restore(name: str) -> ModuleType:
 
 
 _TAKEN_AWAY = ("epoll", "kqueue", "kevent", "devpoll")
-"""What gevent removes from `select`, because it has nothing to put in its place."""
+"""What gevent removes from `select` without a replacement."""
 
 
 def _socket_class(module: Any) -> type:
     class Socket(module.socket):  # type: ignore[misc]
-        """Accepts sockets of its own kind: the original asks its module, which is gevent's by now."""
+        """Its accept() returns sockets of this class: the original takes the class from the module, now gevent's."""
 
         __slots__ = ()
 

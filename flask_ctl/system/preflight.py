@@ -1,4 +1,4 @@
-"""A rehearsal of the start: the same command in a scratch process, up to where it would bind its HTTP socket."""
+"""A preflight: the program's command in a process of its own, up to where it would bind its HTTP socket."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ SERVED = "FLASK_CTL_PREFLIGHT_SERVED"
 _PASSED = b"passed"
 
 MAX_OUTPUT = 64 * 1024
-"""Bytes at the end of its output that go to the caller; a traceback is shorter."""
+"""Bytes at the end of its output that the caller gets; a traceback is shorter."""
 
 _report_to = int(os.environ.pop(ENVIRONMENT, "-1"))
 
@@ -31,13 +31,13 @@ preflighting = _report_to >= 0
 """Whether this process is a preflight."""
 
 served: list[str] = json.loads(os.environ.pop(SERVED, "[]"))
-"""In a preflight: the HTTP addresses, as they were asked for, that the server has already."""
+"""In a preflight: the requested HTTP addresses that the running server has already."""
 
 
 def _end_with_parent() -> None:
-    """End this process, and what it has started, as soon as nobody reads its report: its server was killed."""
+    """End this process and its children as soon as the report's pipe has no reader: the server was killed."""
     poll = select.poll()
-    # POLLERR, which tells of that, comes without being asked for: poll(2).
+    # POLLERR is reported without being requested: poll(2).
     poll.register(_report_to, 0)
     poll.poll()
     if os.getpgrp() == os.getpid():
@@ -46,14 +46,14 @@ def _end_with_parent() -> None:
 
 
 if preflighting:
-    # In a thread, because the program has the main one, and may hang there.
+    # In a thread, because the program may hang in the main thread.
     start_thread(_end_with_parent)
 
 
 def end_if_preflighting(check: Callable[[], Any]) -> None:
-    """In a preflight: the program has come to where it would serve, which is all that was asked.
+    """In a preflight: end it successfully, because the program would serve now.
 
-    `check` raises ConfigurationError if it would not start with its settings; that ends the preflight, too.
+    `check` raises ConfigurationError if the program would not start with its settings, which fails the preflight.
     """
     if preflighting:
         check()
@@ -62,7 +62,7 @@ def end_if_preflighting(check: Callable[[], Any]) -> None:
 
 
 def check_at_exit(check: Callable[[], Any]) -> None:
-    """In a preflight that only loads the code: as `end_if_preflighting`, once it has ended."""
+    """In a preflight that only loads the code: call `check` at its end, and fail if that raises."""
     if preflighting:
         atexit.unregister(_check)
         atexit.register(_check, check)
@@ -73,12 +73,12 @@ def _check(check: Callable[[], Any]) -> None:
         check()
     except (ConfigurationError, OSError) as error:
         print(error, file=sys.stderr, flush=True)
-        # An exception would not change the exit code any more.
+        # In atexit an exception does not change the exit code.
         os._exit(1)
 
 
 class PreflightProgram(Protocol):
-    """What can be started for trial."""
+    """A program of which a preflight can be started."""
 
     @property
     def command(self) -> list[str]: ...
@@ -90,15 +90,15 @@ class PreflightProgram(Protocol):
 
 
 class Preflight:
-    """One rehearsal; `cancel` may be called by another thread.
+    """One preflight; `cancel` may be called by another thread.
 
-    With `by_exit` the program is one that only loads the code, and passes by ending with exit code 0.
+    With `by_exit` the program only loads the code, and passes by ending with exit code 0.
     """
 
     def __init__(
         self, program: PreflightProgram, limit: float, *, served: Collection[str] = (), by_exit: bool = False
     ) -> None:
-        """The HTTP addresses that are `served` are those that the program need not bind."""
+        """`served` are the HTTP addresses that the program inherits, and does not have to bind."""
         self._served = served
         self._program = program
         self._limit = limit
@@ -107,16 +107,16 @@ class Preflight:
         self._waker: Waker | None = None
 
     def cancel(self) -> None:
-        """End it, whether it has begun or not."""
+        """End the preflight, even before it has begun."""
         self._cancelled = True
         waker = self._waker
         if waker is not None:
             waker.wake()
 
     def run(self) -> None:
-        """Return if the program would serve, or if it was cancelled.
+        """Return if the program would serve, or if the preflight was cancelled.
 
-        Raises ReloadFailed with the output in `data` if it ended before, or has not come there in time.
+        Raises ReloadFailed with the output in `data` if the program ended before that, or took too long.
         """
         try:
             stack, waker, report, output, process = reserve.retry(self._open)
@@ -126,7 +126,7 @@ class Preflight:
         with stack:
             began = time.monotonic()
             try:
-                # One that was called off before there was a waker.
+                # It may have been cancelled before the waker existed.
                 if not self._cancelled:
                     wait_readable([report, waker.fileno()], self._limit)
                 os.set_blocking(report, False)
@@ -139,7 +139,7 @@ class Preflight:
                 raise self._failure(process, output, time.monotonic() - began >= self._limit)
 
     def _open(self) -> tuple[contextlib.ExitStack, Waker, int, IO[bytes], subprocess.Popen[bytes]]:
-        """Start it. Raises OSError, with nothing left open."""
+        """Start the process. If OSError is raised, nothing stays open."""
         with contextlib.ExitStack() as stack:
             waker = self._waker = Waker()
             stack.callback(waker.close)
@@ -174,7 +174,7 @@ class Preflight:
         text = output.read().decode(errors="replace")
         lines = text.strip().splitlines()
         if timed_out:
-            problem = f"it did not come to serving within {self._limit:g} s"
+            problem = f"it did not get ready to serve within {self._limit:g} s"
         else:
             problem = f"it ended with exit code {process.returncode} before it served"
         message = f"the new code was refused: {problem}{': ' + lines[-1] if lines else ''}"
@@ -182,7 +182,7 @@ class Preflight:
 
 
 def _read(report: int) -> bytes:
-    """What the preflight has reported so far."""
+    """The report so far."""
     try:
         return os.read(report, len(_PASSED))
     except BlockingIOError:
@@ -190,7 +190,7 @@ def _read(report: int) -> bytes:
 
 
 def _end(process: subprocess.Popen[bytes], *, wait: bool) -> None:
-    """Reap it and end what it has started; a program that has closed its report's pipe is given no time."""
+    """Reap the process and kill its children; with `wait` it has a second to end by itself."""
     if wait:
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(1.0)

@@ -22,7 +22,7 @@ _SO_PEERPIDFD = 77  # Linux 6.5; not in the socket module yet
 
 
 def program_name(pid: int | None) -> str | None:
-    """The name of a running process, None if it can't be had. The process has chosen it: proc(5), comm."""
+    """The name of a running process, None if unknown. The process itself has chosen it: proc(5), comm."""
     if not LINUX or pid is None or pid <= 0:
         return None
     try:
@@ -33,7 +33,7 @@ def program_name(pid: int | None) -> str | None:
 
 
 class ProcessHandle:
-    """A running process that can't be mistaken for a later one with its pid.
+    """A handle on one process, which stays valid when the pid is reused.
 
     `fileno()` becomes readable when the process has ended: pidfd_open(2), kqueue(2).
     """
@@ -58,15 +58,15 @@ class ProcessHandle:
                 os.kill(self.pid, signum)
 
     def kill(self) -> None:
-        """SIGKILL, if it still runs. Raises PermissionError for another user's."""
+        """SIGKILL, if it still runs. Raises PermissionError for another user's process."""
         self.signal(signal.SIGKILL)
 
     def suspend(self) -> None:
-        """SIGSTOP, so that it hears of no other signal but SIGKILL. Raises PermissionError for another user's."""
+        """SIGSTOP, after which only SIGKILL has an effect. Raises PermissionError for another user's process."""
         self.signal(signal.SIGSTOP)
 
     def duplicate(self) -> ProcessHandle | None:
-        """Another handle on the same process; None if it is gone and can't be watched any more."""
+        """Another handle on the same process; None if it has ended and can't be watched any more."""
         return (
             ProcessHandle(self.pid, os.dup(self._descriptor))
             if isinstance(self._descriptor, int)
@@ -81,9 +81,9 @@ class ProcessHandle:
 
 
 def open_process(pid: int | None, *, init: bool = False) -> ProcessHandle | None:
-    """A handle on the running process `pid`; None if it is gone, can't be watched, or belongs to another namespace.
+    """A handle on the running process `pid`; None if it has ended, can't be watched, or is in another PID namespace.
 
-    Process 1 counts as one that is named by mistake, unless `init` says that it is meant.
+    None for process 1, which is most likely a mistake, unless `init` is true.
     """
     if pid is None or pid < 1 or (pid == 1 and not init):
         return None
@@ -96,7 +96,7 @@ def open_process(pid: int | None, *, init: bool = False) -> ProcessHandle | None
 
 
 def open_peer(sock: socket.socket) -> ProcessHandle | None:
-    """A handle on the process at the other end of a connected Unix socket; None if the kernel can't name it."""
+    """A handle on the process at the other end of a connected Unix socket; None if the kernel does not name it."""
     pid = peer_credentials(sock)[0]
     if pid is None or pid <= 1:
         return None
@@ -109,10 +109,10 @@ def open_peer(sock: socket.socket) -> ProcessHandle | None:
 
 
 def open_reloader(child: ProcessHandle) -> ProcessHandle | None:
-    """A handle on the parent of a process that Werkzeug's reloader has started, and that ends with it.
+    """A handle on Werkzeug's reloader, if it has started `child` and ends with it; else None.
 
-    That it is the parent, of the same user, and runs the same interpreter, is the kernel's word. That the reloader has
-    started it is the process's own (its environment): a server can at most name its own parent.
+    The kernel confirms that it is the parent, belongs to the same user, and runs the same interpreter. That it is the
+    reloader is a claim of the child (in its environment): a server can at most name its own parent.
     """
     if not LINUX:
         return None
@@ -138,9 +138,9 @@ def _same_program(one: int, other: int) -> bool:
 
 
 def open_parent(child: ProcessHandle) -> ProcessHandle | None:
-    """A handle on the parent of a process, if it is of the same user; all of it the kernel's word.
+    """A handle on the parent of a process, if it belongs to the same user, both from the kernel.
 
-    Process 1 is given too, as a handle that is not to be killed.
+    The parent may be process 1, which must not be killed.
     """
     parent = parent_of(child.pid)
     handle = open_process(parent, init=True)
@@ -154,26 +154,26 @@ def open_parent(child: ProcessHandle) -> ProcessHandle | None:
 
 
 def owner_of(pid: int) -> int | None:
-    """The effective uid of a process, as this user namespace sees it; None if it can't be known. The kernel's word."""
+    """The effective uid of a process in this user namespace, from the kernel; None if unknown."""
     # The owner of /proc/<pid> is root for processes that have changed their user: proc(5), dumpable.
     words = _status_field(pid, "Uid")
     return int(words[1]) if len(words) > 1 else None
 
 
 def inner_pid(pid: int) -> int:
-    """The pid that a process has in its own PID namespace. The kernel's word: proc(5), NSpid."""
+    """The pid that a process has in its own PID namespace, from the kernel: proc(5), NSpid."""
     words = _status_field(pid, "NSpid")
     return int(words[-1]) if words else pid
 
 
 def parent_of(pid: int) -> int | None:
-    """The pid of a process's parent; None if it can't be known, or is in another PID namespace. The kernel's word."""
+    """The pid of a process's parent, from the kernel; None if unknown or in another PID namespace."""
     words = _status_field(pid, "PPid")
     return int(words[0]) or None if words else None
 
 
 def is_suspended(pid: int) -> bool:
-    """Whether a process has been stopped by a signal. The kernel's word."""
+    """Whether a process has been stopped by a signal (SIGSTOP)."""
     return _status_field(pid, "State")[:1] == ["T"]
 
 
@@ -188,9 +188,9 @@ def _status_field(pid: int, name: str) -> list[str]:
 
 
 def start_time(pid: int) -> int:
-    """When a process was started, in ticks of the kernel's clock and by its word; 0 if it can't be known.
+    """The start time of a process in kernel clock ticks since boot; 0 if unknown.
 
-    With the pid it is unique.
+    Pid and start time together identify a process.
     """
     try:
         with open(f"/proc/{pid}/stat") as file:
@@ -201,7 +201,7 @@ def start_time(pid: int) -> int:
 
 
 def children_of(pid: int) -> list[int]:
-    """The processes that `pid` has started and not yet waited for; none where it is not told. The kernel's word."""
+    """The children of a process, including zombies, from the kernel; empty if unknown."""
     children: list[int] = []
     with contextlib.suppress(OSError):
         for thread in os.listdir(f"/proc/{pid}/task"):
@@ -211,10 +211,10 @@ def children_of(pid: int) -> list[int]:
 
 
 def _is_pidfd_of(descriptor: int, pid: int) -> bool:
-    # The option's number is another one on some architectures, where it yields anything but this.
+    # On some architectures this number means another option, with another result.
     try:
         with open(f"/proc/self/fdinfo/{descriptor}") as info:
-            # -1: the process is gone, and has been waited for.
+            # -1: the process has ended and has been reaped.
             return any(line.split() in (["Pid:", str(pid)], ["Pid:", "-1"]) for line in info)
     except OSError:
         return False

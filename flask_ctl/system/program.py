@@ -1,4 +1,4 @@
-"""How this process was started, so that it can be started again."""
+"""How this process was started: the command, environment and directory for starting it again."""
 
 from __future__ import annotations
 
@@ -35,22 +35,22 @@ class Program:
 
     @property
     def directory(self) -> str:
-        """Where it is started anew, symlinks unresolved."""
+        """Where it is started again, symlinks unresolved."""
         return self.start_directory.path
 
     def start_in(self, directory: str) -> None:
-        """Start it anew in this directory, by whatever name that was given."""
+        """Start it again in this directory, under this name, symlinks unresolved."""
         self.start_directory = self.origin.for_program(directory)
-        # As a shell has it; what it was at the start leads elsewhere.
+        # As a shell sets it; the PWD of the start names another directory.
         self._variables = {"PWD": directory}
 
     @property
     def command(self) -> list[str]:
-        """Interpreter, its options and the program's arguments."""
+        """The interpreter, its options, and the program's arguments."""
         return [sys.executable, *sys.orig_argv[1:]]
 
     def obstacle(self) -> str | None:
-        """Why it can't be started again, None if it can."""
+        """The reason why it can't be started again, None if it can."""
         if os.getpid() != self.pid or _is_multiprocessing_child():
             return "this process was forked from another program"
         if getattr(sys, "frozen", False) or not sys.executable:
@@ -62,22 +62,22 @@ class Program:
         return None
 
     def environment_for_preflight(self) -> dict[str, str]:
-        """Without what makes a program believe that it is the reloader's child."""
+        """The environment of the start, without the variables that mark a child of Werkzeug's reloader."""
         environment = {**self.environment, **self._variables}
         return {name: value for name, value in environment.items() if name not in _RELOADER}
 
     def start_preflight(self, limit: float, served: Collection[str]) -> Preflight:
-        """A preflight of this program, which may take `limit` seconds, while the HTTP addresses are `served`."""
+        """A preflight that may take `limit` seconds, and need not bind the HTTP addresses in `served`."""
         return Preflight(self, limit, served=served)
 
     def check(self) -> None:
-        """Raises OSError, naming what is missing, if the program can't be executed anew."""
+        """Raises OSError, with the missing file, if the program can't be executed again."""
         if not os.access(sys.executable, os.X_OK):
             raise PermissionError(errno.EACCES, "the interpreter can't be executed", sys.executable)
         os.stat(self.directory)
 
     def execute(self, variables: dict[str, str]) -> None:
-        """Become the program anew, in this very process. Raises OSError if that fails."""
+        """Execute the program again in this process (execve(2)). Raises OSError if that fails."""
         os.chdir(self.directory)
         os.execve(sys.executable, self.command, {**self.environment, **self._variables, **variables})
 
@@ -90,7 +90,7 @@ class Program:
         return busy_executor_threads()
 
     def at_exit(self, function: Callable[[], Any]) -> None:
-        """Call `function` when this program has unwound: what is registered last is called first."""
+        """Call `function` when the program has unwound, before the exit functions registered so far."""
 
         def once() -> None:
             atexit.unregister(once)
@@ -100,12 +100,12 @@ class Program:
         atexit.register(once)
 
     def run_exit_functions(self) -> None:
-        """Call all exit functions but ours."""
+        """Call all exit functions but the one given to `at_exit`."""
         atexit.unregister(self._at_exit)
         atexit._run_exitfuncs()
 
     def flush(self) -> None:
-        """Write what the log and the standard streams hold back."""
+        """Flush the log and the standard streams."""
         if not logs.flush():
             return
         for stream in (sys.stdout, sys.stderr):
@@ -113,13 +113,13 @@ class Program:
                 stream.flush()
 
     def terminate(self, exit_code: int) -> None:
-        """End the process at once, but for what the log holds back."""
+        """Flush the log and end the process at once, without exit functions."""
         logs.flush()
         os._exit(exit_code)
 
 
 def _environment_of_start() -> dict[str, str]:
-    # os.environ has by now what flask run, .env files and the program itself have put there.
+    # os.environ has been changed by flask run, .env files and the program itself.
     try:
         with open("/proc/self/environ", "rb") as file:
             pairs = [entry.partition(b"=") for entry in file.read().split(b"\0") if b"=" in entry]
@@ -136,4 +136,4 @@ def _is_multiprocessing_child() -> bool:
 
 
 program = Program()
-"""This process's own, looked at when the package is imported."""
+"""The program of this process, recorded when the package is imported."""

@@ -1,8 +1,7 @@
-"""The end of this image of the process: it executes the program anew, or ends after all.
+"""The end of a process image after a reload has committed: it executes the program again, or ends.
 
-The main thread comes here when the program has unwound, with everything else done, and waits for the word of the
-reload's thread, which decides: so one place knows how long to wait for whom. If the main thread does not come in time,
-the reload's thread does without it.
+When the program has unwound, the main thread waits here for instructions of the reload's thread, which alone decides
+how long to wait for what. If the main thread does not arrive in time, the reload's thread goes on without it.
 """
 
 from __future__ import annotations
@@ -16,19 +15,19 @@ from .native import queue, threading
 from .standby import StandbyThread
 
 FLUSH_TIMEOUT = 1.0
-"""Seconds for the standard streams to be read by whoever reads them."""
+"""Seconds for the readers of the standard streams to take what is flushed."""
 
 logger = logging.getLogger("flask_ctl")
 
 
 class Executable(Protocol):
-    """The program, and what there is to do with the process that runs it."""
+    """The program, and the operations on the process that runs it."""
 
     def check(self) -> None:
         """Raises OSError if it can't be executed."""
 
     def execute(self, variables: dict[str, str]) -> None:
-        """Become the new image, with these variables in the environment of the start. Raises OSError."""
+        """Execute the program again with these variables added to the environment of the start. Raises OSError."""
 
     def at_exit(self, function: Callable[[], Any]) -> None:
         """Call `function` when the program has unwound, before all other exit functions."""
@@ -37,14 +36,14 @@ class Executable(Protocol):
         """Call all exit functions."""
 
     def flush(self) -> None:
-        """Write what the standard streams hold back."""
+        """Flush the standard streams."""
 
     def terminate(self, exit_code: int) -> None:
         """End the process at once."""
 
 
 class Replacement:
-    """What becomes of this image after a reload has committed. `notify` is called when the main thread has come far."""
+    """The exec or the end of this process image. `notify` is called when an attribute has changed."""
 
     def __init__(self, program: Executable, notify: Callable[[], Any]) -> None:
         self._program = program
@@ -54,22 +53,22 @@ class Replacement:
         self._flush_thread: StandbyThread | None = None
         self._lock = threading.Lock()
         self._claimed = False
-        self._word: queue.SimpleQueue[Callable[[], Any]] = queue.SimpleQueue()
+        self._instructions: queue.SimpleQueue[Callable[[], Any]] = queue.SimpleQueue()
         self.main_waits = False
-        """Whether the main thread has unwound and waits for the word."""
+        """Whether the main thread has unwound and waits for instructions."""
         self.unwound = False
-        """Whether the program has unwound: no thread is left that Python waits for."""
+        """Whether the program has unwound: Python waits for no more threads."""
         self.exit_functions_ran = False
 
     def prepare(self) -> None:
-        """Make sure of what the exec needs. Raises OSError or RuntimeError if it can't be had."""
+        """Acquire what the exec needs: threads and a file. Raises OSError or RuntimeError."""
         self._program.check()
         self._handover_file = handover.HandoverFile()
         self._exit_thread = StandbyThread("flask-ctl-exit")
         self._flush_thread = StandbyThread("flask-ctl-flush")
 
     def discard(self) -> None:
-        """Give up what was prepared; more than once is fine."""
+        """Release what `prepare` has acquired; more than once is fine."""
         record, self._handover_file = self._handover_file, None
         if record is not None:
             record.close()
@@ -78,16 +77,16 @@ class Replacement:
                 thread.discard()
 
     def arm(self) -> None:
-        """Have the main thread come here at its end."""
+        """Have the main thread wait for instructions at its end."""
         self._program.at_exit(self._at_exit)
 
     def begin_exit_functions(self) -> None:
-        """Call the exit functions without the main thread, which is not coming."""
+        """Call the exit functions in another thread: the main thread does not arrive."""
         assert self._exit_thread is not None
         self._exit_thread.run(self._run_exit_functions)
 
     def _run_exit_functions(self) -> None:
-        """In whatever thread, unless they run or have run already."""
+        """Call the exit functions, unless another thread has begun to."""
         with self._lock:
             claimed, self._claimed = self._claimed, True
         if claimed:
@@ -95,17 +94,16 @@ class Replacement:
         try:
             self._program.run_exit_functions()
         except BaseException:
-            # Python has printed it; one that calls sys.exit is no reason to serve no more.
+            # Python has printed it. sys.exit in an exit function does not prevent the exec.
             logger.debug("an exit function raised", exc_info=True)
         self.exit_functions_ran = True
         self._notify()
 
     def execute(self, hand_over: Callable[[], dict[str, Any] | None]) -> bool:
-        """Execute the program anew with the state that `hand_over` gives; does not return if that is possible.
+        """Execute the program again with the state from `hand_over`; returns only if that is None: False.
 
-        False if `hand_over` gives None, and the image is to end. If the exec fails the process ends with exit code 1,
-        and no socket file stays. The main thread does it, if it is here: what belongs to a thread goes over with it
-        (sched(7)).
+        If the exec fails, the process ends with exit code 1 and no socket file stays. The main thread executes, if it
+        waits here: scheduling attributes of the calling thread survive the exec (sched(7)).
         """
 
         state: dict[str, Any] | None = None
@@ -120,7 +118,7 @@ class Replacement:
                     self._program.execute({handover.ENVIRONMENT: self._handover_file.write(state)})
             except BaseException:
                 logger.exception("the new code could not be started; this process ends")
-                # What it was to inherit is closed, and the files of its sockets go.
+                # Close what the new image would have inherited, and remove the socket files.
                 handover.Handover(state or {}).close_rest()
                 self.terminate(1)
             finally:
@@ -128,17 +126,17 @@ class Replacement:
 
         returned = threading.Event()
         if self.main_waits:
-            self._word.put(execute)
+            self._instructions.put(execute)
             returned.wait()
         else:
             execute()
         return state is not None
 
     def end(self, exit_code: int, *, wait: Callable[[], bool]) -> None:
-        """Let the process end as after any stop: by the main thread, if `wait` says that it has come."""
+        """End the process as after a stop: by the main thread if `wait` returns True, else at once."""
         if wait():
             self.discard()
-            self._word.put(_go_on)
+            self._instructions.put(_go_on)
         else:
             self.terminate(exit_code)
 
@@ -153,11 +151,11 @@ class Replacement:
         self._run_exit_functions()
         self.main_waits = True
         self._notify()
-        while (word := self._word.get()) is not _go_on:
-            word()
+        while (instruction := self._instructions.get()) is not _go_on:
+            instruction()
 
     def _flush(self) -> None:
-        """Write what the standard streams hold back, unless nobody reads it."""
+        """Flush the standard streams, for at most FLUSH_TIMEOUT seconds."""
         flushed = threading.Event()
 
         def flush() -> None:
@@ -174,4 +172,4 @@ class Replacement:
 
 
 def _go_on() -> None:
-    """The word for a main thread that is to leave its exit functions."""
+    """The instruction to leave the exit functions."""

@@ -1,7 +1,7 @@
-"""Descriptors that are kept for control, so that a program which has used up all of its own can still be controlled.
+"""Reserved descriptors, so that a program that has used up its descriptors can still be controlled.
 
-They lead to /dev/null. When one is needed and the process may have no more (EMFILE), some of them are closed. They are
-taken back once that is possible.
+They are open on /dev/null. When a descriptor is needed and the process may not open more (EMFILE), some of them are
+closed; they are reopened as soon as possible.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from .fork import Step, in_child
 from .native import threading
 
 SIZE = 16
-"""A reload needs about ten; the others are for connections meanwhile."""
+"""A reload needs about ten; the others are for connections during a reload."""
 
 LENT = 10
 
@@ -24,7 +24,7 @@ T = TypeVar("T")
 
 
 class Reserve:
-    """SIZE descriptors from the first `open` to the last `close`. Any thread may ask."""
+    """SIZE descriptors, held from the first `open` to the last `close`. Thread-safe."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -34,36 +34,36 @@ class Reserve:
 
     @property
     def held(self) -> int:
-        """How many are there now."""
+        """The number of descriptors held now."""
         return len(self._held)
 
     def open(self) -> None:
-        """Take them, as many as there are. For each `open` there is a `close`."""
+        """Open as many as possible. Each `open` needs a `close`."""
         with self._lock:
             self._users += 1
         self.fill()
 
     def close(self) -> None:
-        """Give them back, unless somebody else needs them, too."""
+        """Close them at the last `close`."""
         with self._lock:
             self._users -= 1
             if not self._users:
                 self._release(SIZE)
 
     def fill(self) -> None:
-        """Take back what is missing, as far as the process may have more."""
+        """Reopen the missing ones, as far as the process may open more."""
         with self._lock, contextlib.suppress(OSError):
             while self._users and len(self._held) + self._lent < SIZE:
                 self._held.append(os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC))
 
     def give_up(self) -> bool:
-        """Close one of them, for somebody who opens a descriptor at once; False if none is left."""
+        """Close one, for a caller that opens a descriptor at once; False if none is left."""
         with self._lock:
             return self._release(1) == 1
 
     @contextlib.contextmanager
     def lend(self, count: int = LENT) -> Iterator[None]:
-        """Inside so many descriptors more can be opened; what is closed again by its end is taken back."""
+        """A context in which `count` more descriptors can be opened; those closed by its end are reserved again."""
         with self._lock:
             lent = self._release(count)
             self._lent += lent
@@ -75,7 +75,7 @@ class Reserve:
             self.fill()
 
     def retry(self, function: Callable[[], T]) -> T:
-        """What `function` returns; once more with what is lent, if there are no descriptors for it."""
+        """Call `function`; if it fails for lack of descriptors, once more inside `lend`."""
         try:
             return function()
         except OSError as error:
@@ -99,6 +99,6 @@ class Reserve:
 
 
 reserve = Reserve()
-"""This process's."""
+"""The reserve of this process."""
 
 in_child(Step.DESCRIPTORS, reserve.abandon)

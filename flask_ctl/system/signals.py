@@ -26,7 +26,7 @@ logger = logging.getLogger("flask_ctl")
 class Signals:
     """The process's handlers.
 
-    `on_signal(signum)` is called for each TERM and INT; without one, the former handlers act.
+    `on_signal(signum)` is called for each TERM, INT and HUP that is handled here; without it, the previous handlers.
     """
 
     def __init__(self) -> None:
@@ -38,7 +38,7 @@ class Signals:
 
     @property
     def exit_status(self) -> int:
-        """The exit code as the system takes it (`sys.exit`)."""
+        """The exit code as a number, converted as by `sys.exit`."""
         return self.exit_code if isinstance(self.exit_code, int) else int(self.exit_code is not None)
 
     @property
@@ -59,7 +59,7 @@ class Signals:
             self._replace(signal.SIGHUP, keep_handlers=True)
 
     def restore(self) -> None:
-        """Put back what `install` found, where nobody has replaced it since; in another thread, only let go."""
+        """Put back the previous handlers, unless replaced since; outside of the main thread only clear `on_signal`."""
         self.on_signal = None
         if threading.current_thread() is not threading.main_thread():
             return
@@ -71,12 +71,12 @@ class Signals:
         self._interruption = None
 
     def interrupt_main(self, interruption: Callable[[], Any]) -> None:
-        """Call `interruption`, which may raise, in the main thread; without our handlers that gets a plain SIGTERM."""
+        """Call `interruption`, which may raise, in the main thread; without `install` that gets a plain SIGTERM."""
         self._interruption = interruption
         signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGTERM)
 
     def exit_main(self) -> None:
-        """Raise SystemExit in the main thread, with the exit code that a handler asked for."""
+        """Raise SystemExit in the main thread, with the exit code of the program's handler."""
         self.interrupt_main(lambda: sys.exit(self.exit_code))
 
     def _replace(self, signum: int, *, keep_handlers: bool) -> None:
@@ -107,7 +107,7 @@ class Signals:
         except SystemExit as request:
             self.exit_code = request.code
         except BaseException:
-            # Whatever the program's handler raised, it was meant to end the server, and that is what happens.
+            # The program's handler was meant to end the server, so the stop goes on whatever it raised.
             logger.exception("the handler of %s failed; stopping all the same", signal.Signals(signum).name)
 
     def _act_as_before(self, signum: int, frame: FrameType | None) -> None:
@@ -125,7 +125,7 @@ def would_kill() -> bool:
 
 
 def _has_terminal() -> bool:
-    """Whether this process has a controlling terminal, whose end is told by HUP (credentials(7))."""
+    """Whether this process has a controlling terminal, which sends HUP when it closes (credentials(7))."""
     try:
         os.close(os.open("/dev/tty", os.O_RDWR | os.O_NOCTTY))
     except OSError:
@@ -134,11 +134,11 @@ def _has_terminal() -> bool:
 
 
 def _is_handler(handler: Any) -> bool:
-    """Whether somebody wrote it: neither SIG_DFL nor Python's own KeyboardInterrupt."""
+    """Whether it is the program's own: neither SIG_DFL nor Python's handler for KeyboardInterrupt."""
     return callable(handler) and handler is not signal.default_int_handler
 
 
 signals = Signals()
-"""The handlers of this process; there is only one set of them."""
+"""The handlers of this process."""
 
 in_child(Step.SIGNALS, signals.restore)

@@ -1,4 +1,4 @@
-"""What the kernel tells and does about sockets."""
+"""Socket options and queries that the socket module lacks."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ _DROP_SYN = (
 
 
 def refuse_new_connections(listener: socket.socket) -> bool:
-    """Whether the kernel now ignores new callers of a listening TCP socket; who has called already is still let in.
+    """Have the kernel drop new connections to a listening TCP socket; whether it does. Those in the backlog stay.
 
-    Closing a listener resets the connections that were made since the last accept(). With a filter that drops every SYN
-    (socket(7), SO_ATTACH_FILTER) there are none of those in the end, and late callers are refused once it is closed.
-    A Unix socket is shut instead, which leaves what has queued to be accepted.
+    Closing a listener resets the connections made since the last accept(). With a filter that drops every SYN
+    (socket(7), SO_ATTACH_FILTER) the backlog can be emptied first; later clients are refused once it is closed. A Unix
+    socket is shut down for reading instead, which also keeps the backlog.
     """
     if not LINUX:
         return False
@@ -52,7 +52,7 @@ def welcome_connections(listener: socket.socket) -> None:
 
 
 def waiting_connections(listener: socket.socket) -> int:
-    """How many connections wait to be accepted, 0 where the kernel does not tell: tcp(7), TCP_INFO, tcpi_unacked."""
+    """The number of connections in the backlog, 0 if unknown: tcp(7), TCP_INFO, tcpi_unacked."""
     if not LINUX or listener.family == socket.AF_UNIX:
         return 0
     try:
@@ -63,13 +63,13 @@ def waiting_connections(listener: socket.socket) -> int:
 
 
 def received_bytes(connection: socket.socket) -> int:
-    """How many bytes a TCP connection has received, read or not: tcp(7), TCP_INFO, tcpi_bytes_received (Linux 4.1)."""
+    """The bytes that a TCP connection has received, read or not: TCP_INFO, tcpi_bytes_received (Linux 4.1)."""
     info = connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 136)
     return int(struct.unpack_from("Q", info, 128)[0]) if len(info) == 136 else 0
 
 
 def unread_bytes(connection: socket.socket) -> int:
-    """How many bytes have been received and not been read: ioctl_tty(2), FIONREAD."""
+    """The bytes that have been received and not read: ioctl_tty(2), FIONREAD."""
     import fcntl
     import termios
 
@@ -79,7 +79,7 @@ def unread_bytes(connection: socket.socket) -> int:
 
 
 def duplicate_socket(descriptor: int) -> socket.socket:
-    """A socket of its own for what a descriptor leads to. Raises OSError, and leaves nothing open, if that is none."""
+    """A socket object on a duplicate of the descriptor. Raises OSError, with nothing left open, for another file."""
     duplicate = os.dup(descriptor)
     try:
         return native.socket.socket(fileno=duplicate)
@@ -89,22 +89,22 @@ def duplicate_socket(descriptor: int) -> socket.socket:
 
 
 def is_named(sock: socket.socket, listener: Any) -> bool:
-    """Whether a socket is the listener with that getsockname(2), or was accepted there."""
+    """Whether a socket is the listener with this getsockname(2), or was accepted by it."""
     name = sock.getsockname()
     if sock.family == getattr(socket, "AF_UNIX", None) or not isinstance(name, tuple):
         return bool(name == listener)
     if not isinstance(listener, tuple) or sock.type != socket.SOCK_STREAM:
         return False
-    # A listener at every address of the machine accepts at one of them.
+    # A listener at the wildcard address accepts at a specific one.
     return bool(name[1] == listener[1]) and listener[0] in (name[0], "0.0.0.0", "::")
 
 
 def close_copies(listener: Any) -> None:
-    """In a forked child: close what is named like a listener of the parent, whoever opened it there."""
+    """In a forked child: close every socket of the parent's listener and its connections, by getsockname(2)."""
     if not LINUX:
         return
     for number in map(int, os.listdir("/proc/self/fd")):
-        # Most of them are no sockets.
+        # Raised for other files.
         with contextlib.suppress(OSError), duplicate_socket(number) as sock:
             if is_named(sock, listener):
                 os.close(number)

@@ -9,27 +9,27 @@ from .native import queue, threading
 
 
 class StandbyThread:
-    """A daemon thread that is there before it is needed, when there might be none to be had.
+    """A daemon thread that is started before it is needed.
 
-    The system may have none left, and from Python 3.12 on none starts once the main thread has returned.
+    Later the system may have no thread left, and since Python 3.12 none starts once the main thread has returned.
     """
 
     def __init__(self, name: str) -> None:
-        """Raises RuntimeError if there is no thread to be had now."""
+        """Raises RuntimeError if no thread can be started."""
         self._work: queue.SimpleQueue[Callable[[], Any] | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self._thread.start()
 
     def run(self, function: Callable[[], Any]) -> None:
-        """Call `function` there; that is all that the thread ever does."""
+        """Call `function` in the thread, which then ends."""
         self._work.put(function)
 
     def discard(self) -> None:
-        """Let it end, if it has not been needed; more than once is fine."""
+        """End the unused thread; more than once is fine."""
         self._work.put(None)
 
     def join(self, timeout: float | None = None) -> bool:
-        """Wait for its end, at most for so many seconds; whether it has ended."""
+        """Wait for its end for at most `timeout` seconds; whether it has ended."""
         self._thread.join(timeout)
         return not self._thread.is_alive()
 

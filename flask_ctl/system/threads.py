@@ -1,4 +1,4 @@
-"""Which threads of this program would keep it from ending, and which of them are at work."""
+"""The program's threads that keep the process from ending, and those at work."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from types import FrameType
 
 
 def background_threads(but: Collection[threading.Thread] = ()) -> list[str]:
-    """Names of the threads that Python waits for at its end, which did not start to serve: not the main one.
+    """Names of the threads that Python waits for at its end, without the main thread and those in `but`.
 
-    Workers of a ThreadPoolExecutor are not among them, because they end by themselves once they have nothing to do;
-    `but` are the HTTP server's own.
+    Workers of a ThreadPoolExecutor are not included: they end by themselves when they are idle. `but` are the HTTP
+    server's threads.
     """
     main = threading.main_thread()
     return [
@@ -24,7 +24,7 @@ def background_threads(but: Collection[threading.Thread] = ()) -> list[str]:
 
 
 def busy_executor_threads() -> list[str]:
-    """Names of the ThreadPoolExecutors' workers that run something, or have something to run."""
+    """Names of the ThreadPoolExecutor workers that run an item, or have one in their queue."""
     workers = dict(executors._threads_queues)
     frames = sys._current_frames() if workers else {}
     return [
@@ -35,7 +35,7 @@ def busy_executor_threads() -> list[str]:
 
 
 def threads_that_stay() -> list[str]:
-    """Names of all the threads that Python would wait for at this moment."""
+    """Names of all threads that Python would wait for now."""
     return [*background_threads(), *busy_executor_threads()]
 
 

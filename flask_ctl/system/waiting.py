@@ -1,4 +1,4 @@
-"""Waiting for descriptors and for other threads, without what gevent changes."""
+"""Waiting for descriptors and for other threads, without gevent's patches."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from .native import threading
 
 
 def wait_readable(descriptors: list[int], timeout: float | None) -> list[int]:
-    """Those of `descriptors` that are readable or at their end, after at most `timeout` seconds (None: for ever)."""
+    """The descriptors that are readable or at their end, after at most `timeout` seconds (None: no limit)."""
     poll = native.select.poll()
     for descriptor in descriptors:
         poll.register(descriptor, select.POLLIN)
@@ -44,8 +44,8 @@ class Waker:
             self._read, self._write = os.pipe()
             os.set_blocking(self._read, False)
             os.set_blocking(self._write, False)
-        # Nobody may write when `close` has given the number away. Reentrant, because a signal handler may wake while
-        # its thread does, and held only over one system call that does not wait.
+        # No thread may write once `close` has released the number. Reentrant, because a signal handler may interrupt
+        # `wake` in its own thread. Held only during one system call that does not block.
         self._lock = threading.RLock()
         in_child(Step.MEMORY, self._renew_lock)
 
@@ -53,7 +53,7 @@ class Waker:
         return self._read
 
     def wake(self) -> None:
-        """Make it readable; of one that is closed, nothing."""
+        """Make it readable; does nothing after `close`."""
         # Full means that it is readable already.
         with self._lock, contextlib.suppress(BlockingIOError):
             if self._write >= 0:
@@ -64,7 +64,7 @@ class Waker:
             os.read(self._read, 4096)
 
     def close(self) -> None:
-        """More than once is fine, and others may wake meanwhile."""
+        """More than once is fine, also while another thread calls `wake`."""
         with self._lock:
             descriptors = {self._read, self._write} - {-1}
             self._read = self._write = -1
@@ -77,9 +77,9 @@ class Waker:
 
 
 class NativeEvent:
-    """Like a threading.Event that any thread may set, for the thread of a loop.
+    """A threading.Event for the thread of an event loop, which any native thread may set.
 
-    Where gevent has patched the program, greenlets go on while it waits; a real Event would hold up all of them.
+    In a program patched by gevent other greenlets go on while one waits; an unpatched Event would block all of them.
     """
 
     def __init__(self) -> None:
@@ -91,7 +91,7 @@ class NativeEvent:
 
     def set(self) -> None:
         self._is_set = True
-        # Who has waited may be through already, and have closed it.
+        # The waiting thread may have gone on already, and have closed it.
         with contextlib.suppress(OSError):
             self._waker.wake()
 
@@ -110,9 +110,9 @@ class NativeEvent:
 
 
 class EagerSwitching:
-    """Less waiting for the GIL inside: five milliseconds a system call otherwise, while other threads compute.
+    """A context with less waiting for the GIL, otherwise 5 ms per system call while other threads compute.
 
-    The interval is the process's, so the first of several threads sets it and the last one restores it.
+    The switch interval is global, so the first of several threads sets it and the last one restores it.
     """
 
     def __init__(self) -> None:
@@ -134,7 +134,7 @@ class EagerSwitching:
                 sys.setswitchinterval(self._before)
 
     def abandon(self) -> None:
-        """In a forked child: nobody is inside any more."""
+        """In a forked child, in which no thread is inside."""
         self._lock = threading.Lock()
         if self._depth:
             self._depth = 0
