@@ -23,7 +23,7 @@ from flask_ctl.system.addresses import parse_address
 from flask_ctl.transports.control_thread import ControlServer
 from flask_ctl.transports.factory import CurveFiles, make_listener
 from flask_ctl.transports.reactor import Reactor
-from flask_ctl.transports.zeromq.listener import HELD
+from flask_ctl.transports.zeromq.router import HELD
 from flask_ctl.transports.zeromq.session import ZmqClient
 
 CONNECTIONS = 100

@@ -417,7 +417,7 @@ def test_raw_garbage_changes_nothing(peer, garbage):
 
 
 def test_who_does_not_say_who_it_is_is_sent_away(short_path, free_port, monkeypatch):
-    monkeypatch.setattr("flask_ctl.transports.zeromq.listener.HANDSHAKE_TIMEOUT", 0.1)
+    monkeypatch.setattr("flask_ctl.transports.zeromq.router.HANDSHAKE_TIMEOUT", 0.1)
     peer = Peer(ipc_wire(short_path, free_port))
     with contextlib.closing(peer), connected(peer) as sock:
         sock.sendall(GREETING[:11])

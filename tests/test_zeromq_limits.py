@@ -78,7 +78,7 @@ def test_who_never_reads_is_told_no_more_of_what_is_wrong_with_its_messages(peer
             talk.sock.send_multipart([b"one", b"two"])
             talk.send(b"")
         assert peer.answers()
-        assert max(len(client._out) for client in peer.wire.listener._clients.values()) <= MAX_WAITING + 1
+        assert max(len(client._out) for client in peer.wire.listener._router.clients.values()) <= MAX_WAITING + 1
 
 
 def test_a_server_that_accepts_nobody_is_there_all_the_same(serve, short_path):

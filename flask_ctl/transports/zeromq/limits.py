@@ -70,6 +70,9 @@ class AcceptedConnections:
 
     def heard(self, descriptor: int, role: Role | None) -> None:
         """A message has come over the connection with this descriptor, from a peer with that role."""
+        if descriptor not in self._connections:
+            # The message may come before the event of its connection, which would count as one that has said nothing.
+            self.note()
         connection = self._connections.get(descriptor)
         if connection is not None:
             connection.heard = time.monotonic()
