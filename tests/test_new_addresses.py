@@ -11,7 +11,7 @@ from servers import SERVERS
 
 from flask_ctl.servers import checkconfig
 from flask_ctl.servers import urls as listening
-from flask_ctl.servers.checkconfig import Rehearsal
+from flask_ctl.servers.checkconfig import ConfigCheck
 from flask_ctl.servers.urls import end_preflight, try_to_bind
 
 
@@ -95,7 +95,7 @@ def test_gunicorn_binds_all_or_nothing(preflight, monkeypatch, taken, free_port,
     """An address that is kept beside a new one is still taken by old workers."""
     served, other = ("127.0.0.1", taken), ("127.0.0.1", free_port)
     monkeypatch.setattr(checkconfig, "served", [str(served)])
-    gunicorn = Rehearsal()
+    gunicorn = ConfigCheck()
     gunicorn._configuration = Configuration(*{"all": [served], "one": [other, served], "none": [other]}[keeps])
     if keeps == "one":
         with pytest.raises(OSError, match=str(taken)):

@@ -14,7 +14,7 @@ from ..errors import ConfigurationError
 from ..lifecycle.app import refuse_insecure
 from ..lifecycle.instance import Instance
 from ..servers.base import Host, HttpServer, PreforkWorker, WSGIApp
-from ..servers.checkconfig import Rehearsal
+from ..servers.checkconfig import ConfigCheck
 from ..servers.middleware import Environ
 from ..servers.registry import arm_all, server_of_workers
 from ..servers.unknown import UnknownServer
@@ -36,7 +36,7 @@ class AppRegistry(Host):
         self._states: weakref.WeakValueDictionary[int, AppState] = weakref.WeakValueDictionary()
         self._first: weakref.ref[Any] | None = None
         self._lock = threading.Lock()
-        self._gunicorn = Rehearsal()
+        self._gunicorn = ConfigCheck()
 
     def add(self, app: Any, state: AppState) -> None:
         """Register an app, and patch the known servers."""

@@ -1,7 +1,7 @@
-"""gunicorn's ``--check-config``, by which its new code is rehearsed: it loads the app, and binds nothing.
+"""gunicorn's ``--check-config``, which is the preflight of its new code: it loads the app, and binds nothing.
 
-At a reload the master closes its listeners if other addresses are configured, binds the new ones, and ends if it can't.
-Old workers still listen then, so none of the former addresses can stay beside another one.
+At a reload with other addresses the master closes its listeners, binds all addresses anew, and ends if it can't. Old
+workers still listen then, so an address that stays is taken, too.
 """
 
 from __future__ import annotations
@@ -15,18 +15,18 @@ from .urls import try_to_bind
 
 
 def written(configuration: Any) -> list[str]:
-    """The addresses of a gunicorn configuration, to be compared."""
+    """The addresses of a gunicorn configuration, in a form that can be compared."""
     return [str(address) for address in configuration.address]
 
 
-class Rehearsal:
-    """What gunicorn would do with the configuration with which it loads the app, in a preflight."""
+class ConfigCheck:
+    """In a preflight: whether gunicorn could bind the addresses of the configuration with which it loads the app."""
 
     def __init__(self) -> None:
         self._configuration: Any = None
 
     def look(self) -> None:
-        """Find the configuration, while the app is loaded."""
+        """Find the configuration on the stack, while the app is loaded."""
         if preflighting:
             self._configuration = self._configuration or _configuration()
 

@@ -32,7 +32,7 @@ def serve(app: WSGIApp, host: str, port: int, threads: int | None) -> None:
 
 
 def arm(host: Host) -> None:
-    """Make every cheroot server of this process tell `host` when it begins to serve."""
+    """Make every cheroot server of this process register with `host` when it begins to serve."""
     HTTPServer.serve = _controlled(host, HTTPServer.serve)
     HTTPServer.bind = _inheriting(host, HTTPServer.bind)
     HTTPServer.bind_unix_socket = _inheriting(host, HTTPServer.bind_unix_socket)
@@ -65,7 +65,7 @@ def _inheriting(host: Host, bind: Callable[..., Any]) -> Callable[..., Any]:
 def _as_daemon(host: Host, start: Callable[[Any], None]) -> Callable[[Any], None]:
     @functools.wraps(start)
     def start_as_daemon(self: Any) -> None:
-        # One that is busy with a request which was cut must not keep the process alive.
+        # A thread that is busy with a request which was cut must not keep the process alive.
         if host.serves_controlled(_app_of(self.server)):
             self.daemon = True
         start(self)
@@ -93,7 +93,7 @@ class CherootServer(KeepAliveServer):
         self._put_conn: Callable[[Any], None] = server.put_conn
 
     def own_threads(self) -> Collection[threading.Thread]:
-        # It answers 503 where the others are busy, and is started without being kept anywhere.
+        # This thread answers 503 when the others are busy; cheroot keeps no reference to it.
         mine = getattr(self._server, "_serve_unservicable", self)
         return [thread for thread in threading.enumerate() if getattr(thread, "_target", None) == mine]
 
@@ -109,7 +109,7 @@ class CherootServer(KeepAliveServer):
 
     def _detach(self) -> None:
         server, pool = self._server, self._server.requests
-        # Its stop() would knock at its own door, and wait for threads that may be busy with a request that was cut.
+        # Its stop() would connect to its own socket, and wait for threads that are busy with a request that was cut.
         if server.socket is not None:
             server.socket.close()
             server.socket = None
@@ -159,7 +159,7 @@ class CherootServer(KeepAliveServer):
         return self._socket_of(connection).detach()
 
     def _select(self, select: Callable[[float], Iterable[Any]], timeout: float) -> Iterable[Any]:
-        """What the loop waits with: for its own descriptors, and for us."""
+        """Replaces the loop's `select`: waits for its descriptors and for the waker."""
         descriptors = [self._waker.fileno()]
         if not self.holding:
             descriptors.append(self._manager._selector._selector.fileno())
@@ -180,14 +180,14 @@ class CherootServer(KeepAliveServer):
         self._process_conn(connection)
 
     def _put(self, connection: Any) -> None:
-        """Called by a thread that has answered: the loop may have the next request before this returns."""
+        """Called by a thread that has answered; the loop may begin the next request before this returns."""
         request = self.busy.request_of(connection)
         self._put_conn(connection)
         self.busy.done(connection, request)
 
 
 class _Accepted:
-    """Stands for a listening socket where a connection was accepted long ago."""
+    """Looks like a listening socket that returns a connection which is accepted already."""
 
     def __init__(self, accepted: tuple[socket.socket, Any]) -> None:
         self._accepted = accepted
@@ -197,7 +197,7 @@ class _Accepted:
 
 
 def _connection_class(base: Any, server: CherootServer) -> Any:
-    """A connection class that tells `server` how its connections fare."""
+    """A connection class that reports to `server` when its connections are answered, and closed."""
 
     class Request(base.RequestHandlerClass):  # type: ignore[misc]
         def send_headers(self) -> None:

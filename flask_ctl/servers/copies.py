@@ -1,4 +1,4 @@
-"""Copies of listening sockets, made before a reload commits: nothing may fail any more after that."""
+"""Copies of listening sockets, made before a reload commits, because nothing may fail after that."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from ..system.sockets import duplicate_socket, waiting_connections
 
 
 class ListenerCopies:
-    """Copies of a server's listening sockets, by the addresses that the program asked for."""
+    """Copies of a server's listening sockets, by the addresses that were asked for."""
 
     def __init__(self) -> None:
         self._copies: dict[str, socket.socket] = {}
 
     def make(self, listeners: Mapping[str, Any]) -> None:
-        """Copy each of them. Raises OSError, and leaves none behind, where no descriptor is to be had."""
+        """Copy each socket. Raises OSError, and keeps no copy, if the process is out of descriptors."""
         try:
             for address, listener in listeners.items():
                 self._copies[address] = duplicate_socket(listener.fileno())
@@ -25,7 +25,7 @@ class ListenerCopies:
             raise
 
     def discard(self) -> int:
-        """Close them; the number of connections that wait there to be accepted."""
+        """Close the copies; returns the number of connections that wait there to be accepted."""
         waiting = 0
         for copy in self._copies.values():
             waiting += waiting_connections(copy)
@@ -34,6 +34,6 @@ class ListenerCopies:
         return waiting
 
     def detach(self) -> dict[str, int]:
-        """Their descriptors, which are the caller's from now on."""
+        """The descriptors by address; the caller owns them from now on."""
         copies, self._copies = self._copies, {}
         return {address: copy.detach() for address, copy in copies.items()}

@@ -1,4 +1,4 @@
-"""granian: its worker processes are noticed when they construct what serves the WSGI interface."""
+"""granian: its worker processes register when they construct the object that serves the WSGI interface."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ from .registry import WORKERS
 from .urls import url
 
 BACKLOG_TIMEOUT, BACKLOG_INTERVAL = 2.0, 0.005
-"""Seconds for what has arrived at a worker's socket to be accepted before the worker ends; and between two looks."""
+"""Seconds in which a worker accepts what has arrived at its socket before it ends; and between two checks."""
 
 UNREAD_TIMEOUT = 0.5
-"""Seconds for a connection that has been accepted to send something, and for that to be read."""
+"""Seconds for an accepted connection to send something, and for the worker to read it."""
 
 LISTEN_TIMEOUT = 10.0
 """Seconds for a worker that is about to serve to listen."""
@@ -36,7 +36,7 @@ SIGNALS = {"stop": signal.SIGTERM, "fast": signal.SIGTERM, "reload": signal.SIGH
 
 
 def arm(host: Host) -> None:
-    """Make every granian worker of this process tell `host` when it begins to serve."""
+    """Make every granian worker of this process register with `host` when it begins to serve."""
     WORKERS["granian"] = lambda: multiprocessing.parent_process() is not None
     module: Any = sys.modules["granian.server.mp"]
     construct = module.WSGIWorker
@@ -61,7 +61,7 @@ def _loader() -> Any:
 
 
 class GranianWorker(PreforkWorker):
-    """One worker process. Its listening sockets are its own, made where Python does not see them."""
+    """One worker process. It makes its own listening sockets, outside of Python."""
 
     name = "granian"
     runs_exit_handlers = False
@@ -72,18 +72,18 @@ class GranianWorker(PreforkWorker):
 
     @property
     def listeners(self) -> list[str]:
-        """Where it listens, as soon as it does."""
+        """Waits until the worker listens, for LISTEN_TIMEOUT at most."""
         deadline = time.monotonic() + LISTEN_TIMEOUT
         while not (urls := [url(sock.getsockname()) for sock in listening()]) and time.monotonic() < deadline:
             time.sleep(BACKLOG_INTERVAL)
         return urls
 
     def take_over_signals(self) -> None:
-        """In the main thread: before a signal ends this worker, what has arrived at its socket is accepted.
+        """In the main thread: have the worker accept what has arrived at its socket before a signal ends it.
 
-        The main thread waits for a lock from now on. A signal that the kernel gives to another thread does not wake
-        it, and its handler would never be called. So a thread of ours hears of signals by the descriptor to which
-        Python writes them in whatever thread it is.
+        The main thread waits for a lock from now on. A signal that the kernel delivers to another thread does not wake
+        it, and the handler would never be called. So a thread reads signals from the descriptor to which Python writes
+        them in every thread (`signal.set_wakeup_fd`).
         """
         handlers = {signum: signal.signal(signum, _heard) for signum in (signal.SIGTERM, signal.SIGINT)}
         read, write = os.pipe()
@@ -99,7 +99,7 @@ class GranianWorker(PreforkWorker):
         return f"the program that runs granian has loaded the code in the master, pid {self.master}; stop and start"
 
     def start_directory(self, given: str | None) -> StartDirectory:
-        # Its processes stay in the directory of the start, whose modules come first.
+        # Its processes stay in the directory of the start, which comes first on the module path.
         here = program.origin.real
         told = str(getattr(self._loader, "keywords", {}).get("wd") or "")
         path = told if os.path.isabs(told) and os.path.realpath(told) != here else here
@@ -137,14 +137,14 @@ class GranianWorker(PreforkWorker):
 
     def _hand_on(self, handler: Any, signum: int) -> None:
         _wait_while(self.waiting, BACKLOG_TIMEOUT)
-        # It closes those whose request it has not begun to read.
+        # At the signal it closes the connections whose request it has not begun to read.
         ports = self._ports()
         _wait_while(lambda: unread_connections(ports), UNREAD_TIMEOUT)
         handler(signum, None)
 
 
 def _heard(signum: int, frame: FrameType | None) -> None:
-    """The handler, without which Python would not write the signal to the descriptor."""
+    """A handler that does nothing; without one Python would not write the signal to the descriptor."""
 
 
 def _wait_while(condition: Callable[[], Any], seconds: float) -> None:

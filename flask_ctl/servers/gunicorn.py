@@ -1,4 +1,4 @@
-"""gunicorn: its workers, of whatever class, are noticed when they have loaded the app and are about to serve."""
+"""gunicorn: its workers register, in every worker class, when they have loaded the app and are about to serve."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ SIGNALS = {"stop": signal.SIGTERM, "fast": signal.SIGQUIT, "reload": signal.SIGH
 
 
 def arm(host: Host) -> None:
-    """Make every gunicorn worker of this process tell `host` when it begins to serve."""
+    """Make every gunicorn worker of this process register with `host` when it begins to serve."""
     WORKERS["gunicorn"] = lambda: "gunicorn.arbiter" in sys.modules
     base.Worker.booted = _Booted(host)
 
 
 class _Booted:
-    """Stands for the attribute that gunicorn sets in every worker, in every worker class, right before its loop."""
+    """A descriptor for the attribute that gunicorn sets in every worker right before its loop."""
 
     def __init__(self, host: Host) -> None:
         self._host = host
@@ -83,7 +83,7 @@ class GunicornWorker(PreforkWorker):
         )
 
     def start_directory(self, given: str | None) -> StartDirectory:
-        # At a reload the master goes there again. By default it is the shell's name of the directory of its start.
+        # The master changes there again at a reload. The default is the start's directory as the shell names it.
         remedy = "stop it, and start it with --chdir {link}"
         return program.origin.for_server(self._worker.cfg.chdir, given, remedy=remedy)
 
@@ -95,13 +95,13 @@ class GunicornWorker(PreforkWorker):
         environment = dict(program.environment)
         environment["GUNICORN_CMD_ARGS"] = f"{environment.get('GUNICORN_CMD_ARGS', '')} --check-config".strip()
         environment[SERVED] = json.dumps(written(self._worker.cfg))
-        # Not where --chdir has led: that, and the file of --config, may be relative.
+        # Not the directory of --chdir: that option, and the file of --config, may be relative.
         directory = self._worker.cfg.settings["chdir"].default
         return {"command": program.command, "directory": directory, "environment": environment}
 
     def set_accepting(self, accept: bool) -> bool:
         if accept:
-            # Unasked nothing is changed, but for what a hub that was killed has left.
+            # This undoes only what was changed before, by this hub or by one that was killed.
             self._set("keepalive", self._keepalive)
             if not self._shares_listeners():
                 for sock in self._sockets:
@@ -121,10 +121,10 @@ class GunicornWorker(PreforkWorker):
         return self._tcp_ports
 
     def begun(self) -> int:
-        # Not at the top: it is this module's import that may have brought us here.
+        # Not at the top: gunicorn's package may be in the middle of its import.
         from gunicorn.workers.sync import SyncWorker
 
-        # Only these workers keep no connection: whoever has sent something waits for an answer.
+        # Only these workers close each connection after its answer: one that has sent something waits for it.
         return begun_connections(self._tcp_ports) if isinstance(self._worker, SyncWorker) else 0
 
     def is_abort(self, error: BaseException | None) -> bool:
@@ -140,7 +140,7 @@ class GunicornWorker(PreforkWorker):
             self._worker.cfg.set(name, value)
 
     def _shares_listeners(self) -> bool:
-        """Whether others live on with these sockets when this master ends: systemd, or another master (USR2)."""
+        """Whether another process keeps these sockets when this master ends: systemd, or another master (USR2)."""
         if "LISTEN_FDS" in program.environment:
             return True
         former = os.environ.get("GUNICORN_PID")

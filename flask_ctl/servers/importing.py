@@ -1,4 +1,4 @@
-"""To be told of a module when it is imported, without importing it."""
+"""Callbacks for the import of a module, without importing it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _wanted: dict[str, list[Callable[[], Any]]] = {}
 
 
 def when_imported(name: str, call: Callable[[], Any]) -> None:
-    """Call `call` once the module `name` has been executed: at once if it has been, else right after its import."""
+    """Call `call` when the module `name` has been executed: at once, or right after its import."""
     if name in sys.modules:
         call()
         return
@@ -23,7 +23,7 @@ def when_imported(name: str, call: Callable[[], Any]) -> None:
 
 
 class _Finder(importlib.abc.MetaPathFinder):
-    """Finds nothing of its own, but puts a loader that tells around those of the modules that are wanted."""
+    """Finds no module by itself; wraps the loader of each wanted module."""
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
@@ -40,7 +40,7 @@ class _Finder(importlib.abc.MetaPathFinder):
 
 
 class _Loader(importlib.abc.Loader):
-    """A module's loader until it has executed the module; nobody finds this one there afterwards."""
+    """Calls the callbacks after its module has been executed; the module itself shows only its own loader."""
 
     def __init__(self, loader: Any) -> None:
         self._loader = loader

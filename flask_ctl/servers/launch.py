@@ -13,7 +13,7 @@ from .urls import host_and_port
 
 
 class Program(NamedTuple):
-    """What to execute, and what its environment has to have besides ours."""
+    """A command line, and the variables that its environment needs in addition."""
 
     command: list[str]
     environment: dict[str, str]
@@ -22,9 +22,9 @@ class Program(NamedTuple):
 def server_program(
     name: str, target: str, host: str, port: int, threads: int | None, directory: str | None = None
 ) -> Program | None:
-    """The program by which a server serves `target`, a ``module:name``; None for one that serves in this process.
+    """The command that serves `target`, a ``module:name``; None for a server that runs in this process.
 
-    At a reload it goes to `directory` again, if it can. Raises ConfigurationError if it is not installed.
+    At a reload it changes to `directory` again, if the server can. Raises ConfigurationError if it is not installed.
     """
     if name not in _PROGRAMS:
         return None
@@ -51,7 +51,7 @@ def _gunicorn(target: str, host: str, port: int, threads: int | None) -> Program
 
     command = [sys.executable, "-m", "gunicorn", "--bind", host_and_port(host, port)]
     if any(setting.name == "control_socket_disable" for setting in KNOWN_SETTINGS):
-        # Its own control socket is served by a thread of the master, which forks.
+        # gunicorn's own control socket needs a thread in the master, which forks.
         command.append("--no-control-socket")
     return Program([*command, *_option("--threads", threads), target], {})
 
@@ -59,7 +59,7 @@ def _gunicorn(target: str, host: str, port: int, threads: int | None) -> Program
 def _uwsgi(target: str, host: str, port: int, threads: int | None) -> Program:
     command = [sys.executable, "-c", "import pyuwsgi; pyuwsgi.run()", "--master", "--need-app", "--die-on-term"]
     command += ["--http-socket", host_and_port(host, port), *_option("--threads", threads), "--module", target]
-    # At a reload it executes itself anew by an interpreter that does not know the virtual environment.
+    # At a reload uWSGI executes itself by an interpreter that does not find the virtual environment.
     places = [_place_of(name) for name in ("pyuwsgi", "flask_ctl", target.partition(".")[0])]
     known = os.environ.get("PYTHONPATH", "").split(os.pathsep)
     return Program(command, {"PYTHONPATH": os.pathsep.join(dict.fromkeys(filter(None, [*known, *places])))})
@@ -88,7 +88,7 @@ _PROGRAMS: dict[str, tuple[str, Callable[[str, str, int, int | None], Program]]]
     "uwsgi": ("pyuwsgi", _uwsgi),
     "granian": ("granian", _granian),
 }
-"""The module that has to be there, and how it is called."""
+"""The module to look for, and the function that makes the command."""
 
 _WITH_CHDIR = ("gunicorn", "uwsgi")
-"""Those that can be told where to go at a reload."""
+"""Servers that change to a given directory at a reload."""

@@ -1,4 +1,4 @@
-"""Requests in flight, counted where every WSGI server passes (PEP 3333).
+"""WSGI middleware (PEP 3333) that counts requests, in flight and in total.
 
 A request is in flight from the call of the app until the response's `close()`. There is no lock on the way: entries
 of a dict come and go atomically under the GIL, and `next` of an `itertools.count` is atomic too.
@@ -20,7 +20,7 @@ WSGIApp = Callable[[Environ, StartResponse], Iterable[bytes]]
 
 
 class _Counter:
-    """Counts up without a lock; reading, which is rare, takes one and takes a number, which it makes up for."""
+    """Counts up without a lock. Reading, which is rare, takes a lock and uses up a number, which it subtracts again."""
 
     __slots__ = ("_before", "_lock", "_reads", "up")
 
@@ -31,7 +31,7 @@ class _Counter:
         self.up = itertools.count().__next__
 
     def carry_on(self, before: int) -> None:
-        """Count what was counted elsewhere, too."""
+        """Add what another counter has counted."""
         self._before = before
 
     def read(self) -> int:
@@ -57,7 +57,7 @@ class RequestCounter:
         self.shutdown: Callable[[], Any] | None = None
         self._aborted = _Counter()
         self.is_abort: Callable[[BaseException | None], bool] | None = None
-        """Whether it is the server that has ended a request, by the exception with which that ended."""
+        """Whether the server itself has ended a request, by the exception with which the request ended."""
 
     def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
         # Another thread may set it to None at any time.
@@ -96,7 +96,7 @@ class RequestCounter:
         return time.monotonic() - min(began) if began else None
 
     def carry_on(self, begun: int, failed: int) -> None:
-        """Go on from the totals of the image that this one has replaced."""
+        """Continue the totals of the previous image."""
         self._begun.carry_on(begun)
         self._failed.carry_on(failed)
 
@@ -114,8 +114,8 @@ class RequestCounter:
 class _Exchange:
     """One request and its response: the app's `start_response`, and the server's iterable.
 
-    The counter fills it in, without an `__init__`, and gives it the class that its body calls for: every call and
-    every object less is a tenth of what counting costs.
+    For speed the counter sets the attributes, without an `__init__`, and replaces the class by the one that fits the
+    body: each call and each object that is saved is a tenth of what counting costs.
     """
 
     __slots__ = ("body", "counter", "failed", "server_start", "token")

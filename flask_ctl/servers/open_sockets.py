@@ -1,4 +1,4 @@
-"""The sockets of this process as the kernel knows them, for servers that do not show theirs to Python."""
+"""The sockets of this process, from /proc/self/fd, for servers that do not show theirs to Python."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ def silent_connections(ports: Collection[int]) -> int:
 
 
 def unread_connections(ports: Collection[int]) -> int:
-    """How many connections that were accepted at these TCP ports have sent nothing yet, or what nobody has read."""
+    """How many connections that were accepted at these TCP ports have sent nothing, or bytes that are still unread."""
     return sum(not received_bytes(sock) or unread_bytes(sock) > 0 for sock in _accepted(ports))
 
 
 def end_silent_connections(ports: Collection[int]) -> None:
-    """Have the server read the end of the connections, accepted at these TCP ports, that have not sent a byte."""
+    """Shut down the connections, accepted at these TCP ports, that have not sent a byte; the server reads their end."""
     for sock in _accepted(ports):
         if not received_bytes(sock):
             with contextlib.suppress(OSError):
@@ -49,7 +49,7 @@ def _accepted(ports: Collection[int]) -> Iterator[socket.socket]:
 
 def _sockets(wanted: Callable[[socket.socket], bool]) -> Iterator[socket.socket]:
     for name in os.listdir("/proc/self/fd"):
-        # Any of them may be closed at any time.
+        # Another thread may close any of them at any time.
         with contextlib.suppress(OSError):
             if not os.readlink(f"/proc/self/fd/{name}").startswith("socket:"):
                 continue

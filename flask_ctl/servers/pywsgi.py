@@ -28,7 +28,7 @@ SERVER = "gevent.pywsgi"
 
 
 def prepare() -> None:
-    """Before an app is imported for ``flask-ctl run``: have what it waits for wait as greenlets do."""
+    """Patch the standard library, before ``flask-ctl run`` imports the app: what blocks yields to other greenlets."""
     from gevent import monkey
 
     monkey.patch_all()
@@ -40,7 +40,7 @@ def serve(app: WSGIApp, host: str, port: int, threads: int | None) -> None:
 
 
 def arm(host: Host) -> None:
-    """Make every pywsgi server of this process tell `host` when it begins to serve."""
+    """Make every pywsgi server of this process register with `host` when it begins to serve."""
     WSGIServer.init_socket = _inheriting(host, WSGIServer.init_socket)
     WSGIServer.start = _controlled(host, WSGIServer.start)
     WSGIServer.serve_forever = _running(WSGIServer.serve_forever)
@@ -96,10 +96,10 @@ class GivenUp(Exception):
 
 
 class SignalWatch:
-    """Has every signal wake gevent's loop, by the descriptor to which Python writes them (`signal.set_wakeup_fd`).
+    """Makes every signal wake gevent's loop, by the descriptor to which Python writes signals (`signal.set_wakeup_fd`).
 
-    The loop looks for signals before it waits. Of one that comes between the two it would hear at its next event only,
-    which may be hours later.
+    The loop checks for signals before it waits. It would handle one that arrives in between at its next event only,
+    which may come hours later.
     """
 
     def __init__(self, loop: Any) -> None:
@@ -110,9 +110,9 @@ class SignalWatch:
         self._set = False
 
     def start(self) -> None:
-        """In the main thread, unless the program has such a descriptor of its own; elsewhere nothing happens."""
+        """Watch signals; does nothing outside of the main thread, or if the program has such a descriptor itself."""
         self._watcher.start(self._drain)
-        # Another thread hears of no signals.
+        # Only the main thread may set the descriptor.
         with contextlib.suppress(ValueError):
             former = signal.set_wakeup_fd(self._write, warn_on_full_buffer=False)
             self._set = former == -1
@@ -133,7 +133,7 @@ class SignalWatch:
         self._read = self._write = -1
 
     def _drain(self) -> None:
-        # Whatever has been read, the loop goes round and looks for signals.
+        # That the loop wakes is enough: it checks for signals then.
         with contextlib.suppress(BlockingIOError):
             os.read(self._read, 4096)
 
@@ -164,7 +164,7 @@ class PywsgiServer(KeepAliveServer):
     def cut(self) -> int:
         count = super().cut()
         if signals.installed and not self.embedded:
-            # One that computes, or waits for something that gevent does not know, keeps the loop from running.
+            # A request that computes, or that blocks without gevent, keeps the loop from running.
             signals.interrupt_main(self._leave_request)
         return count
 
@@ -236,7 +236,7 @@ class PywsgiServer(KeepAliveServer):
             gevent.spawn(self._end_program)
 
     def _end_program(self) -> None:
-        """Where the program has not called `serve_forever`, and would not notice."""
+        """For a program that has not called `serve_forever`, which would have ended it."""
         self.run(lambda: None)
         if not self.embedded:
             raise SystemExit(signals.exit_code)
@@ -272,7 +272,7 @@ class PywsgiServer(KeepAliveServer):
         return plain
 
     def _close(self, sock: Any) -> None:
-        # Nothing happens if it has begun a request until the hub comes to it.
+        # Has no effect if the connection begins a request before the hub gets to it.
         self._hub.cancel_wait(self._waiting[sock], GivenUp())
 
     def _give_up(self, sock: Any) -> int:
@@ -296,7 +296,7 @@ class PywsgiServer(KeepAliveServer):
             self.busy.done(sock)
 
     def _start_accepting(self, start_accepting: Callable[[], None]) -> None:
-        # Whenever a place in its pool gets free the server would accept again.
+        # The server would accept again when a place in its pool gets free.
         if self._accepting:
             start_accepting()
 
@@ -310,12 +310,12 @@ class PywsgiServer(KeepAliveServer):
     def _close_server(self, close: Callable[[], None]) -> None:
         close()
         if not self._is_running and self._state in SERVING:
-            # By the program itself, and nobody waits in serve_forever() to notice.
+            # The program closes the server itself, and no serve_forever() waits for that.
             self.run(lambda: None)
 
 
 def _handler_class(base: Any, server: PywsgiServer) -> Any:
-    """A handler class that tells `server` how its connections fare."""
+    """A handler class that reports to `server` when its connections begin a request."""
 
     class Handler(base):  # type: ignore[misc]
         def handle_one_request(self) -> Any:
@@ -335,7 +335,7 @@ def _handler_class(base: Any, server: PywsgiServer) -> Any:
 
 
 def _has_data(handler: Any) -> bool:
-    """Whether the client has sent what the handler has not looked at; also if it has broken off."""
+    """Whether the client has sent bytes that the handler has not read, or has disconnected."""
     if handler.rfile.closed:
         return True
     timeout = handler.socket.gettimeout()

@@ -1,13 +1,13 @@
-"""The HTTP servers that are known, and their adapters: one module a server, each only what differs.
+"""The table of HTTP servers and their adapters: one module for each server, with what differs.
 
 An adapter is a module with
 
-- `SERVER`, the name of its server's module, at whose import it is armed;
-- `arm(host)`, which makes that server call `host.begin` when it begins to serve;
-- `serve(app, host, port, threads)`, which serves by it, for ``flask-ctl run --server``; if the process has to be made
-  ready for that before the app is imported, also `prepare()`. For servers of several processes there is `launch`.
+- `SERVER`, the name of the server's module, after whose import `arm` is called;
+- `arm(host)`, which patches the server to call `host.register`, or `host.register_worker`, when it begins to serve;
+- `serve(app, host, port, threads)`, for ``flask-ctl run --server``, and `prepare()` if the process has to be made ready
+  before the app is imported. Servers of several processes have a row in `launch` instead.
 
-It may import its server, because it is loaded only when the server has been. Other packages add theirs by the
+An adapter may import its server, because it is loaded only after the server. Other packages add adapters by the
 entry-point group GROUP: the name is the server's, the object is such a module, which is loaded at once.
 """
 
@@ -21,15 +21,15 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..errors import ConfigurationError
+from .base import Host
 from .importing import when_imported
 
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
-from .base import Host
 
 
-class Known(NamedTuple):
-    """A server's adapter, its own module, and the package that has it."""
+class AdapterSpec(NamedTuple):
+    """The modules of an adapter and of its server, and the package that installs the server."""
 
     adapter: str
     server: str
@@ -37,37 +37,36 @@ class Known(NamedTuple):
 
 
 ADAPTERS = {
-    "werkzeug": Known("flask_ctl.servers.werkzeug", "werkzeug.serving", "werkzeug"),
-    "waitress": Known("flask_ctl.servers.waitress", "waitress.server", "waitress"),
-    "cheroot": Known("flask_ctl.servers.cheroot", "cheroot.server", "cheroot"),
-    "pywsgi": Known("flask_ctl.servers.pywsgi", "gevent.pywsgi", "gevent"),
-    "gunicorn": Known("flask_ctl.servers.gunicorn", "gunicorn.workers.base", "gunicorn"),
-    "uwsgi": Known("flask_ctl.servers.uwsgi", "uwsgi", "pyuwsgi"),
-    "granian": Known("flask_ctl.servers.granian", "granian.server.mp", "granian"),
+    "werkzeug": AdapterSpec("flask_ctl.servers.werkzeug", "werkzeug.serving", "werkzeug"),
+    "waitress": AdapterSpec("flask_ctl.servers.waitress", "waitress.server", "waitress"),
+    "cheroot": AdapterSpec("flask_ctl.servers.cheroot", "cheroot.server", "cheroot"),
+    "pywsgi": AdapterSpec("flask_ctl.servers.pywsgi", "gevent.pywsgi", "gevent"),
+    "gunicorn": AdapterSpec("flask_ctl.servers.gunicorn", "gunicorn.workers.base", "gunicorn"),
+    "uwsgi": AdapterSpec("flask_ctl.servers.uwsgi", "uwsgi", "pyuwsgi"),
+    "granian": AdapterSpec("flask_ctl.servers.granian", "granian.server.mp", "granian"),
 }
-"""By the names of the servers, as `run --server` takes them and `status` shows them."""
-
+"""By the name of the server, as `run --server` takes it and `status` shows it."""
 
 GROUP = "flask_ctl.adapters"
-"""The entry points of adapters that other packages bring."""
+"""The entry-point group of adapters that other packages provide."""
 
 WORKERS: dict[str, Callable[[], bool]] = {}
-"""Servers that serve from worker processes, by name: whether this process is one of theirs."""
+"""For each server with worker processes that is loaded: whether this process is one of its workers."""
 
 logger = logging.getLogger("flask_ctl")
 
 
 def server_names() -> list[str]:
-    """The names of the servers that are known."""
-    return list({**ADAPTERS, **_brought()})
+    """The names of the servers that have an adapter."""
+    return list({**ADAPTERS, **_entry_points()})
 
 
 def load_adapter(name: str) -> Any:
-    """The module for a server's name. Raises ConfigurationError for one that is not known, or not installed."""
+    """The adapter of a server. Raises ConfigurationError if there is none, or if the server is not installed."""
     if name in ADAPTERS:
         known = ADAPTERS[name]
         try:
-            # First, because its import may arm the adapter, which must not be half loaded then.
+            # The server first: its import may arm the adapter, which must be loaded completely by then.
             importlib.import_module(known.server)
             return importlib.import_module(known.adapter)
         except ModuleNotFoundError as error:
@@ -75,28 +74,28 @@ def load_adapter(name: str) -> Any:
                 raise
             raise ConfigurationError(f"{name} is not installed; try: pip install {known.package}") from None
     try:
-        return _brought()[name].load()
+        return _entry_points()[name].load()
     except KeyError:
         raise ConfigurationError(f"no server is called {name!r}; there are: {', '.join(server_names())}") from None
 
 
 def prepare_server(name: str) -> None:
-    """Make this process ready to be served by that server, before the app is imported. Raises like `load_adapter`."""
+    """Make this process ready for that server, before the app is imported. Raises like `load_adapter`."""
     adapter = load_adapter(name)
     if hasattr(adapter, "prepare"):
         adapter.prepare()
 
 
 def arm_all(host: Host) -> None:
-    """Make every known server, whether it is imported already or later, tell `host` when it begins to serve."""
+    """Patch every server, now or when it is imported, to register with `host` when it begins to serve."""
     for name, known in ADAPTERS.items():
         _arm_once(name, host, known.server)
-    for name in _brought():
+    for name in _entry_points():
         _arm_once(name, host)
 
 
 def server_of_workers() -> str | None:
-    """The name of the server that this process is a worker of, None if it is of none."""
+    """The name of the server that has started this process as a worker; None if there is none."""
     return next((name for name, is_worker in WORKERS.items() if is_worker()), None)
 
 
@@ -109,16 +108,16 @@ def _arm_once(name: str, host: Host, server: str | None = None) -> None:
     _armed.add(name)
 
     def arm() -> None:
-        with _complaining(name):
+        with _warn_on_failure(name):
             load_adapter(name).arm(host)
 
-    with _complaining(name):
+    with _warn_on_failure(name):
         when_imported(server or load_adapter(name).SERVER, arm)
 
 
 @contextlib.contextmanager
-def _complaining(name: str) -> Iterator[None]:
-    """An adapter that does not work, or not with this version of its server, costs a warning; the app serves."""
+def _warn_on_failure(name: str) -> Iterator[None]:
+    """Log a warning, and let the app serve, if an adapter does not work with this version of its server."""
     try:
         yield
     except Exception as error:
@@ -126,8 +125,8 @@ def _complaining(name: str) -> Iterator[None]:
 
 
 @functools.cache
-def _brought() -> dict[str, EntryPoint]:
-    # Loading this costs a client more than all else together.
+def _entry_points() -> dict[str, EntryPoint]:
+    # Imported late: it takes longer than everything else that a client imports.
     from importlib.metadata import entry_points
 
     return {found.name: found for found in entry_points(group=GROUP) if found.name not in ADAPTERS}

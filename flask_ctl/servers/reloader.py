@@ -1,7 +1,7 @@
-"""Werkzeug's reloader: a parent that restarts, and a child that serves in its second thread.
+"""Werkzeug's reloader: a parent that restarts a child, which serves in its second thread.
 
-A signal to the parent makes `subprocess.call` kill the child with its requests. So the parent only passes TERM on and
-waits, and the child drains.
+A signal to the parent would make `subprocess.call` kill the child, and cut its requests. With the patch the parent
+passes TERM on and waits, and the child drains.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def is_serving_child() -> bool:
 
 
 def arm(host: Host) -> None:
-    """Make both processes end by a drain of the child."""
+    """Patch the reloader so that both processes end by a drain of the child."""
     enter = _reloader.ReloaderLoop.__enter__
     restart = _reloader.ReloaderLoop.restart_with_reloader
 
@@ -56,7 +56,7 @@ def arm(host: Host) -> None:
 
     @functools.wraps(trigger)
     def trigger_reload(self: Any, filename: str) -> None:
-        # A restart would cut what is being drained, and would forget that the end was asked for.
+        # A restart would cut the requests that a stop waits for, and undo the stop.
         if not host.is_stopping():
             trigger(self, filename)
 

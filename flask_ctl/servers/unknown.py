@@ -1,7 +1,7 @@
-"""Any other WSGI server: noticed at its first request, ended by SIGTERM.
+"""Any other WSGI server: noticed at its first request, and ended by SystemExit in the main thread.
 
-Nothing is known of its sockets, so a stop can wait for requests only, not for connections, and the server goes on
-accepting until it ends.
+Its sockets are out of reach, so a stop waits for requests only, not for connections, and the server accepts until it
+ends.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ RETRY_INTERVAL = 0.02
 """Seconds between two tries to find the main thread outside a request."""
 
 PATIENCE = 1.0
-"""Seconds in which a server that has swallowed the end would begin another request."""
+"""Seconds in which a server that has swallowed the SystemExit would begin another request."""
 
 
 class UnknownServer(HttpServer):
-    """A server without an adapter. Its sockets are out of reach: it accepts until it ends."""
+    """A server without an adapter."""
 
     name = "unknown"
     keeps_signal_handlers = True
@@ -51,7 +51,7 @@ class UnknownServer(HttpServer):
         if not signals.installed:
             signals.exit_main()
             return
-        # Servers take an exception in a request for the app's, SystemExit too: whoever serves on has done so.
+        # A server may take the SystemExit for an error of the app; another request shows that it has done so.
         self._requests.on_first = lambda environ: self._left.clear()
         while True:
             signals.interrupt_main(self._leave)
@@ -71,7 +71,7 @@ class UnknownServer(HttpServer):
 
 
 def _handles_request() -> bool:
-    """Whether wsgiref's handler is on the stack: what it does around the app would swallow an exception, too."""
+    """Whether wsgiref's handler is on the stack, which swallows exceptions even around the app."""
     frame: FrameType | None = sys._getframe()
     while frame is not None:
         if frame.f_globals.get("__name__") == "wsgiref.handlers":

@@ -1,4 +1,4 @@
-"""The addresses of HTTP servers: how they are written, and whether new code could have them."""
+"""The addresses of HTTP servers: how they are written, and whether new code could bind them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ..system.preflight import end_if_preflighting, preflighting, served
 
 
 def requested(address: Any) -> str:
-    """The name under which a listening socket is left to the next image: what the program asked for, port 0 too."""
+    """The key of a listening socket for the next image: the address that the program asked for, even port 0."""
     return host_and_port(*address[:2]) if isinstance(address, tuple) else f"unix:{address}"
 
 
@@ -31,7 +31,7 @@ def host_and_port(host: str, port: int | str) -> str:
 
 
 def end_preflight(check: Callable[[], Any], *addresses: Any) -> None:
-    """In a preflight, the server is about to bind these addresses: bind those that are not served now, and end.
+    """In a preflight, when the server is about to bind these addresses: try those that are not served now, and end.
 
     Raises OSError where the server itself would find an address taken, and like `check`.
     """
@@ -43,7 +43,7 @@ def end_preflight(check: Callable[[], Any], *addresses: Any) -> None:
 
 
 def try_to_bind(address: Any, *, shared: bool = False) -> None:
-    """Bind a TCP address, and close it at once; it may be `shared` by SO_REUSEPORT. Raises OSError, naming it.
+    """Bind a TCP address, and close it at once; `shared` sets SO_REUSEPORT. Raises OSError with the address.
 
     Unix sockets are left alone: a server may replace the file that is there.
     """
@@ -55,7 +55,7 @@ def try_to_bind(address: Any, *, shared: bool = False) -> None:
         with socket.socket(family, socket.SOCK_STREAM) as sock:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             if family == socket.AF_INET6:
-                # What listens at the same port of IPv4 is not in the way of every server.
+                # Not every server listens on IPv4 with the same socket.
                 sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
             if shared:
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)

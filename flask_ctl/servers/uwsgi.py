@@ -1,4 +1,4 @@
-"""uWSGI: its workers are noticed after their fork, or once they have loaded the app themselves (``--lazy-apps``).
+"""uWSGI: its workers register after their fork, or when they have loaded the app themselves (``--lazy-apps``).
 
 The module `uwsgi` exists only inside the server.
 """
@@ -35,7 +35,7 @@ SIGNALS = {"stop": signal.SIGINT, "fast": signal.SIGINT, "reload": signal.SIGHUP
 
 
 def arm(host: Host) -> None:
-    """Make every worker of this uWSGI tell `host` when it begins to serve, if uWSGI runs this process at all."""
+    """Make every worker of this uWSGI register with `host` when it begins to serve, if uWSGI runs this process."""
     uwsgi = sys.modules["uwsgi"]
     if not hasattr(uwsgi, "worker_id"):
         return
@@ -59,7 +59,7 @@ def _begin(host: Host, uwsgi: Any) -> None:
         try:
             host.register_worker(worker, None)
         except ConfigurationError as error:
-            # What its hooks raise it prints, and serves.
+            # An exception in a hook is only printed, and uWSGI serves.
             logger.error("%s; uWSGI ends", error.message)
             logs.flush()
             try:
@@ -72,7 +72,7 @@ def _begin(host: Host, uwsgi: Any) -> None:
 def _after_fork(uwsgi: Any, function: Callable[[], Any]) -> None:
     """Call it in every process that uWSGI forks, after what the app wants to be called there."""
     if uwsgi.masterpid() and importlib.util.find_spec("uwsgidecorators") is not None:
-        # If the app imported it later, it would take the place of our hook.
+        # An import by the app later would replace the hook.
         import uwsgidecorators
 
         uwsgidecorators.postfork_chain.append(function)
@@ -123,7 +123,7 @@ class UwsgiWorker(PreforkWorker):
         return None
 
     def start_directory(self, given: str | None) -> StartDirectory:
-        # It comes back to where it was started, resolved, and then goes where it is told to.
+        # At a reload it changes to the resolved directory of its start, and then to that of --chdir.
         told = _text(self._uwsgi.opt.get("chdir"))
         path = told if isinstance(told, str) and os.path.isabs(told) else program.origin.real
         return program.origin.for_server(path, given, remedy="stop it, and start it with --chdir {link}")
@@ -159,7 +159,7 @@ class UwsgiWorker(PreforkWorker):
         return self._sockets
 
     def begun(self) -> int:
-        # It keeps none open: whoever has sent something waits for an answer.
+        # uWSGI closes each connection after its answer: one that has sent something waits for it.
         return begun_connections(self._ports())
 
     def _will_be_found(self) -> bool:

@@ -28,7 +28,7 @@ def serve(app: WSGIApp, host: str, port: int, threads: int | None) -> None:
 
 
 def arm(host: Host) -> None:
-    """Make every waitress server of this process tell `host` when it begins to serve."""
+    """Make every waitress server of this process register with `host` when it begins to serve."""
     for kind in (BaseWSGIServer, MultiSocketServer):
         kind.run = _controlled(host, kind.run)
     for kind in (TcpWSGIServer, UnixWSGIServer):
@@ -83,7 +83,7 @@ class WaitressServer(KeepAliveServer):
             self._take_in(self._listeners[0], connection, address)
 
     def _detach(self) -> None:
-        # Not its shutdown(), which waits for threads that may be busy with a request that was cut.
+        # Not shutdown(), which waits for threads that may be busy with a request that was cut.
         self._listeners[0].task_dispatcher.set_thread_count(0)
         wasyncore.close_all(self._sockets, ignore_all=True)
 

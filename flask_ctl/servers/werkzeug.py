@@ -1,4 +1,4 @@
-"""Werkzeug's own server: `app.run()`, `flask run`, `make_server`; how it is noticed, and served under control."""
+"""Werkzeug's own server: `app.run()`, `flask run`, `make_server`; how it registers, and is served under control."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def serve(app: Any, host: str, port: int, threads: int | None) -> None:
 def make_background_server(
     host: str, port: int, wsgi_app: WSGIApp, *, threaded: bool, **options: Any
 ) -> tuple[WerkzeugServer, int]:
-    """A bound server that is to run in a thread, and its port. Raises OSError if the address can't be used."""
+    """A bound server that is to `run` in a thread, and its port. Raises OSError if the address can't be used."""
     family = select_address_family(host, port)
     # Werkzeug's own bind would print and exit.
     with socket.create_server((host, port), family=family, backlog=LISTEN_QUEUE) as listener:
@@ -47,7 +47,7 @@ def run(server: WerkzeugServer) -> None:
 
 
 def arm(host: Host) -> None:
-    """Make every Werkzeug server of this process tell `host` when it begins to serve."""
+    """Make every Werkzeug server of this process register with `host` when it begins to serve."""
 
     @functools.wraps(_init)
     def __init__(self: Any, *args: Any, **options: Any) -> None:
@@ -66,7 +66,7 @@ def arm(host: Host) -> None:
 
 
 def _construct(wsgi_server: Any, arguments: dict[str, Any]) -> None:
-    """Bind, or take over the socket that a former image of this process has bound for the same request."""
+    """Bind, or take over the socket that the previous image of this process has bound for the same address."""
     wsgi_server._requested_address = requested((arguments["host"], arguments["port"]))
     wsgi_server._given = arguments.get("fd") is not None
     taken = None
