@@ -288,7 +288,7 @@ def test_a_program_follows_the_name_that_it_knows_and_refuses_without_one(serve,
         assert (done.returncode, done.stdout) == (7, "")
         assert f"{site.current} leads to {site.releases / '2'} by now" in done.stderr
         assert "FLASK_CTL_DIRECTORY=" in done.stderr
-        assert "The old code serves on." in done.stderr
+        assert "The old code still serves." in done.stderr
     assert version(server) == now
     assert server.status()["directory"] == str(site.releases / now)
     text = run_cli("status", "--socket", server.socket).stdout

@@ -167,7 +167,10 @@ def test_a_thread_without_a_hook_that_might_end_it_is_waited_for(plain):
 
 def test_and_past_the_grace_nothing_has_happened_and_it_is_named(plain):
     server = plain(THREAD)
-    with server.client() as client, pytest.raises(TimedOut, match=r"keeper.*daemon.*on_stop.*the old code serves on"):
+    with (
+        server.client() as client,
+        pytest.raises(TimedOut, match=r"keeper.*daemon.*on_stop.*the old code still serves"),
+    ):
         client.reload(grace=0.1)
     assert run_cli("reload", "--grace", "0.1", "--socket", server.socket).returncode == 4
     assert server.status()["state"] == "running"

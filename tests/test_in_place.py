@@ -48,7 +48,7 @@ def test_a_signal_that_the_kernel_gives_to_another_thread_is_heard(start, row):
 def test_a_reload_that_does_not_come_to_an_end_is_given_up(start, row):
     server = start(row)
     held = server.begin("/hold/a")
-    with server.client() as client, pytest.raises(CommandError, match="the old code serves on"):
+    with server.client() as client, pytest.raises(CommandError, match="the old code still serves"):
         client.reload(grace=0.1)
     with kept(server.address) if row.keeps_alive else contextlib.nullcontext():
         """Connections are kept again."""

@@ -112,7 +112,7 @@ def refused(server, port):
     assert done.returncode == 7, done
     assert f"127.0.0.1:{port} can't be bound" in done.stderr
     assert "Address already in use" in done.stderr
-    assert "The old code serves on." in done.stderr
+    assert "The old code still serves." in done.stderr
     assert server.get("/version") == (200, b"old")
 
 

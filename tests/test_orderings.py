@@ -212,7 +212,7 @@ def test_what_cannot_be_had_before_the_commit_leaves_the_old_code_serving(scene,
     fail(scene)
     error = failure(scene.reload())
     assert error.code == -32603
-    assert "the old code serves on" in error.message
+    assert "the old code still serves" in error.message
     until(lambda: scene.server.serves, "it serves")
     assert scene.hooks_ran == 0
     assert scene.status()["state"] == "running"
@@ -316,7 +316,7 @@ class TestThreads:
         scene.program.threads.append("worker")
         error = scene.reload(grace=0.0).exception(TIMEOUT)
         assert isinstance(error, TimedOut)
-        for text in ("worker", "daemon", "on_stop", "cut", "the old code serves on"):
+        for text in ("worker", "daemon", "on_stop", "cut", "the old code still serves"):
             assert text in error.message
         assert scene.server.serves
 

@@ -120,7 +120,7 @@ def test_the_command_line_shows_the_traceback_and_exits_with_7(start, program):
     result = run_cli("reload", "--socket", server.socket)
     assert result.returncode == 7
     assert "Traceback" in result.stderr
-    assert "The old code serves on" in result.stderr
+    assert "The old code still serves" in result.stderr
     assert result.stdout == ""
     document = json.loads(run_cli("reload", "--socket", server.socket, "--json").stdout)
     assert document["exit"] == 7

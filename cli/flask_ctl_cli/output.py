@@ -36,7 +36,7 @@ _EXITS: list[tuple[type[ControlError], int, str]] = [
     (NotRunning, 3, "Start it, or give its address by --socket; `flask --app … ctl` takes the address from the app."),
     (TimedOut, 4, ""),
     (AccessDenied, 5, ""),
-    (ReloadFailed, 7, "The old code serves on."),
+    (ReloadFailed, 7, "The old code still serves."),
     (ServerDied, 6, "The app's log may have the reason."),
     (WrongScheme, 8, ""),
     (

@@ -1,4 +1,4 @@
-"""A Flask app that other processes can stop, look into and call."""
+"""A Flask app that other processes can stop, inspect and call."""
 
 import time
 
@@ -25,7 +25,7 @@ def slow() -> str:
 
 @control.command(role="observe")
 def greeted(reset: bool = False) -> dict[str, int]:
-    """Say how many were greeted."""
+    """Show the number of greetings; --reset sets it to 0."""
     answer = dict(greetings)
     if reset:
         greetings["count"] = 0

@@ -4,7 +4,7 @@ set -eu
 place=$(mktemp -d)
 cp "$(dirname "$0")/app.py" "$place"
 cd "$place"
-# The default address of the app is in there, and goes with the rest.
+# The default socket of the app is in there, and is removed with the rest.
 export XDG_RUNTIME_DIR="$place"
 server=
 trap '[ -z "$server" ] || kill "$server" 2>/dev/null || :; rm -rf "$place"' EXIT
@@ -31,34 +31,34 @@ begin_slow_request() {
     until quietly status --json | grep -q '"in_flight": 1'; do :; done
 }
 
-title "An app with nothing but Control(app); commands in its directory find it"
+title "An app with Control(app): commands find it from its directory"
 start
 show flask-ctl ping --wait 10
 
-title "Look into it"
+title "Inspect it"
 show flask-ctl status
 find_url
 
-title "Call a command of its own"
+title "Call one of its own commands"
 fetch "$url/"
 show flask-ctl greeted --reset
 show flask-ctl call greeted reset=perhaps
 
-title "Reload it while a request is in flight: the old code answers that, the new code everybody else"
+title "Reload it while a request is in flight: the old code answers it, the new code all later requests"
 begin_slow_request
 sed 's/Hello!/Hello from the new code!/' app.py >new.py && mv new.py app.py
 show flask-ctl reload
 wait "$request"
 fetch "$url/"
 
-title "Reload it with broken code: refused, and the old code serves on"
+title "Reload it with broken code: the reload is refused, and the old code still serves"
 cp app.py good.py
 echo 'def broken(:' >>app.py
 show flask-ctl reload
 fetch "$url/"
 cp good.py app.py
 
-title "Stop it while a request is in flight: the request is answered, then the process is gone"
+title "Stop it while a request is in flight: the request is answered, then the process ends"
 begin_slow_request
 show flask-ctl stop
 wait "$request"
@@ -66,10 +66,10 @@ code=0
 wait "$server" || code=$?
 printf 'python app.py ended with exit code %s\n' "$code"
 
-title "Ask again: nothing is running"
+title "Stop it again: nothing is running"
 show flask-ctl stop
 
-title "A stop that may not wait says that it cut a request"
+title "A stop with a short grace reports that it cut a request"
 start
 quietly ping --wait 10
 find_url

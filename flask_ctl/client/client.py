@@ -219,16 +219,16 @@ class ControlClient:
         ``unfinished`` if hooks or exit functions did not end within `grace`, and ``threads_left`` names threads that
         did not: the new code serves without having waited for them. Raises ReloadFailed, with the traceback in
         ``data``, if the new code was refused, TimedOut if requests or threads were at work after `grace` seconds
-        (without `cut`): in both cases the old code serves on. ServerDied if the process ended on the way; ControlError
-        if `timeout` passed: the reload goes on, and `status` tells how it ends. With `what` "config" only the app's
-        `on_reload` functions are called.
+        (without `cut`): in both cases the old code still serves. ServerDied if the process ended on the way;
+        ControlError if `timeout` passed: the reload goes on, and `status` tells how it ends. With `what` "config" only
+        the app's `on_reload` functions are called.
         """
         self._confirm_address()
         try:
             self._require_protocol(timeout)
             path = self._connected(self._limit(timeout, QUESTION_TIMEOUT)).path
         except TimedOut as error:
-            # For a reload TimedOut means that the server has reported it: the old code serves on.
+            # For a reload TimedOut means that the server has reported it: the old code still serves.
             raise ControlError(f"{error.message}; no reload has begun", error.data) from None
         params: dict[str, Any] = {"what": what, "cut": cut, "preflight": preflight}
         if on_progress is not None:

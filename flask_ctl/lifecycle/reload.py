@@ -226,7 +226,7 @@ class Reload(ReloadOperation):
         drained = self._drain()
         if not drained and not self._request.cut:
             raise TimedOut(
-                f"{self._what_stays()} after {self._request.grace:g} s of grace; the old code serves on",
+                f"{self._what_stays()} after {self._request.grace:g} s of grace; the old code still serves",
                 {"in_flight": self._in_flight(), "threads": self._threads_in_way()},
             )
         self._prepare()
@@ -305,7 +305,7 @@ class Reload(ReloadOperation):
                 self._replacement.prepare()
                 self._server.prepare_hand_over()
         except (OSError, RuntimeError) as error:
-            raise CommandError(f"can't reload now: {error}; the old code serves on", code=INTERNAL_ERROR) from None
+            raise CommandError(f"can't reload now: {error}; the old code still serves", code=INTERNAL_ERROR) from None
 
     def _finish(self, hand_over: Callable[[], dict[str, Any] | None]) -> None:
         """From the commit to the end of this image."""

@@ -243,7 +243,7 @@ class HubReload(ReloadOperation):
 
     def _fail(self, error: CommandError, on_failure: Callable[[CommandError], Any]) -> None:
         if self._server.has_ended() and not self._called_off:
-            # Whatever else has gone wrong: nobody is to believe that the old code serves on.
+            # Whatever else has gone wrong: nobody is to believe that the old code still serves.
             error = _died()
         self._requests.on_control(lambda: on_failure(error))
         self._settle(error)
