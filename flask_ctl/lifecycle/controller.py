@@ -90,6 +90,13 @@ class Controller(ABC, Generic[R]):
         except CommandError as error:
             logger.error("%s", error.message)
 
+    def try_reload(self, request: ReloadRequest) -> None:
+        """As `reload`, for a request whose result nobody waits for: an error is logged."""
+        try:
+            self.reload(request, None)
+        except CommandError as error:
+            logger.error("%s", error.message)
+
     def reload(
         self, request: ReloadRequest, reply: Reply | None, progress: Progress | None = None
     ) -> Future[dict[str, Any]]:
@@ -154,6 +161,12 @@ class Controller(ABC, Generic[R]):
         """Run the apps' `on_reload` functions; the Future gets the number of them, or CommandError."""
 
     # What they have in common
+
+    def _notify(self) -> None:
+        """Something has changed that the stop or the reload may wait for. From any thread, without a lock."""
+        for operation in (self._stop, self._reload):
+            if operation is not None:
+                operation.notify()
 
     def _advance(self, event: Event) -> None:
         with self._lock:

@@ -156,7 +156,7 @@ class Instance(Controller[Reload]):
     def request_reload(self, by: dict[str, Any]) -> None:
         """Begin a reload of the code from any thread or signal handler; what fails goes to the log."""
         app = self.apps[0]
-        self._control.call_soon(self._try_reload, ReloadRequest(app.grace, False, True, app.preflight_timeout, by))
+        self._control.call_soon(self.try_reload, ReloadRequest(app.grace, False, True, app.preflight_timeout, by))
 
     def status(self, app: ServedApp) -> dict[str, Any]:
         """What `status` answers for one of the apps."""
@@ -196,11 +196,6 @@ class Instance(Controller[Reload]):
                 if app.required or isinstance(error, InsecureConfiguration):
                     raise
                 logger.warning("%s serves without a control socket: %s", app.name, error.message)
-
-    def _notify(self) -> None:
-        for operation in (self._stop, self._reload):
-            if operation is not None:
-                operation.notify()
 
     def _tell_terminal(self) -> None:
         if self._stop is not None:
@@ -252,12 +247,6 @@ class Instance(Controller[Reload]):
         for sockets in self._sockets:
             sockets.close()
         self._audit.close()
-
-    def _try_reload(self, request: ReloadRequest) -> None:
-        try:
-            self.reload(request, None)
-        except CommandError as error:
-            logger.error("%s", error.message)
 
     def _stop_after_commit(self, request: StopRequest, progress: Progress | None) -> Future[dict[str, Any]]:
         """Leave a graceful stop to the next image; a fast one, or the same signal once more, ends this one."""

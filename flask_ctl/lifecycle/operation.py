@@ -37,7 +37,7 @@ class Work(Protocol):
 
 
 class Operation:
-    """Something that runs in a thread of its own, so that it reads from top to bottom and keeps nobody else waiting."""
+    """A stop or a reload. It runs in a thread of its own: it reads from top to bottom, and blocks no other thread."""
 
     def __init__(self, by: dict[str, Any], deadline: float) -> None:
         self.result: Future[dict[str, Any]] = new_future()
@@ -67,7 +67,7 @@ class Operation:
             self._changed.notify_all()
 
     def follow(self, progress: Progress | None) -> Future[dict[str, Any]]:
-        """The result for one more caller, who is told how it goes."""
+        """The result for one more caller, which also gets the progress."""
         with self._changed:
             if progress is not None and not self.result.done():
                 self._listeners.append(progress)

@@ -24,7 +24,8 @@ from .operation import MAX_SECONDS, Operation, Work
 from .stop import stop_result
 
 PAUSE = 0.25
-"""Seconds that visitors wait for young requests to end, before they are let in again and those are waited for, too."""
+"""Longest pause in accepting, in seconds. If requests that began just before it have not ended by then, the server
+accepts again, and the drain starts anew with them."""
 
 MIN_UNWIND = 2.0
 """Seconds that hooks, threads and exit functions have each, at least, when the grace is over."""
@@ -168,7 +169,7 @@ class Reload(ReloadOperation):
         self._spawn(run, self._standby)
 
     def cancel(self) -> bool:
-        """Call it off, for a stop; False if there is no way back any more. Who has asked is told at once."""
+        """Call it off, for a stop; False if there is no way back any more. Its caller gets the error at once."""
         with self._changed:
             if self.committed:
                 return False
@@ -200,7 +201,7 @@ class Reload(ReloadOperation):
             return self._decided
 
     def discard_hand_over(self) -> int:
-        """For a stop after the commit: let go of the listening sockets; how many visitors waited there."""
+        """For a stop after the commit: let go of the listening sockets; how many connections waited there."""
         return self._server.discard_hand_over()
 
     def ended(self, cut: int, pid: int) -> dict[str, Any]:
@@ -243,7 +244,7 @@ class Reload(ReloadOperation):
             raise CalledOff
 
     def _drain(self) -> bool:
-        """Whether nothing is in flight and the server has paused, in time; no visitor waits for long meanwhile."""
+        """Whether, by the deadline, nothing is in flight and the server has paused. No pause exceeds PAUSE."""
         while self._wait_for_those_in_flight():
             self._server.pause()
             if self._wait_until_quiet():
@@ -271,7 +272,7 @@ class Reload(ReloadOperation):
         return not (self._work.commands_in_flight() or self._program.busy_executor_threads() or self._threads_in_way())
 
     def _threads_in_way(self) -> list[str]:
-        """The program's threads, as long as nobody can be expected to end them."""
+        """The program's threads that would keep the old code from ending, unless a hook or a cut may end them."""
         if self._request.cut or self._work.has_stop_hooks:
             return []
         return self._program.background_threads(self._server.own_threads())
@@ -375,7 +376,7 @@ class Reload(ReloadOperation):
         self._refuse(error)
 
     def _refuse(self, error: CommandError) -> None:
-        # Told before it is answered, so that who has the answer finds it in `status`.
+        # Before the answer, so that a caller with the answer finds the failure in `status`.
         with self._changed:
             on_failure, self._on_failure = self._on_failure, lambda error: None
         on_failure(error)

@@ -6,7 +6,7 @@ import enum
 
 
 class State(enum.Enum):
-    """What `status` shows as `state`; STOPPED is never seen there, because nobody is left to answer."""
+    """The `state` of `status`. STOPPED is never shown: until the process ends, it is still stopping or reloading."""
 
     STARTING = "starting"
     RUNNING = "running"

@@ -79,7 +79,7 @@ class DeferredStop:
 
 
 class Stop(Operation):
-    """A stop under way. `result` gets what `stop` answers; who asks again joins."""
+    """A stop under way. `result` gets the answer to `stop`; a second caller joins."""
 
     def __init__(self, server: HttpServer, work: Work, request: StopRequest, pid: int) -> None:
         hurry = request.mode != "graceful"

@@ -31,7 +31,7 @@ T = TypeVar("T")
 class Tally:
     """What one worker counts for one app: requests in flight, the age of the oldest in seconds, totals.
 
-    `aborted` are those that the server itself has ended before they were answered.
+    `aborted` are requests that the server itself ended before they were answered.
     """
 
     in_flight: int = 0
@@ -46,7 +46,7 @@ class Figures:
     """What a worker counts: a tally for each app, custom commands in flight, connections that wait to be accepted.
 
     `begun` are its connections that have sent something, as far as there are more of them than requests in flight;
-    `silent` those that have not sent a byte. Both are told while a stop drains.
+    `silent` are connections that have not sent a byte. Both are counted while a stop drains.
     """
 
     apps: dict[str, Tally] = field(default_factory=dict)
@@ -168,7 +168,7 @@ class SavedState:
         numbers = [memory.number, *(number for pair in _pairs(memory.totals) for number in pair)]
         memory = replace(memory, history=SavedHistory.from_json(memory.history))
         if not all(isinstance(number, int) for number in [*numbers, memory.history.generation]):
-            raise RemoteProtocolError("no SavedState: what is to be a number is none")
+            raise RemoteProtocolError("no SavedState: a number is missing")
         return memory
 
 
@@ -185,8 +185,8 @@ class Hello:
 
     `signals` are the master's, by what they ask of it: stop, fast, reload. `obstacle` says why a reload can't be done.
     A worker that has to know first whether it may serve is not `ready`, and says hello again when it serves.
-    `directory` is that of its code. One that has `last_words`, because it runs its exit handlers, has died if it ends
-    without them.
+    `directory` is that of its code. A worker with `last_words` runs its exit handlers, and has died if it ends without
+    a final report.
     """
 
     package: str
@@ -225,9 +225,9 @@ class Hello:
 
 @dataclass(frozen=True)
 class Welcome:
-    """The hub's answer: addresses, what is wrong with them, and whether visitors are held back at this time.
+    """The hub's answer: addresses, what is wrong with them, and whether the worker must not accept connections now.
 
-    `first` tells one of the workers that it is the one to put the problems into the log.
+    The `first` worker logs the addresses and the problems.
     """
 
     endpoints: list[str]

@@ -1,4 +1,4 @@
-"""A worker under control: what it tells its hub, and what it does when the hub asks."""
+"""A worker under control: what it reports to its hub, and how it answers the hub's requests."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ class Agent:
         self._hooks_run = self._hooks_ran = False
         self._final = False
         self._refusal = ""
-        # Where a socket is required, the thread that is about to serve waits for the hub to say that there is one.
+        # If an app requires a socket, the serving thread waits until the hub has opened it.
         self._ready = not any(app.required for app in apps)
         self._grace = max(app.grace for app in apps)
         self._welcome: Welcome | None = None
@@ -124,9 +124,9 @@ class Agent:
         if os.getpid() != self._pid or self.ended:
             return
         if self._quiesced:
-            # The signal has come, and visitors may wait for the next worker.
+            # The signal has come; the next worker may accept the connections that wait.
             self.server.set_accepting(True)
-        # Whoever is second waits for the end of the process.
+        # A second caller waits here until the process ends.
         self._ending.acquire()
         self.ended = True
         self._executor.wait(self._grace)
@@ -199,7 +199,7 @@ class Agent:
             elif method in self._methods:
                 self._answer(id, self._methods[method](**params))
         except Exception as error:
-            # Whatever is wrong with one request, the hub is told, and the next one is served.
+            # The hub gets the error of one request, and the worker goes on with the next one.
             if not isinstance(error, CommandError):
                 logger.exception("the hub's request %s failed", method)
             self._answer(id, error)
@@ -227,7 +227,7 @@ class Agent:
         self._presence.be_at(path for endpoint in endpoints if (path := parse_address(endpoint).path))
 
     def _set_held(self, yes: bool) -> bool:
-        """Let no new visitor in, or let them in again; whether that can be done."""
+        """Accept no new connections, or accept them again; whether the server can do that."""
         self._eager = self._lingering = self.stopping = yes
         self._impatient = False
         return self.server.set_accepting(not yes)
@@ -238,7 +238,7 @@ class Agent:
         self.server.close_silent()
 
     def _quiesce(self, yes: bool) -> None:
-        """Let no new visitor in for the moment at which the master is told to replace the workers."""
+        """Accept no new connections while the master is signalled to replace the workers."""
         self._quiesced = yes
         self.server.set_accepting(not yes)
 
@@ -268,10 +268,7 @@ class Agent:
             os._exit(0)
 
     def _run_stop_hooks(self, wait: bool = True) -> None:
-        """Each app's `on_stop` functions, once; one that fails is logged and the others still run.
-
-        Whoever comes second may `wait` for the end of that.
-        """
+        """Run each app's `on_stop` functions, once; a second caller may `wait` until they have run."""
         if self._hooks_run:
             while wait and not self._hooks_ran:
                 # This lets greenlets go on, too.
@@ -286,7 +283,7 @@ class Agent:
     def _figures(self) -> Figures:
         tallies = {key: _tally_of(app.requests) for key, app in self._by_key.items()}
         if self._impatient:
-            # Whoever has waited in the backlog, behind slow requests, is accepted after the others.
+            # Connections that waited in the backlog behind slow requests are accepted only now.
             self.server.close_silent()
         # Only for a stop is it worth the look at all descriptors.
         begun = self.server.begun() - sum(tally.in_flight for tally in tallies.values()) if self.stopping else 0

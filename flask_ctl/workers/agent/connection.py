@@ -21,7 +21,7 @@ RETRY_INTERVAL, MAX_RETRY_INTERVAL = 0.02, 1.0
 """Seconds between two tries to reach a hub that is about to start: at first, and at the most."""
 
 SEND_TIMEOUT = 5.0
-"""Seconds for the hub to read what it is sent; one that does not is given up."""
+"""Seconds for the hub to read a line; after that the worker closes the connection."""
 
 _CHUNK = 65536
 
@@ -182,7 +182,7 @@ class HubConnection:
     def _await_end(self, sock: socket.socket, buffer: LineBuffer) -> None:
         """Until the hub has taken in the last words, and closes: it reads no more once it has failed to send.
 
-        What it has sent before is heard, too.
+        Its last messages are still handled.
         """
         sock.shutdown(socket.SHUT_WR)
         while self._receive(sock, buffer):

@@ -14,7 +14,7 @@ logger = logging.getLogger("flask_ctl")
 
 
 class Presence:
-    """What tells others that this worker lives: a byte on each lock file of its server, for as long as it lives."""
+    """Shows other processes that this worker is alive: a locked byte of each lock file of its server."""
 
     def __init__(self, master: int) -> None:
         self._master = master

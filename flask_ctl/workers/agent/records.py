@@ -23,7 +23,7 @@ def record_of(key: str, app: ServedApp) -> AppRecord:
 
 
 def by_key(apps: Sequence[ServedApp]) -> dict[str, ServedApp]:
-    """The apps by what tells those of one server from each other, in all of its workers and through reloads."""
+    """The apps by a key that is unique in one server, and the same in all of its workers and after a reload."""
     found: dict[str, ServedApp] = {}
     for app in apps:
         same = sum((other.name, other.root_path) == (app.name, app.root_path) for other in found.values())
@@ -32,7 +32,7 @@ def by_key(apps: Sequence[ServedApp]) -> dict[str, ServedApp]:
 
 
 def _absolute(endpoint: str) -> str:
-    """The address, for a process in another directory; one that is none is the hub's to complain of."""
+    """The address with an absolute path; a malformed one is left for the hub to report."""
     try:
         return str(parse_address(endpoint))
     except ConfigurationError:

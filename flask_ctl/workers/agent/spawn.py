@@ -37,13 +37,13 @@ def private_path(master: int) -> str:
 
 
 def start_hub(path: str, master: int) -> None:
-    """Start the hub, unless somebody else is about to: who has the lock on its socket starts it, and leaves it that."""
+    """Start the hub, unless another worker is doing so. The worker that gets the lock hands it to the hub."""
     lock = _take_lock(path)
     if lock is None:
         return
     try:
         command = [_interpreter(), "-m", "flask_ctl.hub", path, str(master), str(start_time(master))]
-        # It forks once more and lets its first process end, so that it is nobody's child.
+        # It forks once more and lets its first process end, so that it becomes a daemon.
         _reap(_spawn(command, _environment(), lock))
     finally:
         os.close(lock)
@@ -76,7 +76,7 @@ def _spawn(command: list[str], environment: dict[str, str], lock: int) -> int:
 def _reap(pid: int) -> None:
     import posix
 
-    # Somebody who ignores SIGCHLD, or waits for all children, has been faster.
+    # The program ignores SIGCHLD, or has waited for all of its children.
     with contextlib.suppress(ChildProcessError):
         posix.waitpid(pid, 0)
 

@@ -46,11 +46,11 @@ class HubApp(AppSockets):
                 self.problems.pop(endpoint, None)
 
     def listens_elsewhere(self, record: AppRecord) -> bool:
-        """Whether new code wants other addresses or keys than those that are in use here."""
+        """Whether new code wants other addresses or keys than this hub uses."""
         return (record.endpoints, record.curve) != (self.app.endpoints, self.app.curve)
 
     def tick(self, add: Add) -> None:
-        """Called periodically: also listen at the addresses that could not be had yet, as a former master's."""
+        """Called periodically: also listen at the addresses that were in use, for example by a previous master."""
         super().tick(add)
         for endpoint in list(self._closed):
             try:

@@ -14,7 +14,7 @@ WRITE_TIMEOUT = 5.0
 
 
 class HubAudit(Audit):
-    """The log of all apps. What no worker can write, because it is the last one that ends, goes to standard error."""
+    """The log of all apps. A record that no worker can write, as that of the last one's end, goes to standard error."""
 
     def __init__(self, requests: WorkerRequests) -> None:
         super().__init__(self._write_soon)

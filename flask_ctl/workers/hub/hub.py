@@ -43,7 +43,7 @@ logger = logging.getLogger("flask_ctl")
 
 
 class Hub(Controller[HubReload]):
-    """Answers for the workers of one master, until that ends.
+    """The lifecycle of one master's server, and the control sockets of its apps.
 
     Its state belongs to the control thread; the main thread waits for the master's end.
     """
@@ -56,10 +56,10 @@ class Hub(Controller[HubReload]):
         self._path = path
         self._master = master
         self._waker = Waker()
-        # The main thread watches over deadlines.
+        # The main thread looks for deadlines that have passed.
         self._requests = WorkerRequests(self._control.call_soon, self._waker.wake, self._changed)
         self._server = MasterServer(self._requests, master)
-        self._server.notify = self._poke_stop
+        self._server.notify = self._notify
         self._endpoint = WorkerEndpoint(
             self.workers,
             generation_of=self._generation_of,
@@ -85,13 +85,13 @@ class Hub(Controller[HubReload]):
 
     @property
     def workers(self) -> Workers:
-        """Those of the master."""
+        """The workers of the master that have introduced themselves."""
         return self._requests.workers
 
     def run(self) -> None:
-        """Serve until the master has ended (with its workers, if that was asked for here), or a new version is due."""
+        """Serve until the master has ended, after a stop its workers, too, or until another hub has to take over."""
         self._control.start([(self._socket, self._endpoint)])
-        # Asked once in each round: nothing wakes us for an end that only the first of two questions has missed.
+        # Ask once in each round: an end between two questions would wake nobody.
         while not self._is_over(ended := self._master.ended()):
             deadline = self._requests.next_deadline()
             timeout = None if deadline is None or deadline == math.inf else EXPIRY_INTERVAL
@@ -106,9 +106,9 @@ class Hub(Controller[HubReload]):
             while operation is not None and not operation.wait(EXPIRY_INTERVAL):
                 self._control.call_soon(self._requests.expire)
         self._control.call_soon(self._requests.give_up)
-        # The answer to who has asked, and for the workers what the next hub has to know.
+        # Callers get their answers, and the workers the state that the next hub needs.
         self._control.flush()
-        # Nobody needs the lock's file from now on, and it is ours until the lock is closed.
+        # The file of the lock is no longer needed, and it is ours until the lock is closed.
         with contextlib.suppress(OSError):
             os.unlink(self._path + ".lock")
         self._control.close()
@@ -121,7 +121,7 @@ class Hub(Controller[HubReload]):
             return self._requests.next_deadline() is None
         return ended and (self._stop is None or not len(self._requests.workers))
 
-    # What workers have to say
+    # What the endpoint of the workers calls
 
     def _generation_of(self, hello: Hello) -> int:
         self._restore(hello.memory)
@@ -147,7 +147,7 @@ class Hub(Controller[HubReload]):
             self._give_way(hello, f"flask-ctl {_package_version()} is followed by {hello.package}")
         if self._saved_number:
             self._control.call_soon(self._save_state)
-        # Not before it has its welcome.
+        # After the worker has got its Welcome.
         self._control.call_soon(self._requests.arrived)
         self._changed()
         return Welcome(
@@ -161,23 +161,21 @@ class Hub(Controller[HubReload]):
         lost = self._requests.workers.remove(worker)
         of_reload = self._reload is not None and self._reload.turnover.ended(worker, lost)
         if lost and not of_reload and worker.generation < self._history.generation:
-            logger.warning("pid %d, left to its last requests by a reload, has ended: %d cut", worker.pid, lost)
+            logger.warning("pid %d, which a reload left to its last requests, has ended: %d cut", worker.pid, lost)
             self._history.lost(lost)
         self._save_state()
         self._changed()
 
     def _changed(self) -> None:
         self._server.look_again()
-        reload = self._reload
-        if reload is not None:
-            reload.notify()
+        self._notify()
         self._waker.wake()
 
     def _save_state(self) -> None:
-        """Have the workers keep what the next hub has to know."""
+        """Give the state that the next hub needs to the workers, and write it to the file of the lock."""
         self._saved_number += 1
         past = self._history.export_past(self._history.begun if self._reload is None else self._reload.export_state())
-        left = SavedState(self._saved_number, self._requests.workers.leave(), past)
+        left = SavedState(self._saved_number, self._requests.workers.export_totals(), past)
         self._state_file.write(left)
         memory = as_json(left)
         for worker in self._requests.workers:
@@ -233,10 +231,6 @@ class Hub(Controller[HubReload]):
 
     # Helpers
 
-    def _poke_stop(self) -> None:
-        if self._stop is not None:
-            self._stop.notify()
-
     def _note_app(self, record: AppRecord, hello: Hello) -> None:
         app = self._apps.get(record.key)
         if app is None:
@@ -247,25 +241,25 @@ class Hub(Controller[HubReload]):
             app.renew(record)
 
     def _give_way(self, hello: Hello, why: str) -> None:
-        """Let the workers start another hub as soon as nothing is under way here; old code does not bring it about."""
+        """End once no operation is under way, so that the workers start another hub. Only newer code causes this."""
         if hello.loaded.at > self._loaded_at:
             logger.info("another hub takes over: %s", why)
             self._outdated = True
 
     def _open_sockets(self, asking: Worker | None = None) -> None:
-        """Listen where nobody does; the workers learn of it, but for one that is answered anyway."""
+        """Open the addresses that are not open yet, and tell the workers, except for the one that gets a Welcome."""
         before = self._control.endpoints
         for app in self._apps.values():
             app.tick(self._control.add)
         if self._control.endpoints != before:
-            # Workers hold a lock beside each socket, so that clients know that they live.
+            # Workers hold a lock beside each socket: it shows clients that they are alive.
             for worker in (worker for worker in self._requests.workers if worker is not asking):
                 worker.tell("be_at", {"endpoints": self.endpoints})
 
     def _restore(self, memory: SavedState | None) -> None:
         if memory is not None and memory.number > self._saved_number:
             self._saved_number = memory.number
-            self._requests.workers.carry_on(memory.totals)
+            self._requests.workers.restore_totals(memory.totals)
             self._history.restore_past(memory.history)
             if self._reload is None:
                 self._history.begun = memory.history.begun
@@ -275,7 +269,7 @@ class Hub(Controller[HubReload]):
         pids = [worker.pid for worker in workers]
         self._readers = {pid: reader for pid, reader in self._readers.items() if pid in pids}
         seen = metrics.metrics_of(self._readers, pids)
-        # At a moment without a worker, what the last one has told is still true.
+        # Between two workers, the last Hello is still true.
         latest = workers.latest
         fields = self._status(
             app,
@@ -293,17 +287,17 @@ class Hub(Controller[HubReload]):
         }
 
     def _resume_reload(self) -> None:
-        """Go on with a reload that a former hub has begun."""
+        """Watch a reload that a previous hub began."""
         begun = self._history.begun
         if begun is None or self._lifecycle.state is not State.RUNNING:
             return
         try:
             self._begin_reload(lambda: HubReload.resumed(self._server, self._requests, begun, self._save_state))
         except CommandError as error:
-            logger.error("a former hub's reload is not watched yet: %s", error.message)
+            logger.error("a previous hub's reload is not watched yet: %s", error.message)
         else:
             self._history.begun = None
-            logger.info("watching the reload that %s had asked a former hub for", asker(begun.by))
+            logger.info("watching the reload that %s requested from a previous hub", asker(begun.by))
 
     def _reload_done(self, reload: HubReload, cut: int) -> dict[str, Any]:
         self._history.renew(reload.turnover.signalled_at)

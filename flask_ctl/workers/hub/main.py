@@ -17,7 +17,7 @@ IGNORED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.
 
 
 def detach(kept: int) -> None:
-    """Be nobody's child, in a session of our own; keep standard error and one descriptor."""
+    """Become a daemon in a session of its own; keep standard error and one descriptor."""
     if os.fork():
         os._exit(0)
     for signum in IGNORED:
@@ -39,7 +39,7 @@ def close_above(kept: int) -> None:
         return
     for number in numbers:
         if number > kept:
-            # The one that listed them is closed already.
+            # The descriptor of the listing itself is closed already.
             with contextlib.suppress(OSError):
                 os.close(number)
 

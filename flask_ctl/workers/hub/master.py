@@ -18,7 +18,7 @@ ANSWER_TIMEOUT = 2.0
 """Seconds for the workers to do what takes no time."""
 
 CALM_TIMEOUT = 0.5
-"""Seconds for idle workers to accept who waits; if they are all busy, nobody is just being accepted."""
+"""Seconds for idle workers to accept the connections that wait. Busy workers accept none."""
 
 SIGNAL_TIMEOUT, SIGNAL_INTERVAL = 0.2, 0.005
 """Seconds for an idle worker to end of the master's signal, and between two looks; busy ones take their time."""
@@ -32,8 +32,8 @@ logger = logging.getLogger("flask_ctl")
 class MasterServer:
     """What a Stop drains.
 
-    Visitors are held back by the kernel, so that those who have come are answered before it is the master's turn: how
-    long its own patience with its workers lasts does not matter.
+    The kernel holds new connections back, so that all accepted requests are answered before the master is signalled:
+    the master's own time-out for its workers does not matter.
     """
 
     embedded = False
@@ -70,9 +70,9 @@ class MasterServer:
         self._requests.call_soon(self.look_again)
 
     def greet(self, worker: Worker) -> None:
-        """On the control thread, a worker is there, which may have been forked as the master was told to end.
+        """On the control thread: signal a worker that introduces itself after the master was told to end.
 
-        What that has told it then, before it could hear of signals, is lost, and the master would wait for it.
+        It may have been forked at that moment: then it had no signal handler yet when the master signalled its workers.
         """
         if self._signalled and self._requests.drains_by_itself():
             worker.handle.signal(self._requests.signals()["stop"])
@@ -109,7 +109,7 @@ class MasterServer:
         self._signal("stop")
         self._cutting = (self._cutting or set()) | self._left
         if self.has_ended():
-            # Nobody else tells its workers.
+            # The master can no longer signal them.
             self._cutting = {worker.pid for worker in self._requests.workers}
         if self._cutting:
             self._requests.ask_all("leave", {}, CUT_LINGER)
@@ -139,12 +139,12 @@ class MasterServer:
 
     def reload(self) -> None:
         """From another thread: have the master replace its workers."""
-        with contextlib.nullcontext() if self._requests.drains_by_itself() else self._calm():
+        with contextlib.nullcontext() if self._requests.drains_by_itself() else self._quiesced():
             self._master.signal(self._requests.signals()["reload"])
 
     @contextlib.contextmanager
-    def _calm(self) -> Iterator[None]:
-        """Nobody is just being accepted: such a connection would end with its worker, as if that were idle."""
+    def _quiesced(self) -> Iterator[None]:
+        """No connection is being accepted meanwhile: it would be closed with its worker, which counts as idle."""
         self._requests.ask_all("calm", {"yes": True}, ANSWER_TIMEOUT)
         try:
             limit = time.monotonic() + CALM_TIMEOUT
@@ -161,7 +161,7 @@ class MasterServer:
 
     def _condemn(self) -> int:
         busy = {worker.pid for worker in self._requests.workers if worker.figures.in_flight}
-        # Nobody knows what those do who do not answer; that they were cut is what can be said.
+        # The requests of a worker that does not answer are unknown: it counts as one that was cut.
         unheard = {worker.pid for worker in self._requests.workers} & self._unheard - busy
         self._cutting = busy | unheard
         for worker in self._requests.workers:

@@ -1,4 +1,4 @@
-"""A reload by the master: it replaces its workers, and the hub tells the truth about it."""
+"""A reload by the master: it replaces its workers, and the hub watches until the last old one has ended."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from .table import Worker
 from .turnover import Turnover
 
 UNHEARD_INTERVAL = 0.05
-"""Seconds between two looks at old workers of which this hub has not heard."""
+"""Seconds between two looks at old workers that have not introduced themselves to this hub."""
 
 T = TypeVar("T")
 
@@ -77,7 +77,7 @@ class HubReload(ReloadOperation):
         return cls(server, requests, request, save_state, begun)
 
     def export_state(self) -> SavedReload | None:
-        """On the control thread: what the next hub has to know, None if the master has not been told yet."""
+        """On the control thread: the state for the next hub, None if the master has not been signalled yet."""
         turnover, request = self.turnover, self._request
         if turnover.signalled_at is None:
             return None
@@ -139,11 +139,11 @@ class HubReload(ReloadOperation):
         # Whatever becomes of this hub from here on, the next one watches the rest.
         self._requests.on_control(self._save_state)
         if self._request.cut:
-            self._cut_former()
+            self._cut_previous()
         self._server.reload()
 
     def _run_preflight(self) -> None:
-        described = self._describe()
+        described = self._preflight_command()
         if described is None:
             message = "the new code can't be rehearsed here, and if it is broken the server may die of it"
             raise CommandError(
@@ -155,8 +155,8 @@ class HubReload(ReloadOperation):
         self._preflight.run()
         self._check()
 
-    def _cut_former(self) -> None:
-        """End what former reloads have left, and have had their grace: the master may wait for that before ours."""
+    def _cut_previous(self) -> None:
+        """End the workers that previous reloads left to their last requests: the master may wait for them first."""
         newest = self._requests.workers.newest()
         left = [
             worker for worker in self.turnover.old() if newest is not None and worker.generation < newest.generation
@@ -165,8 +165,8 @@ class HubReload(ReloadOperation):
             self._requests.refresh_now()
             self._end_by_force(left)
 
-    def _describe(self) -> Any:
-        """How the new code is loaded for trial, as the newest worker tells that can; None if it can't be."""
+    def _preflight_command(self) -> Any:
+        """The description of a PreflightCommand by the newest worker that answers; None if the server has none."""
         limit = time.monotonic() + self._request.preflight_timeout
         while True:
             answers = self._requests.ask_all("rehearsal", {}, ANSWER_TIMEOUT)
@@ -196,7 +196,7 @@ class HubReload(ReloadOperation):
         self._check()
 
     def _wait_for_old(self) -> None:
-        # Of the end of those that this hub has not heard of nobody tells.
+        # No event tells of the end of a worker that has not introduced itself to this hub.
         interval = UNHEARD_INTERVAL if self.turnover.unheard else MAX_WAIT
         gone = self._wait(lambda: self._cancelled or not self.turnover.left(), lambda: self._deadline, interval)
         self._check()
@@ -243,7 +243,7 @@ class HubReload(ReloadOperation):
 
     def _fail(self, error: CommandError, on_failure: Callable[[CommandError], Any]) -> None:
         if self._server.has_ended() and not self._called_off:
-            # Whatever else has gone wrong: nobody is to believe that the old code still serves.
+            # Whatever else went wrong: the caller must not conclude that the old code still serves.
             error = _died()
         self._requests.on_control(lambda: on_failure(error))
         self._settle(error)

@@ -1,4 +1,4 @@
-"""The workers together, and how to ask them."""
+"""Requests to the workers."""
 
 from __future__ import annotations
 
@@ -17,24 +17,27 @@ from .table import Worker, Workers
 T = TypeVar("T")
 
 FIGURES_TIMEOUT = 0.5
-"""Seconds for the workers to tell what they are doing; of one that does not, the last known is shown."""
+"""Seconds for the workers to report their counts; for a silent worker the last known counts are shown."""
 
 Outcome = tuple[Worker, Any]
 """A worker, and its result or the CommandError that there was instead."""
 
 
 class WorkerRequests:
-    """Belongs to the control thread, on which `call_soon` calls; `wake` tells of new deadlines."""
+    """The workers, and requests to them. Belongs to the control thread, on which `call_soon` calls.
+
+    `wake` is called for each new deadline, `on_news` for new counts of a worker.
+    """
 
     def __init__(self, call_soon: Callable[..., Any], wake: Callable[[], Any], on_news: Callable[[], Any]) -> None:
         self.workers = Workers()
         self.holding = False
-        """Whether visitors are held back."""
+        """Whether the workers accept no new connections."""
         self.call_soon = call_soon
         self._wake = wake
         self._on_news = on_news
         self._waiting: list[tuple[float, Future[None]]] = []
-        # Random, so that an answer to a former hub is none to this one.
+        # Random, so that an answer to a previous hub matches no request of this one.
         self._last_id = int.from_bytes(os.urandom(5), "big")
 
     def signals(self) -> Mapping[str, int]:
@@ -80,7 +83,7 @@ class WorkerRequests:
         deadline: float,
         on_answer: Callable[[Worker, Any], Any] | None = None,
     ) -> Future[list[Outcome]]:
-        """Ask some workers at once; the Future gets what each of them answered. `on_answer` is told of each at once."""
+        """Ask some workers at once; the Future gets the outcome of each. `on_answer` gets each answer as it comes."""
 
         def answered(worker: Worker) -> Future[Any]:
             self._last_id += 1
@@ -98,7 +101,7 @@ class WorkerRequests:
         return then(outcomes, lambda results: list(zip(workers, results)))
 
     def refresh(self) -> Future[set[int]]:
-        """Have each worker tell its figures; the Future gets the pids of those that have not in time."""
+        """Have each worker report its counts; the Future gets the pids of the workers that did not answer in time."""
 
         def note(worker: Worker, figures: Any) -> None:
             # Not when all have answered: by then it may have reported what is newer. Nor does it report this once more.
@@ -122,20 +125,20 @@ class WorkerRequests:
         return future
 
     def arrived(self) -> None:
-        """A worker is there."""
+        """A worker has introduced itself."""
         if len(self.workers):
             waiting, self._waiting = self._waiting, []
             for _, future in waiting:
                 future.set_result(None)
 
     def give_up(self) -> None:
-        """No worker will come any more."""
+        """The master has ended: no worker will come."""
         waiting, self._waiting = self._waiting, []
         for _, future in waiting:
             future.set_exception(CommandError("the server has ended", code=CONFLICT))
 
     def expire(self) -> None:
-        """Give up what has taken too long."""
+        """Fail the requests whose deadline has passed."""
         self.workers.expire()
         now = time.monotonic()
         late = [future for deadline, future in self._waiting if deadline <= now]

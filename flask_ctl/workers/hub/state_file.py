@@ -26,12 +26,12 @@ class StateFile:
         self._complained = False
 
     def read(self) -> SavedState | None:
-        """What a former hub has written; None if there is nothing of use."""
+        """The state that a previous hub wrote; None if there is none, or it can't be read."""
         try:
             line, end, _ = os.pread(self._descriptor, MAX_SIZE, 0).partition(b"\n")
             return SavedState.from_json(json.loads(line)) if end else None
         except (OSError, ValueError, RecursionError, RemoteProtocolError) as error:
-            logger.debug("what a former hub has written can't be read: %s", error)
+            logger.debug("the state of a previous hub can't be read: %s", error)
             return None
 
     def write(self, memory: SavedState) -> None:
@@ -44,4 +44,4 @@ class StateFile:
         except OSError as error:
             if not self._complained:
                 self._complained = True
-                logger.warning("a hub that follows may not know of former reloads: %s", error)
+                logger.warning("the next hub may not know of earlier reloads: %s", error)

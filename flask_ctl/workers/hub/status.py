@@ -15,7 +15,7 @@ Figures = Mapping[int, Mapping[str, Any]]
 
 
 def directory_of(hello: Hello | None) -> str:
-    """Where the code of a worker was loaded, resolved; one of an older version tells only where it works."""
+    """Where the code of a worker was loaded, resolved; an older version tells only its working directory."""
     if hello is None:
         return ""
     return hello.cwd if hello.directory is None else hello.directory.real

@@ -48,7 +48,7 @@ class HubStop(Stop):
         self._died_before = requests.workers.died
 
     def _run(self) -> None:
-        # What the workers have told may be a second old.
+        # The counts that the workers reported may be a second old.
         self._requests.refresh_now()
         self._finished_before = self._work.finished_count()
         super()._run()

@@ -43,7 +43,7 @@ class Call:
 
 
 class Worker:
-    """One worker: what it has told, the requests that it has not answered, and the proof of its end."""
+    """One worker: its Hello and its counts, its unanswered requests, and a pidfd as the proof of its end."""
 
     def __init__(self, hello: Hello, handle: ProcessHandle, send: Send, generation: int) -> None:
         self.hello = hello
@@ -69,7 +69,7 @@ class Worker:
         self._fail("it has connected anew")
 
     def hear(self, figures: Figures) -> None:
-        """Note what it has told."""
+        """Note the counts that it reported."""
         self.figures, self.heard = figures, time.monotonic()
 
     def tell(self, method: str, params: dict[str, Any]) -> None:
@@ -129,15 +129,15 @@ class Worker:
 
 
 class Workers:
-    """Those that live, and what those that have ended had counted."""
+    """The live workers, and the totals of the ended ones."""
 
     def __init__(self) -> None:
         self._workers: dict[int, Worker] = {}
         self._past: dict[str, Tally] = {}
         self.latest: Hello | None = None
-        """What the one with the newest code has told, who may have ended: it is still true of the master."""
+        """The Hello of the worker with the newest code, which may have ended; the master's facts in it still hold."""
         self.died = 0
-        """Workers that ended without their last words, although they would have had some."""
+        """Workers that ended without a final report, although they run their exit handlers."""
         self._lost = 0
         self._cut_off = 0
 
@@ -229,10 +229,10 @@ class Workers:
         deadlines = [worker.next_deadline() for worker in self]
         return min((deadline for deadline in deadlines if deadline is not None), default=None)
 
-    def leave(self) -> dict[str, list[int]]:
-        """The totals of those that have ended, for a hub that follows."""
+    def export_totals(self) -> dict[str, list[int]]:
+        """The totals of ended workers by app, for the next hub."""
         return {key: [tally.total, tally.errors] for key, tally in self._past.items()}
 
-    def carry_on(self, totals: dict[str, list[int]]) -> None:
-        """Go on from what a former hub has left."""
+    def restore_totals(self, totals: dict[str, list[int]]) -> None:
+        """Continue from the totals that a previous hub exported."""
         self._past = {key: Tally(0, None, total, errors) for key, (total, errors) in totals.items()}

@@ -10,11 +10,11 @@ from .table import Worker, Workers
 
 
 class Turnover:
-    """The workers before and after the moment when the master was told to replace them."""
+    """The workers before and after the moment when the master was signalled to replace them."""
 
     def __init__(self, workers: Workers) -> None:
         self.signalled_at: float | None = None
-        """When the master was told, on the monotonic clock."""
+        """When the master was signalled, on the monotonic clock."""
         self.cut = 0
         """Requests that ended with an old worker."""
         self.count = 0
@@ -26,7 +26,7 @@ class Turnover:
         self._workers = workers
 
     def begin(self) -> None:
-        """The master is about to be told."""
+        """The master is about to be signalled."""
         self.signalled_at = time.monotonic()
         self.count = len(self._workers)
 
