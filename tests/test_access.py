@@ -164,5 +164,7 @@ def test_by_names_a_process_a_key_or_an_address():
 
 
 def test_one_is_responsible_for_all_the_loopback_addresses_that_one_takes():
-    assert Peer(address="127.0.0.1").party == Peer(address="127.8.9.1").party == Peer(address="::1").party
-    assert len({Peer(uid=1).party, Peer(key="1").party, Peer(address="10.0.0.1").party, Peer().party}) == 4
+    assert Peer(address="127.0.0.1").principal == Peer(address="127.8.9.1").principal == Peer(address="::1").principal
+    assert (
+        len({Peer(uid=1).principal, Peer(key="1").principal, Peer(address="10.0.0.1").principal, Peer().principal}) == 4
+    )

@@ -167,7 +167,7 @@ def test_a_key_and_an_address_are_named(bench):
 
 
 def test_who_is_refused_before_asking_is_logged_too(bench):
-    bench.guard.turn_away(Peer(address="10.0.0.9"), "its key is not among the allowed ones")
+    bench.guard.reject(Peer(address="10.0.0.9"), "its key is not among the allowed ones")
     assert bench.one()["command"] is None
     message = 'address "10.0.0.9": refused: -32003 its key is not among the allowed ones'
     assert bench.records[0].getMessage() == message
@@ -178,7 +178,7 @@ def test_without_handlers_only_refusals_reach_stderr(capsys, monkeypatch):
     monkeypatch.setattr(logging.getLogger(), "handlers", [])
     guard = Guard()
     guard.audit.begin(this_process(), command_from(lambda: None, name="order"), {}).done(None)
-    guard.turn_away(STRANGER, "no")
+    guard.reject(STRANGER, "no")
     assert logs.flush(TIMEOUT)
     assert capsys.readouterr().err == "uid 54321, gid 54322: refused: -32003 no\n"
 
@@ -293,7 +293,7 @@ def test_whatever_is_sent_is_one_bounded_line_and_json(name, params):
     logger.addFilter(keep := lambda record: bool(seen.append(record)))
     try:
         with contextlib.suppress(CommandError):
-            Guard().admit(STRANGER, name, CUSTOM, params)
+            Guard().authorize(STRANGER, name, CUSTOM, params)
         assert logs.flush(TIMEOUT)
     finally:
         logger.removeFilter(keep)

@@ -47,7 +47,7 @@ class Log:
         """The last of so many refusals."""
         for _ in range(times):
             with pytest.raises(AccessDenied) as caught:
-                self.guard.admit(who or peer(), "order", ORDER, {})
+                self.guard.authorize(who or peer(), "order", ORDER, {})
         return caught.value
 
     @property
@@ -101,14 +101,14 @@ def test_beyond_the_rate_a_refused_peer_is_told_to_wait_and_no_longer_logged(log
 
 def test_what_a_peer_may_do_it_may_do_beyond_the_rate_too(log):
     log.refuse(times=100)
-    log.guard.admit(peer(), "look", LOOK, {})
-    log.guard.admit(peer(), "nothing", None, {})
+    log.guard.authorize(peer(), "look", LOOK, {})
+    log.guard.authorize(peer(), "nothing", None, {})
 
 
 def test_another_peer_is_not_affected(log):
     log.refuse(times=100)
     assert "may observe" in log.refuse(peer(50001)).message
-    log.guard.admit(this_process(), "order", ORDER, {})
+    log.guard.authorize(this_process(), "order", ORDER, {})
 
 
 def test_the_programs_of_one_user_share_the_rate(log):
@@ -153,8 +153,8 @@ def test_more_peers_than_can_be_counted_push_out_the_oldest_which_is_told(log):
 
 def test_peers_that_a_transport_turns_away_count_too(log):
     key = Peer(address="10.0.0.1")
-    assert [log.guard.turn_away(key, "no key").message for _ in range(3)] == ["no key"] * 3
-    assert "too often" in log.guard.turn_away(key, "no key").message
+    assert [log.guard.reject(key, "no key").message for _ in range(3)] == ["no key"] * 3
+    assert "too often" in log.guard.reject(key, "no key").message
     assert len(log.counts) == 3
 
 

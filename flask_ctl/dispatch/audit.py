@@ -44,10 +44,10 @@ class Audit:
     def refused(
         self, peer: Peer, error: CommandError, name: str, command: Command | None = None, params: Params | None = None
     ) -> None:
-        """Log that a peer may not have a command run; `command` is None for one that there is not."""
+        """Log that a peer may not run a command; `command` is None for an unknown one."""
         self.tell(logging.WARNING, _described(peer), cut(name), masked(command, params or {}), "refused", _told(error))
 
-    def turned_away(self, peer: Peer, error: CommandError, count: int = 1) -> None:
+    def rejected(self, peer: Peer, error: CommandError, count: int = 1) -> None:
         """Log that a peer was refused before it could say what it wanted, or `count` times more than was logged."""
         self.tell(logging.WARNING, _described(peer), None, {}, "refused", _told(error), count=count)
 
@@ -62,7 +62,7 @@ class Audit:
         duration: float = 0.0,
         count: int = 1,
     ) -> None:
-        """Log something, for what is known of it."""
+        """Log one record of these fields; `duration` is in seconds."""
         fields: dict[str, Any] = {"peer": peer, "command": command, "parameters": parameters, "outcome": outcome}
         self._write(level, {**fields, "error": error, "duration": round(duration, 3), "count": count})
 
@@ -77,7 +77,7 @@ class Audit:
         return entries
 
     def close(self) -> None:
-        """Log what will have no outcome any more, because the server ends; wait a second at most for it."""
+        """Log open entries as cut off by the end of the server; wait a second at most for the handlers."""
         for entry in tuple(self._open):
             entry.done(CommandError("cut off by the end of the server"))
         logs.flush()

@@ -194,7 +194,7 @@ class CommandRegistry:
         return self._commands.get(name)
 
     def get(self, name: str) -> Command:
-        """Raises CommandError -32601, with the known names in `data`, for a name that nobody added."""
+        """Raises CommandError -32601, with the known names in `data`, for an unknown name."""
         try:
             return self._commands[name]
         except KeyError:

@@ -72,7 +72,7 @@ class Dispatcher:
         """The answer to a plain-text command, as text for a person. Never raises."""
         try:
             name, texts = parse_plain(line)
-            entry = self._guard.admit(peer, name, self.registry.find(name), texts)
+            entry = self._guard.authorize(peer, name, self.registry.find(name), texts)
             command = self.registry.get(name)
             reply = None if connection is None else Reply(connection, {"plain": True}, entry)
             meta = {key: texts.pop(key) for key in PLAIN_META & texts.keys()}
@@ -106,7 +106,7 @@ class Dispatcher:
     def _execute(self, request: Request, peer: Peer, notify: Notify, connection: Connection | None) -> Any:
         params, meta = _without_meta(request.params)
         wants_progress = meta.get("_progress") is True
-        entry = self._guard.admit(peer, request.method, self.registry.find(request.method), params)
+        entry = self._guard.authorize(peer, request.method, self.registry.find(request.method), params)
         command = self.registry.get(request.method)
         progress = _progress_sender(request.id, notify) if wants_progress and not request.is_notification else None
         to = {} if request.is_notification else {"id": request.id}

@@ -15,7 +15,7 @@ MAX_PENDING = 64
 """Commands of one connection that have not been answered; the next is read when one is."""
 
 MAX_QUEUE = 64
-"""Commands that wait for a thread: at four at a time nobody waits for more of them."""
+"""Custom commands that wait for one of the four threads."""
 
 MAX_REFUSALS = 10
 """Refused commands of one peer in REFUSAL_WINDOW: a person who errs has fewer, a program that tries has more."""

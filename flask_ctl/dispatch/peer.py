@@ -9,8 +9,8 @@ from typing import Any, Union
 from ..system.credentials import peer_credentials, peer_groups
 from ..system.native import socket
 
-Party = tuple[str, Union[int, str, None]]
-"""Who somebody is, as far as it can be known: ``("uid", 1001)``, ``("gid", 100)``, ``("key", "alice")``."""
+Principal = tuple[str, Union[int, str, None]]
+"""An identity, as far as it can be known: ``("uid", 1001)``, ``("gid", 100)``, ``("key", "alice")``."""
 
 
 _LOOPBACK = ("127.", "::1", "::ffff:127.")
@@ -18,7 +18,7 @@ _LOOPBACK = ("127.", "::1", "::ffff:127.")
 
 @dataclass(frozen=True)
 class Peer:
-    """Somebody at the other end of a connection; None for what could not be known.
+    """The other end of a connection; None for what could not be known.
 
     A process is named by the kernel (unix(7), SO_PEERCRED). `key` is the name of the CURVE key that a peer over the
     network has proved to hold, `address` the IP address of one over plain TCP, of whom nothing else is known.
@@ -42,8 +42,8 @@ class Peer:
         return dict(vars(self))
 
     @property
-    def party(self) -> Party:
-        """Whom to hold responsible: a user, a key, a host. A host has as many loopback addresses as it likes."""
+    def principal(self) -> Principal:
+        """The user, key or host that refusals count against. All loopback addresses are one host."""
         if self.key is not None:
             return "key", self.key
         if self.address is not None and self.uid is None:

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, get_args
 from ..errors import AccessDenied, ConfigurationError
 from ..system.credentials import group_id, user_id
 from .commands import Role
-from .peer import Party, Peer
+from .peer import Peer, Principal
 
 ROLES: tuple[Role, ...] = get_args(Role)
 
@@ -33,12 +33,12 @@ PRIVATE = FileAccess(0o600)
 
 @dataclass(frozen=True)
 class Policy:
-    """The roles that peers have with one app: `allow` names those who are neither its own user nor root.
+    """The roles of peers with one app: `allow` lists principals other than the server's own user and root.
 
-    Operating includes observing. Whoever can't be known has no role.
+    Operating includes observing. A peer that can't be identified has no role.
     """
 
-    allow: Mapping[Role, Collection[Party]] = field(default_factory=dict)
+    allow: Mapping[Role, Collection[Principal]] = field(default_factory=dict)
     tcp_operate: bool = False
 
     @classmethod
@@ -57,13 +57,15 @@ class Policy:
             if role not in ROLES:
                 raise ConfigurationError(f"CTL_ALLOW: there is no role {role!r}; there are: {', '.join(ROLES)}")
         return cls(
-            {role: tuple(dict.fromkeys(_parties(role, entries))) for role, entries in value.items()}, tcp_operate
+            {role: tuple(dict.fromkeys(_principals(role, entries))) for role, entries in value.items()}, tcp_operate
         )
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Policy:
         """The policy that `dataclasses.asdict` made JSON of. Raises an Exception for anything else."""
-        allow = {role: tuple((str(kind), who) for kind, who in parties) for role, parties in value["allow"].items()}
+        allow = {
+            role: tuple((str(kind), who) for kind, who in principals) for role, principals in value["allow"].items()
+        }
         return cls(allow, bool(value["tcp_operate"]))
 
     def role_of(self, peer: Peer) -> Role | None:
@@ -87,8 +89,8 @@ class Policy:
             raise AccessDenied(f"{peer} {what}; {_remedy(peer)}", {"role": role, "needs": needs})
 
     def file_access(self) -> FileAccess:
-        """What the file of a Unix socket has to allow, so that those whom the policy names can connect."""
-        named = {party for parties in self.allow.values() for party in parties if party[0] in ("uid", "gid")}
+        """What the file of a Unix socket has to allow, so that the users and groups in the policy can connect."""
+        named = {name for names in self.allow.values() for name in names if name[0] in ("uid", "gid")}
         others = named - {("uid", 0), ("uid", os.geteuid())}
         if not others:
             return PRIVATE
@@ -97,8 +99,8 @@ class Policy:
             return FileAccess(0o660, number)
         return FileAccess(0o666)
 
-    def _granted(self, parties: set[Party]) -> Role | None:
-        return next((role for role in reversed(ROLES) if not parties.isdisjoint(self.allow.get(role, ()))), None)
+    def _granted(self, principals: set[Principal]) -> Role | None:
+        return next((role for role in reversed(ROLES) if not principals.isdisjoint(self.allow.get(role, ()))), None)
 
 
 def _remedy(peer: Peer) -> str:
@@ -107,13 +109,13 @@ def _remedy(peer: Peer) -> str:
     return "CTL_ALLOW of the app gives more"
 
 
-def _parties(role: str, entries: Any) -> Iterable[Party]:
+def _principals(role: str, entries: Any) -> Iterable[Principal]:
     if isinstance(entries, (str, bytes)) or not isinstance(entries, Iterable):
         raise ConfigurationError(f"CTL_ALLOW: {role} has to be a list as ['group:ops', 'uid:1001'], not {entries!r}")
     return [_party(entry) for entry in entries]
 
 
-def _party(entry: Any) -> Party:
+def _party(entry: Any) -> Principal:
     kind, colon, name = entry.partition(":") if isinstance(entry, str) else ("", "", "")
     if kind not in _READERS or not colon or not name:
         raise ConfigurationError(
@@ -122,17 +124,17 @@ def _party(entry: Any) -> Party:
     return _READERS[kind](entry, name)
 
 
-def _numbered(entry: str, name: str) -> Party:
+def _numbered(entry: str, name: str) -> Principal:
     if not (name.isascii() and name.isdigit()):
         raise ConfigurationError(f"CTL_ALLOW: {entry!r} needs a number; for names there are user: and group:")
     return entry.partition(":")[0], int(name)
 
 
-def _user(entry: str, name: str) -> Party:
+def _user(entry: str, name: str) -> Principal:
     return "uid", _found(entry, user_id(name), "user")
 
 
-def _group(entry: str, name: str) -> Party:
+def _group(entry: str, name: str) -> Principal:
     return "gid", _found(entry, group_id(name), "group")
 
 
@@ -142,7 +144,7 @@ def _found(entry: str, number: int | None, kind: str) -> int:
     return number
 
 
-def _key(entry: str, name: str) -> Party:
+def _key(entry: str, name: str) -> Principal:
     return "key", name
 
 

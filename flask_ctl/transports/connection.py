@@ -65,7 +65,7 @@ class Connection(Session):
         return None if self._pending or self._out else self._heard
 
     def has_hung_up(self) -> bool:
-        """Whether the client is gone; while nothing is read from it, nobody else would notice."""
+        """Whether the client has disconnected, although nothing is being read from it."""
         poll = select.poll()
         poll.register(self._sock, 0)
         return any(events & select.POLLHUP for _, events in poll.poll(0))
@@ -86,7 +86,7 @@ class Connection(Session):
         self._sock.close()
 
     def expire(self, now: float) -> None:
-        """Close if the peer has let us wait for too long."""
+        """Close if the client has not read for STALL_TIMEOUT, or not ended a line within LINE_TIMEOUT."""
         if self._out and now - self._moved > STALL_TIMEOUT:
             self.close()
         elif self._buffer.partial and not self._last_line_seen and now - self._heard > LINE_TIMEOUT:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-from typing import Any, Protocol
+from typing import Any
 
 from ..dispatch.policy import FileAccess
 from ..errors import ConfigurationError
@@ -16,38 +16,47 @@ from ..system.native import socket
 logger = logging.getLogger("flask_ctl")
 
 
-class Place(Protocol):
-    """What can be listened at: `SocketFile`, `TcpPort`."""
+class Place:
+    """A place to listen at. The defaults are those of a port: there is no file, and the kernel guards it."""
+
+    def acquire(self) -> socket.socket:
+        """A listening socket. Raises ConfigurationError that says what is in the way and what to do."""
+        raise NotImplementedError
+
+    def adopt(self, descriptor: int, lock: int) -> socket.socket:
+        """The listening socket that the previous image of this process left. Raises like `acquire`."""
+        raise NotImplementedError
 
     def check(self) -> None:
         """Raises InsecureConfiguration where `acquire` would."""
 
-    def acquire(self) -> socket.socket:
-        """A listening socket. Raises ConfigurationError that says what is in the way and what to do."""
-
-    def admit(self, access: FileAccess) -> None:
+    def set_access(self, access: FileAccess) -> None:
         """Be as open as this from now on. Raises ConfigurationError like `acquire`."""
-
-    def adopt(self, descriptor: int, lock: int) -> socket.socket:
-        """The listening socket that a former image of this process left. Raises ConfigurationError like `acquire`."""
 
     def hand_over(self) -> int:
         """The lock's descriptor, for `adopt`, or -1; the place is left as it is."""
+        return -1
 
     def obstacle(self) -> str | None:
-        """A directory that keeps out those who are let in, None if there is none."""
+        """A directory that users with access can't enter, None if there is none."""
+        return None
 
     def in_place(self) -> bool:
-        """Whether callers reach our socket there."""
+        """Whether a client that connects reaches our socket."""
+        return True
 
     def keep_lock(self) -> None:
         """Hold the place's lock where others look for it; called now and then."""
 
     def vacant(self) -> bool:
         """Whether nothing is there."""
+        return False
 
     def release(self) -> None:
         """Give it up; more than once is fine."""
+
+    def abandon(self) -> None:
+        """In a forked child: close its copies of descriptors, and touch nothing else."""
 
 
 class Endpoint:
@@ -79,23 +88,23 @@ class Endpoint:
             self.socket = self._place.acquire()
         self._warn_of_obstacle()
 
-    def admit(self, access: FileAccess) -> None:
-        """Let others reach the socket, or no longer. Raises ConfigurationError where that is not possible."""
-        self._place.admit(access)
+    def set_access(self, access: FileAccess) -> None:
+        """Open the socket to other users, or close it. Raises ConfigurationError where that is not possible."""
+        self._place.set_access(access)
         self._warn_of_obstacle()
 
     def tend(self) -> bool:
-        """Called now and then: whether callers reach our socket, and see its lock; the latter is mended here."""
+        """Called now and then: whether clients reach our socket. Restores a lock file that has been removed."""
         if self.socket is not None:
             self._place.keep_lock()
         return self.in_place()
 
     def in_place(self) -> bool:
-        """Whether callers reach our socket."""
+        """Whether clients reach our socket."""
         return self.socket is not None and self._place.in_place()
 
     def restore(self) -> bool:
-        """Listen anew, unless somebody else has taken the place; whether there is a new socket."""
+        """Listen anew, unless another process has taken the place; whether there is a new socket."""
         if not self._place.vacant() and not self._place.in_place():
             self._complain("something else is there now")
             return False

@@ -1,8 +1,8 @@
 """The event loop of the control thread: descriptors, calls from other threads, timers, one periodic tick.
 
 One thread runs it and owns everything that is registered; the others only `call_soon`. It goes in rounds: in each of
-them every descriptor that is ready is served once, and every call that waited at its beginning is made once. Whoever
-has more to do asks for another call, which comes in the next round. So nobody keeps the others waiting.
+them every descriptor that is ready is served once, and every call that waited at its beginning is made once. A callback
+with more to do asks for another call, which comes in the next round, so that no source of events starves the others.
 """
 
 from __future__ import annotations

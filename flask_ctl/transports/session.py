@@ -1,4 +1,4 @@
-"""The commands of one client, whatever carries them: some under way, the others in order behind them."""
+"""The messages of one client over any transport: some are being handled, the others wait in order."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from .base import Handler
 from .reactor import Reactor
 
 _OBJECT = b"{}"
-"""Stands for the message that is answered, where it is none but JSON."""
+"""Placeholder request for messages that answer nothing: begins with `{`, so that they are sent as JSON, not as text."""
 
 
 TURN = 8
@@ -63,11 +63,11 @@ class Session(abc.ABC):
 
     @abc.abstractmethod
     def _write_progress(self, message: bytes) -> None:
-        """Send a notification, unless the client is slow: it is no answer, and who does not read it gets the next."""
+        """Send a progress notification; drop it if the client is slow, because the next one tells as much."""
 
     @abc.abstractmethod
     def _is_full(self) -> bool:
-        """Whether the client has to read before more is handled."""
+        """Whether so much waits to be read by the client that no more of its messages are handled."""
 
     @abc.abstractmethod
     def _settle(self) -> None:

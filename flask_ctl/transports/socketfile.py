@@ -21,6 +21,7 @@ from ..system.fork import Step, in_child
 from ..system.native import socket
 from ..system.platform import MAX_SOCKET_PATH
 from ..system.processes import start_time
+from .endpoint import Place
 
 BACKLOG = 128
 """Connections that wait while the control thread is busy; somaxconn of older kernels."""
@@ -28,7 +29,7 @@ BACKLOG = 128
 logger = logging.getLogger("flask_ctl")
 
 
-class SocketFile:
+class SocketFile(Place):
     """A path that is ours from `acquire` to `release`, and the socket that listens there.
 
     It is bound for the owner alone, and opened to others once it is there, if `access` says so. `lock` is the
@@ -86,7 +87,7 @@ class SocketFile:
             self.release()
             raise
 
-    def admit(self, access: FileAccess) -> None:
+    def set_access(self, access: FileAccess) -> None:
         """Open the file to others, or close it. Raises ConfigurationError like `acquire`; the path stays ours."""
         if access == self.access:
             return
@@ -96,13 +97,13 @@ class SocketFile:
             self._set_access()
 
     def adopt(self, descriptor: int, lock: int) -> socket.socket:
-        """The socket that a former image of this process left, listening for this one, and as open as it says.
+        """The socket that the previous image of this process left, listening for this one, and as open as it says.
 
         Raises ConfigurationError like `acquire`, and has given the path up then.
         """
         self._lock = lock
         self._inode = _inode(self.path)
-        # The former image had them too, but older kernels let go of them at an exec.
+        # The previous image had them too, but older kernels let go of them at an exec.
         self._take_bytes()
         listener = socket.socket(fileno=descriptor)
         try:
@@ -296,7 +297,7 @@ def _lets_through(directory: str, gid: int | None) -> bool:
 
 
 def _is_live(path: str) -> bool:
-    """Whether somebody listens: only a refused connection proves that nobody does."""
+    """Whether a process listens: only a refused connection proves that none does."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
         probe.setblocking(False)
         return probe.connect_ex(path) not in (errno.ECONNREFUSED, errno.ENOENT)

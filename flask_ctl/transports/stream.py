@@ -18,7 +18,8 @@ from .connection import Connection
 from .reactor import READ, Reactor
 
 SHARES: dict[Role | None, int] = {"operate": 1, "observe": 2, None: 16}
-"""One part in so many of the connections for those of each role, so that they can't lock out those who may do more."""
+"""Divisor of the connection limit per role: operators may use all of it, observers 1/2, unauthorized peers 1/16, so
+that a lower role cannot exhaust it."""
 
 RETRY = 0.1
 """Seconds until a listener for which there was no descriptor is looked at again."""
@@ -45,7 +46,7 @@ class StreamServer:
         self._listening = False
 
     def listen(self, listener: socket.socket, identify: Callable[[socket.socket], Peer]) -> None:
-        """Accept whoever connects to `listener`; `identify` names the peer."""
+        """Accept connections at `listener`; `identify` gives the peer of each."""
 
         def on_ready(_events: int) -> None:
             try:
@@ -55,7 +56,7 @@ class StreamServer:
             except OSError as error:
                 if error.errno not in OUT_OF_RESOURCES:
                     raise
-                self._drop_the_gone()
+                self._drop_disconnected()
                 if error.errno != errno.EMFILE or not reserve.give_up():
                     # The listener stays ready for as long as there are no descriptors.
                     self._reactor.unregister(listener)
@@ -122,7 +123,7 @@ class StreamServer:
     def _make_room(self, role: Role | None) -> bool:
         """Whether a peer of that role has a place, if need be that of an idle one of no higher role."""
         if self._is_full(role):
-            self._drop_the_gone()
+            self._drop_disconnected()
         if self._is_full(role):
             no_higher = {other for other in SHARES if SHARES[other] >= SHARES[role]}
             self._drop_idle({role} if role != "operate" and self._share_is_full(role) else no_higher)
@@ -141,6 +142,6 @@ class StreamServer:
         if idle:
             min(idle, key=lambda connection: connection.idle_since or 0.0).close()
 
-    def _drop_the_gone(self) -> None:
+    def _drop_disconnected(self) -> None:
         for connection in [connection for connection in self._connections if connection.has_hung_up()]:
             connection.close()

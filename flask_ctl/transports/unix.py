@@ -38,7 +38,7 @@ class UnixListener:
         self._endpoint.open()
 
     def renew_access(self) -> None:
-        self._endpoint.admit(self._guard.policy.file_access())
+        self._endpoint.set_access(self._guard.policy.file_access())
 
     def attach(self, reactor: Reactor, handler: Handler) -> None:
         self._reactor = reactor

@@ -23,10 +23,10 @@ _EVENTS = zmq.EVENT_ACCEPTED | zmq.EVENT_DISCONNECTED
 _MONITOR = "inproc://flask-ctl-monitor"
 
 TURN = 64
-"""Events that are taken in before others have their turn."""
+"""Events that are read before the reactor goes on."""
 
 UNHEARD_SHARE = 4
-"""One part in so many of the places is left to those who have connected and said nothing, when there are no more."""
+"""Divisor: when all places are taken, connections without a message keep this share of them."""
 
 
 class _Connection:
@@ -37,9 +37,9 @@ class _Connection:
 
 
 class AcceptedConnections:
-    """Ends connections when there are more than `limit`, or more than their share of those who only observe.
+    """Ends connections when there are more than `limit`, or more observers than their share.
 
-    The one idle longest gives way: of those who observe first, and of those who have said nothing once they are many.
+    The connection idle longest is closed: first an observer's, or one without a message where there are many of these.
     `name` is what getsockname(2) gives for the listener, `busy` the descriptors of those that wait for an answer.
     """
 

@@ -52,7 +52,7 @@ class ZmqListener:
         self._endpoint.open()
 
     def renew_access(self) -> None:
-        self._endpoint.admit(self._guard.policy.file_access())
+        self._endpoint.set_access(self._guard.policy.file_access())
 
     def attach(self, reactor: Reactor, handler: Handler) -> None:
         self._router = Router(self.endpoint, self._identity, self._guard, self._curve, reactor, handler)

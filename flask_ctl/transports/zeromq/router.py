@@ -25,22 +25,22 @@ from .turns import Turns
 from .zap import DOMAIN, Authenticator, Identity
 
 TURN = 0.0001
-"""Seconds for messages to be taken in and sent, and at least one of them, before other sockets have their turn."""
+"""Seconds of one turn, in which at least one message is received or sent; then other sockets are served."""
 
 MAX_EXCHANGES = 64
-"""Times that libzmq is asked by turns what can be received and sent, before other sockets have their turn."""
+"""Rounds of receiving and sending in one turn."""
 
 HELD = 512 * 1024
-"""Bytes that are held for all clients together: what waits to be handled, and as much of answers they don't read."""
+"""Bytes held for all clients together: of messages that wait to be handled, and again of unread answers."""
 
 QUEUED = 4
 """Messages in libzmq's queue to or from one peer, up to MAX_FRAME each; more waits here, where it is bounded."""
 
 CLIENT_DESCRIPTORS = 4
-"""That a client costs: it makes two connections, and of each there is a duplicate."""
+"""Descriptors per client: it makes two connections, and each of these is duplicated."""
 
 HANDSHAKE_TIMEOUT = 5.0
-"""Seconds for a peer to say who it is; who says nothing occupies a connection."""
+"""Seconds for a peer's handshake; a silent peer occupies a connection for so long."""
 
 KEEPALIVE = 60
 """Seconds of silence after which the kernel looks whether a peer over TCP is still there."""
@@ -78,10 +78,10 @@ class Router:
         return self._context is not None
 
     def start(self, listener: socket.socket) -> None:
-        """Serve who connects to a listening socket, of which libzmq gets a duplicate."""
+        """Serve the connections to a listening socket, of which libzmq gets a duplicate."""
         self.binds = 0
         self._context = zmq.Context()
-        self._authenticator = Authenticator(self._context, self._identity, self._admits)
+        self._authenticator = Authenticator(self._context, self._identity, self._may_connect)
         self._router = self._context.socket(zmq.ROUTER)
         self._configure(listener)
         self._turns = Turns(self._reactor, self._router, lambda: self._exchange(time.monotonic() + TURN))
@@ -103,7 +103,7 @@ class Router:
         self.binds += 1
 
     def tick(self, listener: socket.socket) -> None:
-        """Called now and then: end what is overdue, and make room for who waits at the `listener`."""
+        """Called now and then: drop overdue clients, and make room for connections that wait at the `listener`."""
         self._make_room_to_accept(listener)
         now = time.monotonic()
         for client in self.clients.values():
@@ -175,7 +175,7 @@ class Router:
             router.curve_secretkey = self._curve.secret
 
     def _make_room_to_accept(self, listener: socket.socket) -> None:
-        """Give up some of the reserve if libzmq leaves somebody waiting: it finds no descriptor, and does not tell."""
+        """Free reserved descriptors if a connection waits: libzmq does not report that it has none to accept it."""
         if not wait_readable([listener.fileno()], 0):
             reserve.fill()
             return
@@ -269,10 +269,10 @@ class Router:
                 return True
         return False
 
-    def _admits(self, peer: Peer, description: str) -> bool:
+    def _may_connect(self, peer: Peer, description: str) -> bool:
         if self._guard.policy.role_of(peer) is not None:
             return True
-        self._guard.turn_away(peer, f"{description} may not connect to {self._endpoint}")
+        self._guard.reject(peer, f"{description} may not connect to {self._endpoint}")
         return False
 
     def _busy(self) -> set[int]:

@@ -9,10 +9,10 @@ import zmq
 from ..reactor import READ, Reactor
 
 TURNS_IN_A_ROW = 500
-"""Full turns without a rest. Who sends more than fits in these has every further one after REST."""
+"""Full turns without a rest; every further one comes after REST."""
 
 REST = 0.001
-"""Seconds. So a flood costs a quarter of a processor at most, and the program and the other sockets have the rest."""
+"""Seconds between full turns, so that a flood costs at most a quarter of a processor."""
 
 
 class Turns:

@@ -19,10 +19,10 @@ from ...system.credentials import user_groups
 from .curve import AllowedKeys
 
 DOMAIN = b"flask-ctl"
-"""The name of our security settings; libzmq asks nobody for a socket that has none."""
+"""The ZAP domain: without one libzmq does not authenticate."""
 
 TURN = 16
-"""Questions that are answered before others have their turn: each may ask the user database."""
+"""Requests that are answered before the reactor goes on: each may ask the user database."""
 
 _CREDENTIALS = re.compile(r"(?:.*:)?(\d+):(\d+):(\d*)")
 
@@ -104,16 +104,16 @@ class KeyIdentity:
 
 
 class Authenticator:
-    """Answers the questions of one ZeroMQ context; `admits` says whether a peer, also in words, may connect."""
+    """Answers the questions of one ZeroMQ context; `may_connect` says whether a peer, also in words, may connect."""
 
     def __init__(
-        self, context: zmq.Context[zmq.Socket[bytes]], identity: Identity, admits: Callable[[Peer, str], bool]
+        self, context: zmq.Context[zmq.Socket[bytes]], identity: Identity, may_connect: Callable[[Peer, str], bool]
     ) -> None:
         self.socket = context.socket(zmq.ROUTER)
         self.socket.linger = 0
         self.socket.bind("inproc://zeromq.zap.01")
         self._identity = identity
-        self._admits = admits
+        self._may_connect = may_connect
 
     def answer(self) -> bool:
         """Answer the questions that are there, TURN at most; whether there may be more."""
@@ -130,6 +130,6 @@ class Authenticator:
         version, request, _domain, address, _routing_id, _mechanism, *credentials = frames[start:]
         where = address.decode(errors="replace")
         user_id = self._identity.user_id(where, credentials)
-        admitted = self._admits(self._identity.peer(where, user_id), self._identity.describe(where, user_id))
+        admitted = self._may_connect(self._identity.peer(where, user_id), self._identity.describe(where, user_id))
         code, text = (b"200", b"OK") if admitted else (b"400", b"not allowed")
         return [*frames[:start], version, request, code, text, user_id.encode() if admitted else b"", b""]
