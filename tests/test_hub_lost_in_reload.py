@@ -13,7 +13,7 @@ from servers import SERVERS
 
 from flask_ctl import ControlError, NotRunning, ServerDied, TimedOut
 from flask_ctl.client import reload as reloadcall
-from flask_ctl.client.reload import HubEnded, NextHub
+from flask_ctl.client.reload import HubEnded, ReloadWaiter
 
 
 @pytest.fixture(autouse=True)
@@ -129,7 +129,7 @@ def outcome(monkeypatch, *answers):
     left = list(answers)
     monkeypatch.setattr(reloadcall.time, "sleep", lambda seconds: None)
     monkeypatch.setattr(reloadcall, "NEXT_HUB_TIMEOUT", 0.1)
-    watch = NextHub(lambda **_: left.pop(0) if len(left) > 1 else left[0])
+    watch = ReloadWaiter(lambda **_: left.pop(0) if len(left) > 1 else left[0])
     return watch.result(HubEnded("the hub ended"), None)
 
 
