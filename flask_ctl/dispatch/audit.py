@@ -135,7 +135,7 @@ class Entry:
 
 
 def asker(by: dict[str, Any]) -> str:
-    """Who has asked, a `by` of `status`, as the records of this log have it."""
+    """The peer in a `by` of `status`, written as in the records of this log."""
     return _who(_with_program(by))
 
 
@@ -145,7 +145,7 @@ def _described(peer: Peer) -> dict[str, Any]:
 
 
 def _with_program(by: dict[str, Any]) -> dict[str, Any]:
-    """The name of its program is one that a peer has chosen for itself."""
+    """`by` with the name of the peer's program, which the peer can choose freely."""
     return {**by, "program": program_name(by["pid"])} if by.get("pid") is not None else by
 
 

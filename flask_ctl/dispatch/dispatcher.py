@@ -47,10 +47,10 @@ logger = logging.getLogger("flask_ctl")
 
 
 class Dispatcher:
-    """Answers messages with the commands of one registry.
+    """Answers JSON-RPC messages and plain-text lines with the commands of one registry.
 
     Built-in commands run where `handle` is called and may return a Future; the others are given to `submit`.
-    `guard` says who may have which command run, before anything else is told of it, and is told how it went.
+    `guard` authorizes each call before the command is looked up, and gets its outcome for the audit log.
     """
 
     def __init__(self, registry: CommandRegistry, submit: Submit, guard: Guard) -> None:
@@ -148,7 +148,7 @@ def _failure(name: str, error: BaseException) -> CommandError:
 
 
 def _without_meta(params: Any) -> tuple[Any, dict[str, Any]]:
-    """The parameters without those that begin with an underscore, and those."""
+    """The command's own parameters, and the parameters of the call, which begin with an underscore."""
     if isinstance(params, list) or not any(name.startswith("_") for name in params):
         return params, {}
     meta = {name: params[name] for name in params if name.startswith("_")}

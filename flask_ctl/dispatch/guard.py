@@ -17,7 +17,7 @@ from .redaction import Params
 
 @dataclass
 class RefusalWindow:
-    """The refusals of one peer since a moment."""
+    """The refusals of one principal until `ends`, on the monotonic clock."""
 
     peer: Peer
     ends: float
@@ -54,7 +54,7 @@ class Guard:
         return self.audit.begin(peer, command, params)
 
     def reject(self, peer: Peer, reason: str) -> AccessDenied:
-        """Log and count a peer whom a transport refuses before it can ask for anything; the error to tell it."""
+        """Log and count a connection that a transport refuses; the error for the peer."""
         error = AccessDenied(reason)
         too_many = self._count(peer)
         if too_many is None:

@@ -21,7 +21,7 @@ class Peer:
     """The other end of a connection; None for what could not be known.
 
     A process is named by the kernel (unix(7), SO_PEERCRED). `key` is the name of the CURVE key that a peer over the
-    network has proved to hold, `address` the IP address of one over plain TCP, of whom nothing else is known.
+    network has proved to hold, `address` the IP address of a peer over plain TCP, about which nothing else is known.
     """
 
     pid: int | None = None

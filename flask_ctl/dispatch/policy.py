@@ -1,4 +1,4 @@
-"""Who may do what: roles, and the access mode of a socket's file."""
+"""Access policy of one app: the roles of peers, and the mode of the socket's file."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ class Policy:
     def role_of(self, peer: Peer) -> Role | None:
         """The most that a peer may do; None for nothing at all."""
         if peer.key is not None:
-            # It was let in because its key is among those that are allowed.
+            # The handshake has accepted its key.
             return self._granted({("key", peer.key)}) or self._granted({("key", "*")}) or "observe"
         if peer.uid is not None:
             if peer.uid in (0, os.geteuid()):

@@ -68,7 +68,7 @@ class Pool:
         return future
 
     def close(self) -> None:
-        """End the threads; those that are busy end later, and are not waited for. More than once is fine."""
+        """End the idle threads now, busy ones after their command, without waiting. More than once is fine."""
         with self._lock:
             threads, self._threads = self._threads, []
         for _ in threads:

@@ -37,7 +37,7 @@ class Listener(Protocol):
         """Bind. Raises ConfigurationError, with the remedy, where that is not possible."""
 
     def renew_access(self) -> None:
-        """The guard's policy is another: let those in, and those only, whom it names; who is connected stays.
+        """The guard's policy has changed: open the address to its users, and to no others. Connected clients stay.
 
         Raises ConfigurationError like `open`; the address stays ours.
         """
@@ -46,13 +46,13 @@ class Listener(Protocol):
         """Serve from the reactor's thread; after a failure of that thread, again."""
 
     def tick(self) -> None:
-        """Called every other second: close what is overdue, put back what was removed."""
+        """Called every other second: close overdue connections, restore a removed file."""
 
     def detach(self) -> None:
         """Drop every connection; the address stays ours."""
 
     def flush(self, timeout: float) -> None:
-        """Wait, for so many seconds at most, until the peers have what was written for them."""
+        """Wait until the clients have read what was written for them, `timeout` seconds at most."""
 
     def export_state(self) -> dict[str, Any] | None:
         """Leave the address and the caller of the reload to the next image; None if there is nothing to leave.

@@ -21,13 +21,13 @@ from .reactor import READ, WRITE, Reactor
 from .session import Session
 
 HIGH_WATER = 16 * 1024
-"""Bytes that wait for a slow reader, beside those that the kernel has taken, before we stop reading what it asks."""
+"""Bytes of unread answers, beside the kernel's buffer, above which no more requests are read from a client."""
 
 LINE_TIMEOUT = 10.0
-"""Seconds for a message to end that has begun."""
+"""Seconds for the rest of a line, counted from its last byte."""
 
 STALL_TIMEOUT = 30.0
-"""Seconds for a client to read something of what waits for it."""
+"""Seconds without progress after which a client that does not read is disconnected."""
 
 _CHUNK = 16 * 1024
 _NO_SIGNAL = getattr(socket, "MSG_NOSIGNAL", 0)

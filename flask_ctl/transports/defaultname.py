@@ -38,7 +38,7 @@ class DefaultName:
     def open(self, listen: Listen) -> None:
         """Listen at the plain name, or if another instance has that, at our own. Raises ConfigurationError.
 
-        What a former image of this process has left is taken, both names if there are two.
+        Sockets that the previous image of this process left are taken, both names if there are two.
         """
         for path in other_names(self.path):
             # What we have inherited must not be opened before it is ours.
@@ -50,7 +50,7 @@ class DefaultName:
             self._has_own = True
 
     def tend(self, listen: Listen) -> bool:
-        """Called now and then: whether we listen at the plain name from now on, because nobody else does any more."""
+        """Called now and then: whether we listen at the plain name from now on, as no other instance does."""
         if self._has_plain:
             return False
         try:
@@ -60,7 +60,7 @@ class DefaultName:
         return self._has_plain
 
     def close(self) -> None:
-        """After the end of listening: of our own name nothing stays, as nobody will ever have it again."""
+        """After the end of listening: remove the files of our own name, which is never used again."""
         if self._has_own:
             remove_dead(self.own)
 

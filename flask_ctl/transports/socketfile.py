@@ -33,8 +33,8 @@ class SocketFile(Place):
     """A path that is ours from `acquire` to `release`, and the socket that listens there.
 
     It is bound for the owner alone, and opened to others once it is there, if `access` says so. `lock` is the
-    descriptor of the lock, where that has been taken already, and tells nobody who holds it. `master` is the pid of the
-    master that a hub listens for.
+    descriptor of a lock that has been taken already, without the record locks that name its holder. `master` is the pid
+    of the master that a hub listens for.
     """
 
     def __init__(self, path: str, access: FileAccess = PRIVATE, lock: int = -1, master: int | None = None) -> None:
@@ -120,7 +120,7 @@ class SocketFile(Place):
         return listener
 
     def obstacle(self) -> str | None:
-        """A directory on the way that those whom the file lets in can't all enter, None if there is none."""
+        """A parent directory that not all users with access to the file can enter, None if there is none."""
         if not self.access.shared:
             return None
         directory = os.path.dirname(os.path.realpath(self.path))
@@ -141,7 +141,7 @@ class SocketFile(Place):
         return self._inode is not None and _inode(self.path) == self._inode
 
     def keep_lock(self) -> None:
-        """Where the lock's file has been removed or replaced lock the one that is found now; called now and then."""
+        """Called now and then: if the lock file was removed or replaced, lock the new one."""
         if self._lock < 0 or not self._bytes or _is_at(locks.lock_path(self.path), self._lock):
             return
         before, self._lock = self._lock, -1
@@ -246,7 +246,7 @@ class SocketFile(Place):
 
 
 def remove_dead(path: str) -> None:
-    """Remove a socket and its lock's file, if nobody is there any more; for names that nobody will have again."""
+    """Remove a socket and its lock file if no process holds them; for names that are never used again."""
     lock_path = locks.lock_path(path)
     if locks.is_ours(lock_path):
         return

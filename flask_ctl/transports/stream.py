@@ -22,7 +22,7 @@ SHARES: dict[Role | None, int] = {"operate": 1, "observe": 2, None: 16}
 that a lower role cannot exhaust it."""
 
 RETRY = 0.1
-"""Seconds until a listener for which there was no descriptor is looked at again."""
+"""Seconds until accepting is tried again after the process has run out of descriptors."""
 
 FLUSH_TIMEOUT = 1.0
 """Seconds that the end of the server waits for clients to read their last answer."""
@@ -35,7 +35,7 @@ logger = logging.getLogger("flask_ctl")
 class StreamServer:
     """Accepts connections at a listening socket, as many as the guard's limits say.
 
-    Over that the one that has been idle longest makes room.
+    Above the limit the connection that has been idle longest is closed.
     """
 
     def __init__(self, reactor: Reactor, handler: Handler, guard: Guard) -> None:

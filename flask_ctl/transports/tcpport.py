@@ -23,7 +23,7 @@ class TcpPort(Place):
         listener = socket.socket(family, socket.SOCK_STREAM)
         try:
             listener.setblocking(False)
-            # Of the former server only connections that are being closed may still be there.
+            # Closing connections of an earlier server (TIME_WAIT) don't keep the port.
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             listener.bind(sockaddr)
             listener.listen(BACKLOG)

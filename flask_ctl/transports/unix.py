@@ -19,7 +19,7 @@ from .stream import StreamServer
 
 
 class UnixListener:
-    """Listens at a path, for those whom the guard's policy names; puts the socket back if a cleaner removes it."""
+    """Listens at a path, for the users in the guard's policy; restores the socket file if it is removed."""
 
     def __init__(self, path: str, guard: Guard, file: SocketFile | None = None) -> None:
         self._guard = guard

@@ -105,9 +105,9 @@ class AllowedKeys:
             self._names[_new_key(path, version, self._names)] = _name_of(path)
 
     def name_of(self, public: bytes) -> str | None:
-        """The name of the file that allows a key, as it is now; None for a key that nobody has allowed.
+        """The name of the file that allows a key, as it is now; None for a key that is not allowed.
 
-        A file that is no good allows nobody, a directory that is not safe any more lets nobody in; the log tells.
+        An invalid file allows no key, and neither does a directory that has become unsafe; the log says so.
         """
         try:
             infos = self._look()
@@ -153,7 +153,7 @@ class AllowedKeys:
 
 
 class _Version(NamedTuple):
-    """What tells one state of a file from another, and who may write to it."""
+    """What changes with the content of a file, its owner or its mode."""
 
     uid: int
     mode: int
@@ -187,7 +187,7 @@ def _name_of(path: str) -> str:
 
 def _load(path: str) -> tuple[bytes, bytes | None]:
     try:
-        # To open a FIFO would wait for somebody to write to it.
+        # Opening a FIFO would wait for a writer.
         if stat.S_ISFIFO(os.stat(path).st_mode):
             raise ValueError(path)
         public, secret = load_certificate(path)

@@ -1,7 +1,7 @@
 """The connections that libzmq has accepted at one socket: a bounded number of them.
 
 libzmq accepts without bound and tells only by its monitor. A duplicate of each descriptor is held here, so that one
-that is ended is the one that was meant.
+the connection that is closed is certainly the intended one.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class AcceptedConnections:
     """Ends connections when there are more than `limit`, or more observers than their share.
 
     The connection idle longest is closed: first an observer's, or one without a message where there are many of these.
-    `name` is what getsockname(2) gives for the listener, `busy` the descriptors of those that wait for an answer.
+    `name` is what getsockname(2) gives for the listener, `busy` the descriptors of clients that wait for an answer.
     """
 
     def __init__(self, router: zmq.Socket[bytes], name: Any, limit: int, busy: Callable[[], Set[int]]) -> None:
@@ -71,7 +71,7 @@ class AcceptedConnections:
     def heard(self, descriptor: int, role: Role | None) -> None:
         """A message has come over the connection with this descriptor, from a peer with that role."""
         if descriptor not in self._connections:
-            # The message may come before the event of its connection, which would count as one that has said nothing.
+            # The message may come before the event of its connection, which would count as silent.
             self.note()
         connection = self._connections.get(descriptor)
         if connection is not None:

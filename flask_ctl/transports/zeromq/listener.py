@@ -21,7 +21,7 @@ from .router import Router
 from .zap import Identity
 
 MAX_BINDS = 16
-"""Times that a removed file comes back before the descriptors of its former selves are closed."""
+"""Sockets that are bound again after their file was removed, before the descriptors of the earlier ones are closed."""
 
 
 class ZmqListener:

@@ -262,7 +262,7 @@ class Router:
     def _send_rest(self, end: float) -> bool:
         """Send what had been blocked, until `end`; whether something went, or is still to be tried."""
         for client in tuple(self._blocked):
-            # Who stays blocked has the next turn after all the others.
+            # A client that stays blocked has its next turn after all others.
             self._blocked.pop(client, None)
             went = client.send_rest()
             if went or time.monotonic() > end:

@@ -17,13 +17,13 @@ from ..reactor import Reactor
 from ..session import Session
 
 MAX_WAITING = 1024
-"""Messages that wait for those before them; a ROUTER can't stop reading from one peer alone."""
+"""Messages that wait for earlier ones of the same client; a ROUTER can't stop reading from one peer alone."""
 
 OVERHEAD = 64
-"""Bytes that a message takes beside its own."""
+"""Bytes of overhead per message."""
 
 RETURN_TIMEOUT = 60.0
-"""Seconds for a client to come back after a reload; the new image keeps its answer for so long."""
+"""Seconds that the new image keeps the answer to a reload for a caller that has not connected again."""
 
 Sent = Literal["sent", "blocked", "gone"]
 Send = Callable[["ZmqClient", bytes], Sent]
@@ -138,7 +138,7 @@ class ZmqClient(Session):
         return not self._has_room(self._out)
 
     def _has_room(self, held: Collection[bytes], message: bytes = b"") -> bool:
-        """Whether one more message can be held beside those."""
+        """Whether one more message can be held beside `held`."""
         size = sum(map(len, held)) + len(message) + OVERHEAD * len(held)
         return len(held) < MAX_WAITING and size < self._share()
 

@@ -1,4 +1,4 @@
-"""Who may connect over ZeroMQ: the answers to libzmq's questions (ZAP, RFC 27 of ZeroMQ).
+"""Authentication over ZeroMQ: the answers to libzmq's requests (ZAP, RFC 27 of ZeroMQ).
 
 libzmq asks at every handshake, and puts the user id of the answer on every message of that connection, beside the
 address of the peer. Over ipc that address holds the credentials that the kernel gave when the connection was made.
@@ -28,16 +28,16 @@ _CREDENTIALS = re.compile(r"(?:.*:)?(\d+):(\d+):(\d*)")
 
 
 class Identity(Protocol):
-    """How peers at one address are known."""
+    """How the peers at one address are identified."""
 
     def user_id(self, address: str, credentials: list[bytes]) -> str:
-        """What is to stand on the messages of a peer that connects; whether it may is decided by its `peer`."""
+        """The user id that libzmq puts on each message of a connection; `peer` turns it into a Peer."""
 
     def peer(self, address: str, user_id: str) -> Peer:
         """The peer that has sent a message."""
 
     def describe(self, address: str, user_id: str) -> str:
-        """A peer that may not connect, for the log."""
+        """A text for the log about a peer that may not connect."""
 
 
 class LocalIdentity:
@@ -86,7 +86,7 @@ class LoopbackIdentity:
 
 
 class KeyIdentity:
-    """Peers with a CURVE key, named by the directory of those that are allowed."""
+    """Peers with a CURVE key, named by the files in the directory of allowed keys."""
 
     def __init__(self, allowed: AllowedKeys) -> None:
         self._allowed = allowed
