@@ -73,7 +73,7 @@ class HttpServer(abc.ABC):
     def end(self) -> None:
         """Let the server's loop return, and the process end unless the server is embedded."""
 
-    # For a reload, in this order.
+    # For a reload.
 
     def obstacle(self) -> str | None:
         """Why its process can't be replaced under it; None if it can."""
