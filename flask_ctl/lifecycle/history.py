@@ -1,4 +1,4 @@
-"""What an instance has been through: it outlives the images of its process."""
+"""The history of a server, which continues over reloads."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from .operation import timestamp
 
 
 class History:
-    """Start, generation and last reload of an instance."""
+    """Start, generation and last reload of a server."""
 
     def __init__(self) -> None:
         self.generation = 1
@@ -34,16 +34,16 @@ class History:
         self.started_at, self.began = state["started_at"], state["began"]
 
     def reloaded(self, by: dict[str, Any], elapsed: float, cut: int) -> None:
-        """This generation serves, as `by` has asked; so many requests were cut for it."""
+        """This generation serves; `by` requested it, and `cut` requests were cut for it."""
         self._note(by, elapsed, None, cut)
         self.reloaded_at = now()
 
     def refused(self, by: dict[str, Any], elapsed: float, error: str) -> None:
-        """A reload has failed, and this generation serves on."""
+        """A reload has failed, and this generation still serves."""
         self._note(by, elapsed, error, 0)
 
     def lost(self, count: int) -> None:
-        """So many requests have been cut after the last reload, in what that had left to finish them."""
+        """Add requests that were cut after the last reload, in workers that it had left to finish them."""
         if self.last_reload is not None:
             self.last_reload = {**self.last_reload, "cut": self.last_reload.get("cut", 0) + count}
 

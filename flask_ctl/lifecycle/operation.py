@@ -20,11 +20,11 @@ MAX_WAIT = 10**6
 """Seconds that a thread can wait at once."""
 
 MAX_SECONDS = 10 * 365 * 86400.0
-"""A longer grace is no different, and threads can't wait for it."""
+"""Longest grace, in seconds: threads can't wait longer."""
 
 
 class Work(Protocol):
-    """What is drained beside the connections, and what is called at the end."""
+    """What a stop drains beside the connections, and the hooks that it runs."""
 
     def finished_count(self) -> int:
         """Requests and commands finished so far."""
@@ -54,15 +54,15 @@ class Operation:
 
     @property
     def elapsed(self) -> float:
-        """Seconds since it was asked for."""
+        """Seconds since it was requested."""
         return round(time.monotonic() - self.began, 3)
 
     def wait(self, timeout: float | None = None) -> bool:
-        """Wait until its thread has ended, at most for so many seconds; whether it has."""
+        """Wait until its thread has ended, for at most `timeout` seconds; whether it has."""
         return self._thread is None or self._thread.join(timeout)
 
     def notify(self) -> None:
-        """Look again whether what is waited for has come; never call it with a lock of the server's."""
+        """Evaluate the condition that it waits for again. Never call this with a lock of the server."""
         with self._changed:
             self._changed.notify_all()
 
@@ -75,7 +75,7 @@ class Operation:
         return self.result
 
     def progress(self) -> dict[str, Any]:
-        """How far it is."""
+        """The phase, and the remaining seconds."""
         return {"phase": self.phase, "remaining": round(max(0.0, self._deadline - time.monotonic()), 3)}
 
     def _spawn(self, run: Callable[[], Any], thread: StandbyThread) -> None:

@@ -28,10 +28,10 @@ PAUSE = 0.25
 accepts again, and the drain starts anew with them."""
 
 MIN_UNWIND = 2.0
-"""Seconds that hooks, threads and exit functions have each, at least, when the grace is over."""
+"""Least seconds for the hooks, for the threads, and for the exit functions, after the grace has passed."""
 
 THREAD_INTERVAL = 0.05
-"""Seconds between two looks at the program's own threads, which do not tell when they end."""
+"""Seconds between two looks at the program's own threads: no event tells of their end."""
 
 logger = logging.getLogger("flask_ctl")
 
@@ -50,13 +50,13 @@ class Replaceable(Executable, Protocol):
         """Why it can't be started again, None if it can."""
 
     def start_preflight(self, limit: float, served: Collection[str]) -> Preflight:
-        """A start for trial, which may take `limit` seconds; the HTTP addresses that are `served` it will inherit."""
+        """A trial start of at most `limit` seconds. It treats the `served` HTTP addresses as inherited."""
 
     def background_threads(self, but: Collection[Any]) -> list[str]:
         """Names of the threads, but the HTTP server's own, that would keep the process from ending."""
 
     def busy_executor_threads(self) -> list[str]:
-        """Names of the ThreadPoolExecutors' workers that are at work."""
+        """Names of the ThreadPoolExecutors' busy threads."""
 
 
 class ReloadWork(Work, Protocol):
@@ -69,7 +69,7 @@ class ReloadWork(Work, Protocol):
 
 @dataclass
 class ReloadRequest:
-    """What was asked: seconds of grace, whether to cut what is left then, and by whom."""
+    """The parameters of a reload: seconds of grace, whether to cut the rest then, and who requested it."""
 
     grace: float
     cut: bool
@@ -79,7 +79,7 @@ class ReloadRequest:
 
     @property
     def longest(self) -> float:
-        """Seconds that the preflight and the grace take together, at most: what remains never grows."""
+        """Most seconds for the preflight and the grace together, so that the remaining time never grows."""
         return min(self.grace, MAX_SECONDS) + (self.preflight_timeout if self.preflight else 0.0)
 
 
@@ -119,7 +119,7 @@ class ReloadOperation(Operation):
 
 
 class Reload(ReloadOperation):
-    """A reload of this process. Its result is only ever an error: the success is told by the image that follows.
+    """A reload of this process. Its result is only ever an error: the next image answers on success.
 
     `committed` is true from the moment when there is no way back.
     """
@@ -210,7 +210,7 @@ class Reload(ReloadOperation):
         return stop_result(drained, cut, self.elapsed, pid, hooks_left=not self._hooks_ran)
 
     def progress(self) -> dict[str, Any]:
-        """How far it is: the phase, seconds that remain, requests and commands in flight, threads waited for."""
+        """The phase, remaining seconds, requests and commands in flight, threads that it waits for."""
         waiting_for = self._threads_in_way() if self.phase == "drain" else []
         return {**super().progress(), "in_flight": self._in_flight(), "waiting_for": waiting_for}
 
@@ -268,7 +268,7 @@ class Reload(ReloadOperation):
         return came
 
     def _is_idle(self) -> bool:
-        """Whether nothing else than requests keeps the old code from being replaced."""
+        """Whether only requests can keep the old code from being replaced."""
         return not (self._work.commands_in_flight() or self._program.busy_executor_threads() or self._threads_in_way())
 
     def _threads_in_way(self) -> list[str]:
@@ -297,7 +297,7 @@ class Reload(ReloadOperation):
         )
 
     def _prepare(self) -> None:
-        """Get all that may not be had any more, while the old code can go on without it."""
+        """Acquire all resources that may be missing later, while the old code can still go on."""
         # The preflight has compiled what may have been edited since.
         remove_stale()
         try:

@@ -20,23 +20,23 @@ from .operation import MAX_SECONDS, Operation, Progress, Work, timestamp
 Mode = Literal["graceful", "fast", "immediate"]
 
 IDLE_LINGER = 0.5
-"""Seconds for a connection that has not sent a byte to send one after all, before it counts as idle and is closed."""
+"""Seconds until a connection that has not sent a byte counts as idle, and is closed."""
 
 SETTLE_TIME = 0.1
-"""Seconds past the grace for connections that have been answered to be closed, so that they don't count as cut."""
+"""Seconds past the grace for answered connections to close, so that they don't count as cut."""
 
 RETURN_TIME = 1.0
 """Seconds, at least, that a stop which goes over an exec leaves its clients, and the reload's, to connect again."""
 
 HOOKS_TIMEOUT = 2.0
-"""Seconds for `on_stop` hooks to come to an end in a fast stop; a graceful one waits for them."""
+"""Seconds for the `on_stop` hooks in a fast stop. A graceful stop waits until they have run."""
 
 logger = logging.getLogger("flask_ctl")
 
 
 @dataclass
 class StopRequest:
-    """What was asked: seconds of grace and delay, and by whom."""
+    """The parameters of a stop: mode, seconds of grace and delay, and who requested it."""
 
     mode: Mode
     grace: float
@@ -114,7 +114,7 @@ class Stop(Operation):
         self._spawn(run, thread)
 
     def join(self, request: StopRequest, progress: Progress | None) -> Future[dict[str, Any]]:
-        """The result for one more caller. `fast` ends the waiting of those before, a given grace may shorten it."""
+        """The result for one more caller. `fast` ends the drain at once, a given grace may shorten it."""
         with self._changed:
             now = time.monotonic()
             if request.mode == "fast" and self.mode == "graceful":
@@ -145,7 +145,7 @@ class Stop(Operation):
         }
 
     def progress(self) -> dict[str, Any]:
-        """How far it is: the phase, requests and commands in flight, seconds that remain, threads that stay."""
+        """The phase, requests and commands in flight, remaining seconds, threads that keep the process alive."""
         fields = {**super().progress(), "in_flight": self._in_flight(), "waiting_for": self._waiting_for()}
         return fields if self._deadline_by == self.by else {**fields, "deadline_by": self._deadline_by}
 
@@ -169,12 +169,12 @@ class Stop(Operation):
         self._finish(cut)
 
     def _linger(self) -> bool:
-        """Whether all was answered but for its last words: a connection is closed a moment after its last byte."""
+        """Whether all connections close within SETTLE_TIME: one closes a moment after its last byte."""
         end = time.monotonic() + SETTLE_TIME
         return self._wait(self._all_done, lambda: end)
 
     def _run_hooks(self) -> None:
-        """Until they have run; in a fast stop for HOOKS_TIMEOUT at most."""
+        """Run the hooks, and wait for them; in a fast stop for HOOKS_TIMEOUT at most."""
 
         def run() -> None:
             self._work.run_stop_hooks()

@@ -12,7 +12,7 @@ from ...errors import CONFLICT, CommandError
 from ...system.native import is_patched, threading
 
 Done = Callable[[Any], Any]
-"""Gets the result, or the exception that there was instead."""
+"""Gets the result, or the exception."""
 
 
 class Executor(Protocol):
@@ -55,7 +55,7 @@ class ThreadExecutor:
 
 
 class GreenletExecutor:
-    """GreenletExecutor of the thread that makes this."""
+    """Greenlets in the loop of the thread that makes this object."""
 
     def __init__(self, max_waiting: int) -> None:
         import gevent
@@ -93,5 +93,5 @@ POLL = 0.02
 
 
 def make_executor(max_waiting: int) -> Executor:
-    """What suits this process; so many functions may wait at most."""
+    """Greenlets if gevent has patched this process, else threads; `max_waiting` functions may wait at most."""
     return GreenletExecutor(max_waiting) if is_patched() else ThreadExecutor(max_waiting)

@@ -18,7 +18,7 @@ from .requests import Outcome, WorkerRequests
 from .table import Worker, Workers
 
 ABSENCE = 30.0
-"""Seconds to wait for a worker where none serves, if the caller has no time-out of their own."""
+"""Seconds to wait for a worker when none serves, unless the caller sets a time-out."""
 
 
 @dataclass(frozen=True)
@@ -99,7 +99,7 @@ def _targets(workers: Workers, scope: str) -> list[Worker]:
 
 
 def _as_result(outcomes: list[Outcome]) -> list[dict[str, Any]]:
-    """``{"pid", "result"}`` or ``{"pid", "error"}`` for each; raises what all of them refuse the call for."""
+    """``{"pid", "result"}`` or ``{"pid", "error"}`` for each; raises the error with which all refuse the call."""
     refusals = {result.code for _, result in outcomes if isinstance(result, CommandError)}
     if len(refusals) == 1 and refusals <= {INVALID_PARAMS, METHOD_NOT_FOUND}:
         first = outcomes[0][1]

@@ -160,7 +160,7 @@ class WorkerEndpoint:
     def _ended(self, worker: Worker) -> None:
         assert self._reactor is not None
         self._reactor.unregister(worker.handle)
-        # Its last words may be read in this very round.
+        # Its final report may be read in this same round of the reactor.
         self._reactor.call_soon(self._on_end, worker)
 
 

@@ -19,7 +19,7 @@ MAX_WORKERS = 1024
 """More are refused: each costs two descriptors and a line in `status`."""
 
 TAKEN_TIMEOUT = 5.0
-"""Seconds for a worker to take a request in; its thread does nothing else."""
+"""Seconds for a worker to confirm that it has received a request; a thread of its own does so."""
 
 Send = Callable[[bytes], Any]
 
@@ -34,7 +34,7 @@ class Call:
 
     @property
     def deadline(self) -> float:
-        """The time at which it is given up."""
+        """The time at which it fails."""
         return min(self._deadline, self._until_taken)
 
     def taken(self) -> None:
@@ -52,7 +52,7 @@ class Worker:
         self.heard = time.monotonic()
         self.generation = generation
         self.final = False
-        """Whether it has said its last words: it ends in order."""
+        """Whether it has sent its final report: it ends in order."""
         self.condemned = False
         """Whether what it has in flight has been counted as cut already."""
         self._send = send
@@ -95,7 +95,7 @@ class Worker:
             self._calls[id].taken()
 
     def settle(self, id: Any, value: dict[str, Any]) -> None:
-        """It has answered a request; an answer to what was given up is nothing."""
+        """It has answered a request; an answer after the deadline is ignored."""
         call = self._calls.pop(id, None)
         if call is None:
             return
@@ -105,7 +105,7 @@ class Worker:
             call.future.set_result(value.get("result"))
 
     def expire(self, now: float) -> None:
-        """Give up the requests whose time has passed."""
+        """Fail the requests whose deadline has passed."""
         for id, call in list(self._calls.items()):
             if call.deadline <= now:
                 del self._calls[id]
@@ -168,7 +168,7 @@ class Workers:
         return self._lost + sum(worker.figures.aborted for worker in self)
 
     def remove(self, worker: Worker) -> int:
-        """It has ended; its totals stay. How much was lost with it."""
+        """It has ended, and its totals stay; the number of requests that were lost with it."""
         if self._workers.pop(worker.pid, None) is None:
             return 0
         figures = worker.figures
@@ -183,11 +183,11 @@ class Workers:
         return lost
 
     def newest(self) -> Worker | None:
-        """The one whose code was loaded last."""
+        """The worker whose code was loaded last."""
         return max(self, key=lambda worker: worker.hello.loaded.at, default=None)
 
     def tally(self, key: str) -> Tally:
-        """What all of them, past ones included, have counted for an app."""
+        """The counts of all workers for one app, ended workers included."""
         past = self._past.get(key, Tally())
         now = [worker.figures.apps.get(key, Tally()) for worker in self]
         return Tally(
@@ -219,7 +219,7 @@ class Workers:
         return ended - self._cut_off - sum(worker.figures.aborted for worker in self)
 
     def expire(self) -> None:
-        """Give up what has taken too long."""
+        """Fail the requests whose deadline has passed."""
         now = time.monotonic()
         for worker in self:
             worker.expire(now)
