@@ -101,10 +101,10 @@ def test_a_stop_names_fast_where_requests_are_in_flight(serve):
         held.result()
 
 
-def test_a_fast_stop_whose_hook_hangs_names_fast_which_then_leaves_the_hook_behind(serve):
+def test_a_stop_whose_hook_hangs_names_fast_which_leaves_the_hook_behind(serve):
     code = "import threading, sample\nsample.control.on_stop(lambda: threading.Event().wait())\nsample.app.run(port=0)"
     server = serve(command=[*PYTHON, "-c", code])
-    late = run_cli("stop", "--mode", "fast", "--timeout", "0.5", "-s", server.socket)
+    late = run_cli("stop", "--timeout", "0.5", "-s", server.socket)
     assert late.returncode == 4
     assert "its on_stop hooks run" in late.stderr
     assert "leave its on_stop hooks unfinished by: flask-ctl stop --mode fast" in late.stderr

@@ -58,7 +58,7 @@ class Control:
         Whether requests find a function in ``environ["werkzeug.server.shutdown"]``, as before Werkzeug 2.1 (False).
     ``CTL_MAX_CONNECTIONS``, ``CTL_MAX_PENDING``, ``CTL_MAX_QUEUE``, ``CTL_MAX_REFUSALS``
         Limits: connections of one address (256), unanswered commands of one connection (64), commands that wait for a
-        thread (64), refused commands of one peer in ten seconds before its further commands are delayed (10).
+        thread (64), refused commands of one peer in ten seconds that get an audit record each (10).
     """
 
     def __init__(self, app: Flask | None = None, *, socket: Sockets | None = None) -> None:
