@@ -111,7 +111,7 @@ class StopWaiter:
         """The result, once the server is gone; ``proof`` tells how that is known.
 
         ``process``: the kernel says that the process has ended; ``connection``: the connection has ended, for a server
-        on another machine or in a bigger program; ``answer``: the server says that it ends now, and nobody here
+        on another machine or in a bigger program; ``answer``: the server says that it ends now, and no process here
         outlives it. Raises what the server answers, Unanswered, TimedOut, AccessDenied or RemoteProtocolError.
         """
         if not self._receive_until(lambda: self._result is not None):

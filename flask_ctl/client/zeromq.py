@@ -37,7 +37,7 @@ SOON = 0.02
 
 
 class _Failed(Exception):
-    """A connection could not be made, or has ended; `absent` if nobody listens."""
+    """A connection could not be made, or has ended; `absent` if nothing listens."""
 
     def __init__(self, *, absent: bool = False) -> None:
         super().__init__()

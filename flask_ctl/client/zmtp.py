@@ -20,7 +20,7 @@ OWN_ACCORD = 0.1
 def mechanism_of(address: Address, deadline: float | None) -> str:
     """The security mechanism of the server at a ``tcp`` address: ``NULL``, ``CURVE``, ``PLAIN``.
 
-    Raises NotRunning if nobody listens, TimedOut if nobody greets before `deadline` (on the monotonic clock),
+    Raises NotRunning if nothing listens, TimedOut without a greeting before `deadline` (on the monotonic clock),
     RemoteProtocolError for another protocol's greeting.
     """
     try:

@@ -59,7 +59,7 @@ class Handover:
         return any(control["address"] == address for control in self._state.get("controls", []))
 
     def take_caller(self) -> dict[str, Any] | None:
-        """The caller of the reload, if it has a descriptor, and nobody listens where it had connected."""
+        """The caller of the reload, if it has a descriptor and nothing listens where it had connected."""
         for control in self._state.get("controls", []):
             if "descriptor" in (control["caller"] or {}):
                 caller: dict[str, Any] = control["caller"]
