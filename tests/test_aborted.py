@@ -35,7 +35,8 @@ def aborted(server, held, stop):
 
 
 def test_a_request_that_outlasts_gunicorns_timeout_is_cut(start):
-    server = start(SYNC, "--timeout", "2")
+    # Long enough for the stop to be under way by then.
+    server = start(SYNC, "--timeout", "6")
     held = server.begin("/hold/a")
     aborted(server, held, draining(server))
 

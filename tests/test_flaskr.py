@@ -89,5 +89,5 @@ def test_it_is_served_shown_reloaded_and_stopped(no_hubs_left, serve, directory,
 
 def test_its_own_tests_pass(directory):
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
-    done = subprocess.run(command, cwd=directory, capture_output=True, text=True, timeout=TIMEOUT)
+    done = subprocess.run(command, cwd=directory, capture_output=True, text=True, timeout=3 * TIMEOUT)
     assert done.returncode == 0, done.stdout + done.stderr
