@@ -375,13 +375,21 @@ def test_a_command_that_a_reload_cuts_off_may_have_run(serve, site):
 def test_a_stop_that_was_accepted_goes_over_the_exec_and_its_client_joins_it(serve, site, program):
     program.edit("old", "@control.on_stop\ndef hold_on(): say('held'); gates['hook'].wait()")
     server = serve(socket=site, cwd=program.directory)
+    address = server.address
     program.edit("new")
     reload = Pending.call(server.reload)
     until(lambda: "held" in server.lines, "no way back")
-    stop = Pending.call(lambda: server.client().stop())
+    seen: list[object] = []
+    stop = Pending.call(lambda: server.client().stop(on_progress=seen.append))
     until(lambda: server.status()["stopping"], "accepted")
+    # It waits at the listening socket, and keeps the new image from ending before the client is back.
+    held = Pending(address, "/hold/a")
+    seen.clear()
     server.release("hook")
     assert reload.result()["generation"] == 2
+    until(lambda: seen, "joined")
+    server.release("a")
+    assert held.result() == (200, b"held a")
     assert stop.result()["outcome"] == "drained"
     assert gone(server)
 
