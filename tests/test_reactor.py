@@ -134,6 +134,23 @@ def test_another_thread_wakes_the_reactor(reactor):
     assert not thread.is_alive()
 
 
+def test_what_the_last_calls_ask_for_is_called_too(reactor):
+    calls: list[str] = []
+    reactor.stop()
+    reactor.run()
+    reactor.call_soon(reactor.call_soon, reactor.call_soon, calls.append, "call")
+    reactor.finish_calls()
+    assert calls == ["call"]
+
+
+def test_a_last_call_that_asks_for_itself_without_end_is_given_up(reactor):
+    def again() -> None:
+        reactor.call_soon(again)
+
+    again()
+    reactor.finish_calls()
+
+
 def test_a_reactor_that_is_renewed_forgets_everything_but_the_calls(reactor, ready):
     calls: list[str] = []
     ready(lambda _events: calls.append("socket"))

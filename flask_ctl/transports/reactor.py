@@ -21,6 +21,10 @@ from ..system.waiting import Waker, eager_switching
 READ, WRITE = selectors.EVENT_READ, selectors.EVENT_WRITE
 
 
+MAX_LAST_ROUNDS = 100
+"""Rounds of calls after the end of `run`; a call that asks for itself again and again is given up then."""
+
+
 class Descriptor(Protocol):
     def fileno(self) -> int: ...
 
@@ -80,8 +84,9 @@ class Reactor:
         self._tick()
 
     def finish_calls(self) -> None:
-        """After `run` has ended: make the calls that have been asked for since."""
-        self._call_pending()
+        """After `run` has ended: make the calls that have been asked for since, and those that they ask for in turn."""
+        for _ in range(MAX_LAST_ROUNDS):
+            self._call_pending()
 
     def stop(self) -> None:
         """End `run` once the calls before this one are done."""
