@@ -5,6 +5,8 @@ The HTTP server and the program are fakes; all between them is what runs in a re
 
 from __future__ import annotations
 
+import threading
+
 import pytest
 from fakes import Gate, Scene
 from harness import TIMEOUT, until
@@ -158,6 +160,23 @@ def test_a_fast_stop_after_the_commit_ends_the_process_whatever_hangs(scene, pha
     how, code = scene.program.wait()
     assert (how, code) in [("end", 0), ("exit", 0)]
     assert scene.connection.kept == []
+    assert not scene.socket.exists()
+
+
+def test_a_fast_stop_that_is_accepted_just_before_the_exec_is_answered(scene):
+    """The standard streams are flushed then, which may take a second."""
+    answers = []
+    sent = threading.Event()
+
+    def stop() -> None:
+        answers.append(scene.stop("fast"))
+        answers[0].add_done_callback(lambda answer: scene.instance._control.call_soon(sent.set))
+
+    scene.program.flush = stop
+    scene.reload()
+    assert scene.program.wait() == ("end", 0)
+    assert answers[0].result(TIMEOUT).items() >= DRAINED.items()
+    assert sent.is_set()
     assert not scene.socket.exists()
 
 

@@ -269,7 +269,9 @@ class Instance(Controller[Reload]):
         """The process is to end, and not to be replaced; its exit code."""
         cut = reload.cut + reload.discard_hand_over()
         self._advance(Event.STOP)
-        self._control.call_soon(self._answer_deferred, reload.ended(cut, self.pid))
+        # A stop that comes any later would find no thread that hands over its answer.
+        self._control.end_thread()
+        self._answer_deferred(reload.ended(cut, self.pid))
         self._control.flush()
         self.close()
         return signals.exit_status

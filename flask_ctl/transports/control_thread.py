@@ -39,6 +39,7 @@ class ControlServer:
         self._thread: threading.Thread | None = None
         self._closing = threading.Event()
         self._close_lock = threading.Lock()
+        self._thread_has_ended = False
         self._released = False
         self._reserved = False
 
@@ -85,6 +86,10 @@ class ControlServer:
 
     def flush(self) -> None:
         """From another thread: wait until the clients have what was answered up to now, or FLUSH_TIMEOUT has passed."""
+        if self._thread_has_ended:
+            # `close` hands over what these calls write.
+            self._finish_calls()
+            return
         flushed = threading.Event()
 
         def flush() -> None:
@@ -109,11 +114,8 @@ class ControlServer:
     def end_thread(self) -> None:
         """End the thread; whatever was to be called there is called, and its state belongs to the caller's thread."""
         self._end_thread()
-        try:
-            self._reactor.finish_calls()
-        except Exception:
-            self.restarts += 1
-            logger.exception("a call on the control thread failed when the thread had ended")
+        self._thread_has_ended = True
+        self._finish_calls()
 
     def export_state(self) -> list[dict[str, Any]]:
         """After `end_thread`: leave the control sockets to the next image of this process."""
@@ -140,6 +142,13 @@ class ControlServer:
         self._reactor.stop()
         if self._thread is not None and self._thread is not threading.current_thread():
             self._thread.join()
+
+    def _finish_calls(self) -> None:
+        try:
+            self._reactor.finish_calls()
+        except Exception:
+            self.restarts += 1
+            logger.exception("a call on the control thread failed when the thread had ended")
 
     def _run(self) -> None:
         backoff = 0.05
