@@ -178,6 +178,23 @@ def test_the_next_image_gets_the_idle_connections_and_nothing_is_let_in(server, 
     assert server.log == ["accept none"] * paused
 
 
+def test_a_loop_that_ends_for_the_next_image_keeps_the_program_until_the_reload_leaves(server, monkeypatch):
+    """A loop that a cut has taken out of its request ends before the hooks have run."""
+    events = []
+    server.on_stopped = lambda: events.append("stopped")
+
+    def leave():
+        events.append("waits")
+        server.leave()
+        assert server._released.is_set()
+
+    monkeypatch.setattr(server._released, "wait", leave)
+    server._report(LoopEvent.HAND_OVER)
+    with pytest.raises(SystemExit):
+        server.run(server._look)
+    assert events == ["waits", "stopped"]
+
+
 def test_a_drain_waits_for_idle_connections_until_they_have_had_their_time(server, monkeypatch):
     server.idle = ["a"]
     monkeypatch.setattr(server, "_socket_of", lambda connection: server._waker)

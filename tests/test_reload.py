@@ -210,6 +210,21 @@ def test_past_the_grace_the_rest_is_cut_where_that_was_asked_for(start, program)
         held.result()
 
 
+def test_a_request_in_the_main_thread_is_cut_and_the_program_does_not_go_on_behind_the_server(start, program):
+    server = start("app.run unthreaded")
+    with socket.create_connection(server.address, timeout=TIMEOUT) as parked:
+        assert server.get("/") == (200, b"hello")
+        held = server.begin("/hold/a")
+        parked.sendall(b"GET /version HTTP/1.1\r\nHost: x\r\n\r\n")
+        program.edit("new")
+        assert server.reload(grace=0.1, cut=True)["generation"] == 2
+        assert read_all(parked).endswith(b"new")
+    with pytest.raises(OSError):  # noqa: PT011
+        held.result()
+    assert server.lines.count("on_stop") == 1
+    assert "after run" not in server.lines
+
+
 def test_edits_of_the_same_size_in_the_same_second_are_seen(start, program):
     """In a module that is imported, so that bytecode is kept of it."""
     program.edit("old", "import part\nVERSION = part.VERSION")

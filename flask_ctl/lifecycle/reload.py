@@ -285,7 +285,8 @@ class Reload(ReloadOperation):
         self._server.pause()
         self.cut = self._server.cut() + self._work.commands_in_flight()
         end = time.monotonic() + PAUSE
-        self._wait(self._server.paused, lambda: end)
+        # Without threads the loop itself is taken out of its request, and ends.
+        self._wait(lambda: self._server.paused() or self._server.quiet(), lambda: end)
 
     def _what_stays(self) -> str:
         count, threads = self._in_flight(), self._threads_in_way()

@@ -136,6 +136,8 @@ class KeepAliveServer(LoopHooks, HttpServer):
         return self._copies.discard()
 
     def leave(self) -> None:
+        # The loop has ended before if a cut has taken it out of a request.
+        self._released.set()
         self._report(LoopEvent.HAND_OVER)
 
     def hand_over(self) -> dict[str, Any]:
@@ -212,7 +214,7 @@ class KeepAliveServer(LoopHooks, HttpServer):
             self._replacements.put_back()
             self._detach()
             self.notify()
-        if last in STOPPING:
+        if last in STOPPING or last is LoopState.HANDING_OVER:
             self._released.wait()
         return last
 

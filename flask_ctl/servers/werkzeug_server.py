@@ -19,6 +19,7 @@ from ..system.native import selectors, threading
 from ..system.signals import signals
 from ..system.waiting import wait_readable
 from .keepalive import KeepAliveServer
+from .loop_state import LoopEvent
 from .urls import url
 
 
@@ -100,6 +101,8 @@ class WerkzeugServer(KeepAliveServer):
     def _interrupt_loop(self) -> None:
         """Without threads the main thread answers requests itself: take it out of one that does not end."""
         if not self.embedded and self.busy.is_answered_by(threading.main_thread().ident):
+            # At a reload, which has paused the server. A server that stops takes no notice.
+            self._report(LoopEvent.HAND_OVER)
             signals.interrupt_main(self._leave_request)
 
     def _leave_request(self) -> None:
@@ -214,8 +217,13 @@ class WerkzeugServer(KeepAliveServer):
     def _finish_request(self, request: socket.socket, client_address: Any) -> None:
         if os.getpid() != self._pid:
             _leave_signals_to_parent()
-        with self.busy.answering(), self._slots:
-            type(self.wsgi_server).finish_request(self.wsgi_server, request, client_address)
+        try:
+            with self.busy.answering(), self._slots:
+                type(self.wsgi_server).finish_request(self.wsgi_server, request, client_address)
+        except self.Drained:
+            # The loop ends now: the idle connections are to go to the next image.
+            self._look()
+            raise
 
     def _close_request(self, request: socket.socket) -> None:
         type(self.wsgi_server).close_request(self.wsgi_server, request)
