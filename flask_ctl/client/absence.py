@@ -97,7 +97,7 @@ def reloader_at(lock: str, trust: Trust) -> int | None:
 
 
 def runs(process: Starter) -> bool:
-    """Whether the process with this pid and start time still runs."""
+    """Whether this very process still runs; False for a later process of the same pid, or an unknown start time."""
     handle = open_process(process.pid, init=True)
     if handle is None:
         return False

@@ -60,7 +60,7 @@ class Found(NamedTuple):
 
 
 def live_instances(timeout: float | None = None) -> list[Found]:
-    """The live instances at the default sockets, each listed once even if it has several of them."""
+    """A `Found` for each live instance at the default sockets, one even for an instance with several sockets."""
     return _live(default_sockets(), timeout)
 
 

@@ -75,7 +75,8 @@ def make_trust(
     client_key: str | os.PathLike[str] | None = None,
     server_key: str | os.PathLike[str] | None = None,
 ) -> Trust:
-    """The given values, else those of FLASK_CTL_OWNER, FLASK_CTL_CLIENT_KEY and FLASK_CTL_SERVER_KEY.
+    """A `Trust` of the given values, else of FLASK_CTL_OWNER (as a uid), FLASK_CTL_CLIENT_KEY and FLASK_CTL_SERVER_KEY,
+    else of None.
 
     Raises ConfigurationError for a user that does not exist.
     """

@@ -59,7 +59,10 @@ class Dispatcher:
         self._guard = guard
 
     def handle(self, message: bytes, peer: Peer, notify: Notify, connection: Connection | None = None) -> Answer:
-        """The answer to a JSON-RPC message; progress notifications go to `notify`. Never raises."""
+        """The encoded response to a JSON-RPC request or batch, or a Future of it; None if there is nothing to answer.
+
+        Progress notifications go to `notify`. Never raises.
+        """
         try:
             value = decode(message)
         except CommandError as error:

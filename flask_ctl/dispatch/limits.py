@@ -45,7 +45,7 @@ class Limits:
 
     @classmethod
     def from_config(cls, setting: Callable[[str], Any]) -> Limits:
-        """The limits that `setting` tells by the names in SETTINGS. Raises ConfigurationError for a bad one."""
+        """Limits with `setting(name)` for each name in SETTINGS. Raises ConfigurationError for an invalid value."""
         return cls(*(_positive(name, setting(name)) for name in SETTINGS))
 
 

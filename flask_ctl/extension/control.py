@@ -104,7 +104,7 @@ class Control:
         role: Role = "operate",
         scope: Scope = "each",
     ) -> Any:
-        """Decorator: make a function a command that other processes can call.
+        """Decorator: make a function a command that other processes can call. Returns the function unchanged.
 
         `name`
             The command's name; by default the function's.
@@ -118,7 +118,7 @@ class Control:
             name a worker by its pid in either case.
 
         Parameters are checked against their annotations: str, int, float, bool, Literal, Enum, list[…], X | None. The
-        function runs in an app context, in a thread of its own; ``async def`` works, too. Its result is encoded by
+        function runs in an app context, in one of four threads; ``async def`` works, too. Its result is encoded by
         ``app.json``. Raises TypeError for another annotation, ValueError for a name that is reserved or taken.
         """
 

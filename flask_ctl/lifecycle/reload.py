@@ -272,7 +272,7 @@ class Reload(ReloadOperation):
         return not (self._work.commands_in_flight() or self._program.busy_executor_threads() or self._threads_in_way())
 
     def _threads_in_way(self) -> list[str]:
-        """The program's threads that would keep the old code from ending, unless a hook or a cut may end them."""
+        """Names of threads that would keep the old code from ending; none if the app has stop hooks or `cut` is set."""
         if self._request.cut or self._work.has_stop_hooks:
             return []
         return self._program.background_threads(self._server.own_threads())

@@ -22,7 +22,7 @@ def render_error(error: CommandError) -> str:
 
 
 def seconds(value: float) -> str:
-    """A duration in readable units: 0.8 s, 5 min 3 s, 2 h 5 min, 3 d 4 h."""
+    """A duration in readable units: tenths of a second below a minute (0.8 s), else 5 min 3 s, 2 h 5 min, 3 d 4 h."""
     if value < 59.95:
         return f"{value:.1f} s"
     whole = round(value)

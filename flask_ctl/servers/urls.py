@@ -16,10 +16,7 @@ def requested(address: Any) -> str:
 
 
 def url(address: Any, scheme: str = "http") -> str:
-    """The URL of a listening socket as `status` shows it, from its address as `getsockname` returns it.
-
-    ``unix:/path`` for a Unix-domain socket, as for control sockets.
-    """
+    """``http://host:port`` for an address tuple of `getsockname`, else ``unix:`` and the path, as `status` shows it."""
     if not isinstance(address, tuple):
         return f"unix:{os.fsdecode(address)}"
     return f"{scheme}://{host_and_port(*address[:2])}"

@@ -108,9 +108,9 @@ def directory_given(setting: Any) -> str | None:
 
 
 def links_to(directory: str) -> list[list[str]]:
-    """Symlinks in the parent and the grandparent of a resolved directory that lead to it, or to its own parent.
+    """``[link, rest]`` for each symlink near a resolved directory: ``link/rest`` is the directory.
 
-    Each with the rest of the path to the directory.
+    In its parent and grandparent to itself (`rest` is empty), in its grandparent to its parent.
     """
     parent = os.path.dirname(directory)
     places = dict.fromkeys([parent, os.path.dirname(parent)])

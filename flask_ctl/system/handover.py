@@ -32,7 +32,7 @@ class Handover:
             os.set_inheritable(descriptor, False)
 
     def take_instance(self) -> dict[str, Any] | None:
-        """The state of the previous `Instance`, None without one."""
+        """The state of the previous `Instance` as a dict, removed from the hand-over; None without one."""
         instance: dict[str, Any] | None = self._state.pop("instance", None)
         return instance
 

@@ -99,7 +99,7 @@ def _execute(name: str) -> ModuleType:
 
 
 def _import(name: str, globals: Any = None, locals: Any = None, fromlist: Any = (), level: int = 0) -> ModuleType:
-    """The import function of a copy, which imports unpatched modules."""
+    """`__import__` for a copy: the unpatched version of a module that gevent has patched, else the ordinary import."""
     if not level and sys.modules["gevent.monkey"].is_module_patched(name):
         return _unpatched(name)
     return builtins.__import__(name, globals, locals, fromlist, level)

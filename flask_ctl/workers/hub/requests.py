@@ -161,5 +161,5 @@ class WorkerRequests:
 
 
 def _as_error(error: BaseException) -> Any:
-    """What stands for the answer of a worker that has failed, or has sent what can't be understood."""
+    """The exception itself; for a RemoteProtocolError, which concerns one worker, a CommandError with its message."""
     return CommandError(error.message) if isinstance(error, RemoteProtocolError) else error
