@@ -3,11 +3,6 @@
 from __future__ import annotations
 
 import atexit
-import contextlib
-import gc
-import io
-import os
-import stat
 import sys
 from typing import Protocol
 
@@ -49,25 +44,8 @@ def _close_all() -> None:
     # Registered at import, so called after the app's own exit functions: if one of them hangs, status still answers.
     global _leaving
     _leaving = True
-    served = bool(_open)
     for resource in list(_open):
         resource.close()
-    if served:
-        _flush_files()
-        # Collecting the modules of a Flask app takes longer than the rest of the exit.
-        gc.freeze()
-
-
-def _flush_files() -> None:
-    """Flush open files: after `gc.freeze` nothing closes a file in a reference cycle.
-
-    Only regular files: a pipe or socket without a reader must not block the exit.
-    """
-    for candidate in gc.get_objects():
-        if issubclass(type(candidate), io.IOBase):
-            with contextlib.suppress(OSError, ValueError, AttributeError):
-                if stat.S_ISREG(os.fstat(candidate.fileno()).st_mode):
-                    candidate.flush()
 
 
 in_child(Step.MEMORY, _open.clear)

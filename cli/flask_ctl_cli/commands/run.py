@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
+from ..quick_exit import exit_quickly
 from ..settings import ControlCommand, settings
 
 if TYPE_CHECKING:
@@ -67,6 +68,7 @@ def _change_directory(ctx: click.Context, param: click.Parameter, value: str | N
 @click.option("--threads", type=click.IntRange(min=1), metavar="N", help="Answer at most N requests at once.")
 def run(import_name: str | None, host: str, port: int, server: str, threads: int | None, directory: str | None) -> None:
     """Serve a Flask app with a control socket."""
+    exit_quickly()
     from flask_ctl import ConfigurationError, prepare_server, server_program
 
     try:
