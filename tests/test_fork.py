@@ -81,6 +81,7 @@ def test_a_call_that_fails_keeps_no_other_from_being_made():
 
 
 def test_a_method_that_is_registered_does_not_keep_its_object_alive():
+    gc.collect()
     before = {step: len(calls) for step, calls in fork._calls.items()}
     recorder, waker = Recorder(), Waker()
     in_child(Step.DESCRIPTORS, recorder.descriptors)

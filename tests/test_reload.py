@@ -13,6 +13,7 @@ import sys
 import psutil
 import pytest
 from harness import PYTHON, TIMEOUT, Pending, first_quick, raw, read_all, run_cli, until
+from wires import request
 
 from flask_ctl import CommandError, ControlClient, ReloadFailed, ServerDied, TimedOut
 
@@ -51,7 +52,8 @@ def test_a_plain_command_is_answered_in_text_by_the_new_image(start):
     server = start()
     with raw(server.socket) as sock:
         sock.sendall(b"reload\n")
-        assert b"serves generation 2" in read_all(sock)
+        text = read_all(sock).decode()
+    assert text.startswith(f"pid {server.pid} serves generation 2 "), text
 
 
 def test_what_was_sent_behind_the_reload_is_answered_by_the_new_image(start):
@@ -63,6 +65,20 @@ def test_what_was_sent_behind_the_reload_is_answered_by_the_new_image(start):
         answers = {answer["id"]: answer["result"] for answer in map(json.loads, read_all(sock).splitlines())}
     assert answers[1]["generation"] == 2
     assert set(answers) == {1, 2, 3}
+
+
+def test_behind_a_reload_that_cuts_a_command_that_waits_for_its_turn_is_answered_by_the_new_image(start):
+    server = start(env={"FLASK_CTL_MAX_PENDING": "2"})
+    messages = [
+        request("reload", 1, cut=True, grace=0.0), request("wait_for", 2, name="a"), request("whoami", 3)
+    ]  # fmt: skip
+    with raw(server.socket) as sock:
+        sock.sendall(b"".join(message + b"\n" for message in messages))
+        sock.shutdown(socket.SHUT_WR)
+        answers = {answer["id"]: answer for answer in map(json.loads, read_all(sock).splitlines())}
+    assert answers[1]["result"]["generation"] == 2
+    assert answers[2]["error"]["code"] == -32006
+    assert answers[3]["result"] == server.pid
 
 
 BROKEN = {

@@ -52,6 +52,7 @@ class Connection(Session):
         self._sock = sock
         self._forget = forget
         self._buffer = LineBuffer()
+        self._following: list[bytes] = []
         self._out = bytearray()
         self._last_line_seen = False
         self._closed = False
@@ -112,7 +113,11 @@ class Connection(Session):
         self._proceed()
 
     def reject_unanswered(self) -> None:
-        if self._owed is None and not (self._closed or self._last_line_seen):
+        if self._owed is not None:
+            # The connection goes to the next image, with the messages behind the reload that were not handled.
+            self._following.extend(self._waiting)
+            self._waiting.clear()
+        elif not (self._closed or self._last_line_seen):
             self._take_rest()
         super().reject_unanswered()
 
@@ -122,7 +127,8 @@ class Connection(Session):
             return None
         self._closed = True
         self._forget(self)
-        unread = self._buffer.unread().decode("latin-1")
+        following = b"".join(line + b"\n" for line in self._following)
+        unread = (following + self._buffer.unread()).decode("latin-1")
         return {"descriptor": self._sock.detach(), "reply": self._owed, "unread": unread}
 
     def _take_rest(self) -> None:
@@ -185,7 +191,10 @@ class Connection(Session):
         return self._handler.handle_plain(message, self._peer, self)
 
     def _reloaded(self, message: bytes) -> bytes | None:
-        return reloaded_text(message) if is_plain(message) else super()._reloaded(message)
+        if not is_plain(message):
+            return super()._reloaded(message)
+        # A connection has one plain command: if a reply is owed, it is this one's.
+        return None if self._owed is not None else reloaded_text(message)
 
     def _write_answer(self, message: bytes, answer: bytes) -> None:
         self._write(answer if is_plain(message) else answer + b"\n")
