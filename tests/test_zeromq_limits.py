@@ -7,14 +7,17 @@ import resource
 import select
 import signal
 import socket
+import time
 
 import pytest
 import zmq
 from harness import Pending, get, until
 from wires import ZEROMQ, Peer, request
 
-from flask_ctl import TimedOut
+from flask_ctl import ServerReloaded, TimedOut
+from flask_ctl.protocol.framing import MAX_FRAME
 from flask_ctl.system.addresses import parse_address
+from flask_ctl.system.handover import Handover
 from flask_ctl.transports.socketfile import BACKLOG
 from flask_ctl.transports.zeromq.session import MAX_WAITING
 
@@ -110,3 +113,20 @@ def test_a_client_that_never_reads_does_not_keep_a_reload_from_its_end(serve, sh
         until(lambda: server.status()["requests"]["in_flight"] == 0, "answered")
         assert server.reload()["generation"] == 2
         assert server.status()["pid"] == server.pid
+
+
+def test_a_message_that_comes_while_the_socket_is_handed_over_is_rejected_and_not_handled(peer):
+    """What is flushed to a slow client then takes turns in which messages are received, too."""
+    with peer.raw() as slow, peer.raw() as late:
+        late.send(request("echo", 1, text="x"))
+        assert late.receive()["result"] == "x"
+        slow.send(*(request("big", n, size=MAX_FRAME - 100) for n in range(64)))
+        router = peer.wire.listener._router
+        stalled = lambda: any(time.monotonic() - client._moved > 0.3 for client in tuple(router._blocked))  # noqa: E731
+        until(stalled, "no buffer has room for the slow client")
+        peer.server.end_thread()
+        late.send(request("hang", 2))
+        until(lambda: int(router._router.get(zmq.EVENTS)) & zmq.POLLIN, "the message is there")
+        Handover({"controls": peer.server.export_state()}).close_rest()
+        assert late.receive()["error"]["message"] == ServerReloaded.before("hang").message
+    until(lambda: peer.pool.unfinished == 0, "nothing hangs")

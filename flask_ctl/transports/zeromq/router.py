@@ -70,6 +70,7 @@ class Router:
         self._handler = handler
         # In the order in which they have their turn.
         self._blocked: dict[ZmqClient, None] = {}
+        self._exporting = False
         self._context: zmq.Context[zmq.Socket[bytes]] | None = None
 
     @property
@@ -121,6 +122,8 @@ class Router:
 
     def export_state(self) -> dict[str, Any] | None:
         """The caller of the reload, if it is here; the other clients get -32006 for what was not answered."""
+        # What is accepted from now on would be missing from the state for the next image.
+        self._exporting = True
         for client in self.clients.values():
             client.reject_unanswered()
         self.flush(FLUSH_TIMEOUT)
@@ -223,10 +226,12 @@ class Router:
         client = self._client(routing_id, peer)
         client.descriptor = int(frame.get(zmq.SRCFD))
         self._accepted.heard(client.descriptor, self._guard.policy.role_of(peer))
-        if whole:
-            client.take(frame.bytes)
-        else:
+        if not whole:
             client.refuse("a message is one frame")
+        elif self._exporting:
+            client.reject(frame.bytes)
+        else:
+            client.take(frame.bytes)
 
     def _client(self, routing_id: bytes, peer: Peer, *, away: bool = False) -> ZmqClient:
         key = (routing_id, peer)

@@ -74,6 +74,13 @@ class ZmqClient(Session):
             self._waiting.append(message)
             self._proceed()
 
+    def reject(self, message: bytes) -> None:
+        """Answer a message that comes in the course of the exec by -32006, as `reject_unanswered` does."""
+        if message == FENCE:
+            self.take(message)
+        elif (answer := self._reloaded(message)) is not None and not self._is_full():
+            self._write(answer)
+
     def refuse(self, reason: str) -> None:
         """Answer a message that is not looked at, unless too many of such answers have not been read."""
         if not self._is_full():
