@@ -6,7 +6,7 @@ import subprocess
 import sys
 
 import pytest
-from harness import APPS, get, until
+from harness import APPS, Pending, get, until
 
 from flask_ctl import ControlClient, ControlError
 
@@ -158,6 +158,30 @@ print("the program goes on"); input(); print("it ends")
     assert not server.output_path.with_name("0.sock").exists()
     server.process.communicate(b"\n")
     assert server.wait() == 0
+
+
+def test_a_stop_waits_for_the_threads_of_a_loop_that_the_program_has_ended(serve):
+    code = """
+import threading, sample
+from werkzeug.serving import make_server
+server = make_server("127.0.0.1", 0, sample.app, threaded=True)
+@sample.control.command
+def end_loop():
+    server.shutdown()
+thread = threading.Thread(target=server.serve_forever)
+thread.start(); thread.join()
+"""
+    server = serve(command=[sys.executable, "-c", code])
+    held = server.begin("/hold/a")
+    seen = []
+    stop = Pending.call(lambda: server.client().stop(on_progress=seen.append))
+    until(lambda: any(progress["phase"] == "drain" for progress in seen), "the drain")
+    server.call("end_loop")
+    assert server.status()["state"] == "stopping"
+    server.release("a")
+    assert held.result() == (200, b"held a")
+    result = stop.result()
+    assert (result["outcome"], result["drained"], result["cut"]) == ("drained", 1, 0)
 
 
 def test_immediate_is_refused_where_it_would_end_a_bigger_program(short_path):

@@ -52,6 +52,10 @@ class WerkzeugServer(KeepAliveServer):
     def in_flight(self) -> int:
         return super().in_flight() + len(self._children())
 
+    def quiet(self) -> bool:
+        # The program may end the loop itself, while threads still answer.
+        return super().quiet() and not self.busy
+
     def cut(self) -> int:
         children = self._children()
         for pid in children:
@@ -106,7 +110,7 @@ class WerkzeugServer(KeepAliveServer):
             signals.interrupt_main(self._leave_request)
 
     def _leave_request(self) -> None:
-        if not self.quiet() and self.busy.is_answered_by(threading.main_thread().ident):
+        if self.busy.is_answered_by(threading.main_thread().ident):
             raise self.Drained
 
     def _attach(self) -> None:
