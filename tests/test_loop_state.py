@@ -216,6 +216,14 @@ def test_the_loop_ends_though_requests_are_in_flight(server, end):
     assert not server.look()
 
 
+@pytest.mark.parametrize(("ask", "count"), [("drain", 4), ("pause", 1)])
+def test_connections_that_wait_are_cut_by_a_stop_and_go_to_the_next_image_at_a_reload(server, monkeypatch, ask, count):
+    monkeypatch.setattr(keepalive, "waiting_connections", lambda listener: 3)
+    server.busy.begin("a")
+    getattr(server, ask)()
+    assert server.cut() == count
+
+
 def test_a_server_that_never_drained_ends_too(server):
     server.end()
     assert not server.look()

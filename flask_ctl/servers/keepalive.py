@@ -85,12 +85,17 @@ class KeepAliveServer(LoopHooks, HttpServer):
             # Not the method of an SSLSocket, which would pull the TLS object from under its thread.
             with contextlib.suppress(OSError):
                 socket.socket.shutdown(self._socket_of(connection), socket.SHUT_RDWR)
-        waiting = 0
-        # The loop may end at this moment, and close them.
-        with contextlib.suppress(OSError):
-            waiting = 0 if self.quiet() else sum(map(waiting_connections, self._listening()))
+        # At a reload the next image answers them.
+        waiting = self._count_waiting() if self._state in STOPPING else 0
         self._report(LoopEvent.CUT)
         return len(connections) + waiting
+
+    def _count_waiting(self) -> int:
+        """Connections that a stop cuts though no request of theirs is being answered: those in the backlog."""
+        # The loop may end at this moment, and close the listeners.
+        with contextlib.suppress(OSError):
+            return sum(map(waiting_connections, self._listening()))
+        return 0
 
     def end(self) -> None:
         # The loop has ended by now, unless the stop has failed on its way.

@@ -61,12 +61,14 @@ class WerkzeugServer(KeepAliveServer):
         for pid in children:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
-        # Without threads these have asked, and wait for their turn.
-        asked = len(wait_readable(list(self._parked), 0))
-        count = super().cut() + len(children) + asked
+        count = super().cut() + len(children)
         if signals.installed:
             self._interrupt_loop()
         return count
+
+    def _count_waiting(self) -> int:
+        # Without threads the parked ones have asked, and wait for their turn.
+        return super()._count_waiting() + len(wait_readable(list(self._parked), 0))
 
     def end(self) -> None:
         super().end()
