@@ -408,7 +408,7 @@ class FakeWorker(FakeProcess):
         self.world.audit.append(fields)
         return None
 
-    def do_rehearsal(self, id: int) -> Any:
+    def do_preflight(self, id: int) -> Any:
         return {"command": ["x"], "directory": "/", "environment": {}}
 
     def do_stop_hooks(self, id: int) -> Any:
@@ -584,7 +584,7 @@ class FakeControl:
 
 
 class FakePreflight:
-    """A rehearsal whose end is the world's to say."""
+    """A preflight whose end is the world's to say."""
 
     def __init__(self, world: World) -> None:
         self._world = world

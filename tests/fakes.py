@@ -162,7 +162,7 @@ class FakeServer(HttpServer):
 
 
 class FakePreflight:
-    """A rehearsal that passes when its gate lets it, or fails."""
+    """A preflight that passes when its gate lets it, or fails."""
 
     def __init__(self, gate: Gate, failure: str | None) -> None:
         self._gate = gate

@@ -129,7 +129,7 @@ def _talk(sock: socket.socket, hello: Hello, memory: list[Any]) -> None:
 ANSWERS = {
     "figures": messages.as_json(Figures()),
     "hold_back": True,
-    "rehearsal": {"command": ["true"], "directory": "/", "environment": dict(os.environ)},
+    "preflight": {"command": ["true"], "directory": "/", "environment": dict(os.environ)},
     "call": "hello",
 }
 

@@ -1,4 +1,4 @@
-"""A socket at which nobody listens: whether nothing runs, or only the hub has been killed."""
+"""A socket at which nothing listens: whether nothing runs, or only the hub has been killed."""
 
 from __future__ import annotations
 
@@ -156,7 +156,7 @@ def test_a_single_process_that_was_killed_is_missed_at_once(serve):
     server = serve()
     server.process.kill()
     server.wait()
-    with server.client(timeout=None) as client, pytest.raises(NotRunning, match="nobody listens"):
+    with server.client(timeout=None) as client, pytest.raises(NotRunning, match="nothing listens"):
         client.status()
 
 

@@ -240,7 +240,7 @@ def test_a_refused_release_leaves_the_old_code_serving(scene, site, here, prefli
     with pytest.raises(ReloadFailed, match="by now"):
         scene.reload(preflight=preflight).result(30)
     assert scene.server.serves
-    assert not scene.program.preflight.reached.is_set(), "the old release need not be rehearsed"
+    assert not scene.program.preflight.reached.is_set(), "the old release needs no preflight"
     status = scene.status()
     assert status["state"] == "running"
     assert status["directory"] == here

@@ -173,7 +173,7 @@ def test_embedded_with_an_app_that_its_workers_import(start, program):
     assert version(server) == "new"
 
 
-def test_broken_code_that_was_not_rehearsed_is_told(start, program):
+def test_broken_code_without_a_preflight_is_told(start, program):
     server = start(SYNC)
     program.edit("new", "1 / 0")
     with pytest.raises(ServerDied, match="the server died during the reload") as death:
@@ -182,7 +182,7 @@ def test_broken_code_that_was_not_rehearsed_is_told(start, program):
     assert server.wait() != 0
 
 
-def test_code_that_passes_the_rehearsal_and_fails_in_the_workers_is_told_as_a_death(start, program):
+def test_code_that_passes_the_preflight_and_fails_in_the_workers_is_told_as_a_death(start, program):
     """gunicorn's master ends when a worker can't boot."""
     server = start(SYNC)
     program.edit("new", "import flask_ctl\nif not flask_ctl.preflighting: 1 / 0")

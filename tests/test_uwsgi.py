@@ -33,7 +33,7 @@ def test_a_reload_brings_the_new_code(start, program, row):
     assert server.wait() == 0
 
 
-def test_an_app_that_uses_the_server_is_rehearsed_all_the_same(start, program):
+def test_an_app_that_uses_the_server_has_a_preflight_all_the_same(start, program):
     server = start(UWSGI)
     program.edit("new", "import uwsgi\nuwsgi.register_signal(17, '', print)\nassert uwsgi.masterpid() > 0")
     assert server.reload()["generation"] == 2

@@ -53,7 +53,7 @@ class Absence:
             raise with_reloaders(error, [reloader_at(lock_path(self._path), self._trust)])
         elif self._deadline is not None and time.monotonic() >= self._deadline:
             raise TimedOut(
-                f"nobody listens at {self._path}, but the server is still there: its lock {lock_path(self._path)}"
+                f"nothing listens at {self._path}, but the server is still there: its lock {lock_path(self._path)}"
                 f" {self._tells} {_processes(holders)}",
                 {"pids": [pid for pid in holders if pid]},
             )

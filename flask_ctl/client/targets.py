@@ -239,7 +239,7 @@ def _init() -> Targets:
     return Targets(
         1,
         ConfigurationError(
-            "the server is process 1 of this PID namespace, which nobody inside can kill; run it from outside, or"
+            "the server is process 1 of this PID namespace, which no process inside can kill; run it from outside, or"
             " docker stop"
         ),
         unobservable=True,

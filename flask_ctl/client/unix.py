@@ -179,5 +179,5 @@ def _connect_error(path: str, error: OSError) -> Exception:
     if error.errno in (errno.ENOENT, errno.ENOTDIR):
         return NotRunning(f"nothing is running at {path}: no such socket", {"tried": [path]})
     if error.errno in (errno.ECONNREFUSED, errno.ENOTSOCK):
-        return NotRunning(f"nothing is running at {path}: nobody listens", {"tried": [path]})
+        return NotRunning(f"nothing is running at {path}: nothing listens", {"tried": [path]})
     return ConfigurationError(f"{path}: {error.strerror or error}")

@@ -84,14 +84,14 @@ class Controller(ABC, Generic[R]):
         return stop.join(request, progress)
 
     def try_stop(self, request: StopRequest) -> None:
-        """As `stop`, for a request whose result nobody waits for: an error is logged."""
+        """As `stop`, for a request whose result no client waits for: an error is logged."""
         try:
             self.stop(request)
         except CommandError as error:
             logger.error("%s", error.message)
 
     def try_reload(self, request: ReloadRequest) -> None:
-        """As `reload`, for a request whose result nobody waits for: an error is logged."""
+        """As `reload`, for a request whose result no client waits for: an error is logged."""
         try:
             self.reload(request, None)
         except CommandError as error:

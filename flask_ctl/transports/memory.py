@@ -35,7 +35,7 @@ class MemoryListener:
         return client
 
     def check(self) -> None:
-        """Nobody else can reach it."""
+        """Nothing to check: only this process can reach it."""
 
     def open(self) -> None:
         """Nothing has to be bound."""

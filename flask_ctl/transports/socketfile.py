@@ -241,7 +241,7 @@ class SocketFile(Place):
             ) from None
         except OSError as error:
             raise ConfigurationError(
-                f"{self.path} can't be opened to those whom CTL_ALLOW names: {error.strerror or error}"
+                f"{self.path} can't be opened to the users of CTL_ALLOW: {error.strerror or error}"
             ) from None
 
 

@@ -94,7 +94,7 @@ class Agent:
             "calm": self._quiesce,
             "close_silent": self._close_silent,
             "audit": write_record,
-            "rehearsal": self._preflight_command,
+            "preflight": self._preflight_command,
             "leave": self._exit,
         }
 

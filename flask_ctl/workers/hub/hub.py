@@ -91,7 +91,7 @@ class Hub(Controller[HubReload]):
     def run(self) -> None:
         """Serve until the master has ended, after a stop its workers, too, or until another hub has to take over."""
         self._control.start([(self._socket, self._endpoint)])
-        # Ask once in each round: an end between two questions would wake nobody.
+        # Ask once in each round: an end between two questions would wake no thread.
         while not self._is_over(ended := self._master.ended()):
             deadline = self._requests.next_deadline()
             timeout = None if deadline is None or deadline == math.inf else EXPIRY_INTERVAL

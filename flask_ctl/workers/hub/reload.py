@@ -40,7 +40,7 @@ class PreflightCommand:
 
 
 class HubReload(ReloadOperation):
-    """A reload under way: rehearse, have the master replace the workers, wait for the last old and the last new one."""
+    """A reload under way: the preflight, new workers by the master, the wait for the last old and the last new one."""
 
     def __init__(
         self,
@@ -145,7 +145,7 @@ class HubReload(ReloadOperation):
     def _run_preflight(self) -> None:
         described = self._preflight_command()
         if described is None:
-            message = "the new code can't be rehearsed here, and if it is broken the server may die of it"
+            message = "no preflight is possible here, and if the new code is broken the server may die of it"
             raise CommandError(
                 f"{message}; reload without preflight all the same, or stop and start", code=NOT_SUPPORTED
             )
@@ -169,7 +169,7 @@ class HubReload(ReloadOperation):
         """The description of a PreflightCommand by the newest worker that answers; None if the server has none."""
         limit = time.monotonic() + self._request.preflight_timeout
         while True:
-            answers = self._requests.ask_all("rehearsal", {}, ANSWER_TIMEOUT)
+            answers = self._requests.ask_all("preflight", {}, ANSWER_TIMEOUT)
             self._check()
             for worker, described in sorted(answers, key=lambda answer: answer[0].hello.loaded.at, reverse=True):
                 if not isinstance(described, CommandError):
