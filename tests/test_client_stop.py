@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import pytest
 
-from flask_ctl import AccessDenied, CommandError, ConfigurationError, RemoteProtocolError, TimedOut
+from flask_ctl import AccessDenied, CommandError, ConfigurationError, RemoteProtocolError, ServerReloaded, TimedOut
 from flask_ctl.client.connection import Connection
 from flask_ctl.client.stop import FOLLOW, StopTimes, StopWaiter, Unanswered, kill_unreached
 from flask_ctl.client.targets import Targets
@@ -354,6 +354,25 @@ def test_a_stop_that_is_followed_lasts_as_long_as_its_progress_tells(world):
     call.ask({"mode": "graceful", "delay": 0.0})
     assert call.until_accepted()["remaining"] == 60.0
     assert call._until() > time.monotonic() + 59
+    targets.close()
+
+
+@pytest.mark.parametrize(("remaining", "least"), [(0.0, 29), (60.0, 59)])
+def test_a_stop_that_a_reload_cuts_off_waits_for_the_next_image_as_long_as_that_may_import(world, remaining, least):
+    targets = single(world)
+    params = {"mode": "graceful", "delay": 0.0}
+    call = StopWaiter(
+        Fake(("progress", {"remaining": remaining}), ("stop", ServerReloaded.before("stop"))),
+        targets,
+        StopTimes(time.monotonic(), FOLLOW),
+    )
+    call.ask(params)
+    with pytest.raises(Unanswered):
+        call.until_gone()
+    assert call.times.to_connect(5.0) > least
+    again = StopWaiter(Fake(), targets, call.times)
+    again.ask(params)
+    assert again._until() > time.monotonic() + least
     targets.close()
 
 

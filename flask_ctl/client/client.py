@@ -199,7 +199,7 @@ class ControlClient:
                     call.ask(params)
                     return call.until_gone() if wait else call.until_accepted()
                 except Unanswered as error:
-                    death = error
+                    death, times = error, call.times
                     self.close()
         raise death or TimedOut("the stop was not accepted")
 

@@ -17,6 +17,9 @@ from .targets import Targets
 MARGIN = 5.0
 """Seconds beyond delay and grace for hooks and interpreter shutdown; also for a killed process to end."""
 
+RELOAD_MARGIN = 30.0
+"""Least seconds for the next image to answer a stop that a reload has cut off: it may have to import a big program."""
+
 STATUS_TIMEOUT = 1.0
 """Seconds for the status that tells what a process waits for."""
 
@@ -44,18 +47,19 @@ class Unanswered(TimedOut):
 class StopTimes(NamedTuple):
     """When a stop began, on the monotonic clock, and after how many seconds it is given up, or killed.
 
-    `kill_after` suspends the `limit`.
+    `kill_after` suspends the `limit`. With the limit FOLLOW the stop is not given up before `reloads_until`.
     """
 
     began: float
     limit: float | None = None
     kill_after: float | None = None
+    reloads_until: float = 0.0
 
     def to_connect(self, default: float) -> float | None:
         """Seconds left to reach the server."""
         if self.kill_after is not None:
             return max(0.0, self.began + self.kill_after - time.monotonic())
-        return default if self.limit == FOLLOW else self.limit
+        return max(default, self.reloads_until - time.monotonic()) if self.limit == FOLLOW else self.limit
 
 
 class StopWaiter:
@@ -70,6 +74,8 @@ class StopWaiter:
         self._connection = connection
         self._targets = targets
         self._began = times.began
+        self.times = times
+        """Those for the next try, if this one is unanswered."""
         self._on_progress = on_progress
         self._follow = times.limit == FOLLOW
         self._kill_at = None if times.kill_after is None else times.began + times.kill_after
@@ -87,7 +93,8 @@ class StopWaiter:
             raise self._targets.obstacle
         self._mode = params["mode"]
         if self._follow:
-            self._deadline = time.monotonic() + MARGIN + params["delay"] + params.get("grace", 0)
+            deadline = time.monotonic() + MARGIN + params["delay"] + params.get("grace", 0)
+            self._deadline = max(deadline, self.times.reloads_until)
         # If the kernel names no process, messages use the pid that the server reports.
         questions: list[tuple[str, Mapping[str, Any]]] = [] if self._targets.pid else [("ping", {})]
         # A server that does not read its socket is still killed in time.
@@ -240,6 +247,8 @@ class StopWaiter:
         return {**known, "outcome": outcome, "elapsed": elapsed_since(self._began)}
 
     def _again(self, message: str) -> Unanswered:
+        until = max(self._deadline or 0.0, time.monotonic() + RELOAD_MARGIN)
+        self.times = self.times._replace(reloads_until=until)
         return Unanswered(message, {"pid": self._pid}, accepted=False, outcome=self._outcome("process", "died"))
 
     def _timed_out(self, what: str) -> TimedOut:
