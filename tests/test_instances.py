@@ -368,6 +368,7 @@ def test_a_stop_is_not_asked_of_the_heir_of_a_server_that_has_died(monkeypatch, 
 
     class Call:
         def __init__(self, connection, targets, times, on_progress):
+            self.times = times
             calls.append(targets.pid)
 
         def ask(self, params):
