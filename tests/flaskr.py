@@ -15,7 +15,7 @@ DOWNLOAD_TIMEOUT = 300.0
 
 
 def download(cache: pathlib.Path) -> pathlib.Path:
-    """The source distribution of the installed Flask; downloaded once, whoever else asks at the same time."""
+    """The source distribution of the installed Flask; downloaded once, also if several processes ask at once."""
     path = cache / f"flask-{version('flask')}.tar.gz"
     if not path.exists():
         with tempfile.TemporaryDirectory(dir=cache) as directory:

@@ -100,7 +100,7 @@ class Load:
     def _converse(self, sock: socket.socket) -> None:
         """Ask on one connection until the server says that it closes.
 
-        One that is kept may be closed at any time, which a client can't tell from the loss of what it has just asked:
+        A kept connection may be closed at any time, which a client can't tell from the loss of what it has just asked:
         it asks anew (RFC 9112, section 9.3.1).
         """
         asked = 0

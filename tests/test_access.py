@@ -97,7 +97,7 @@ def test_a_missing_role_is_denied_with_who_what_and_what_next(has, needs, messag
     assert caught.value.data == {"role": has, "needs": needs}
 
 
-def test_whoever_can_not_be_named_is_denied_as_such():
+def test_a_peer_without_a_name_is_denied_as_such():
     with pytest.raises(AccessDenied, match="a peer that the kernel can't name may not use this server"):
         Policy().check(Peer(), "observe")
     with pytest.raises(AccessDenied, match=r"a peer at 127\.0\.0\.1 may observe .* CTL_TCP_OPERATE"):

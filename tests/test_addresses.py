@@ -1,4 +1,4 @@
-"""Addresses as they are written, and what is none."""
+"""Addresses as they are written, and texts that are not addresses."""
 
 from __future__ import annotations
 

@@ -330,7 +330,7 @@ def test_at_the_end_of_the_server_what_still_runs_is_logged_as_cut(bench):
     assert len(bench.audit) == 1
 
 
-def test_an_entry_that_is_left_is_logged_by_whoever_carries_on(bench):
+def test_an_entry_that_is_left_is_logged_by_the_next_image(bench):
     bench.handle("custom", {"text": "x"})
     left = json.loads(json.dumps(bench.guard.audit.export_state()))
     bench.future.set_result("not here")

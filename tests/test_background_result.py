@@ -21,7 +21,7 @@ def gate():
 
 @pytest.fixture(params=["with a Control", "without"])
 def server(gate, request):
-    """One whose request at /hold waits for the gate."""
+    """A server whose request at /hold waits for the gate."""
     app = Flask(__name__)
     if request.param == "with a Control":
         Control(app)

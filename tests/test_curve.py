@@ -140,7 +140,7 @@ def test_an_http_server_does_not_speak_this(free_port, address, keys, with_keys)
 
 
 @pytest.mark.parametrize("words", [b"", b"SSH-2.0-OpenSSH\r\n", b"\xff", b"\xff" * 64, bytes(64)])
-def test_whoever_says_something_else_does_not_speak_this(free_port, address, words):
+def test_a_server_of_another_protocol_is_reported(free_port, address, words):
     """What it says may be lost, because it ends the connection before it has read what the client says."""
     with speaker(free_port, words):
         told(address, {}, RemoteProtocolError, "does not speak ZeroMQ|ends every connection", 8)

@@ -295,7 +295,7 @@ def test_a_program_follows_the_name_that_it_knows_and_refuses_without_one(serve,
     assert f"directory  {site.releases / now}\n" in text
 
 
-def test_whoever_asks_at_the_default_socket_of_the_old_release_is_answered(serve, site):
+def test_a_client_at_the_default_socket_of_the_old_release_is_answered(serve, site):
     """The name of the default socket is made of the directory of the code."""
     variables = {"PWD": str(site.current), "FLASK_CTL_SOCKET": ""}
     server = serve(command=SAMPLE, cwd=site.current, env=variables, ready=False)

@@ -304,7 +304,7 @@ def test_a_hook_that_hangs_is_left_behind_by_a_fast_stop(serve):
     assert server.wait() == 0
 
 
-def test_a_socket_that_was_given_serves_whoever_is_given_it_next(serve, short_path):
+def test_a_socket_that_was_given_serves_its_next_owner(serve, short_path):
     """As by a service manager, which keeps it: nothing is done to it that outlives the process."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         code = f"""

@@ -189,7 +189,7 @@ print([name for name in names if name in sys.modules])
     assert (done.stdout, done.stderr) == ("[]\n", "")
 
 
-def test_whoever_claims_another_pid_is_refused(worker, master, socket_path):
+def test_a_worker_that_claims_another_pid_is_refused(worker, master, socket_path):
     assert "says that it is 1" in worker.say(hello(socket_path, master.pid, pid=1))["error"]["message"]
     assert not os.path.exists(socket_path)
 

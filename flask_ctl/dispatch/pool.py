@@ -1,6 +1,6 @@
 """A few daemon threads for custom commands.
 
-One that hangs keeps neither the other commands nor the end of the process waiting.
+A command that hangs delays neither the other commands nor the end of the process.
 """
 
 from __future__ import annotations

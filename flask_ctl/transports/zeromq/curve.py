@@ -132,7 +132,7 @@ class AllowedKeys:
             raise ConfigurationError(f"{self._directory} holds {len(paths)} client keys; {MAX_KEYS} can be read")
         found = {}
         for path in sorted(paths):
-            # One that is being removed.
+            # The file may be removed meanwhile.
             with contextlib.suppress(FileNotFoundError):
                 found[path] = _version(path)
         return found
