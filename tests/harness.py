@@ -166,7 +166,7 @@ class Server:
         env: dict[str, str] | None = None,
         options: dict[str, str] | None = None,
         **popen: Any,
-    ):
+    ) -> None:
         self.socket = str(socket_path)
         self.options = options or {}
         self.output_path = output or pathlib.Path(f"{socket_path}.out")
@@ -249,6 +249,10 @@ class Server:
                 return client.status(timeout=1.0)["state"] != "starting"
         except ControlError:
             return False
+
+
+Serve = Callable[..., Server]
+"""Starts a server, and returns it when it answers; a fixture's docstring tells what it takes."""
 
 
 class Program:

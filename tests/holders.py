@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Callable
 
 HOLDER = """
 import os, sys
@@ -22,19 +23,23 @@ for line in sys.stdin:
 class Holder:
     """A process that runs some code with `descriptor` of a lock file, and more when it is told."""
 
-    def __init__(self, path, todo):
+    def __init__(self, path, todo: str) -> None:
         self.process = subprocess.Popen(
             [sys.executable, "-c", HOLDER, str(path), todo], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
         self.pid = self.process.pid
         assert self.process.stdout.readline() == "ready\n"
 
-    def do(self, line):
+    def do(self, line) -> None:
         self.process.stdin.write(line + "\n")
         self.process.stdin.flush()
         assert self.process.stdout.readline() == "done\n"
 
-    def end(self):
+    def end(self) -> None:
         self.process.stdin.close()
         self.process.wait()
         self.process.stdout.close()
+
+
+Hold = Callable[..., Holder]
+"""Starts a holder, which ends with the test."""

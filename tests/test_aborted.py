@@ -6,25 +6,25 @@ import json
 import signal
 
 import pytest
-from harness import Pending, run_cli, until
+from harness import Pending, Program, Serve, Server, run_cli, until
 from manyworkers import kill, workers
 from servers import SERVERS
 
 SYNC = SERVERS["gunicorn sync"]
 
 
-def draining(server, *options):
+def draining(server: Server, *options: str):
     """A stop from the command line that drains."""
     stop = Pending.call(lambda: run_cli("--json", "stop", "--grace", "60", *options, "-s", server.socket))
     until(lambda: server.status()["stopping"], "stopping")
     return stop
 
 
-def busy_worker(server):
+def busy_worker(server: Server):
     return next(worker["pid"] for worker in server.status()["workers"] if worker["in_flight"])
 
 
-def aborted(server, held, stop):
+def aborted(server: Server, held, stop) -> None:
     status, _ = held.result()
     done = stop.result()
     result = json.loads(done.stdout)
@@ -34,7 +34,7 @@ def aborted(server, held, stop):
     server.wait()
 
 
-def test_a_request_that_outlasts_gunicorns_timeout_is_cut(start):
+def test_a_request_that_outlasts_gunicorns_timeout_is_cut(start: Serve) -> None:
     # Long enough for the stop to be under way by then.
     server = start(SYNC, "--timeout", "6")
     held = server.begin("/hold/a")
@@ -42,7 +42,7 @@ def test_a_request_that_outlasts_gunicorns_timeout_is_cut(start):
 
 
 @pytest.mark.parametrize("whom", ["SIGABRT to the worker", "SIGQUIT to the worker", "SIGQUIT to the master"])
-def test_a_request_that_a_signal_to_gunicorn_ends_is_cut(start, whom):
+def test_a_request_that_a_signal_to_gunicorn_ends_is_cut(start: Serve, whom: str) -> None:
     server = start(SYNC)
     held = server.begin("/hold/a")
     stop = draining(server)
@@ -50,7 +50,7 @@ def test_a_request_that_a_signal_to_gunicorn_ends_is_cut(start, whom):
     aborted(server, held, stop)
 
 
-def test_a_views_own_exit_is_an_answer(start, program):
+def test_a_views_own_exit_is_an_answer(start: Serve, program: Program) -> None:
     program.edit("old", '@app.get("/exit/<name>")\ndef leave(name):\n    gates[name].wait()\n    sys.exit(1)\n')
     server = start(SYNC)
     held = server.begin("/exit/a")
@@ -63,7 +63,7 @@ def test_a_views_own_exit_is_an_answer(start, program):
 
 
 @pytest.mark.parametrize("name", ["gunicorn gthread", "gunicorn gevent"])
-def test_what_other_workers_of_gunicorn_leave_at_sigquit_is_told(start, name):
+def test_what_other_workers_of_gunicorn_leave_at_sigquit_is_told(start: Serve, name: str) -> None:
     """Threads finish what they have begun, greenlets are lost."""
     server = start(SERVERS[name])
     held = server.begin("/hold/a")
@@ -78,7 +78,7 @@ def test_what_other_workers_of_gunicorn_leave_at_sigquit_is_told(start, name):
     assert (result["drained"], result["cut"]) == ((1, 0) if answered else (0, 1))
 
 
-def test_what_the_server_kills_after_a_reload_has_left_it_is_added(start):
+def test_what_the_server_kills_after_a_reload_has_left_it_is_added(start: Serve) -> None:
     server = start(SYNC)
     held = server.begin("/hold/a")
     old = busy_worker(server)
@@ -91,7 +91,7 @@ def test_what_the_server_kills_after_a_reload_has_left_it_is_added(start):
 
 
 @pytest.mark.parametrize("name", ["gunicorn sync", "gunicorn gevent"])
-def test_workers_that_are_lost_in_a_hook_are_told(start, program, name):
+def test_workers_that_are_lost_in_a_hook_are_told(start: Serve, program: Program, name: str) -> None:
     program.edit("old", "control.on_stop(lambda: os._exit(5))")
     server = start(SERVERS[name])
     done = run_cli("stop", "-s", server.socket)

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 import os
+import pathlib
 import pwd
 import signal
 import socket
 import threading
+from collections.abc import Iterator
 
 import pytest
-from harness import TIMEOUT, Pending, as_user, raw, run_cli, until
-from holders import Holder
+from harness import TIMEOUT, Pending, Serve, Server, as_user, raw, run_cli, until
+from holders import Hold, Holder
 from manyworkers import hub, is_alive, kill, workers
 from servers import SERVERS
 
@@ -30,7 +32,9 @@ SYNC = SERVERS["gunicorn sync"]
 
 
 @pytest.mark.parametrize("form", ["{}", "ipc://{}"], ids=["unix", "ipc"])
-def test_no_question_goes_unanswered_because_the_hub_was_killed(start, short_path, form):
+def test_no_question_goes_unanswered_because_the_hub_was_killed(
+    start: Serve, short_path: pathlib.Path, form: str
+) -> None:
     server = start(SYNC, socket=form.format(short_path / "x.sock"))
     for _ in range(3):
         kill(hub(server))
@@ -38,7 +42,7 @@ def test_no_question_goes_unanswered_because_the_hub_was_killed(start, short_pat
             assert client.ping()["pid"] == server.pid
 
 
-def test_a_stop_just_after_the_hub_was_killed_ends_the_server(start):
+def test_a_stop_just_after_the_hub_was_killed_ends_the_server(start: Serve) -> None:
     """It does not say that there was nothing to stop."""
     server = start(SYNC)
     kill(hub(server))
@@ -48,7 +52,7 @@ def test_a_stop_just_after_the_hub_was_killed_ends_the_server(start):
 
 
 @pytest.fixture
-def headless(start):
+def headless(start: Serve) -> Iterator[tuple[Server, list[int]]]:
     """A server whose hub is dead, and whose workers are suspended, so that nobody brings it back."""
     server = start(SYNC)
     pids, dead = workers(server), hub(server)
@@ -61,7 +65,7 @@ def headless(start):
             os.kill(pid, signal.SIGCONT)
 
 
-def test_while_a_worker_lives_the_server_is_still_there(headless):
+def test_while_a_worker_lives_the_server_is_still_there(headless: tuple[Server, list[int]]) -> None:
     server, pids = headless
     for method in ("ping", "status", "stop"):
         with server.client() as client, pytest.raises(TimedOut, match="still there") as late:
@@ -71,7 +75,7 @@ def test_while_a_worker_lives_the_server_is_still_there(headless):
     assert (done.returncode, done.stdout) == (4, "")
 
 
-def test_when_they_go_on_the_stop_that_waited_is_served(headless):
+def test_when_they_go_on_the_stop_that_waited_is_served(headless: tuple[Server, list[int]]) -> None:
     server, pids = headless
     stop = Pending.call(lambda: server.client().stop(timeout=TIMEOUT))
     for pid in pids:
@@ -80,7 +84,7 @@ def test_when_they_go_on_the_stop_that_waited_is_served(headless):
     assert server.wait() == 0
 
 
-def test_a_stop_without_a_limit_of_its_own_waits_for_the_next_hub(start):
+def test_a_stop_without_a_limit_of_its_own_waits_for_the_next_hub(start: Serve) -> None:
     server = start(SYNC)
     kill(hub(server))
     assert server.client().stop()["outcome"] == "drained"
@@ -88,11 +92,11 @@ def test_a_stop_without_a_limit_of_its_own_waits_for_the_next_hub(start):
 
 
 @pytest.fixture
-def sent(monkeypatch):
+def sent(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
     """An event that is set when a client has sent something."""
     event, transmit = threading.Event(), UnixConnection._transmit
 
-    def observed(self, messages, deadline):
+    def observed(self, messages, deadline) -> None:
         transmit(self, messages, deadline)
         event.set()
 
@@ -100,7 +104,7 @@ def sent(monkeypatch):
     return event
 
 
-def ask_and_kill(server, sent, call):
+def ask_and_kill(server: Server, sent: threading.Event, call):
     """The outcome of a call whose question a suspended hub has got, when it was killed."""
     dead = hub(server)
     os.kill(dead, signal.SIGSTOP)
@@ -111,13 +115,15 @@ def ask_and_kill(server, sent, call):
     return pending.result()
 
 
-def test_a_harmless_question_is_asked_again_when_the_hub_was_killed_over_it(start, sent):
+def test_a_harmless_question_is_asked_again_when_the_hub_was_killed_over_it(
+    start: Serve, sent: threading.Event
+) -> None:
     server = start(SYNC)
     with server.client(timeout=TIMEOUT) as client:
         assert ask_and_kill(server, sent, client.status)["pid"] == server.pid
 
 
-def test_of_any_other_command_it_is_told_that_it_may_have_run(start, sent):
+def test_of_any_other_command_it_is_told_that_it_may_have_run(start: Serve, sent: threading.Event) -> None:
     server = start(SYNC)
     with server.client() as client:
         client.ping()
@@ -130,7 +136,7 @@ def test_of_any_other_command_it_is_told_that_it_may_have_run(start, sent):
 # Nothing is left
 
 
-def nobody_listens(path):
+def nobody_listens(path: pathlib.Path) -> bool | None:
     try:
         with raw(path):
             return False
@@ -138,7 +144,7 @@ def nobody_listens(path):
         return True
 
 
-def test_when_the_last_worker_has_ended_nothing_is_running(headless):
+def test_when_the_last_worker_has_ended_nothing_is_running(headless: tuple[Server, list[int]]) -> None:
     server, pids = headless
     for pid in [server.pid, *pids]:
         os.kill(pid, signal.SIGKILL)
@@ -152,7 +158,7 @@ def test_when_the_last_worker_has_ended_nothing_is_running(headless):
     assert run_cli("stop", "--missing-ok", "-s", server.socket).returncode == 0
 
 
-def test_a_single_process_that_was_killed_is_missed_at_once(serve):
+def test_a_single_process_that_was_killed_is_missed_at_once(serve: Serve) -> None:
     server = serve()
     server.process.kill()
     server.wait()
@@ -160,7 +166,7 @@ def test_a_single_process_that_was_killed_is_missed_at_once(serve):
         client.status()
 
 
-def test_a_single_process_that_is_killed_over_a_question_has_died(serve, sent):
+def test_a_single_process_that_is_killed_over_a_question_has_died(serve: Serve, sent: threading.Event) -> None:
     server = serve().suspend()
     sent.clear()
     with server.client(timeout=TIMEOUT) as client:
@@ -175,7 +181,7 @@ def test_a_single_process_that_is_killed_over_a_question_has_died(serve, sent):
 
 
 @pytest.fixture
-def path(short_path):
+def path(short_path: pathlib.Path) -> pathlib.Path:
     """A socket that is dead."""
     path = short_path / "x.sock"
     with socket.socket(socket.AF_UNIX) as dead:
@@ -184,7 +190,7 @@ def path(short_path):
 
 
 @pytest.fixture
-def hold(path):
+def hold(path: pathlib.Path) -> Iterator[Hold]:
     """Hold the lock of the socket in another process."""
     holders = []
 
@@ -197,19 +203,19 @@ def hold(path):
         holder.end()
 
 
-def test_a_lock_that_was_left_behind_means_nothing(path):
+def test_a_lock_that_was_left_behind_means_nothing(path: pathlib.Path) -> None:
     path.with_name("x.sock.lock").touch(mode=0o600)
     with ControlClient(path, timeout=TIMEOUT) as client, pytest.raises(NotRunning):
         client.ping()
 
 
-def test_the_holder_is_named(path, hold):
+def test_the_holder_is_named(path: pathlib.Path, hold: Hold) -> None:
     holder = hold()
     with ControlClient(path, timeout=0.1) as client, pytest.raises(TimedOut, match=f"is held by pid {holder.pid}"):
         client.ping()
 
 
-def test_a_worker_knows_that_its_own_server_is_there(path):
+def test_a_worker_knows_that_its_own_server_is_there(path: pathlib.Path) -> None:
     """It must not open the lock file, or it would release its lock."""
     descriptor = os.open(f"{path}.lock", os.O_RDWR | os.O_CREAT, 0o600)
     locks.take(descriptor, 1)
@@ -218,7 +224,7 @@ def test_a_worker_knows_that_its_own_server_is_there(path):
     locks.close(descriptor)
 
 
-def test_when_the_holder_ends_nothing_is_running(path, hold):
+def test_when_the_holder_ends_nothing_is_running(path: pathlib.Path, hold: Hold) -> None:
     holder = hold()
     ask = Pending.call(lambda: ControlClient(path, timeout=TIMEOUT).ping())
     holder.process.kill()
@@ -228,7 +234,7 @@ def test_when_the_holder_ends_nothing_is_running(path, hold):
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
-def test_the_lock_of_somebody_who_is_not_trusted_holds_up_nobody(path, hold):
+def test_the_lock_of_somebody_who_is_not_trusted_holds_up_nobody(path: pathlib.Path, hold: Hold) -> None:
     hold()
     os.chown(f"{path}.lock", NOBODY, -1)
     with ControlClient(path, timeout=None) as client, pytest.raises(NotRunning):
@@ -238,22 +244,24 @@ def test_the_lock_of_somebody_who_is_not_trusted_holds_up_nobody(path, hold):
 class Unreadable:
     """Stands for a lock file that may not be read."""
 
-    def __init__(self, path):
+    def __init__(self, path: pathlib.Path) -> None:
         raise PermissionError(path)
 
 
-def test_who_may_not_read_the_lock_file_tries_for_a_while(path, monkeypatch):
+def test_who_may_not_read_the_lock_file_tries_for_a_while(path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(absence, "LockFile", Unreadable)
     monkeypatch.setattr(absence, "BLIND_TIME", 0.05)
     with ControlClient(path, timeout=TIMEOUT) as client, pytest.raises(NotRunning):
         client.ping()
 
 
-def test_who_may_not_read_the_lock_file_meets_the_next_listener(path, monkeypatch):
+def test_who_may_not_read_the_lock_file_meets_the_next_listener(
+    path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     tried = threading.Event()
 
     class Tried(Unreadable):
-        def __init__(self, path):
+        def __init__(self, path) -> None:
             tried.set()
             super().__init__(path)
 
@@ -269,7 +277,9 @@ def test_who_may_not_read_the_lock_file_meets_the_next_listener(path, monkeypatc
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user; the test above needs no root")
-def test_another_user_who_is_let_in_gets_an_answer_though_the_hub_was_just_killed(start, short_path):
+def test_another_user_who_is_let_in_gets_an_answer_though_the_hub_was_just_killed(
+    start: Serve, short_path: pathlib.Path
+) -> None:
     place = short_path / "open"
     place.mkdir(mode=0o755)
     os.chmod(short_path, 0o711)
@@ -279,7 +289,7 @@ def test_another_user_who_is_let_in_gets_an_answer_though_the_hub_was_just_kille
     assert said == str(server.pid).encode()
 
 
-def test_the_time_that_is_left_never_gets_below_zero():
+def test_the_time_that_is_left_never_gets_below_zero() -> None:
     late = Absence("/x", 0.0, Trust())
     assert late.left() == 0.0
     assert Absence("/x", None, Trust()).left() is None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import grp
 import os
 import pwd
+from typing import Any
 
 import pytest
 
@@ -65,11 +66,11 @@ TABLE = {
 
 
 @pytest.mark.parametrize(("peer", "allow", "role"), TABLE.values(), ids=TABLE)
-def test_a_peer_has_the_role_that_the_table_gives(peer, allow, role):
+def test_a_peer_has_the_role_that_the_table_gives(peer: Peer, allow: dict[str, list[str]], role: str | None) -> None:
     assert Policy.from_config(allow).role_of(peer) == role
 
 
-def test_plain_tcp_may_operate_if_that_is_said():
+def test_plain_tcp_may_operate_if_that_is_said() -> None:
     assert Policy.from_config(None, True).role_of(Peer(address="127.0.0.1")) == "operate"
     assert Policy.from_config(None, True).role_of(process(OTHER)) is None
     assert Policy.from_config(None, True).role_of(Peer()) is None
@@ -86,7 +87,7 @@ CHECKS = {
 
 
 @pytest.mark.parametrize(("has", "needs", "message"), CHECKS.values(), ids=CHECKS)
-def test_a_missing_role_is_denied_with_who_what_and_what_next(has, needs, message):
+def test_a_missing_role_is_denied_with_who_what_and_what_next(has: str | None, needs: str, message: str | None) -> None:
     policy = Policy.from_config({has: [f"uid:{OTHER}"]} if has else {})
     if message is None:
         policy.check(process(OTHER), needs)
@@ -97,7 +98,7 @@ def test_a_missing_role_is_denied_with_who_what_and_what_next(has, needs, messag
     assert caught.value.data == {"role": has, "needs": needs}
 
 
-def test_a_peer_without_a_name_is_denied_as_such():
+def test_a_peer_without_a_name_is_denied_as_such() -> None:
     with pytest.raises(AccessDenied, match="a peer that the kernel can't name may not use this server"):
         Policy().check(Peer(), "observe")
     with pytest.raises(AccessDenied, match=r"a peer at 127\.0\.0\.1 may observe .* CTL_TCP_OPERATE"):
@@ -128,14 +129,14 @@ FAULTS = {
 
 
 @pytest.mark.parametrize(("value", "message"), FAULTS.values(), ids=FAULTS)
-def test_a_faulty_setting_is_refused_with_what_is_right(value, message):
+def test_a_faulty_setting_is_refused_with_what_is_right(value: Any, message: str) -> None:
     with pytest.raises(ConfigurationError) as caught:
         Policy.from_config(value)
     assert message in caught.value.message
     assert "CTL_ALLOW" in caught.value.message
 
 
-def test_a_switch_that_is_no_truth_value_is_refused():
+def test_a_switch_that_is_no_truth_value_is_refused() -> None:
     with pytest.raises(ConfigurationError, match="CTL_TCP_OPERATE has to be True or False, not 'no'"):
         Policy.from_config(None, "no")
 
@@ -153,17 +154,19 @@ FILES = {
 
 
 @pytest.mark.parametrize(("allow", "access"), FILES.values(), ids=FILES)
-def test_the_socket_file_is_as_open_as_the_policy_needs_and_no_more(allow, access):
+def test_the_socket_file_is_as_open_as_the_policy_needs_and_no_more(
+    allow: dict[str, list[str]], access: FileAccess
+) -> None:
     assert Policy.from_config(allow).file_access() == access
 
 
-def test_by_names_a_process_a_key_or_an_address():
+def test_by_names_a_process_a_key_or_an_address() -> None:
     assert Peer(1, 2, 3, (4,)).describe() == {"uid": 2, "gid": 3, "pid": 1}
     assert Peer(key="ann", address="10.0.0.1").describe() == {"key": "ann"}
     assert Peer(address="127.0.0.1").describe() == {"uid": None, "gid": None, "pid": None, "address": "127.0.0.1"}
 
 
-def test_one_is_responsible_for_all_the_loopback_addresses_that_one_takes():
+def test_one_is_responsible_for_all_the_loopback_addresses_that_one_takes() -> None:
     assert Peer(address="127.0.0.1").principal == Peer(address="127.8.9.1").principal == Peer(address="::1").principal
     assert (
         len({Peer(uid=1).principal, Peer(key="1").principal, Peer(address="10.0.0.1").principal, Peer().principal}) == 4

@@ -5,9 +5,11 @@ from __future__ import annotations
 import inspect
 import pathlib
 import sys
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
-from harness import PYTHON, until
+from harness import PYTHON, Serve, until
 
 from flask_ctl import ConfigurationError, server_names
 from flask_ctl.servers import registry
@@ -17,7 +19,7 @@ from flask_ctl.servers.urls import url
 
 
 @pytest.fixture
-def module(tmp_path, monkeypatch):
+def module(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """The name of a module that can be imported, and has not been."""
     (tmp_path / "some_server.py").write_text("class Server:\n    def run(self): ...\n")
     monkeypatch.syspath_prepend(tmp_path)
@@ -25,7 +27,7 @@ def module(tmp_path, monkeypatch):
     sys.modules.pop("some_server", None)
 
 
-def test_what_is_to_be_called_at_an_import_is_called_once_the_module_is_there(module):
+def test_what_is_to_be_called_at_an_import_is_called_once_the_module_is_there(module: str) -> None:
     seen = []
     when_imported(module, lambda: seen.append(sys.modules[module].Server))
     when_imported(module, lambda: seen.append("again"))
@@ -37,7 +39,7 @@ def test_what_is_to_be_called_at_an_import_is_called_once_the_module_is_there(mo
     assert seen[2:] == ["at once"]
 
 
-def test_the_module_is_as_if_nobody_had_looked(module):
+def test_the_module_is_as_if_nobody_had_looked(module: str) -> None:
     when_imported(module, lambda: None)
     import some_server
 
@@ -46,13 +48,13 @@ def test_the_module_is_as_if_nobody_had_looked(module):
     assert "def run" in inspect.getsource(some_server.Server)
 
 
-def test_a_module_that_cannot_be_imported_fails_as_ever():
+def test_a_module_that_cannot_be_imported_fails_as_ever() -> None:
     when_imported("no_such_server", lambda: None)
     with pytest.raises(ModuleNotFoundError, match="no_such_server"):
         import no_such_server  # noqa: F401
 
 
-def test_no_server_is_imported_for_control(serve):
+def test_no_server_is_imported_for_control(serve: Serve) -> None:
     code = """
 import sample, sys
 print([name for name in ("waitress", "cheroot", "gevent", "gunicorn") if name in sys.modules])
@@ -61,25 +63,25 @@ sample.app.run(port=0)
     assert serve(command=[*PYTHON, "-c", code]).lines[0] == "[]"
 
 
-def test_a_server_that_was_imported_first_is_noticed_too(serve):
+def test_a_server_that_was_imported_first_is_noticed_too(serve: Serve) -> None:
     code = "import waitress.server, sample; waitress.serve(sample.app, host='127.0.0.1', port=0)"
     server = serve(command=[*PYTHON, "-c", code])
     assert server.status()["server"]["name"] == "waitress"
 
 
 @pytest.mark.parametrize("name", ["werkzeug", "waitress", "cheroot", "pywsgi"])
-def test_a_program_can_name_its_server(serve, name):
+def test_a_program_can_name_its_server(serve: Serve, name: str) -> None:
     server = serve(command=[*PYTHON, "-c", f"import sample; sample.control.run(port=0, server={name!r})"])
     assert server.status()["server"]["name"] == name
     assert "not under control" not in server.output
 
 
-def test_the_name_of_no_server_is_refused_with_those_that_are():
+def test_the_name_of_no_server_is_refused_with_those_that_are() -> None:
     with pytest.raises(ConfigurationError, match=r"'nonsense'.*werkzeug.*waitress"):
         registry.load_adapter("nonsense")
 
 
-def test_a_server_that_is_not_installed_is_refused_with_the_remedy(monkeypatch):
+def test_a_server_that_is_not_installed_is_refused_with_the_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "waitress", None)
     monkeypatch.delitem(sys.modules, "flask_ctl.servers.waitress", raising=False)
     with pytest.raises(ConfigurationError, match="waitress is not installed; try: pip install waitress"):
@@ -95,7 +97,7 @@ def arm(host):
 
 
 @pytest.fixture
-def bring(tmp_path):
+def bring(tmp_path: pathlib.Path) -> Callable[[str], dict[str, str]]:
     """Install a package that brings an adapter; the environment in which it is installed."""
 
     def install(code: str) -> dict[str, str]:
@@ -112,20 +114,22 @@ def bring(tmp_path):
 IMPORT = "import sample; print('before', flush=True); import wsgiref.simple_server; sample.app.run(port=0)"
 
 
-def test_other_packages_bring_adapters(serve, bring):
+def test_other_packages_bring_adapters(serve: Serve, bring: Callable[[str], dict[str, str]]) -> None:
     server = serve(command=[*PYTHON, "-c", IMPORT], env=bring(BROUGHT))
     assert server.lines[:2] == ["before", "armed"]
 
 
 @pytest.mark.parametrize("code", ["1 / 0", "", BROUGHT.replace("print(", "nothing(")], ids=["broken", "empty", "arm"])
-def test_one_that_does_not_work_costs_one_warning(serve, bring, code):
+def test_one_that_does_not_work_costs_one_warning(
+    serve: Serve, bring: Callable[[str], dict[str, str]], code: str
+) -> None:
     server = serve(command=[*PYTHON, "-c", IMPORT], env=bring(code))
     until(lambda: "are not under control" in server.output, "the warning")
     assert server.output.count("are not under control") == 1
     assert server.get("/") == (200, b"hello")
 
 
-def test_a_connection_that_has_begun_its_next_request_is_not_idle_for_having_answered_the_last():
+def test_a_connection_that_has_begun_its_next_request_is_not_idle_for_having_answered_the_last() -> None:
     ended = []
     busy = InFlight(lambda: ended.append(len(busy)))
     busy.begin("connection")
@@ -139,7 +143,7 @@ def test_a_connection_that_has_begun_its_next_request_is_not_idle_for_having_ans
     assert ended == [1, 0]
 
 
-def test_the_names_of_servers():
+def test_the_names_of_servers() -> None:
     assert {"werkzeug", "waitress", "cheroot", "pywsgi"} <= set(server_names())
 
 
@@ -153,5 +157,5 @@ def test_the_names_of_servers():
         (b"/run/http", "unix:/run/http"),
     ],
 )
-def test_an_address_is_shown_as_one_url_whichever_server_listens_there(address, shown):
+def test_an_address_is_shown_as_one_url_whichever_server_listens_there(address: Any, shown: str) -> None:
     assert url(address) == shown

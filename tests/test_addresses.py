@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pathlib
 
 import pytest
 
@@ -28,12 +29,12 @@ FORMS = {
 
 
 @pytest.mark.parametrize(("text", "address"), FORMS.items(), ids=FORMS)
-def test_an_address_is_understood(text, address):
+def test_an_address_is_understood(text: str, address: Address) -> None:
     assert parse_address(text) == address
 
 
 @pytest.mark.parametrize("address", FORMS.values(), ids=FORMS)
-def test_what_is_shown_leads_to_the_same_address(address):
+def test_what_is_shown_leads_to_the_same_address(address: Address) -> None:
     assert parse_address(str(address)) == address
 
 
@@ -76,40 +77,40 @@ BAD = [
 
 
 @pytest.mark.parametrize("text", BAD)
-def test_what_is_no_address_is_refused_with_the_forms_that_there_are(text):
+def test_what_is_no_address_is_refused_with_the_forms_that_there_are(text: str) -> None:
     with pytest.raises(ConfigurationError, match=r"write .*tcp://host:port"):
         parse_address(text)
 
 
 @pytest.mark.parametrize("text", ["tcp://*:5555", "tcp://no-such-host.invalid:1", *BAD[1:]])
-def test_a_client_refuses_it_before_it_connects(text):
+def test_a_client_refuses_it_before_it_connects(text: str) -> None:
     with ControlClient(text) as client, pytest.raises((ConfigurationError, NotRunning)):
         client.ping(timeout=1)
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.8.9.1", "localhost", "[::1]"])
-def test_what_only_this_machine_reaches_is_loopback(host):
+def test_what_only_this_machine_reaches_is_loopback(host: str) -> None:
     assert is_loopback(parse_address(f"tcp://{host}:5555"))
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "*", "[::]", "192.0.2.1", "[2001:db8::1]", "0"])
-def test_what_others_reach_is_not(host):
+def test_what_others_reach_is_not(host: str) -> None:
     assert not is_loopback(parse_address(f"tcp://{host}:5555"))
 
 
-def test_a_host_that_nobody_knows_is_named():
+def test_a_host_that_nobody_knows_is_named() -> None:
     with pytest.raises(ConfigurationError, match=r"tcp://no-such-host\.invalid:5555: "):
         resolve(parse_address("tcp://no-such-host.invalid:5555"))
 
 
-def test_a_setting_may_hold_one_or_several(tmp_path):
+def test_a_setting_may_hold_one_or_several(tmp_path: pathlib.Path) -> None:
     assert as_list(None) == as_list("") == as_list([]) == []
     assert as_list("tcp://127.0.0.1:1") == ["tcp://127.0.0.1:1"]
     assert as_list(tmp_path) == [str(tmp_path)]
     assert as_list(["ipc:///x", tmp_path]) == ["ipc:///x", str(tmp_path)]
 
 
-def test_the_environment_may_hold_one_or_a_json_array(monkeypatch):
+def test_the_environment_may_hold_one_or_a_json_array(monkeypatch: pytest.MonkeyPatch) -> None:
     for text, addresses in {
         "": [],
         "ipc:///x": ["ipc:///x"],

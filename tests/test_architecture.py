@@ -133,28 +133,28 @@ def complain(items: list[Import]) -> str:
     return "\n".join(map(str, items))
 
 
-def test_every_module_has_its_place_in_the_layers():
+def test_every_module_has_its_place_in_the_layers() -> None:
     assert {unit(module) for module in OURS} - {""} == set(ROW)
 
 
-def test_imports_lead_to_lower_layers_only():
+def test_imports_lead_to_lower_layers_only() -> None:
     wrong = [item for item, importer, imported in inside() if importer and ROW[importer] <= ROW.get(imported, 99)]
     assert not wrong, complain(wrong)
 
 
-def test_the_package_itself_loads_nothing_of_it_until_a_name_is_used():
+def test_the_package_itself_loads_nothing_of_it_until_a_name_is_used() -> None:
     wrong = [item for item, importer, _ in inside() if not importer]
     assert not wrong, complain(wrong)
 
 
 @pytest.mark.parametrize("module", ALONE)
-def test_the_core_knows_little(module):
+def test_the_core_knows_little(module: str) -> None:
     wrong = [item for item, importer, imported in inside() if importer == module and imported not in ALONE[module]]
     assert not wrong, complain(wrong)
 
 
 @pytest.mark.parametrize("module", sorted(WITHOUT_IO))
-def test_the_core_has_neither_sockets_nor_threads_nor_clocks(module):
+def test_the_core_has_neither_sockets_nor_threads_nor_clocks(module: str) -> None:
     wrong = [
         item
         for item in IMPORTS
@@ -164,7 +164,7 @@ def test_the_core_has_neither_sockets_nor_threads_nor_clocks(module):
 
 
 @pytest.mark.parametrize("package", ONLY_IN)
-def test_another_package_is_imported_only_where_it_belongs(package):
+def test_another_package_is_imported_only_where_it_belongs(package: str) -> None:
     importers = [item for item in IMPORTS if item.module.partition(".")[0] == package]
     wrong = [item for item in importers if unit(item.importer) not in ONLY_IN[package]]
     assert not wrong, complain(wrong)
@@ -188,7 +188,7 @@ AS_THE_PROGRAM_HAS_IT = (
 """Clients, the loops of HTTP servers, and what looks at the program's own threads."""
 
 
-def test_the_control_thread_uses_nothing_that_gevent_patches():
+def test_the_control_thread_uses_nothing_that_gevent_patches() -> None:
     wrong = [
         item
         for item in IMPORTS
@@ -197,13 +197,13 @@ def test_the_control_thread_uses_nothing_that_gevent_patches():
     assert not wrong, complain(wrong)
 
 
-def test_only_the_registry_of_forks_asks_python_for_calls_in_a_forked_child():
+def test_only_the_registry_of_forks_asks_python_for_calls_in_a_forked_child() -> None:
     callers = {name for name, path in OURS.items() if "os.register_at_fork(" in path.read_text()}
     assert callers == {"flask_ctl.system.fork"}
 
 
 @pytest.mark.parametrize("imports", [IMPORTS, CLI_IMPORTS], ids=["flask_ctl", "flask_ctl_cli"])
-def test_no_modules_import_each_other_while_they_are_loaded(imports):
+def test_no_modules_import_each_other_while_they_are_loaded(imports: list[Import]) -> None:
     graph: dict[str, set[str]] = {}
     for item in imports:
         if item.at_load and target(item) != item.importer:
@@ -211,7 +211,7 @@ def test_no_modules_import_each_other_while_they_are_loaded(imports):
     graphlib.TopologicalSorter(graph).prepare()
 
 
-def test_the_command_line_knows_only_public_names():
+def test_the_command_line_knows_only_public_names() -> None:
     used = [item for item in CLI_IMPORTS if item.module.partition(".")[0] == "flask_ctl"]
     assert used
     wrong = [item for item in used if item.module != "flask_ctl" or item.name not in flask_ctl.__all__]
@@ -233,28 +233,28 @@ def for_type_checkers() -> dict[str, str]:
     }
 
 
-def test_the_list_of_public_names_is_sorted_and_without_doubles():
+def test_the_list_of_public_names_is_sorted_and_without_doubles() -> None:
     assert flask_ctl.__all__ == sorted(set(flask_ctl.__all__))
 
 
 @pytest.mark.parametrize("name", flask_ctl.__all__)
-def test_every_public_name_is_what_its_module_has(name):
+def test_every_public_name_is_what_its_module_has(name: str) -> None:
     module = importlib.import_module(f"flask_ctl.{for_type_checkers()[name]}")
     assert getattr(flask_ctl, name) is getattr(module, name)
     assert name in dir(flask_ctl)
 
 
-def test_type_checkers_see_the_same_names_from_the_same_modules():
+def test_type_checkers_see_the_same_names_from_the_same_modules() -> None:
     assert for_type_checkers() == flask_ctl._MODULES
     assert set(flask_ctl._MODULES) == set(flask_ctl.__all__)
 
 
-def test_what_errors_lists_is_there():
+def test_what_errors_lists_is_there() -> None:
     errors = importlib.import_module("flask_ctl.errors")
     assert [name for name in errors.__all__ if not hasattr(errors, name)] == []
 
 
-def test_another_name_is_an_attribute_error():
+def test_another_name_is_an_attribute_error() -> None:
     with pytest.raises(AttributeError, match="module 'flask_ctl' has no attribute 'Kontrol'"):
         _ = flask_ctl.Kontrol
 
@@ -263,7 +263,7 @@ HEAVY = ["flask", "werkzeug", "zmq", "psutil", "importlib.metadata"]
 
 
 @pytest.mark.parametrize("module", ["flask_ctl", "flask_ctl.client.client", "flask_ctl_cli"])
-def test_a_client_starts_without_what_only_a_server_needs(module):
+def test_a_client_starts_without_what_only_a_server_needs(module: str) -> None:
     program = f"import sys, {module}; print([name for name in {HEAVY} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
     assert (done.stdout, done.stderr) == ("[]\n", "")

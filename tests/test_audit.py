@@ -12,7 +12,7 @@ from concurrent.futures import Future
 from typing import Any
 
 import pytest
-from harness import TIMEOUT, Pending, raw, read_all, until
+from harness import TIMEOUT, Pending, Program, Serve, Server, raw, read_all, until
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -80,14 +80,14 @@ class Bench:
 
 
 @pytest.fixture
-def bench(caplog):
+def bench(caplog: pytest.LogCaptureFixture) -> Bench:
     return Bench(caplog)
 
 
 # What is logged
 
 
-def test_an_order_is_logged_with_who_what_and_how_it_ended(bench):
+def test_an_order_is_logged_with_who_what_and_how_it_ended(bench: Bench) -> None:
     bench.handle("order", {"what": "tea"})
     fields = bench.one()
     assert fields["peer"] == {**this_process().describe(), "program": fields["peer"]["program"]}
@@ -99,14 +99,14 @@ def test_an_order_is_logged_with_who_what_and_how_it_ended(bench):
     assert bench.records[0].getMessage().startswith(f'order(what="tea") by {who}')
 
 
-def test_what_only_looks_is_not_logged(bench):
+def test_what_only_looks_is_not_logged(bench: Bench) -> None:
     bench.handle("look")
     bench.handle("look", peer=STRANGER)
     bench.handle("nothing")
     assert bench.audit == []
 
 
-def test_an_order_that_fails_is_logged_with_code_and_text(bench):
+def test_an_order_that_fails_is_logged_with_code_and_text(bench: Bench) -> None:
     bench.handle("order", {"what": "fail"})
     assert bench.one()["error"] == {"code": -32603, "message": "ValueError: fail"}
     assert bench.records[0].levelno == logging.INFO
@@ -114,14 +114,14 @@ def test_an_order_that_fails_is_logged_with_code_and_text(bench):
     assert bench.one()["outcome"] == "failed"
 
 
-def test_an_order_with_wrong_parameters_is_an_order_that_failed(bench):
+def test_an_order_with_wrong_parameters_is_an_order_that_failed(bench: Bench) -> None:
     bench.handle("order", {"whta": "tea"})
     assert (bench.one()["outcome"], bench.one()["error"]["code"]) == ("failed", -32602)
     assert bench.one()["parameters"] == {"whta": "***"}
 
 
 @pytest.mark.parametrize("error", [None, ValueError("no")])
-def test_an_order_that_takes_its_time_is_logged_when_it_is_done(bench, error):
+def test_an_order_that_takes_its_time_is_logged_when_it_is_done(bench: Bench, error: ValueError | None) -> None:
     bench.handle("custom", {"text": "x"})
     assert bench.audit == []
     if error is None:
@@ -131,7 +131,7 @@ def test_an_order_that_takes_its_time_is_logged_when_it_is_done(bench, error):
     assert bench.one()["outcome"] == ("failed" if error else "done")
 
 
-def test_orders_are_logged_in_plain_text_batches_and_notifications_too(bench):
+def test_orders_are_logged_in_plain_text_batches_and_notifications_too(bench: Bench) -> None:
     bench.dispatcher.handle_plain(b"order what=tea", this_process())
     request = {"jsonrpc": "2.0", "method": "order", "params": ["tea"]}
     bench.dispatcher.handle(json.dumps([request, {**request, "id": 1}]).encode(), this_process(), lambda data: None)
@@ -139,7 +139,7 @@ def test_orders_are_logged_in_plain_text_batches_and_notifications_too(bench):
     assert [fields["parameters"] for fields in bench.audit] == [{"what": "tea"}] * 4
 
 
-def test_a_refusal_is_a_warning_with_who_what_and_why(bench):
+def test_a_refusal_is_a_warning_with_who_what_and_why(bench: Bench) -> None:
     bench.handle("order", {"what": "tea"}, STRANGER)
     fields = bench.one()
     assert (fields["outcome"], fields["command"], fields["parameters"]) == ("refused", "order", {"what": "tea"})
@@ -152,13 +152,13 @@ def test_a_refusal_is_a_warning_with_who_what_and_why(bench):
     )
 
 
-def test_a_refusal_is_logged_for_a_command_that_there_is_not(bench):
+def test_a_refusal_is_logged_for_a_command_that_there_is_not(bench: Bench) -> None:
     bench.handle("nothing\nINFO done", {"a": "b"}, Peer())
     assert (bench.one()["command"], bench.one()["parameters"]) == ("nothing\nINFO done", {"a": "***"})
     assert bench.records[0].getMessage().startswith('nothing\\nINFO done(a="***") by unknown: refused: -32003 a peer')
 
 
-def test_a_key_and_an_address_are_named(bench):
+def test_a_key_and_an_address_are_named(bench: Bench) -> None:
     bench.handle("order", {}, Peer(key="ann"))
     bench.handle("order", {}, Peer(address="127.0.0.1"))
     assert [fields["peer"].get("key") or fields["peer"]["address"] for fields in bench.audit] == ["ann", "127.0.0.1"]
@@ -166,14 +166,16 @@ def test_a_key_and_an_address_are_named(bench):
     assert bench.records[1].getMessage().startswith('order() by address "127.0.0.1": refused')
 
 
-def test_who_is_refused_before_asking_is_logged_too(bench):
+def test_who_is_refused_before_asking_is_logged_too(bench: Bench) -> None:
     bench.guard.reject(Peer(address="10.0.0.9"), "its key is not among the allowed ones")
     assert bench.one()["command"] is None
     message = 'address "10.0.0.9": refused: -32003 its key is not among the allowed ones'
     assert bench.records[0].getMessage() == message
 
 
-def test_without_handlers_only_refusals_reach_stderr(capsys, monkeypatch):
+def test_without_handlers_only_refusals_reach_stderr(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """As Python's last resort does it."""
     monkeypatch.setattr(logging.getLogger(), "handlers", [])
     guard = Guard()
@@ -183,7 +185,7 @@ def test_without_handlers_only_refusals_reach_stderr(capsys, monkeypatch):
     assert capsys.readouterr().err == "uid 54321, gid 54322: refused: -32003 no\n"
 
 
-def test_a_filter_that_fails_costs_the_record_and_not_the_answer(bench):
+def test_a_filter_that_fails_costs_the_record_and_not_the_answer(bench: Bench) -> None:
     def fail(record: logging.LogRecord) -> bool:
         raise RuntimeError("no")
 
@@ -215,12 +217,12 @@ SECRETS = [
 
 
 @pytest.mark.parametrize("name", SECRETS)
-def test_a_name_that_tells_of_a_secret_is_known(name):
+def test_a_name_that_tells_of_a_secret_is_known(name: str) -> None:
     assert is_secret(name)
 
 
 @pytest.mark.parametrize("name", ["ping", "spin", "grace", "mode", "compass", "passenger", "option"])
-def test_another_name_is_not(name):
+def test_another_name_is_not(name: str) -> None:
     assert not is_secret(name)
 
 
@@ -238,20 +240,20 @@ def test_another_name_is_not(name):
     ids=["by name", "by position", "in the error", "of a wrong type", "misspelt", "nested", "one too many"],
 )
 @pytest.mark.parametrize("peer", [this_process(), STRANGER], ids=["done", "refused"])
-def test_a_secret_is_nowhere_in_the_record(bench, params, peer):
+def test_a_secret_is_nowhere_in_the_record(bench: Bench, params: Any, peer: Peer) -> None:
     bench.handle("login", params, peer)
     for text in (bench.records[0].getMessage(), json.dumps(bench.one())):
         assert "hunter2" not in text
         assert "9876" not in text
 
 
-def test_a_secret_is_not_in_the_record_of_a_plain_command_either(bench):
+def test_a_secret_is_not_in_the_record_of_a_plain_command_either(bench: Bench) -> None:
     bench.dispatcher.handle_plain(b"login user=wrong password='hun\"ter\\2' pin=98x76", this_process())
     assert bench.one()["parameters"] == {"user": "wrong", "password": "***", "pin": "***"}
     assert bench.one()["error"]["message"] == "pin: must be an integer, not '***'"
 
 
-def test_values_names_and_errors_are_cut_and_parameters_counted(bench):
+def test_values_names_and_errors_are_cut_and_parameters_counted(bench: Bench) -> None:
     long = "x" * 100_000
     bench.handle("login", {"user": long, "tags": [long] * 1000, **{f"{n}{long}": n for n in range(1000)}})
     fields = bench.one()
@@ -265,7 +267,7 @@ def test_values_names_and_errors_are_cut_and_parameters_counted(bench):
 EVIL = "x\n2026-01-01 INFO flask_ctl.audit stop() by uid 0: done\r\x1b[2J\x00\u2028\u202e\ud800"
 
 
-def test_nobody_can_forge_a_line(bench):
+def test_nobody_can_forge_a_line(bench: Bench) -> None:
     bench.handle(EVIL, {EVIL: EVIL}, Peer(uid=1))
     bench.handle("order", {"what": EVIL})
     bench.handle("order", {EVIL: EVIL})
@@ -287,7 +289,7 @@ ANYTHING = st.recursive(
 
 @settings(deadline=None)
 @given(name=st.text(), params=st.lists(ANYTHING) | st.dictionaries(st.text() | st.sampled_from(["text"]), ANYTHING))
-def test_whatever_is_sent_is_one_bounded_line_and_json(name, params):
+def test_whatever_is_sent_is_one_bounded_line_and_json(name, params) -> None:
     seen: list[logging.LogRecord] = []
     logger = logging.getLogger("flask_ctl.audit")
     logger.addFilter(keep := lambda record: bool(seen.append(record)))
@@ -303,7 +305,7 @@ def test_whatever_is_sent_is_one_bounded_line_and_json(name, params):
     assert len(json.dumps(record.audit)) < 10 * MAX_TEXT * (MAX_PARAMETERS + 2)  # type: ignore[attr-defined]
 
 
-def test_a_program_can_not_forge_a_line_by_its_name(bench):
+def test_a_program_can_not_forge_a_line_by_its_name(bench: Bench) -> None:
     path = "/proc/self/comm"
     with open(path) as file:
         before = file.read().strip()
@@ -322,7 +324,7 @@ def test_a_program_can_not_forge_a_line_by_its_name(bench):
 # Orders without an outcome
 
 
-def test_at_the_end_of_the_server_what_still_runs_is_logged_as_cut(bench):
+def test_at_the_end_of_the_server_what_still_runs_is_logged_as_cut(bench: Bench) -> None:
     bench.handle("custom")
     bench.guard.audit.close()
     assert (bench.one()["outcome"], bench.one()["error"]["message"]) == ("failed", "cut off by the end of the server")
@@ -330,7 +332,7 @@ def test_at_the_end_of_the_server_what_still_runs_is_logged_as_cut(bench):
     assert len(bench.audit) == 1
 
 
-def test_an_entry_that_is_left_is_logged_by_the_next_image(bench):
+def test_an_entry_that_is_left_is_logged_by_the_next_image(bench: Bench) -> None:
     bench.handle("custom", {"text": "x"})
     left = json.loads(json.dumps(bench.guard.audit.export_state()))
     bench.future.set_result("not here")
@@ -344,7 +346,7 @@ def test_an_entry_that_is_left_is_logged_by_the_next_image(bench):
     )
 
 
-def test_only_the_first_outcome_counts_whichever_thread_has_it(bench):
+def test_only_the_first_outcome_counts_whichever_thread_has_it(bench: Bench) -> None:
     bench.handle("custom")
     [entry] = bench.guard.audit._open
     threads = [threading.Thread(target=entry.done, args=(n,)) for n in range(8)]
@@ -362,7 +364,7 @@ LOGGING = "import logging; logging.basicConfig(level='INFO', format='%(name)s|%(
 
 
 @pytest.fixture
-def logged(serve, program):
+def logged(serve: Serve, program: Program) -> Server:
     """A server of the edited program, whose output has the audit log."""
     program.edit("first", LOGGING)
     return serve(cwd=program.directory)
@@ -382,7 +384,7 @@ def by_us() -> str:
     return f"by uid {os.geteuid()}, gid {os.getegid()}, pid {os.getpid()}, program"
 
 
-def test_a_reload_is_logged_by_the_image_that_carries_it_out(logged, program):
+def test_a_reload_is_logged_by_the_image_that_carries_it_out(logged: Server, program: Program) -> None:
     program.edit("second", LOGGING)
     assert logged.reload()["generation"] == 2
     [line] = audit_of(logged)
@@ -390,14 +392,14 @@ def test_a_reload_is_logged_by_the_image_that_carries_it_out(logged, program):
     assert ": done in " in line
 
 
-def test_a_reload_in_plain_text_is_logged_once(logged):
+def test_a_reload_in_plain_text_is_logged_once(logged: Server) -> None:
     with raw(logged.socket) as sock:
         sock.sendall(b"reload\n")
         assert b"generation 2" in read_all(sock)
     assert [line.partition("(")[0] for line in audit_of(logged)] == ["INFO|reload"]
 
 
-def test_a_reload_that_is_refused_is_logged_by_the_old_image(logged, program):
+def test_a_reload_that_is_refused_is_logged_by_the_old_image(logged: Server, program: Program) -> None:
     program.edit("second", "import no_such_module")
     with pytest.raises(CommandError):
         logged.reload()
@@ -407,7 +409,7 @@ def test_a_reload_that_is_refused_is_logged_by_the_old_image(logged, program):
     assert "-32004 the new code was refused" in line
 
 
-def test_a_command_that_a_reload_cuts_is_logged_by_the_next_image(logged):
+def test_a_command_that_a_reload_cuts_is_logged_by_the_next_image(logged: Server) -> None:
     with raw(logged.socket) as sock:
         sock.sendall(b'{"jsonrpc":"2.0","method":"wait_for","params":{"name":"x"},"id":1}\n')
         until(lambda: logged.status()["state"] == "running", "an answer")
@@ -416,7 +418,9 @@ def test_a_command_that_a_reload_cuts_is_logged_by_the_next_image(logged):
     assert lines == ["INFO|reload", f"INFO|wait_for-32006 {ServerReloaded.before('wait_for').message}"]
 
 
-def test_stops_that_come_too_late_for_a_reload_to_be_called_off_are_logged_by_the_next_image(serve, program):
+def test_stops_that_come_too_late_for_a_reload_to_be_called_off_are_logged_by_the_next_image(
+    serve: Serve, program: Program
+) -> None:
     """Their callers are told that they may have run."""
     hook = "@control.on_stop\ndef hold_on(): say('held'); gates['hook'].wait()"
     program.edit("first", f"{LOGGING}\n{hook}")
@@ -437,7 +441,7 @@ def test_stops_that_come_too_late_for_a_reload_to_be_called_off_are_logged_by_th
     assert all(": done in" in line for line in audit_of(server))
 
 
-def test_an_immediate_stop_is_logged_before_the_process_ends(logged):
+def test_an_immediate_stop_is_logged_before_the_process_ends(logged: Server) -> None:
     with raw(logged.socket) as sock:
         sock.sendall(b'{"jsonrpc":"2.0","method":"wait_for","params":{"name":"x"},"id":1}\n')
         with logged.client() as client:
@@ -449,7 +453,7 @@ def test_an_immediate_stop_is_logged_before_the_process_ends(logged):
     assert "-32603 cut off by the end of the server" in cut
 
 
-def test_a_stop_is_logged_once_when_it_is_done(logged):
+def test_a_stop_is_logged_once_when_it_is_done(logged: Server) -> None:
     with logged.client() as client:
         client.stop(grace=7)
     logged.wait()
@@ -459,7 +463,7 @@ def test_a_stop_is_logged_once_when_it_is_done(logged):
     assert ": done in " in line
 
 
-def test_a_signal_is_no_order_of_a_peer(logged):
+def test_a_signal_is_no_order_of_a_peer(logged: Server) -> None:
     os.kill(logged.pid, signal.SIGTERM)
     assert logged.wait() == 0
     assert audit_of(logged, 0) == []

@@ -3,36 +3,38 @@
 from __future__ import annotations
 
 import errno
+import pathlib
 import socket
 import sys
 import threading
+from collections.abc import Iterator
 
 import pytest
 from flask import Flask
-from harness import TIMEOUT, Pending, get, until
+from harness import TIMEOUT, Pending, Server, get, until
 
 from flask_ctl import BackgroundServer, ConfigurationError, Control, ControlClient, NotRunning, TimedOut
 
 
 @pytest.fixture
-def app():
+def app() -> Flask:
     app = Flask(__name__)
     app.add_url_rule("/", "/", lambda: "hello")
     return app
 
 
 @pytest.fixture
-def gate():
+def gate() -> Iterator[threading.Event]:
     gate = threading.Event()
     yield gate
     gate.set()
 
 
-def address(server):
+def address(server: Server):
     return "127.0.0.1", server.port
 
 
-def test_it_serves_inside_the_with_and_only_there(app):
+def test_it_serves_inside_the_with_and_only_there(app: Flask) -> None:
     with BackgroundServer(app) as server:
         assert server.url == f"http://127.0.0.1:{server.port}"
         assert get(address(server), "/") == (200, b"hello")
@@ -40,7 +42,7 @@ def test_it_serves_inside_the_with_and_only_there(app):
         get(address(server), "/")
 
 
-def test_fifty_times_on_the_same_port_it_leaves_nothing(app, free_port, short_path):
+def test_fifty_times_on_the_same_port_it_leaves_nothing(app: Flask, free_port: int, short_path: pathlib.Path) -> None:
     """The fixture of every test counts threads and descriptors; the socket file is looked for here."""
     for _ in range(50):
         with BackgroundServer(app, port=free_port, socket=short_path / "x.sock") as server:
@@ -50,7 +52,7 @@ def test_fifty_times_on_the_same_port_it_leaves_nothing(app, free_port, short_pa
         assert not (short_path / "x.sock").exists()
 
 
-def test_eight_at_once(app):
+def test_eight_at_once(app: Flask) -> None:
     servers = [BackgroundServer(app) for _ in range(8)]
     for starting in [Pending.call(server.start) for server in servers]:
         starting.result()
@@ -60,14 +62,16 @@ def test_eight_at_once(app):
         stopping.result()
 
 
-def test_a_busy_port_is_an_exception_in_the_caller(app):
+def test_a_busy_port_is_an_exception_in_the_caller(app: Flask) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken, pytest.raises(OSError) as error:  # noqa: PT011, SIM117
         with BackgroundServer(app, port=taken.getsockname()[1]):
             pass
     assert error.value.errno == errno.EADDRINUSE
 
 
-def test_a_busy_control_socket_is_an_exception_in_the_caller_and_the_port_is_free(app, free_port, short_path):
+def test_a_busy_control_socket_is_an_exception_in_the_caller_and_the_port_is_free(
+    app: Flask, free_port: int, short_path: pathlib.Path
+) -> None:
     second = BackgroundServer(app, port=free_port, socket=short_path / "x.sock")
     with BackgroundServer(app, socket=short_path / "x.sock"), pytest.raises(ConfigurationError, match="in use by pid"):
         second.start()
@@ -75,7 +79,7 @@ def test_a_busy_control_socket_is_an_exception_in_the_caller_and_the_port_is_fre
         assert get(address(server), "/") == (200, b"hello")
 
 
-def test_stopping_without_a_start_twice_or_before_it_was_ready_is_fine(app):
+def test_stopping_without_a_start_twice_or_before_it_was_ready_is_fine(app: Flask) -> None:
     server = BackgroundServer(app)
     server.stop()
     server.start()
@@ -83,13 +87,13 @@ def test_stopping_without_a_start_twice_or_before_it_was_ready_is_fine(app):
     server.stop()
 
 
-def test_starting_twice_is_refused(app):
+def test_starting_twice_is_refused(app: Flask) -> None:
     with BackgroundServer(app) as server, pytest.raises(RuntimeError, match="runs already"):
         server.start()
 
 
 @pytest.mark.parametrize("threaded", [True, False], ids=["threaded", "unthreaded"])
-def test_it_can_be_stopped_from_a_view(app, threaded):
+def test_it_can_be_stopped_from_a_view(app: Flask, threaded: bool) -> None:
     server = BackgroundServer(app, threaded=threaded)
     app.add_url_rule("/stop", "/stop", lambda: server.stop() or "stopping")
     server.start()
@@ -97,7 +101,7 @@ def test_it_can_be_stopped_from_a_view(app, threaded):
     server.stop()
 
 
-def test_control_stop_in_a_view_ends_the_server_that_answers_it_and_no_other(app):
+def test_control_stop_in_a_view_ends_the_server_that_answers_it_and_no_other(app: Flask) -> None:
     control = Control(app)
     app.add_url_rule("/stop", "/stop", lambda: control.stop() or "stopping")
     with BackgroundServer(app) as one, BackgroundServer(app) as other:
@@ -106,7 +110,7 @@ def test_control_stop_in_a_view_ends_the_server_that_answers_it_and_no_other(app
         assert get(address(other), "/") == (200, b"hello")
 
 
-def test_requests_in_flight_are_answered(app, gate):
+def test_requests_in_flight_are_answered(app: Flask, gate: threading.Event) -> None:
     entered = threading.Event()
     app.add_url_rule("/hold", "/hold", lambda: (entered.set(), gate.wait(), "held")[2])
     with BackgroundServer(app) as server:
@@ -118,7 +122,7 @@ def test_requests_in_flight_are_answered(app, gate):
         stop.result()
 
 
-def test_a_request_that_occupies_the_only_thread_is_reported(app, gate):
+def test_a_request_that_occupies_the_only_thread_is_reported(app: Flask, gate: threading.Event) -> None:
     entered = threading.Event()
     app.add_url_rule("/hold", "/hold", lambda: (entered.set(), gate.wait(), "held")[2])
     server = BackgroundServer(app, threaded=False)
@@ -133,7 +137,9 @@ def test_a_request_that_occupies_the_only_thread_is_reported(app, gate):
     until(lambda: not server._thread.is_alive(), "its thread ends")
 
 
-def test_it_listens_for_control_only_if_it_is_told_to(app, short_path, monkeypatch):
+def test_it_listens_for_control_only_if_it_is_told_to(
+    app: Flask, short_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("FLASK_CTL_SOCKET", str(short_path / "env.sock"))
     Control(app)
     with BackgroundServer(app):
@@ -142,7 +148,7 @@ def test_it_listens_for_control_only_if_it_is_told_to(app, short_path, monkeypat
             client.ping()
 
 
-def test_hooks_run_at_its_stop(app):
+def test_hooks_run_at_its_stop(app: Flask) -> None:
     control, called = Control(app), []
     control.on_stop(lambda: called.append(threading.current_thread().name))
     control.on_stop(lambda: 1 / 0)
@@ -152,13 +158,15 @@ def test_hooks_run_at_its_stop(app):
     assert called[1:] == ["third"]
 
 
-def test_the_switch_interval_is_restored_when_several_control_threads_have_answered(app, short_path):
+def test_the_switch_interval_is_restored_when_several_control_threads_have_answered(
+    app: Flask, short_path: pathlib.Path
+) -> None:
     before = sys.getswitchinterval()
     servers = [BackgroundServer(app, socket=short_path / f"{number}.sock") for number in range(3)]
     for server in servers:
         server.start()
 
-    def ask(number):
+    def ask(number) -> None:
         with ControlClient(short_path / f"{number}.sock") as client:
             for _ in range(200):
                 client.status()
@@ -170,7 +178,9 @@ def test_the_switch_interval_is_restored_when_several_control_threads_have_answe
     assert sys.getswitchinterval() == before
 
 
-def test_an_app_that_is_served_in_the_background_first_can_get_a_control_later(app, short_path, monkeypatch):
+def test_an_app_that_is_served_in_the_background_first_can_get_a_control_later(
+    app: Flask, short_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("FLASK_CTL_SOCKET", str(short_path / "env.sock"))
     with BackgroundServer(Flask("another")):
         pass
@@ -180,7 +190,7 @@ def test_an_app_that_is_served_in_the_background_first_can_get_a_control_later(a
 
 
 @pytest.mark.parametrize("grace", ["abc", None, -1])
-def test_a_grace_that_is_no_duration_is_named(app, grace):
+def test_a_grace_that_is_no_duration_is_named(app: Flask, grace: int | str | None) -> None:
     app.config["CTL_GRACE"] = grace
     with pytest.raises(ConfigurationError, match="CTL_GRACE has to be a number of seconds"):
         BackgroundServer(app).start()

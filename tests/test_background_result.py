@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import warnings
+from collections.abc import Iterator
 
 import pytest
 from flask import Flask
@@ -13,14 +14,14 @@ from flask_ctl import BackgroundServer, Control
 
 
 @pytest.fixture
-def gate():
+def gate() -> Iterator[threading.Event]:
     gate = threading.Event()
     yield gate
     gate.set()
 
 
 @pytest.fixture(params=["with a Control", "without"])
-def server(gate, request):
+def server(gate: threading.Event, request: pytest.FixtureRequest) -> BackgroundServer:
     """A server whose request at /hold waits for the gate."""
     app = Flask(__name__)
     if request.param == "with a Control":
@@ -32,13 +33,13 @@ def server(gate, request):
     return server
 
 
-def hold(server):
+def hold(server: BackgroundServer):
     held = Pending(("127.0.0.1", server.port), "/hold")
     assert server.entered.wait(TIMEOUT)
     return held
 
 
-def test_a_stop_returns_its_result(server, gate):
+def test_a_stop_returns_its_result(server: BackgroundServer, gate: threading.Event) -> None:
     server.start()
     held = hold(server)
     stop = Pending.call(server.stop)
@@ -50,11 +51,11 @@ def test_a_stop_returns_its_result(server, gate):
     assert server.stop() == result, "a second one has the same"
 
 
-def test_a_stop_without_a_start_has_no_result(server):
+def test_a_stop_without_a_start_has_no_result(server: BackgroundServer) -> None:
     assert server.stop() is None
 
 
-def test_a_cut_is_a_warning_once_for_each_start(server):
+def test_a_cut_is_a_warning_once_for_each_start(server: BackgroundServer) -> None:
     for _ in range(2):
         server.start()
         held = hold(server)
@@ -70,7 +71,7 @@ def test_a_cut_is_a_warning_once_for_each_start(server):
         server.entered.clear()
 
 
-def test_the_end_of_a_with_warns_of_what_was_cut(server):
+def test_the_end_of_a_with_warns_of_what_was_cut(server: BackgroundServer) -> None:
     server._app.config["CTL_GRACE"] = 0
     with pytest.warns(RuntimeWarning, match="cut") as warned, server:
         held = hold(server)

@@ -6,8 +6,11 @@ import importlib
 import importlib.util
 import json
 import os
+import pathlib
 import py_compile
 import sys
+from collections.abc import Callable, Iterator
+from types import ModuleType
 
 import flask
 import pytest
@@ -18,7 +21,9 @@ MODES = py_compile.PycInvalidationMode
 
 
 @pytest.fixture
-def module(tmp_path, monkeypatch):
+def module(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Callable[..., tuple[pathlib.Path, str]]]:
     """Makes a module below a directory, with bytecode of some kind, and loads it."""
 
     def make(directory="", mode=MODES.TIMESTAMP):
@@ -37,13 +42,13 @@ def module(tmp_path, monkeypatch):
     sys.modules.pop("part_of_test", None)
 
 
-def age(path, seconds):
+def age(path, seconds) -> None:
     """Make a file older than it is, as far as that can be set."""
     stat = os.stat(path)
     os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns - seconds * 10**9))
 
 
-def test_what_may_have_been_compiled_from_the_text_before_goes(module):
+def test_what_may_have_been_compiled_from_the_text_before_goes(module: Callable[..., tuple[pathlib.Path, str]]) -> None:
     source, cached = module()
     stat = os.stat(source)
     source.write_text("VALUE = 2\n")
@@ -52,14 +57,14 @@ def test_what_may_have_been_compiled_from_the_text_before_goes(module):
     assert not os.path.exists(cached)
 
 
-def test_what_python_would_not_use_stays(module):
+def test_what_python_would_not_use_stays(module: Callable[..., tuple[pathlib.Path, str]]) -> None:
     source, cached = module()
     source.write_text("VALUE = 1000\n")
     remove_stale()
     assert os.path.exists(cached), "the size differs"
 
 
-def test_an_unchecked_hash_goes_if_it_is_wrong(module):
+def test_an_unchecked_hash_goes_if_it_is_wrong(module: Callable[..., tuple[pathlib.Path, str]]) -> None:
     source, cached = module(mode=MODES.UNCHECKED_HASH)
     remove_stale()
     assert os.path.exists(cached), "it is right"
@@ -68,7 +73,7 @@ def test_an_unchecked_hash_goes_if_it_is_wrong(module):
     assert not os.path.exists(cached)
 
 
-def test_a_checked_hash_stays(module):
+def test_a_checked_hash_stays(module: Callable[..., tuple[pathlib.Path, str]]) -> None:
     source, cached = module(mode=MODES.CHECKED_HASH)
     source.write_text("VALUE = 2\n")
     remove_stale()
@@ -76,7 +81,7 @@ def test_a_checked_hash_stays(module):
 
 
 @pytest.mark.parametrize("directory", ["lib/site-packages", "lib/python3/dist-packages"])
-def test_what_is_installed_stays(module, directory):
+def test_what_is_installed_stays(module: Callable[..., tuple[pathlib.Path, str]], directory: str) -> None:
     _, cached = module(directory)
     age(cached, 10)
     remove_stale()
@@ -84,14 +89,14 @@ def test_what_is_installed_stays(module, directory):
 
 
 @pytest.mark.parametrize("package", [flask, json], ids=["Flask", "the standard library"])
-def test_neither_packages_nor_the_standard_library_lose_theirs(package):
+def test_neither_packages_nor_the_standard_library_lose_theirs(package: ModuleType) -> None:
     cached = package.__spec__.cached
     before = os.path.exists(cached)
     remove_stale()
     assert os.path.exists(cached) == before
 
 
-def test_a_module_without_a_source_or_bytecode_is_passed_over(module):
+def test_a_module_without_a_source_or_bytecode_is_passed_over(module: Callable[..., tuple[pathlib.Path, str]]) -> None:
     source, cached = module()
     source.unlink()
     remove_stale()

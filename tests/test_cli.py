@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import pathlib
 import signal
 import socket
 import subprocess
@@ -10,7 +11,7 @@ import sys
 import threading
 
 import pytest
-from harness import APPS, Pending, run_cli, until
+from harness import APPS, Pending, Serve, run_cli, until
 
 STATUS = {
     "protocol": 2, "pid": 4242, "app": "later", "state": "running", "uptime": 1.0, "generation": 1, "cwd": "/",
@@ -35,7 +36,7 @@ def listening(path, answer):
         thread.join()
 
 
-def serve_lines(listener, answer):
+def serve_lines(listener, answer) -> None:
     with contextlib.suppress(OSError):
         while True:
             connection = listener.accept()[0]
@@ -53,7 +54,7 @@ def later_version(line):
     return json.dumps(answer).encode() + b"\n"
 
 
-def web_server(line):
+def web_server(line) -> bytes:
     return b"HTTP/1.1 400 Bad Request\r\n\r\n"
 
 
@@ -62,7 +63,7 @@ def document(done):
     return json.loads(done.stdout)
 
 
-def test_ping_prints_who_answered(serve):
+def test_ping_prints_who_answered(serve: Serve) -> None:
     """One line for a person, with the pid, on stdout; nothing on stderr."""
     server = serve()
     done = run_cli("ping", "--socket", server.socket)
@@ -70,7 +71,7 @@ def test_ping_prints_who_answered(serve):
     assert done.stdout.startswith(f"pong from pid {server.pid}")
 
 
-def test_status_is_one_screen_or_the_servers_own_document(serve):
+def test_status_is_one_screen_or_the_servers_own_document(serve: Serve) -> None:
     """The same figures for a person and for a program."""
     server = serve()
     screen = run_cli("status", "--socket", server.socket)
@@ -80,7 +81,7 @@ def test_status_is_one_screen_or_the_servers_own_document(serve):
     assert (told["pid"], told["app"], told["state"]) == (server.pid, "sample", "running")
 
 
-def test_options_stand_before_and_after_the_commands_name(serve):
+def test_options_stand_before_and_after_the_commands_name(serve: Serve) -> None:
     """--socket, -s, --timeout, --json and --quiet work on either side, for our own and for the app's commands."""
     path = serve().socket
     for line in (
@@ -99,12 +100,12 @@ def test_options_stand_before_and_after_the_commands_name(serve):
         assert document(run_cli(*line)) == {"greeting": "hello x"}, line
 
 
-def test_the_option_after_the_name_wins(serve):
+def test_the_option_after_the_name_wins(serve: Serve) -> None:
     """Of two sockets the nearer one is meant."""
     assert run_cli("-s", "/nowhere", "ping", "-s", serve().socket).returncode == 0
 
 
-def test_the_environment_names_the_socket_and_the_option_wins(serve):
+def test_the_environment_names_the_socket_and_the_option_wins(serve: Serve) -> None:
     """FLASK_CTL_SOCKET is used without --socket, one address or a JSON list."""
     path = serve().socket
     assert run_cli("ping", env={"FLASK_CTL_SOCKET": path}).returncode == 0
@@ -112,7 +113,7 @@ def test_the_environment_names_the_socket_and_the_option_wins(serve):
     assert run_cli("ping", "-s", path, env={"FLASK_CTL_SOCKET": "/nowhere"}).returncode == 0
 
 
-def test_quiet_ping_prints_nothing(serve):
+def test_quiet_ping_prints_nothing(serve: Serve) -> None:
     """Its exit code is the answer."""
     done = run_cli("ping", "--quiet", "-s", serve().socket)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
@@ -146,7 +147,7 @@ USAGE_ERRORS = [
 
 
 @pytest.mark.parametrize("arguments", USAGE_ERRORS, ids=" ".join)
-def test_wrong_usage_is_exit_2(arguments):
+def test_wrong_usage_is_exit_2(arguments: list[str]) -> None:
     """A message on stderr, nothing on stdout, no traceback."""
     done = run_cli(*arguments)
     if "--json" in arguments:
@@ -158,21 +159,21 @@ def test_wrong_usage_is_exit_2(arguments):
     assert "Traceback" not in done.stderr
 
 
-def test_off_is_no_target():
+def test_off_is_no_target() -> None:
     """`off`, as option or in the environment, is exit 2 and says what to do."""
     for done in (run_cli("stop", "-s", "off"), run_cli("stop", env={"FLASK_CTL_SOCKET": "off"})):
         assert done.returncode == 2
         assert "give one by --socket" in done.stderr
 
 
-def test_an_unknown_command_is_exit_2(serve):
+def test_an_unknown_command_is_exit_2(serve: Serve) -> None:
     """Neither flask-ctl nor the app has it."""
     done = run_cli("nonsense", "-s", serve().socket)
     assert (done.returncode, done.stdout) == (2, "")
     assert "there is no command 'nonsense'" in done.stderr
 
 
-def test_what_the_server_refuses_is_exit_1(serve):
+def test_what_the_server_refuses_is_exit_1(serve: Serve) -> None:
     """Its message goes to stderr: a command that raises, a method that it lacks."""
     path = serve().socket
     failed = run_cli("fail", "--message", "out of paint", "-s", path)
@@ -183,7 +184,7 @@ def test_what_the_server_refuses_is_exit_1(serve):
     assert "greet" in lacking.stderr
 
 
-def test_nothing_there_is_exit_3_with_the_path(short_path):
+def test_nothing_there_is_exit_3_with_the_path(short_path: pathlib.Path) -> None:
     """No socket, a path through a file, a socket that nobody serves."""
     stale = short_path / "stale.sock"
     with socket.socket(socket.AF_UNIX) as sock:
@@ -199,7 +200,7 @@ def test_nothing_there_is_exit_3_with_the_path(short_path):
         assert told["error"]["data"] == {"tried": [str(path)]}
 
 
-def test_a_server_that_does_not_answer_is_exit_4(serve):
+def test_a_server_that_does_not_answer_is_exit_4(serve: Serve) -> None:
     """A stopped process is still there; --timeout says how long to wait, also to ask for the app's own commands."""
     server = serve()
     os.kill(server.pid, signal.SIGSTOP)
@@ -210,14 +211,14 @@ def test_a_server_that_does_not_answer_is_exit_4(serve):
     assert run_cli("ping", "-s", server.socket, "--timeout", "0").returncode == 4
 
 
-def test_ping_wait_is_exit_3_if_nothing_ever_listened():
+def test_ping_wait_is_exit_3_if_nothing_ever_listened() -> None:
     """It tries for as long as it may."""
     done = run_cli("ping", "--wait", "0.2", "-s", "/nowhere/app.sock")
     assert done.returncode == 3
     assert "/nowhere/app.sock" in done.stderr
 
 
-def test_ping_wait_is_exit_4_if_it_stayed_silent(serve):
+def test_ping_wait_is_exit_4_if_it_stayed_silent(serve: Serve) -> None:
     """Something listened, but said nothing."""
     server = serve()
     os.kill(server.pid, signal.SIGSTOP)
@@ -225,7 +226,7 @@ def test_ping_wait_is_exit_4_if_it_stayed_silent(serve):
     assert run_cli("ping", "--wait", "0.3", "--timeout", "0.1", "-s", server.socket).returncode == 4
 
 
-def test_ping_wait_returns_when_the_server_is_up(serve, short_path):
+def test_ping_wait_returns_when_the_server_is_up(serve: Serve, short_path: pathlib.Path) -> None:
     """Begun before the server, it answers once the server does."""
     waiting = Pending.call(lambda: run_cli("ping", "--json", "--wait", "30", "-s", str(short_path / "0.sock")))
     server = serve()
@@ -243,12 +244,12 @@ main()
 """
 
 
-def run_as_nobody(*arguments):
+def run_as_nobody(*arguments: str):
     env = {**os.environ, "PYTHONPATH": str(APPS.parent)}
     return subprocess.run([sys.executable, "-c", AS_NOBODY, *arguments], capture_output=True, text=True, env=env)
 
 
-def test_a_socket_that_may_not_be_connected_to_is_exit_5(serve, short_path):
+def test_a_socket_that_may_not_be_connected_to_is_exit_5(serve: Serve, short_path: pathlib.Path) -> None:
     """By the file's mode: root asks as user nobody, others take their own permission away."""
     path = serve().socket
     if os.geteuid() == 0:
@@ -262,7 +263,7 @@ def test_a_socket_that_may_not_be_connected_to_is_exit_5(serve, short_path):
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can ask as another user")
-def test_a_peer_that_the_server_refuses_is_exit_5(serve, short_path):
+def test_a_peer_that_the_server_refuses_is_exit_5(serve: Serve, short_path: pathlib.Path) -> None:
     """Whoever may connect may still not be the right user."""
     server = serve()
     short_path.chmod(0o711)
@@ -273,7 +274,7 @@ def test_a_peer_that_the_server_refuses_is_exit_5(serve, short_path):
     assert server.status()["state"] == "running"
 
 
-def test_what_is_no_control_socket_is_exit_8(short_path):
+def test_what_is_no_control_socket_is_exit_8(short_path: pathlib.Path) -> None:
     """A web server behind the socket, for every command."""
     with listening(short_path / "web.sock", web_server) as path:
         for command in (["ping"], ["status"], ["stop"], ["call", "x"], ["x"], ["ping", "--wait", "0.1"]):
@@ -282,7 +283,7 @@ def test_what_is_no_control_socket_is_exit_8(short_path):
             assert "address" in done.stderr
 
 
-def test_an_answer_that_lacks_fields_is_exit_8(short_path):
+def test_an_answer_that_lacks_fields_is_exit_8(short_path: pathlib.Path) -> None:
     """JSON-RPC, but not ours."""
     with listening(short_path / "other.sock", lambda line: b'{"jsonrpc":"2.0","id":1,"result":{}}\n') as path:
         for command in ("ping", "status"):
@@ -291,7 +292,7 @@ def test_an_answer_that_lacks_fields_is_exit_8(short_path):
             assert "Traceback" not in done.stderr
 
 
-def test_a_higher_protocol_is_used_for_ping_status_and_stop_only(short_path):
+def test_a_higher_protocol_is_used_for_ping_status_and_stop_only(short_path: pathlib.Path) -> None:
     """They are frozen for ever; the rest is exit 8, naming both versions."""
     with listening(short_path / "later.sock", later_version) as path:
         for command in (["ping"], ["status"], ["stop"], ["call", "status"], ["call", "stop", "grace=1"]):
@@ -316,7 +317,7 @@ JSON_FAILURES = {
 
 
 @pytest.mark.parametrize("case", JSON_FAILURES)
-def test_a_failure_is_one_json_document_too(case):
+def test_a_failure_is_one_json_document_too(case: str) -> None:
     """Code, message and data of the error, and the exit code, on stdout."""
     arguments, code = JSON_FAILURES[case]
     done = run_cli(*arguments, cwd=APPS)
@@ -328,13 +329,13 @@ def test_a_failure_is_one_json_document_too(case):
     assert told["error"]["message"]
 
 
-def test_a_servers_refusal_is_one_json_document_too(serve):
+def test_a_servers_refusal_is_one_json_document_too(serve: Serve) -> None:
     """With the code of the JSON-RPC error."""
     told = document(run_cli("--json", "fail", "-s", serve().socket))
     assert (told["exit"], told["error"]["code"], told["error"]["message"]) == (1, -32603, "ValueError: no")
 
 
-def test_help_is_there_without_an_instance():
+def test_help_is_there_without_an_instance() -> None:
     """For the program and for each command, exit 0."""
     for line in (["--help"], ["ping", "--help"], ["stop", "--help"], ["call", "--help"], ["run", "--help"]):
         done = run_cli(*line)
@@ -343,12 +344,12 @@ def test_help_is_there_without_an_instance():
     assert {"call", "ping", "run", "status", "stop"} <= set(run_cli("--help").stdout.split())
 
 
-def test_version_is_told():
+def test_version_is_told() -> None:
     """`--version` prints it."""
     assert run_cli("--version").stdout.startswith("flask-ctl, version ")
 
 
-def test_an_interrupted_client_exits_with_130_and_the_stop_goes_on(serve):
+def test_an_interrupted_client_exits_with_130_and_the_stop_goes_on(serve: Serve) -> None:
     """Ctrl-C ends the waiting, not what was asked for."""
     server = serve()
     held = server.begin("/hold/a")
@@ -363,7 +364,7 @@ def test_an_interrupted_client_exits_with_130_and_the_stop_goes_on(serve):
     assert server.wait() == 0
 
 
-def test_a_reader_that_goes_away_is_no_traceback(serve):
+def test_a_reader_that_goes_away_is_no_traceback(serve: Serve) -> None:
     """`flask-ctl status | true`."""
     server = serve()
     reading, writing = os.pipe()
@@ -383,7 +384,7 @@ main()
 """
 
 
-def test_ping_loads_no_heavy_module(serve):
+def test_ping_loads_no_heavy_module(serve: Serve) -> None:
     """Neither the server's libraries, nor what alone costs as much as half of click."""
     command = [sys.executable, "-c", MODULES, "ping", "--quiet", "-s", serve().socket]
     loaded = set(subprocess.run(command, capture_output=True, text=True, check=True).stdout.split())

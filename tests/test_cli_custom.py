@@ -3,11 +3,11 @@
 import json
 
 import pytest
-from harness import APPS, PYTHON, run_cli
+from harness import APPS, PYTHON, Serve, run_cli
 
 
 @pytest.fixture
-def typed(serve):
+def typed(serve: Serve):
     """Run a command line for apps/typed.py; its JSON result."""
     server = serve(command=[*PYTHON, str(APPS / "typed.py")])
 
@@ -43,7 +43,7 @@ VALUES = {
 }
 
 
-def test_every_kind_of_parameter_arrives_as_what_it_is(typed):
+def test_every_kind_of_parameter_arrives_as_what_it_is(typed) -> None:
     """As options of a command of its own, and as key=value of `call`."""
     assert {line: typed(*line.split()) for line in VALUES} == VALUES
 
@@ -68,7 +68,7 @@ REFUSED = {
 }
 
 
-def test_a_wrong_value_is_exit_2_before_anything_is_called(typed):
+def test_a_wrong_value_is_exit_2_before_anything_is_called(typed) -> None:
     """The message names what is wrong, or what there is."""
     for line, named in REFUSED.items():
         done = run_cli(*line.split(), "-s", typed.socket)
@@ -76,7 +76,7 @@ def test_a_wrong_value_is_exit_2_before_anything_is_called(typed):
         assert named in done.stderr, line
 
 
-def test_help_tells_types_defaults_and_what_is_required(typed):
+def test_help_tells_types_defaults_and_what_is_required(typed) -> None:
     """As the server describes them."""
     shown = {name: run_cli(name, "--help", "-s", typed.socket).stdout for name in ("scalars", "choices", "lists")}
     for name, words in {
@@ -88,14 +88,14 @@ def test_help_tells_types_defaults_and_what_is_required(typed):
             assert word in shown[name], (name, word)
 
 
-def test_the_programs_help_lists_them(typed):
+def test_the_programs_help_lists_them(typed) -> None:
     """With their summaries, wherever --socket stands."""
     shown = run_cli("-s", typed.socket, "--help").stdout
     assert "A str, an int, a float and a bool." in shown
     assert "Check that the server answers." in shown
 
 
-def test_hyphens_and_underscores_are_the_same(serve):
+def test_hyphens_and_underscores_are_the_same(serve: Serve) -> None:
     """In names of commands: wait-for is wait_for."""
     server = serve()
     server.release("a")
@@ -103,7 +103,7 @@ def test_hyphens_and_underscores_are_the_same(serve):
         assert run_cli(*line, "-s", server.socket).stdout == "a\n", line
 
 
-def test_a_result_is_text_or_json(typed):
+def test_a_result_is_text_or_json(typed) -> None:
     """A string as it is, nothing for None, JSON for the rest; JSON for all with --json."""
     as_text = {name: run_cli(name, "-s", typed.socket).stdout for name in ("text", "nothing", "optional")}
     assert as_text["text"] == "grüße\n"
@@ -112,7 +112,7 @@ def test_a_result_is_text_or_json(typed):
     assert (typed("text"), typed("nothing")) == ("grüße", None)
 
 
-def test_the_servers_other_methods_can_be_called(typed):
+def test_the_servers_other_methods_can_be_called(typed) -> None:
     """ping, status and commands are methods like the rest."""
     assert typed("call", "ping")["pong"] is True
     assert typed("call", "status")["app"] == "typed"

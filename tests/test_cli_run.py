@@ -2,12 +2,14 @@
 
 import json
 import os
+import pathlib
 import socket
 import subprocess
 import sys
+from typing import Any
 
 import pytest
-from harness import APPS, PYTHON, TIMEOUT, Pending, first_quick, run_cli, until
+from harness import APPS, PYTHON, TIMEOUT, Pending, Serve, first_quick, run_cli, until
 
 RUN = [*PYTHON, "-m", "flask_ctl_cli", "run", "--port", "0"]
 PLAIN = """
@@ -27,13 +29,13 @@ Control(app)
 """
 
 
-def flask(*arguments, cwd=APPS, **env):
+def flask(*arguments: str, cwd=APPS, **env: Any):
     """`flask` with these arguments, as a process."""
     command = [sys.executable, "-m", "flask", *arguments]
     return subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT, cwd=cwd, env={**os.environ, **env})
 
 
-def test_run_serves_the_app_and_shows_where_it_listens(serve):
+def test_run_serves_the_app_and_shows_where_it_listens(serve: Serve) -> None:
     """INFO is shown, with the path of the socket."""
     server = serve("flask-ctl run")
     assert server.get("/") == (200, b"hello")
@@ -43,13 +45,13 @@ def test_run_serves_the_app_and_shows_where_it_listens(serve):
     assert "atexit" in server.lines
 
 
-def test_run_quiet_shows_no_info(serve):
+def test_run_quiet_shows_no_info(serve: Serve) -> None:
     """Only warnings."""
     server = serve(command=[*RUN, "--app", "sample", "--quiet"])
     assert "listens for control" not in server.output
 
 
-def test_run_finds_an_app_without_control(serve, short_path):
+def test_run_finds_an_app_without_control(serve: Serve, short_path: pathlib.Path) -> None:
     """app.py in the current directory, as `flask run` does; it gets a Control."""
     (short_path / "app.py").write_text(PLAIN)
     server = serve(command=RUN, cwd=short_path)
@@ -57,18 +59,18 @@ def test_run_finds_an_app_without_control(serve, short_path):
     assert run_cli("stop", "-s", server.socket).returncode == 0
 
 
-def test_run_takes_the_app_from_the_environment(serve):
+def test_run_takes_the_app_from_the_environment(serve: Serve) -> None:
     """FLASK_APP."""
     assert serve(command=RUN, env={"FLASK_APP": "typed:app"}).status()["app"] == "typed"
 
 
-def test_run_ignores_a_run_at_the_end_of_the_module(serve, short_path):
+def test_run_ignores_a_run_at_the_end_of_the_module(serve: Serve, short_path: pathlib.Path) -> None:
     """As `flask run` does: the options given here count."""
     (short_path / "app.py").write_text(PLAIN + "app.run(port=1)\n")
     assert serve(command=RUN, cwd=short_path).address[1] != 1
 
 
-def test_runs_socket_comes_before_the_environments(serve, short_path):
+def test_runs_socket_comes_before_the_environments(serve: Serve, short_path: pathlib.Path) -> None:
     """`run --socket` has the first word."""
     path = str(short_path / "given.sock")
     command = [*RUN, "--app", "sample", "--socket", path]
@@ -77,13 +79,13 @@ def test_runs_socket_comes_before_the_environments(serve, short_path):
     assert server.ready().status()["app"] == "sample"
 
 
-def test_runs_host_and_threads_are_passed_on(serve):
+def test_runs_host_and_threads_are_passed_on(serve: Serve) -> None:
     """127.0.0.2 is loopback, too."""
     server = serve(command=[*RUN, "--app", "sample", "--host", "127.0.0.2", "--threads", "2"])
     assert server.address[0] == "127.0.0.2"
 
 
-def test_run_with_a_socket_that_cannot_be_used_is_exit_1(serve, short_path):
+def test_run_with_a_socket_that_cannot_be_used_is_exit_1(serve: Serve, short_path: pathlib.Path) -> None:
     """In use, no such directory, no address, too long: it does not serve."""
     used = serve().socket
     for path in (used, "/nowhere/x.sock", "carrier-pigeon:x", str(short_path / ("x" * 107))):
@@ -94,7 +96,7 @@ def test_run_with_a_socket_that_cannot_be_used_is_exit_1(serve, short_path):
 
 
 @pytest.mark.parametrize("name", first_quick(["waitress", "werkzeug", "cheroot", "pywsgi"]))
-def test_run_serves_by_the_server_that_is_named(serve, name):
+def test_run_serves_by_the_server_that_is_named(serve: Serve, name: str) -> None:
     """Where it is told, with so many threads, and it ends and reloads like any other."""
     command = [*RUN, "--app", "sample", "--server", name, "--host", "127.0.0.2", "--threads", "2"]
     server = serve(command=command)
@@ -111,7 +113,7 @@ def test_run_serves_by_the_server_that_is_named(serve, name):
 
 
 @pytest.mark.parametrize("name", first_quick(["waitress", "werkzeug", "cheroot", "pywsgi"]))
-def test_no_server_serves_where_the_socket_is_required_and_cannot_be_had(name):
+def test_no_server_serves_where_the_socket_is_required_and_cannot_be_had(name: str) -> None:
     """Exit 1, at once."""
     command = ["run", "--app", "sample", "--port", "0", "--server", name, "--socket", "/nowhere/x.sock"]
     done = run_cli(*command, cwd=APPS)
@@ -121,7 +123,9 @@ def test_no_server_serves_where_the_socket_is_required_and_cannot_be_had(name):
 
 
 @pytest.mark.parametrize("name", first_quick(["gunicorn", "uwsgi", "granian"]))
-def test_run_becomes_the_program_of_a_server_that_starts_processes(serve, short_path, free_port, name):
+def test_run_becomes_the_program_of_a_server_that_starts_processes(
+    serve: Serve, short_path: pathlib.Path, free_port: int, name: str
+) -> None:
     """The app needs no Control; `--socket` counts, and where the socket is, is shown."""
     (short_path / "app.py").write_text(PLAIN)
     socket = short_path / "given.sock"
@@ -141,7 +145,7 @@ def test_run_becomes_the_program_of_a_server_that_starts_processes(serve, short_
 
 
 @pytest.mark.parametrize("name", first_quick(["gunicorn", "uwsgi", "granian"]))
-def test_such_a_server_ends_where_the_socket_is_required_and_cannot_be_had(name, free_port):
+def test_such_a_server_ends_where_the_socket_is_required_and_cannot_be_had(name: str, free_port: int) -> None:
     """With what is wrong."""
     command = ["run", "--app", "sample", "--port", str(free_port), "--server", name, "--socket", "/nowhere/x.sock"]
     done = run_cli(*command, cwd=APPS)
@@ -149,7 +153,7 @@ def test_such_a_server_ends_where_the_socket_is_required_and_cannot_be_had(name,
     assert "/nowhere" in done.stderr + done.stdout
 
 
-def test_such_a_server_is_not_run_in_a_process_that_has_the_app(short_path):
+def test_such_a_server_is_not_run_in_a_process_that_has_the_app(short_path: pathlib.Path) -> None:
     """It says what to do instead."""
     (short_path / "app.py").write_text(PLAIN + "from flask_ctl import Control\nControl(app).run(server='gunicorn')\n")
     done = subprocess.run([*PYTHON, "app.py"], cwd=short_path, capture_output=True, text=True, timeout=TIMEOUT)
@@ -157,7 +161,7 @@ def test_such_a_server_is_not_run_in_a_process_that_has_the_app(short_path):
     assert "flask-ctl run --server gunicorn" in done.stderr
 
 
-def test_a_server_that_is_not_installed_is_exit_1_with_the_remedy(short_path):
+def test_a_server_that_is_not_installed_is_exit_1_with_the_remedy(short_path: pathlib.Path) -> None:
     """Before the app is imported."""
     (short_path / "waitress.py").write_text("raise ModuleNotFoundError('no waitress', name='waitress')")
     done = run_cli("run", "--server", "waitress", "--app", "no_such", env={"PYTHONPATH": str(short_path)})
@@ -165,14 +169,14 @@ def test_a_server_that_is_not_installed_is_exit_1_with_the_remedy(short_path):
     assert "pip install waitress" in done.stderr
 
 
-def test_a_server_that_is_not_known_is_exit_2_with_the_list():
+def test_a_server_that_is_not_known_is_exit_2_with_the_list() -> None:
     """Before the app is imported."""
     done = run_cli("run", "--server", "nonsense", "--app", "no_such_module")
     assert done.returncode == 2
     assert "werkzeug" in done.stderr
 
 
-def serve_typed_at_its_default(serve):
+def serve_typed_at_its_default(serve: Serve):
     """The default path is only the server's and `flask ctl`'s to know."""
     server = serve(command=[*PYTHON, "typed.py"], ready=False, env={"FLASK_CTL_SOCKET": ""})
     found = run_cli("ping", "--wait", str(TIMEOUT), "--json", cwd=APPS)
@@ -181,7 +185,7 @@ def serve_typed_at_its_default(serve):
     return server
 
 
-def test_flask_ctl_takes_the_socket_from_the_app(serve, short_path):
+def test_flask_ctl_takes_the_socket_from_the_app(serve: Serve, short_path: pathlib.Path) -> None:
     """Its default, wherever the client is: the same path by name and root."""
     server = serve_typed_at_its_default(serve)
     done = flask("--app", str(APPS / "typed.py"), "ctl", "status", "--json", cwd=short_path)
@@ -189,7 +193,7 @@ def test_flask_ctl_takes_the_socket_from_the_app(serve, short_path):
     assert json.loads(done.stdout)["pid"] == server.pid
 
 
-def test_flask_ctl_takes_the_socket_from_the_config(serve, short_path):
+def test_flask_ctl_takes_the_socket_from_the_config(serve: Serve, short_path: pathlib.Path) -> None:
     """CTL_SOCKET."""
     (short_path / "app.py").write_text(CONFIGURED)
     path = str(short_path / "configured.sock")
@@ -202,7 +206,7 @@ def test_flask_ctl_takes_the_socket_from_the_config(serve, short_path):
     assert server.wait() == 0
 
 
-def test_flask_ctl_has_the_same_exit_codes(serve):
+def test_flask_ctl_has_the_same_exit_codes(serve: Serve) -> None:
     """Of commands, of the app's own, of wrong usage, and as JSON documents."""
     server = serve()
     held = server.begin("/hold/a")
@@ -217,13 +221,13 @@ def test_flask_ctl_has_the_same_exit_codes(serve):
         held.result()
 
 
-def test_flask_ctl_of_an_app_that_is_off_is_exit_2():
+def test_flask_ctl_of_an_app_that_is_off_is_exit_2() -> None:
     """Nothing listens, nothing is guessed."""
     done = flask("--app", "sample", "ctl", "stop", FLASK_CTL_SOCKET="off")
     assert (done.returncode, done.stdout) == (2, "")
 
 
-def test_flask_ctl_without_an_app_or_without_control_is_exit_2(short_path):
+def test_flask_ctl_without_an_app_or_without_control_is_exit_2(short_path: pathlib.Path) -> None:
     """--help is there all the same."""
     without_app = flask("ctl", "ping", cwd=short_path)
     (short_path / "app.py").write_text(PLAIN)
@@ -233,13 +237,13 @@ def test_flask_ctl_without_an_app_or_without_control_is_exit_2(short_path):
     assert flask("ctl", "--help", cwd=short_path).returncode == 0
 
 
-def test_flask_ctl_help_lists_the_apps_commands(serve):
+def test_flask_ctl_help_lists_the_apps_commands(serve: Serve) -> None:
     """Without --socket: the app knows where it listens."""
     serve_typed_at_its_default(serve)
     assert "scalars" in flask("--app", "typed", "ctl", "--help").stdout
 
 
-def test_a_client_does_not_import_the_app(short_path):
+def test_a_client_does_not_import_the_app(short_path: pathlib.Path) -> None:
     """Only `run` does."""
     (short_path / "app.py").write_text("raise SystemExit(99)")
     with socket.socket(socket.AF_UNIX) as sock:

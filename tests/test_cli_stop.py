@@ -2,6 +2,7 @@
 
 import json
 import os
+import pathlib
 import pty
 import signal
 import socket
@@ -9,12 +10,12 @@ import subprocess
 import sys
 
 import pytest
-from harness import Pending, run_cli, until
+from harness import Pending, Serve, Server, run_cli, until
 
 STOP = [sys.executable, "-m", "flask_ctl_cli", "stop"]
 
 
-def begin_stop(server, *arguments):
+def begin_stop(server: Server, *arguments: str):
     """A `stop --json` in the background that the server has accepted."""
     stop = Pending.call(lambda: run_cli("stop", "--json", "-s", server.socket, *arguments))
     until(lambda: server.status()["state"] == "stopping", "stopping")
@@ -25,7 +26,7 @@ def outcome(done):
     return json.loads(done.stdout)["outcome"]
 
 
-def test_an_idle_server_is_gone_when_it_returns(serve):
+def test_an_idle_server_is_gone_when_it_returns(serve: Serve) -> None:
     """One line that names the pid, and exit 0."""
     server = serve()
     done = run_cli("stop", "-s", server.socket)
@@ -35,7 +36,7 @@ def test_an_idle_server_is_gone_when_it_returns(serve):
     assert run_cli("stop", "-s", server.socket).returncode == 3
 
 
-def test_it_waits_for_the_request_in_flight(serve):
+def test_it_waits_for_the_request_in_flight(serve: Serve) -> None:
     """Exit 0 means that it was answered, and that the process is gone."""
     server = serve()
     held = server.begin("/hold/a")
@@ -49,14 +50,14 @@ def test_it_waits_for_the_request_in_flight(serve):
     assert (told["outcome"], told["drained"], told["cut"], told["pid"]) == ("drained", 1, 0, server.pid)
 
 
-def test_quiet_prints_nothing_but_json_does(serve):
+def test_quiet_prints_nothing_but_json_does(serve: Serve) -> None:
     """--json is an answer for programs, which --quiet does not take away."""
     done = run_cli("stop", "--quiet", "-s", serve().socket)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
     assert outcome(run_cli("stop", "--quiet", "--json", "-s", serve().socket)) == "drained"
 
 
-def test_past_grace_requests_are_cut_and_the_exit_is_6(serve):
+def test_past_grace_requests_are_cut_and_the_exit_is_6(serve: Serve) -> None:
     """The result says how many."""
     server = serve()
     held = server.begin("/hold/a")
@@ -69,7 +70,7 @@ def test_past_grace_requests_are_cut_and_the_exit_is_6(serve):
         held.result()
 
 
-def test_fast_cuts_at_once_but_runs_hooks_and_atexit(serve):
+def test_fast_cuts_at_once_but_runs_hooks_and_atexit(serve: Serve) -> None:
     """Like grace 0."""
     server = serve()
     held = server.begin("/hold/a")
@@ -81,7 +82,7 @@ def test_fast_cuts_at_once_but_runs_hooks_and_atexit(serve):
     assert {"on_stop", "atexit"} <= set(server.lines)
 
 
-def test_immediate_runs_neither(serve):
+def test_immediate_runs_neither(serve: Serve) -> None:
     """The process is gone all the same."""
     server = serve()
     assert run_cli("stop", "--mode", "immediate", "-s", server.socket).returncode == 0
@@ -89,7 +90,7 @@ def test_immediate_runs_neither(serve):
     assert not {"on_stop", "atexit"} & set(server.lines)
 
 
-def test_a_second_stop_that_is_fast_hurries_the_first(serve):
+def test_a_second_stop_that_is_fast_hurries_the_first(serve: Serve) -> None:
     """Both get the same result."""
     server = serve()
     held = server.begin("/hold/a")
@@ -100,7 +101,7 @@ def test_a_second_stop_that_is_fast_hurries_the_first(serve):
         held.result()
 
 
-def test_during_the_delay_it_still_accepts(serve):
+def test_during_the_delay_it_still_accepts(serve: Serve) -> None:
     """A load balancer has time to notice."""
     server = serve()
     stop = begin_stop(server, "--delay", "3600")
@@ -109,7 +110,7 @@ def test_during_the_delay_it_still_accepts(serve):
     assert outcome(stop.result()) == "drained"
 
 
-def test_no_wait_returns_once_the_stop_is_accepted(serve):
+def test_no_wait_returns_once_the_stop_is_accepted(serve: Serve) -> None:
     """Exit 0 with the request still in flight."""
     server = serve()
     held = server.begin("/hold/a")
@@ -122,7 +123,7 @@ def test_no_wait_returns_once_the_stop_is_accepted(serve):
     assert server.wait() == 0
 
 
-def test_kill_after_ends_a_server_that_hangs(serve):
+def test_kill_after_ends_a_server_that_hangs(serve: Serve) -> None:
     """A stopped process answers nothing; exit 6, and it is gone."""
     server = serve()
     os.kill(server.pid, signal.SIGSTOP)
@@ -131,7 +132,7 @@ def test_kill_after_ends_a_server_that_hangs(serve):
     assert server.wait() == -signal.SIGKILL
 
 
-def test_kill_after_suspends_the_timeout(serve):
+def test_kill_after_suspends_the_timeout(serve: Serve) -> None:
     """The shorter timeout does not end the waiting before the kill."""
     server = serve()
     held = server.begin("/hold/a")
@@ -142,14 +143,14 @@ def test_kill_after_suspends_the_timeout(serve):
         held.result()
 
 
-def test_kill_after_kills_nothing_that_ends_by_itself(serve):
+def test_kill_after_kills_nothing_that_ends_by_itself(serve: Serve) -> None:
     """It is a limit, not a wait."""
     server = serve()
     done = run_cli("stop", "--kill-after", "60", "--json", "-s", server.socket)
     assert (done.returncode, outcome(done)) == (0, "drained")
 
 
-def test_a_server_that_is_killed_meanwhile_died(serve):
+def test_a_server_that_is_killed_meanwhile_died(serve: Serve) -> None:
     """Somebody's kill -9 during the drain is exit 6."""
     server = serve()
     held = server.begin("/hold/a")
@@ -161,7 +162,7 @@ def test_a_server_that_is_killed_meanwhile_died(serve):
         held.result()
 
 
-def test_at_the_timeout_the_server_is_still_there(serve):
+def test_at_the_timeout_the_server_is_still_there(serve: Serve) -> None:
     """Exit 4 tells what it waits for; the stop goes on."""
     server = serve()
     held = server.begin("/hold/a")
@@ -174,7 +175,7 @@ def test_at_the_timeout_the_server_is_still_there(serve):
     assert server.wait() == 0
 
 
-def test_missing_ok_turns_3_into_0():
+def test_missing_ok_turns_3_into_0() -> None:
     """With a remark, and with a JSON document; nothing else is forgiven."""
     done = run_cli("stop", "--missing-ok", "-s", "/nowhere/app.sock")
     assert (done.returncode, done.stdout) == (0, "")
@@ -185,7 +186,7 @@ def test_missing_ok_turns_3_into_0():
     assert run_cli("stop", "--missing-ok", "-s", "off").returncode == 2
 
 
-def test_missing_ok_covers_a_stale_socket(short_path):
+def test_missing_ok_covers_a_stale_socket(short_path: pathlib.Path) -> None:
     """Left behind by a process that was killed."""
     path = str(short_path / "stale.sock")
     with socket.socket(socket.AF_UNIX) as sock:
@@ -193,7 +194,7 @@ def test_missing_ok_covers_a_stale_socket(short_path):
     assert run_cli("stop", "--missing-ok", "-s", path).returncode == 0
 
 
-def test_call_stop_is_the_same_command(serve):
+def test_call_stop_is_the_same_command(serve: Serve) -> None:
     """With its exit codes, and its parameters as key=value."""
     server = serve()
     held = server.begin("/hold/a")
@@ -203,7 +204,7 @@ def test_call_stop_is_the_same_command(serve):
         held.result()
 
 
-def test_in_a_terminal_a_progress_line_shows_while_it_drains(serve):
+def test_in_a_terminal_a_progress_line_shows_while_it_drains(serve: Serve) -> None:
     """On stderr, wiped at the end; the result alone is on stdout."""
     server = serve()
     held = server.begin("/hold/a")
@@ -215,7 +216,7 @@ def test_in_a_terminal_a_progress_line_shows_while_it_drains(serve):
     assert stdout.startswith(f"pid {server.pid} stopped: 1 request finished")
 
 
-def test_quiet_shows_no_progress_line(serve):
+def test_quiet_shows_no_progress_line(serve: Serve) -> None:
     """Not even in a terminal."""
     server = serve()
     held = server.begin("/hold/a")
@@ -223,7 +224,7 @@ def test_quiet_shows_no_progress_line(serve):
     assert held.result() == (200, b"held a")
 
 
-def test_without_a_terminal_there_is_no_progress_line(serve):
+def test_without_a_terminal_there_is_no_progress_line(serve: Serve) -> None:
     """A log would be full of them."""
     server = serve()
     held = server.begin("/hold/a")
@@ -233,7 +234,7 @@ def test_without_a_terminal_there_is_no_progress_line(serve):
     assert held.result() == (200, b"held a")
 
 
-def stop_in_a_terminal(server, *arguments):
+def stop_in_a_terminal(server: Server, *arguments: str):
     """stderr as a terminal showed it, and stdout; the request /hold/a is released once something is shown."""
     terminal, stderr = pty.openpty()
     with subprocess.Popen(

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import json
+import pathlib
 import signal
 import socket
 import threading
+from collections.abc import Iterator
 from types import SimpleNamespace
 
 import pytest
-from harness import TIMEOUT, Pending, raw, until
+from harness import TIMEOUT, Pending, Serve, Server, raw, until
 
 from flask_ctl import (
     AccessDenied,
@@ -27,12 +29,12 @@ from flask_ctl import (
 )
 
 
-def test_commands_of_the_app_take_and_give_json(serve):
+def test_commands_of_the_app_take_and_give_json(serve: Serve) -> None:
     with serve().client() as client:
         assert client.call("greet", name="you", times=2) == {"greeting": "hello youhello you"}
 
 
-def test_one_client_asks_again_and_again_and_after_close(serve):
+def test_one_client_asks_again_and_again_and_after_close(serve: Serve) -> None:
     client = serve().client()
     assert client.ping()["pong"]
     client.close()
@@ -42,7 +44,9 @@ def test_one_client_asks_again_and_again_and_after_close(serve):
 
 
 @pytest.mark.parametrize("address", ["{}/x.sock"], ids=["unix"])
-def test_a_kept_connection_that_a_reload_has_ended_is_made_anew(serve, short_path, address):
+def test_a_kept_connection_that_a_reload_has_ended_is_made_anew(
+    serve: Serve, short_path: pathlib.Path, address: str
+) -> None:
     server = serve(socket=address.format(short_path))
     with server.client() as kept:
         assert kept.call("greet", name="you") == {"greeting": "hello you"}
@@ -61,7 +65,7 @@ def test_a_kept_connection_that_a_reload_has_ended_is_made_anew(serve, short_pat
     ],
     ids=["unknown", "missing", "type", "exception", "mode"],
 )
-def test_a_refusal_is_an_exception_with_its_code_and_the_server_goes_on(serve, call, code):
+def test_a_refusal_is_an_exception_with_its_code_and_the_server_goes_on(serve: Serve, call, code: int) -> None:
     server = serve()
     with server.client() as client, pytest.raises(CommandError) as refusal:
         call(client)
@@ -69,7 +73,7 @@ def test_a_refusal_is_an_exception_with_its_code_and_the_server_goes_on(serve, c
     assert server.status()["state"] == "running"
 
 
-def test_the_traceback_of_a_failed_command_is_in_the_servers_log_only(serve):
+def test_the_traceback_of_a_failed_command_is_in_the_servers_log_only(serve: Serve) -> None:
     server = serve()
     with server.client() as client, pytest.raises(CommandError) as refusal:
         client.call("fail", message="boo")
@@ -79,7 +83,7 @@ def test_the_traceback_of_a_failed_command_is_in_the_servers_log_only(serve):
 
 
 @pytest.mark.parametrize("name", ["grace", "delay"])
-def test_negative_durations_are_refused_by_the_server(serve, name):
+def test_negative_durations_are_refused_by_the_server(serve: Serve, name: str) -> None:
     server = serve()
     with raw(server.socket) as sock:
         sock.sendall(b'{"jsonrpc":"2.0","id":1,"method":"stop","params":{"%s":-1}}\n' % name.encode())
@@ -89,18 +93,18 @@ def test_negative_durations_are_refused_by_the_server(serve, name):
 
 @pytest.mark.parametrize("value", [-1, -2, float("inf"), float("nan"), "5"], ids=str)
 @pytest.mark.parametrize("name", ["grace", "delay", "kill_after", "timeout"])
-def test_what_is_no_duration_is_not_sent(name, value):
+def test_what_is_no_duration_is_not_sent(name: str, value: float | str) -> None:
     with ControlClient("/no/such.sock") as client, pytest.raises(LocalProtocolError, match=name):
         client.stop(**{name: value})
 
 
-def test_what_is_not_json_is_not_sent(serve):
+def test_what_is_not_json_is_not_sent(serve: Serve) -> None:
     with serve().client() as client, pytest.raises(LocalProtocolError):
         client.call("greet", name=object())
 
 
 @pytest.mark.parametrize("kind", ["nothing", "stale"])
-def test_where_nothing_runs_it_says_so(short_path, kind):
+def test_where_nothing_runs_it_says_so(short_path: pathlib.Path, kind: str) -> None:
     path = short_path / "x.sock"
     if kind == "stale":
         with socket.socket(socket.AF_UNIX) as dead:
@@ -110,33 +114,33 @@ def test_where_nothing_runs_it_says_so(short_path, kind):
 
 
 @pytest.mark.parametrize("address", ["off", "nonsense:x", "/" + "x" * 200], ids=["off", "scheme", "long"])
-def test_what_is_no_address_is_a_configuration_error(address):
+def test_what_is_no_address_is_a_configuration_error(address: str) -> None:
     with pytest.raises(ConfigurationError):
         ControlClient(address).ping()
 
 
 @pytest.fixture
-def stopped(serve):
+def stopped(serve: Serve) -> Server:
     """A server that SIGSTOP holds."""
     return serve().suspend()
 
 
 @pytest.mark.parametrize("method", ["ping", "status", "stop"])
-def test_a_server_that_hangs_is_a_timeout_and_still_there(stopped, method):
+def test_a_server_that_hangs_is_a_timeout_and_still_there(stopped: Server, method: str) -> None:
     client = ControlClient(stopped.socket)
     with client, pytest.raises(TimedOut, match="still there"):
         getattr(client, method)(timeout=0.2)
     assert stopped.process.poll() is None
 
 
-def test_kill_after_ends_the_very_process_that_hangs(stopped):
+def test_kill_after_ends_the_very_process_that_hangs(stopped: Server) -> None:
     result = stopped.client().stop(kill_after=0.2)
     assert result["outcome"] == "killed"
     assert result["pid"] == stopped.pid
     assert stopped.wait() == -signal.SIGKILL
 
 
-def test_kill_after_ends_both_processes_of_the_reloader(serve):
+def test_kill_after_ends_both_processes_of_the_reloader(serve: Serve) -> None:
     server = serve("app.run debug")
     held = server.begin("/hold/a")
     result = server.client().stop(kill_after=0.2)
@@ -146,13 +150,13 @@ def test_kill_after_ends_both_processes_of_the_reloader(serve):
         held.result()
 
 
-def test_kill_after_does_nothing_to_a_server_that_ends_in_time(serve):
+def test_kill_after_does_nothing_to_a_server_that_ends_in_time(serve: Serve) -> None:
     server = serve()
     assert server.client().stop(kill_after=TIMEOUT)["outcome"] == "drained"
     assert server.wait() == 0
 
 
-def test_kill_after_ends_what_threads_keep_alive_and_tells_what_was_drained(serve):
+def test_kill_after_ends_what_threads_keep_alive_and_tells_what_was_drained(serve: Serve) -> None:
     from harness import PYTHON
 
     server = serve(command=[*PYTHON, "sample.py", "keeper"])
@@ -161,7 +165,7 @@ def test_kill_after_ends_what_threads_keep_alive_and_tells_what_was_drained(serv
     assert (result["outcome"], result["cut"]) == ("killed", 0)
 
 
-def test_a_server_that_is_killed_meanwhile_has_died(serve):
+def test_a_server_that_is_killed_meanwhile_has_died(serve: Serve) -> None:
     server = serve()
     held = server.begin("/hold/a")
     stop = Pending.call(lambda: server.client().stop())
@@ -172,7 +176,7 @@ def test_a_server_that_is_killed_meanwhile_has_died(serve):
         held.result()
 
 
-def test_a_command_whose_server_is_killed_meanwhile_raises_server_died(serve):
+def test_a_command_whose_server_is_killed_meanwhile_raises_server_died(serve: Serve) -> None:
     server = serve()
     call = Pending.call(lambda: server.call("wait_for", name="a"))
     until(lambda: "waits for a" in server.lines, "the command")
@@ -181,7 +185,7 @@ def test_a_command_whose_server_is_killed_meanwhile_raises_server_died(serve):
         call.result()
 
 
-def test_progress_tells_what_a_stop_waits_for(serve):
+def test_progress_tells_what_a_stop_waits_for(serve: Serve) -> None:
     server = serve()
     held = server.begin("/hold/a")
     seen = []
@@ -196,7 +200,7 @@ def test_progress_tells_what_a_stop_waits_for(serve):
 
 
 @pytest.fixture
-def fake(short_path):
+def fake(short_path: pathlib.Path) -> Iterator[SimpleNamespace]:
     """A Unix socket that answers every message with the same bytes, or with nothing."""
     path = short_path / "fake.sock"
     listener = socket.socket(socket.AF_UNIX)
@@ -204,7 +208,7 @@ def fake(short_path):
     listener.listen()
     server = SimpleNamespace(path=path, answers=[])
 
-    def run():
+    def run() -> None:
         while True:
             try:
                 sock = listener.accept()[0]
@@ -241,7 +245,7 @@ def fake(short_path):
     ],
     ids=["HTTP", "object", "array", "empty", "number", "error", "no version", "bytes", "endless", "silent"],
 )
-def test_what_does_not_speak_the_protocol_is_a_remote_protocol_error(fake, answer):
+def test_what_does_not_speak_the_protocol_is_a_remote_protocol_error(fake: SimpleNamespace, answer: bytes) -> None:
     fake.answers = [answer]
     with ControlClient(fake.path, timeout=TIMEOUT) as client, pytest.raises(RemoteProtocolError):
         client.ping()
@@ -252,7 +256,7 @@ PONG = b'{"jsonrpc":"2.0","id":1,"result":{"protocol":1}}\n'
 END = b""
 
 
-def test_a_question_that_a_reload_cuts_off_is_asked_again(fake):
+def test_a_question_that_a_reload_cuts_off_is_asked_again(fake: SimpleNamespace) -> None:
     fake.answers = iter([RELOADED, END, PONG, END, PONG, RELOADED])
     with ControlClient(fake.path, timeout=TIMEOUT) as client:
         assert client.ping() == {"protocol": 1}
@@ -261,7 +265,7 @@ def test_a_question_that_a_reload_cuts_off_is_asked_again(fake):
     assert error.value.data == {"may_have_run": True}
 
 
-def test_a_newer_protocol_is_refused_for_all_but_the_frozen_commands(fake):
+def test_a_newer_protocol_is_refused_for_all_but_the_frozen_commands(fake: SimpleNamespace) -> None:
     fake.answers = [b'{"jsonrpc":"2.0","id":1,"result":{"protocol":9}}\n', b'{"jsonrpc":"2.0","id":2,"result":{}}\n']
     with ControlClient(fake.path) as client:
         assert client.ping()["protocol"] == 9
@@ -270,6 +274,6 @@ def test_a_newer_protocol_is_refused_for_all_but_the_frozen_commands(fake):
         client.call("greet")
 
 
-def test_every_error_is_a_control_error():
+def test_every_error_is_a_control_error() -> None:
     for kind in (AccessDenied, ConfigurationError, NotRunning, RemoteProtocolError, ServerDied, TimedOut):
         assert issubclass(kind, ControlError)

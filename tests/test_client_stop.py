@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from typing import NamedTuple
+from collections.abc import Iterator
+from typing import NamedTuple, NoReturn
 
 import pytest
 
@@ -24,7 +25,7 @@ RESULT = {"outcome": "drained", "drained": 2, "cut": 0, "elapsed": 0.1, "pid": 4
 class Process:
     """A process that ends when a script says so, or when it is killed; `immortal` ones do not."""
 
-    def __init__(self, name, pid, immortal=False):
+    def __init__(self, name: str, pid: int, immortal=False) -> None:
         self.name, self.pid, self.immortal = name, pid, immortal
         self.killed = False
         self._read, self._write = os.pipe()
@@ -35,17 +36,17 @@ class Process:
     def ended(self):
         return self._write < 0
 
-    def end(self):
+    def end(self) -> None:
         if self._write >= 0:
             os.close(self._write)
             self._write = -1
 
-    def kill(self):
+    def kill(self) -> None:
         self.killed = True
         if not self.immortal:
             self.end()
 
-    def close(self):
+    def close(self) -> None:
         self.end()
         if self._read >= 0:
             os.close(self._read)
@@ -53,7 +54,7 @@ class Process:
 
 
 class Foreign(Process):
-    def kill(self):
+    def kill(self) -> NoReturn:
         raise PermissionError
 
 
@@ -65,35 +66,35 @@ class Fake(Connection):
 
     endpoint = path = "/fake.sock"
 
-    def __init__(self, *script):
+    def __init__(self, *script) -> None:
         super().__init__()
         self.script = list(script)
         self.sent = []
         self.stuck = False
 
-    def peer_pid(self):
+    def peer_pid(self) -> None:
         return None
 
-    def peer(self):
+    def peer(self) -> None:
         return None
 
     def peer_has_ended(self):
         return self.ended
 
-    def close(self):
+    def close(self) -> None:
         pass
 
-    def _transmit(self, messages, deadline):
+    def _transmit(self, messages, deadline: float) -> None:
         if self.stuck:
             raise TimedOut("does not read")
         self.sent += [decode(message) for message in messages]
 
-    def _wait(self, deadline, watched):
+    def _wait(self, deadline: float, watched):
         if any(process.ended() for process in watched):
             return False
         return not self.ended and bool(self.script)
 
-    def _fill(self):
+    def _fill(self) -> None:
         step = self.script.pop(0)
         if callable(step):
             step()
@@ -105,7 +106,7 @@ class Fake(Connection):
             while step[0] == "stop" and self.script and callable(self.script[0]):
                 self.script.pop(0)()
 
-    def _say(self, method, value):
+    def _say(self, method: str, value) -> None:
         if method == "progress":
             params = {"id": self._id_of("stop"), **value}
             self._note(encode({"jsonrpc": "2.0", "method": "progress", "params": params}))
@@ -115,7 +116,7 @@ class Fake(Connection):
         else:
             self._note(encode(result_object(self._id_of(method), value)))
 
-    def _id_of(self, method):
+    def _id_of(self, method: str):
         return next(message["id"] for message in self.sent if message["method"] == method)
 
 
@@ -135,7 +136,7 @@ class World(NamedTuple):
 
 
 @pytest.fixture
-def world():
+def world() -> Iterator[World]:
     kinds = {"foreign": Foreign}
     processes = [kinds.get(name, Process)(name, NO_PID + n, name == "immortal") for n, name in enumerate(World._fields)]
     yield World(*processes)
@@ -143,39 +144,39 @@ def world():
         process.close()
 
 
-def single(world):
+def single(world: World):
     return Targets(4711, server=[world.single])
 
 
-def reloaded(world):
+def reloaded(world: World):
     return Targets(4711, server=[world.single, world.reloader])
 
 
-def staff(world):
+def staff(world: World):
     return Targets(4711, server=[world.master], hub=world.hub, workers=[world.worker])
 
 
-def nobody(world):
+def nobody(world: World):
     return Targets(obstacle=ConfigurationError("the kernel names nobody"))
 
 
-def remote(world):
+def remote(world: World):
     return Targets(obstacle=ConfigurationError("over TCP"))
 
 
-def init(world):
+def init(world: World):
     return Targets(1, ConfigurationError("run it from outside, or docker stop"), unobservable=True)
 
 
-def not_yours(world):
+def not_yours(world: World):
     return Targets(4711, AccessDenied("not yours"), server=[world.single])
 
 
-def foreign(world):
+def foreign(world: World):
     return Targets(4711, server=[world.foreign])
 
 
-def immortal(world):
+def immortal(world: World):
     return Targets(4711, server=[world.immortal])
 
 
@@ -194,7 +195,7 @@ class Case(NamedTuple):
     killed: frozenset = frozenset()
 
 
-def raises(kind, words):
+def raises(kind, words: str):
     return kind, words
 
 
@@ -260,7 +261,7 @@ CASES = {
 
 
 @pytest.fixture(autouse=True)
-def _brief(monkeypatch):
+def _brief(monkeypatch: pytest.MonkeyPatch) -> None:
     """What does not end is waited for this long."""
     monkeypatch.setattr("flask_ctl.client.stop.MARGIN", 0.02)
     monkeypatch.setattr("flask_ctl.client.stop.STATUS_TIMEOUT", 0.02)
@@ -268,16 +269,16 @@ def _brief(monkeypatch):
     monkeypatch.setattr("flask_ctl.client.stop.END_DELAY", 0.02)
 
 
-def call_of(world, case):
+def call_of(world: World, case):
     """A StopWaiter, its connection and its targets."""
     connection = Fake()
     steps = {process.name: process.end for process in world}
 
-    def both():
+    def both() -> None:
         connection.ended = True
         world.single.end()
 
-    def all_of_it():
+    def all_of_it() -> None:
         world.hub.end()
         world.master.end()
 
@@ -291,7 +292,7 @@ def call_of(world, case):
 
 
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)
-def test_a_stop_ends_with_the_truth(world, case):
+def test_a_stop_ends_with_the_truth(world: World, case: Case) -> None:
     call, _, targets = call_of(world, case)
     expectation = contextlib.nullcontext()
     if not isinstance(case.expected[0], str):
@@ -304,7 +305,7 @@ def test_a_stop_ends_with_the_truth(world, case):
 
 
 @pytest.mark.parametrize("targets", [nobody, init, not_yours], ids=lambda kind: kind.__name__)
-def test_who_is_not_to_be_killed_is_not_even_asked_to_stop(world, targets):
+def test_who_is_not_to_be_killed_is_not_even_asked_to_stop(world: World, targets) -> None:
     call, connection, opened = call_of(world, Case(targets, [], None, kill=True))
     with pytest.raises((ConfigurationError, AccessDenied)):
         call.ask({"mode": "graceful", "delay": 0.0})
@@ -312,7 +313,7 @@ def test_who_is_not_to_be_killed_is_not_even_asked_to_stop(world, targets):
     opened.close()
 
 
-def test_a_server_that_does_not_even_read_is_killed(world):
+def test_a_server_that_does_not_even_read_is_killed(world: World) -> None:
     call, connection, targets = call_of(world, Case(single, [], None, kill=True))
     connection.stuck = True
     call.ask({"mode": "graceful", "delay": 0.0})
@@ -320,7 +321,7 @@ def test_a_server_that_does_not_even_read_is_killed(world):
     targets.close()
 
 
-def test_a_killed_process_that_stays_is_told_and_no_second_kill_is_advised(world):
+def test_a_killed_process_that_stays_is_told_and_no_second_kill_is_advised(world: World) -> None:
     call, _, targets = call_of(world, Case(immortal, [], None, kill=True))
     call.ask({"mode": "graceful", "delay": 0.0})
     with pytest.raises(TimedOut, match="was killed, but is still there") as late:
@@ -329,7 +330,7 @@ def test_a_killed_process_that_stays_is_told_and_no_second_kill_is_advised(world
     targets.close()
 
 
-def test_where_the_kernel_names_nobody_the_pid_is_the_servers_own_word_and_kills_nobody(world):
+def test_where_the_kernel_names_nobody_the_pid_is_the_servers_own_word_and_kills_nobody(world: World) -> None:
     call, connection, targets = call_of(world, Case(nobody, [("ping", {"pid": os.getpid()}), PROGRESS], None))
     call.ask({"mode": "graceful", "delay": 0.0})
     assert [message["method"] for message in connection.sent] == ["ping", "stop"]
@@ -339,7 +340,7 @@ def test_where_the_kernel_names_nobody_the_pid_is_the_servers_own_word_and_kills
     targets.close()
 
 
-def test_where_the_kernel_names_somebody_nothing_else_is_asked(world):
+def test_where_the_kernel_names_somebody_nothing_else_is_asked(world: World) -> None:
     call, connection, targets = call_of(world, Case(single, [PROGRESS], None))
     call.ask({"mode": "graceful", "delay": 0.0})
     assert [message["method"] for message in connection.sent] == ["stop"]
@@ -347,7 +348,7 @@ def test_where_the_kernel_names_somebody_nothing_else_is_asked(world):
     targets.close()
 
 
-def test_a_stop_that_is_followed_lasts_as_long_as_its_progress_tells(world):
+def test_a_stop_that_is_followed_lasts_as_long_as_its_progress_tells(world: World) -> None:
     connection = Fake(("progress", {"remaining": 60.0}))
     targets = single(world)
     call = StopWaiter(connection, targets, StopTimes(time.monotonic(), FOLLOW))
@@ -358,7 +359,9 @@ def test_a_stop_that_is_followed_lasts_as_long_as_its_progress_tells(world):
 
 
 @pytest.mark.parametrize(("remaining", "least"), [(0.0, 29), (60.0, 59)])
-def test_a_stop_that_a_reload_cuts_off_waits_for_the_next_image_as_long_as_that_may_import(world, remaining, least):
+def test_a_stop_that_a_reload_cuts_off_waits_for_the_next_image_as_long_as_that_may_import(
+    world: World, remaining: float, least: int
+) -> None:
     targets = single(world)
     params = {"mode": "graceful", "delay": 0.0}
     call = StopWaiter(
@@ -376,7 +379,7 @@ def test_a_stop_that_a_reload_cuts_off_waits_for_the_next_image_as_long_as_that_
     targets.close()
 
 
-def test_a_server_that_could_not_be_asked_is_killed_or_the_reason_is_raised(world):
+def test_a_server_that_could_not_be_asked_is_killed_or_the_reason_is_raised(world: World) -> None:
     result = kill_unreached(single(world), time.monotonic())
     assert (result["outcome"], result["pid"], result["proof"]) == ("killed", 4711, "process")
     assert world.killed() == {"single"}

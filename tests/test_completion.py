@@ -1,10 +1,11 @@
 """Shell completion: commands, the app's own included, options, and sockets."""
 
 import os
+import pathlib
 import signal
 
 import pytest
-from harness import APPS, run_cli
+from harness import APPS, Serve, run_cli
 
 
 def complete(line, cwd=None):
@@ -16,19 +17,19 @@ def complete(line, cwd=None):
     return [word.removeprefix("plain,") for word in done.stdout.split()]
 
 
-def test_our_own_commands_are_offered_without_an_instance():
+def test_our_own_commands_are_offered_without_an_instance() -> None:
     """All, or those that begin so."""
     assert complete("flask-ctl ") == ["call", "help", "keygen", "ping", "reload", "run", "status", "stop"]
     assert complete("flask-ctl st") == ["status", "stop"]
 
 
-def test_options_and_choices_are_offered():
+def test_options_and_choices_are_offered() -> None:
     """Those of the command, the common ones included."""
     assert {"--mode", "--grace", "--no-wait", "--socket", "--json"} <= set(complete("flask-ctl stop --"))
     assert complete("flask-ctl stop --mode f") == ["fast"]
 
 
-def test_the_apps_own_commands_are_offered(serve):
+def test_the_apps_own_commands_are_offered(serve: Serve) -> None:
     """By hyphenated name, with their options, and for `call`."""
     path = serve().socket
     assert complete(f"flask-ctl -s {path} g") == ["greet"]
@@ -38,14 +39,14 @@ def test_the_apps_own_commands_are_offered(serve):
     assert complete(f"flask-ctl greet -s {path} --na") == ["--name"]
 
 
-def test_the_instance_of_this_directory_offers_its_commands(serve):
+def test_the_instance_of_this_directory_offers_its_commands(serve: Serve) -> None:
     """Nothing is said of having found it."""
     serve(ready=False, env={"FLASK_CTL_SOCKET": ""})
     assert run_cli("ping", "--wait", "30", cwd=APPS).returncode == 0
     assert complete("flask-ctl gr", cwd=APPS) == ["greet"]
 
 
-def test_live_sockets_are_offered(serve, short_path):
+def test_live_sockets_are_offered(serve: Serve, short_path: pathlib.Path) -> None:
     """Those in the default directories, and files."""
     serve(ready=False, env={"FLASK_CTL_SOCKET": ""})
     found = run_cli("ping", "--wait", "30", cwd=APPS).stderr.removeprefix("using ").strip()
@@ -54,7 +55,7 @@ def test_live_sockets_are_offered(serve, short_path):
 
 
 @pytest.mark.parametrize("line", ["flask-ctl -s {} s", "flask-ctl -s {} greet --q", "flask-ctl -s {} call s"])
-def test_an_instance_that_does_not_answer_spoils_nothing(serve, line):
+def test_an_instance_that_does_not_answer_spoils_nothing(serve: Serve, line: str) -> None:
     """What is known without it is offered, and no error shows."""
     server = serve()
     os.kill(server.pid, signal.SIGSTOP)

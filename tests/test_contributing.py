@@ -6,9 +6,10 @@ import os
 import pathlib
 import re
 import socket
+from collections.abc import Iterator
 
 import pytest
-from harness import PYTHON, Pending, until
+from harness import PYTHON, Pending, Serve, until
 from wires import GUARD, Peer, StreamTalk, Wire, memory_wire, request
 
 from flask_ctl import CommandError
@@ -24,14 +25,14 @@ def recipe(title: str) -> str:
 
 
 @pytest.fixture
-def peer(tmp_path):
+def peer(tmp_path: pathlib.Path) -> Iterator[Peer]:
     """A control server in this process."""
     peer = Peer(memory_wire(tmp_path, 0))
     yield peer
     peer.close()
 
 
-def test_a_command_is_listed_and_called(peer):
+def test_a_command_is_listed_and_called(peer: Peer) -> None:
     exec(recipe("Add a command"), {"registry": peer.registry})
     with peer.client() as client:
         assert client.call("uptime", unit="minutes")["minutes"] > 0
@@ -39,7 +40,7 @@ def test_a_command_is_listed_and_called(peer):
             client.call("uptime", unit="years")
 
 
-def test_a_transport_answers():
+def test_a_transport_answers() -> None:
     namespace = {}
     exec(recipe("Add a transport"), namespace)
     name = f"flask-ctl-{os.getpid()}"
@@ -65,7 +66,7 @@ make_server("127.0.0.1", 0, sample.app).serve_forever()
 """
 
 
-def test_a_server_is_found_and_drained(serve, tmp_path):
+def test_a_server_is_found_and_drained(serve: Serve, tmp_path: pathlib.Path) -> None:
     info = tmp_path / "wsgiref_adapter-1.0.dist-info"
     info.mkdir()
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: wsgiref-adapter\nVersion: 1.0\n")

@@ -8,9 +8,10 @@ import os
 import pathlib
 import socket
 import threading
+from collections.abc import Iterator
 
 import pytest
-from harness import TIMEOUT, Site, make_keys, run_cli, until
+from harness import TIMEOUT, Keys, Serve, Site, make_keys, run_cli, until
 from wires import GUARD, Peer, curve_wire, zmq_wire
 
 from flask_ctl import (
@@ -28,7 +29,7 @@ from flask_ctl.transports.zeromq.curve import load_public_key
 
 
 @pytest.fixture
-def peer(short_path, free_port):
+def peer(short_path: pathlib.Path, free_port: int) -> Iterator[Peer]:
     """A server with CURVE."""
     peer = Peer(curve_wire(short_path, free_port))
     yield peer
@@ -36,17 +37,17 @@ def peer(short_path, free_port):
 
 
 @pytest.fixture
-def keys(short_path):
+def keys(short_path: pathlib.Path) -> Keys:
     return make_keys(short_path / "own-keys")
 
 
 @pytest.fixture
-def address(free_port):
+def address(free_port: int) -> str:
     return f"tcp://127.0.0.1:{free_port}"
 
 
 @pytest.fixture
-def plain(address):
+def plain(address: str) -> Iterator[Peer]:
     """A server without CURVE."""
     peer = Peer(zmq_wire(address, None))
     yield peer
@@ -54,9 +55,9 @@ def plain(address):
 
 
 @contextlib.contextmanager
-def http_server(port):
+def http_server(port: int):
     class Quiet(http.server.BaseHTTPRequestHandler):
-        def log_message(self, *_arguments):
+        def log_message(self, *_arguments) -> None:
             """Nothing."""
 
     with http.server.ThreadingHTTPServer(("127.0.0.1", port), Quiet) as server:
@@ -70,11 +71,11 @@ def http_server(port):
 
 
 @contextlib.contextmanager
-def speaker(port, words):
+def speaker(port: int, words: str):
     """A server that says something to everybody, and closes."""
     with socket.create_server(("127.0.0.1", port)) as listener:
 
-        def serve():
+        def serve() -> None:
             with contextlib.suppress(OSError):
                 while True:
                     with listener.accept()[0] as sock:
@@ -89,7 +90,7 @@ def speaker(port, words):
             thread.join()
 
 
-def told(address, options, kind, words, exit_code):
+def told(address: str, options, kind, words: str, exit_code: int) -> None:
     """What a client gets in Python, and on the command line."""
     with ControlClient(address, **options) as client, pytest.raises(kind, match=words):
         client.ping(timeout=TIMEOUT)
@@ -102,14 +103,14 @@ def told(address, options, kind, words, exit_code):
 # Who is refused, and why.
 
 
-def test_the_wrong_server_key_is_denied(peer, keys):
+def test_the_wrong_server_key_is_denied(peer: Peer, keys: Keys) -> None:
     """It is another server, or somebody who wants to be taken for it."""
     options = {**peer.wire.options, "server_key": keys.server_public}
     told(peer.wire.target, options, AccessDenied, "does not have the key .*own-keys/server.pub; it is another", 5)
     assert peer.answers()
 
 
-def test_an_unknown_client_key_is_denied(peer, keys):
+def test_an_unknown_client_key_is_denied(peer: Peer, keys: Keys) -> None:
     """The message holds the public key, for the one who may let it in."""
     public = load_public_key(keys.clients / "me.pub").decode()
     options = {**peer.wire.options, "client_key": keys.client}
@@ -120,34 +121,34 @@ def test_an_unknown_client_key_is_denied(peer, keys):
     assert peer.answers()
 
 
-def test_no_key_where_one_is_wanted_is_denied(peer):
+def test_no_key_where_one_is_wanted_is_denied(peer: Peer) -> None:
     told(peer.wire.target, {}, AccessDenied, "wants a key: give --client-key and --server-key", 5)
 
 
-def test_a_server_that_can_not_prove_who_it_is_is_denied(plain, keys):
+def test_a_server_that_can_not_prove_who_it_is_is_denied(plain: Peer, keys: Keys) -> None:
     told(plain.wire.target, keys.options, AccessDenied, "has no CURVE key, which would prove who it is", 5)
 
 
 @pytest.mark.parametrize("with_keys", [False, True])
-def test_where_nobody_listens_nothing_is_running(address, keys, with_keys):
+def test_where_nobody_listens_nothing_is_running(address: str, keys: Keys, with_keys: bool) -> None:
     told(address, keys.options if with_keys else {}, NotRunning, "nothing is running at", 3)
 
 
 @pytest.mark.parametrize("with_keys", [False, True])
-def test_an_http_server_does_not_speak_this(free_port, address, keys, with_keys):
+def test_an_http_server_does_not_speak_this(free_port: int, address: str, keys: Keys, with_keys: bool) -> None:
     with http_server(free_port):
         told(address, keys.options if with_keys else {}, RemoteProtocolError, "does not speak ZeroMQ", 8)
 
 
 @pytest.mark.parametrize("words", [b"", b"SSH-2.0-OpenSSH\r\n", b"\xff", b"\xff" * 64, bytes(64)])
-def test_a_server_of_another_protocol_is_reported(free_port, address, words):
+def test_a_server_of_another_protocol_is_reported(free_port: int, address: str, words: bytes) -> None:
     """What it says may be lost, because it ends the connection before it has read what the client says."""
     with speaker(free_port, words):
         told(address, {}, RemoteProtocolError, "does not speak ZeroMQ|ends every connection", 8)
 
 
 @pytest.mark.parametrize("with_keys", [False, True])
-def test_a_silent_server_is_a_timeout(free_port, address, keys, with_keys):
+def test_a_silent_server_is_a_timeout(free_port: int, address: str, keys: Keys, with_keys: bool) -> None:
     options = keys.options if with_keys else {}
     with socket.create_server(("127.0.0.1", free_port)):
         with ControlClient(address, **options) as client, pytest.raises(TimedOut, match="it is still there"):
@@ -156,13 +157,13 @@ def test_a_silent_server_is_a_timeout(free_port, address, keys, with_keys):
 
 
 @pytest.mark.parametrize("given", ["client_key", "server_key"])
-def test_one_key_alone_is_not_enough(address, keys, given):
+def test_one_key_alone_is_not_enough(address: str, keys: Keys, given: str) -> None:
     client = ControlClient(address, **{given: keys.options[given]})
     with pytest.raises(ConfigurationError, match="a key alone is not enough; give --"):
         client.ping()
 
 
-def test_keys_may_stand_in_the_environment(peer, monkeypatch):
+def test_keys_may_stand_in_the_environment(peer: Peer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FLASK_CTL_CLIENT_KEY", peer.wire.options["client_key"])
     monkeypatch.setenv("FLASK_CTL_SERVER_KEY", load_public_key(peer.wire.options["server_key"]).decode())
     with ControlClient(peer.wire.target) as client:
@@ -170,7 +171,7 @@ def test_keys_may_stand_in_the_environment(peer, monkeypatch):
     assert run_cli("ping", "--socket", peer.wire.target).returncode == 0
 
 
-def test_a_secret_that_others_can_read_is_not_used(peer, keys):
+def test_a_secret_that_others_can_read_is_not_used(peer: Peer, keys: Keys) -> None:
     os.chmod(keys.client, 0o644)
     client = ControlClient(peer.wire.target, **keys.options)
     with pytest.raises(InsecureConfiguration, match="can be read by others"):
@@ -180,11 +181,11 @@ def test_a_secret_that_others_can_read_is_not_used(peer, keys):
 # Keys that come and go.
 
 
-def clients_of(peer):
+def clients_of(peer: Peer):
     return pathlib.Path(peer.wire.options["client_key"]).parent / "clients"
 
 
-def test_a_key_that_is_added_is_let_in_and_one_that_is_removed_shut_out_at_once(peer, keys):
+def test_a_key_that_is_added_is_let_in_and_one_that_is_removed_shut_out_at_once(peer: Peer, keys: Keys) -> None:
     """Over the connection that is there, too."""
     options = {**peer.wire.options, "client_key": keys.client}
     added = clients_of(peer) / "added.pub"
@@ -199,7 +200,7 @@ def test_a_key_that_is_added_is_let_in_and_one_that_is_removed_shut_out_at_once(
     assert peer.answers()
 
 
-def test_a_key_that_is_replaced_shuts_out_the_old_one(peer, keys):
+def test_a_key_that_is_replaced_shuts_out_the_old_one(peer: Peer, keys: Keys) -> None:
     with peer.client() as client:
         assert client.ping()["pong"]
         (clients_of(peer) / "me.pub").write_text((keys.clients / "me.pub").read_text())
@@ -210,7 +211,9 @@ def test_a_key_that_is_replaced_shuts_out_the_old_one(peer, keys):
 
 
 @pytest.mark.parametrize("spoil", ["others can write", "gone"])
-def test_a_spoiled_directory_shuts_out_everybody_until_it_is_mended(peer, caplog, spoil):
+def test_a_spoiled_directory_shuts_out_everybody_until_it_is_mended(
+    peer: Peer, caplog: pytest.LogCaptureFixture, spoil: str
+) -> None:
     clients = clients_of(peer)
     with peer.client() as client:
         assert client.ping()["pong"]
@@ -234,7 +237,7 @@ def test_a_spoiled_directory_shuts_out_everybody_until_it_is_mended(peer, caplog
 # Plain TCP.
 
 
-def test_over_plain_tcp_anybody_may_look_and_nobody_touch(serve, address):
+def test_over_plain_tcp_anybody_may_look_and_nobody_touch(serve: Serve, address: str) -> None:
     server = serve(socket=address)
     with server.client() as client:
         assert client.status()["pid"] == server.pid
@@ -249,7 +252,7 @@ def test_over_plain_tcp_anybody_may_look_and_nobody_touch(serve, address):
     assert server.status()["state"] == "running"
 
 
-def test_ctl_tcp_operate_lifts_that_with_a_warning(serve, address):
+def test_ctl_tcp_operate_lifts_that_with_a_warning(serve: Serve, address: str) -> None:
     server = serve(socket=address, env={"FLASK_CTL_TCP_OPERATE": "true"})
     assert f"every user of this machine may operate the app over {address} (CTL_TCP_OPERATE)" in server.output
     assert server.client().stop()["outcome"] == "drained"
@@ -258,7 +261,9 @@ def test_ctl_tcp_operate_lifts_that_with_a_warning(serve, address):
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "*", "[::]"])
 @pytest.mark.parametrize("operate", ["false", "true"])
-def test_a_door_to_the_network_without_curve_keeps_the_app_from_starting(serve, free_port, host, operate):
+def test_a_door_to_the_network_without_curve_keeps_the_app_from_starting(
+    serve: Serve, free_port: int, host: str, operate: str
+) -> None:
     """Whether or not it is said that anybody may operate: that is for this machine."""
     env = {"FLASK_CTL_TCP_OPERATE": operate}
     server = serve(socket=f"tcp://{host}:{free_port}", env=env, ready=False)
@@ -268,7 +273,7 @@ def test_a_door_to_the_network_without_curve_keeps_the_app_from_starting(serve, 
         make_listener(parse_address(f"tcp://{host}:{free_port}"), GUARD, CurveFiles())
 
 
-def test_with_curve_it_may_listen_to_the_network(serve, free_port, keys):
+def test_with_curve_it_may_listen_to_the_network(serve: Serve, free_port: int, keys: Keys) -> None:
     server = serve(socket=Site(f"tcp://0.0.0.0:{free_port}", keys), ready=False)
     address = f"tcp://127.0.0.1:{free_port}"
     with ControlClient(address, **keys.options) as client:
@@ -282,7 +287,7 @@ def _answers(client):
         return client.ping()["pong"]
 
 
-def test_ipv6_works_too(serve, free_port, keys):
+def test_ipv6_works_too(serve: Serve, free_port: int, keys: Keys) -> None:
     server = serve(socket=Site(f"tcp://[::1]:{free_port}", keys))
     with server.client() as client:
         assert client.endpoint == f"tcp://[::1]:{free_port}"
@@ -296,28 +301,30 @@ HALVES = {
 
 
 @pytest.mark.parametrize(("given", "missing"), HALVES.values(), ids=HALVES)
-def test_half_of_the_settings_is_an_error_that_names_the_other_half(serve, address, keys, given, missing):
+def test_half_of_the_settings_is_an_error_that_names_the_other_half(
+    serve: Serve, address: str, keys: Keys, given: str, missing: str
+) -> None:
     env = {f"FLASK_{given}": keys.server_env[f"FLASK_{given}"]}
     server = serve(socket=address, env={**env, "FLASK_CTL_REQUIRED": "true"}, ready=False)
     assert server.wait() == 1
     assert f"CURVE needs {missing}, too" in server.output
 
 
-def test_a_loose_server_key_keeps_the_app_from_starting(serve, address, keys):
+def test_a_loose_server_key_keeps_the_app_from_starting(serve: Serve, address: str, keys: Keys) -> None:
     os.chmod(keys.server, 0o640)
     server = serve(socket=Site(address, keys), ready=False)
     assert server.wait() == 1
     assert "can be read by others" in server.output
 
 
-def test_a_port_that_is_taken_costs_a_warning(serve, address, free_port):
+def test_a_port_that_is_taken_costs_a_warning(serve: Serve, address: str, free_port: int) -> None:
     with socket.create_server(("127.0.0.1", free_port)):
         server = serve(socket=address, ready=False)
         until(lambda: f"can't listen at {address}: it is in use" in server.output, "a warning")
         until(lambda: "Running on" in server.output, "it serves")
 
 
-def test_a_key_has_the_role_that_its_name_is_given(serve, address, keys):
+def test_a_key_has_the_role_that_its_name_is_given(serve: Serve, address: str, keys: Keys) -> None:
     """Being let in means to observe."""
     watcher = keys.new_client("watcher", allowed=True)
     server = serve(socket=Site(address, keys))

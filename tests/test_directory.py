@@ -6,12 +6,14 @@ import json
 import os
 import pathlib
 import sys
+from collections.abc import Iterator
 from dataclasses import asdict
+from typing import Any
 
 import pytest
 from fakes import Scene
 from flask import Flask
-from harness import APPS, raw, read_all, run_cli
+from harness import APPS, Serve, Server, raw, read_all, run_cli
 from manyworkers import all_there
 from servers import FINDS_ITSELF, SCRIPTS
 
@@ -50,12 +52,12 @@ class Site:
 
 
 @pytest.fixture
-def site(short_path):
+def site(short_path: pathlib.Path) -> Site:
     return Site(pathlib.Path(os.path.realpath(short_path)) / "site")
 
 
 @pytest.fixture
-def here(site, monkeypatch):
+def here(site: Site, monkeypatch: pytest.MonkeyPatch) -> str:
     """This process works in the first release, where the link has led it."""
     monkeypatch.chdir(site.current)
     return str(site.releases / "1")
@@ -64,27 +66,27 @@ def here(site, monkeypatch):
 # What is known at the start
 
 
-def test_the_shells_name_is_followed(site, here):
+def test_the_shells_name_is_followed(site: Site, here: str) -> None:
     assert Origin(str(site.current)).for_program() == StartDirectory(str(site.current), here)
 
 
 @pytest.mark.parametrize("pwd", [None, "", ".", "/", "/no/such/place"])
-def test_a_name_that_leads_elsewhere_is_none(here, site, pwd):
+def test_a_name_that_leads_elsewhere_is_none(here: str, site: Site, pwd: str | None) -> None:
     start = Origin(pwd).for_program()
     assert (start.path, start.real) == (here, here)
     assert start.links == [[str(site.current), ""]]
 
 
-def test_a_shell_that_knows_the_resolved_name_only_is_no_help(here, site):
+def test_a_shell_that_knows_the_resolved_name_only_is_no_help(here: str, site: Site) -> None:
     assert Origin(here).for_program() == Origin(None).for_program()
 
 
-def test_a_directory_that_is_given_comes_before_the_shells_name(site, here):
+def test_a_directory_that_is_given_comes_before_the_shells_name(site: Site, here: str) -> None:
     given = str(site.top / "other")
     assert Origin(str(site.current)).for_program(given) == StartDirectory(given, here)
 
 
-def test_links_beside_and_above_the_directory_are_found(site):
+def test_links_beside_and_above_the_directory_are_found(site: Site) -> None:
     (site.releases / "latest").symlink_to("1")
     (site.top / "twice").symlink_to("current")
     (site.releases / "other").symlink_to("2")
@@ -96,31 +98,31 @@ def test_links_beside_and_above_the_directory_are_found(site):
     assert found == [[str(path), ""] for path in (site.current, site.releases / "latest", site.top / "twice")]
 
 
-def test_a_link_to_the_parent_is_found_with_the_rest_of_the_way(site):
+def test_a_link_to_the_parent_is_found_with_the_rest_of_the_way(site: Site) -> None:
     assert links_to(str(site.releases / "1" / "src")) == []
     (site.top / "live").symlink_to("releases")
     assert [str(site.top / "live"), "1"] in links_to(str(site.releases / "1"))
 
 
-def test_a_huge_directory_is_not_read_to_its_end(site):
+def test_a_huge_directory_is_not_read_to_its_end(site: Site) -> None:
     for number in range(MAX_ENTRIES):
         (site.releases / f"n{number}").touch()
     assert links_to(str(site.releases / "1")) == []
 
 
 @pytest.mark.parametrize("directory", ["/", "/no", "/no/such/place"])
-def test_where_there_is_no_link_none_is_found(directory):
+def test_where_there_is_no_link_none_is_found(directory: str) -> None:
     assert links_to(directory) == []
 
 
 # What is checked at a reload
 
 
-def test_a_link_that_was_not_switched_is_in_nobodys_way(site, here):
+def test_a_link_that_was_not_switched_is_in_nobodys_way(site: Site, here: str) -> None:
     Origin(None).for_program().check()
 
 
-def test_a_link_that_leads_elsewhere_is_named_with_the_remedy(site, here):
+def test_a_link_that_leads_elsewhere_is_named_with_the_remedy(site: Site, here: str) -> None:
     start = Origin(None).for_program()
     site.switch("2")
     with pytest.raises(ReloadFailed) as caught:
@@ -138,20 +140,20 @@ def test_a_link_that_leads_elsewhere_is_named_with_the_remedy(site, here):
     }
 
 
-def test_a_link_that_leads_nowhere_leads_elsewhere(site, here):
+def test_a_link_that_leads_nowhere_leads_elsewhere(site: Site, here: str) -> None:
     start = Origin(None).for_program()
     site.switch("3")
     with pytest.raises(ReloadFailed, match="releases/3 by now"):
         start.check()
 
 
-def test_a_link_that_is_gone_leads_nowhere(site, here):
+def test_a_link_that_is_gone_leads_nowhere(site: Site, here: str) -> None:
     start = Origin(None).for_program()
     site.current.unlink()
     start.check()
 
 
-def test_a_link_to_the_parent_is_followed_to_the_directory(site, monkeypatch):
+def test_a_link_to_the_parent_is_followed_to_the_directory(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("a", "b"):
         (site.top / name / "src").mkdir(parents=True)
     live = site.top / "live"
@@ -164,14 +166,14 @@ def test_a_link_to_the_parent_is_followed_to_the_directory(site, monkeypatch):
         start.check()
 
 
-def test_a_server_that_follows_its_own_name_of_the_directory_may_reload(site, here):
+def test_a_server_that_follows_its_own_name_of_the_directory_may_reload(site: Site, here: str) -> None:
     start = Origin(None).for_server(str(site.current), remedy="--chdir {link}")
     site.switch("2")
     start.check()
     assert start.real == here
 
 
-def test_a_server_that_does_not_follow_the_given_name_may_not(site, here):
+def test_a_server_that_does_not_follow_the_given_name_may_not(site: Site, here: str) -> None:
     for given, pwd in ((str(site.current), None), (None, str(site.current)), (None, None)):
         start = Origin(pwd).for_server(here, given, remedy="--chdir {link}")
         start.check()
@@ -181,7 +183,7 @@ def test_a_server_that_does_not_follow_the_given_name_may_not(site, here):
         site.switch("1")
 
 
-def test_what_the_hub_hears_of_it_is_the_same(site, here):
+def test_what_the_hub_hears_of_it_is_the_same(site: Site, here: str) -> None:
     start = Origin(None).for_program()
     assert known(StartDirectory, json.loads(json.dumps(asdict(start)))) == start
     assert Hello.__dataclass_fields__["directory"].default is None, "a worker of an older version tells none"
@@ -190,7 +192,7 @@ def test_what_the_hub_hears_of_it_is_the_same(site, here):
 # Settings
 
 
-def test_the_environment_comes_before_the_setting(monkeypatch):
+def test_the_environment_comes_before_the_setting(monkeypatch: pytest.MonkeyPatch) -> None:
     assert directory_given(None) is None
     assert directory_given("/srv/shop") == "/srv/shop"
     assert directory_given(pathlib.Path("/srv/shop")) == "/srv/shop"
@@ -199,12 +201,12 @@ def test_the_environment_comes_before_the_setting(monkeypatch):
 
 
 @pytest.mark.parametrize("setting", ["current", "../current", 3, ["/srv"]])
-def test_a_relative_path_is_refused_because_it_leads_elsewhere_from_there(setting):
+def test_a_relative_path_is_refused_because_it_leads_elsewhere_from_there(setting: Any) -> None:
     with pytest.raises(ConfigurationError, match="absolute"):
         directory_given(setting)
 
 
-def test_the_app_hands_its_setting_on():
+def test_the_app_hands_its_setting_on() -> None:
     app = Flask("shop")
     Control(app)
     assert state_of(app).served_app().directory is None
@@ -215,7 +217,7 @@ def test_the_app_hands_its_setting_on():
         state_of(app).served_app()
 
 
-def test_the_next_image_finds_the_directory_where_a_shell_would_name_it(site):
+def test_the_next_image_finds_the_directory_where_a_shell_would_name_it(site: Site) -> None:
     program = Program()
     assert program.environment_for_preflight().get("PWD") == program.environment.get("PWD")
     program.start_in(str(site.current))
@@ -227,14 +229,14 @@ def test_the_next_image_finds_the_directory_where_a_shell_would_name_it(site):
 
 
 @pytest.fixture
-def scene(short_path):
+def scene(short_path: pathlib.Path) -> Iterator[Scene]:
     scene = Scene(short_path)
     yield scene
     scene.close()
 
 
 @pytest.mark.parametrize("preflight", [True, False])
-def test_a_refused_release_leaves_the_old_code_serving(scene, site, here, preflight):
+def test_a_refused_release_leaves_the_old_code_serving(scene: Scene, site: Site, here: str, preflight: bool) -> None:
     scene.program.start_directory = Origin(None).for_program()
     site.switch("2")
     with pytest.raises(ReloadFailed, match="by now"):
@@ -250,7 +252,7 @@ def test_a_refused_release_leaves_the_old_code_serving(scene, site, here, prefli
 # Real processes
 
 
-def version(server):
+def version(server: Server):
     return server.get("/version")[1].decode()
 
 
@@ -266,7 +268,9 @@ SAMPLE = [sys.executable, "sample.py"]
         ("FLASK_CTL_DIRECTORY", True),
     ],
 )
-def test_a_program_follows_the_name_that_it_knows_and_refuses_without_one(serve, site, env, follows):
+def test_a_program_follows_the_name_that_it_knows_and_refuses_without_one(
+    serve: Serve, site: Site, env: str, follows: bool
+) -> None:
     command = list(SAMPLE)
     variables = {"PWD": ""}
     if env == "pwd":
@@ -295,7 +299,7 @@ def test_a_program_follows_the_name_that_it_knows_and_refuses_without_one(serve,
     assert f"directory  {site.releases / now}\n" in text
 
 
-def test_a_client_at_the_default_socket_of_the_old_release_is_answered(serve, site):
+def test_a_client_at_the_default_socket_of_the_old_release_is_answered(serve: Serve, site: Site) -> None:
     """The name of the default socket is made of the directory of the code."""
     variables = {"PWD": str(site.current), "FLASK_CTL_SOCKET": ""}
     server = serve(command=SAMPLE, cwd=site.current, env=variables, ready=False)
@@ -314,7 +318,7 @@ def test_a_client_at_the_default_socket_of_the_old_release_is_answered(serve, si
     assert server.status()["generation"] == 3
 
 
-def test_run_goes_to_its_directory_and_there_again(serve, site):
+def test_run_goes_to_its_directory_and_there_again(serve: Serve, site: Site) -> None:
     run = [sys.executable, "-m", "flask_ctl_cli", "run", "--directory", str(site.current), "--app", "sample"]
     server = serve(command=[*run, "--port", "0"], cwd="/", env={"PWD": "/", "FLASK_CTL_DIRECTORY": "/"})
     assert version(server) == "1"
@@ -327,7 +331,7 @@ def test_run_goes_to_its_directory_and_there_again(serve, site):
 
 
 @pytest.mark.parametrize(("place", "why"), [("current", "absolute"), ("/no/such/place", "No such file")])
-def test_run_refuses_a_directory_that_it_cant_go_to(site, place, why):
+def test_run_refuses_a_directory_that_it_cant_go_to(site: Site, place: str, why: str) -> None:
     done = run_cli("run", "--directory", place, "--app", "sample", cwd=site.top)
     assert done.returncode == 2
     assert why in done.stderr
@@ -347,7 +351,7 @@ GRANIAN = [str(SCRIPTS / "granian"), "--interface", "wsgi", "--port", "{port}", 
 
 
 @pytest.fixture
-def start(no_hubs_left, serve, site, free_port):
+def start(no_hubs_left: None, serve: Serve, site: Site, free_port: int) -> Serve:
     """Start a server in the current release, as systemd does or as a shell does."""
 
     def start(*command, pwd="", cwd=None):
@@ -357,7 +361,7 @@ def start(no_hubs_left, serve, site, free_port):
     return start
 
 
-def reload_after_switch(server, site):
+def reload_after_switch(server: Server, site: Site):
     """What the command line says to a reload when the release has been switched."""
     assert server.status()["directory"] == str(site.releases / "1")
     site.switch("2")
@@ -374,7 +378,9 @@ def reload_after_switch(server, site):
     ],
     ids=["gunicorn without PWD", "uwsgi without PWD", "uwsgi with PWD", "granian with PWD"],
 )
-def test_a_server_that_would_load_the_old_release_again_is_not_asked_to(start, site, command, pwd, remedy):
+def test_a_server_that_would_load_the_old_release_again_is_not_asked_to(
+    start: Serve, site: Site, command: list[str], pwd: bool, remedy: str
+) -> None:
     server = start(*command, pwd=site.current if pwd else "")
     done = reload_after_switch(server, site)
     assert (done.returncode, done.stdout) == (7, "")
@@ -386,7 +392,9 @@ def test_a_server_that_would_load_the_old_release_again_is_not_asked_to(start, s
     assert not status["last_reload"]["ok"]
 
 
-def test_gunicorn_refuses_when_our_setting_names_a_directory_that_it_does_not_follow(start, site, monkeypatch):
+def test_gunicorn_refuses_when_our_setting_names_a_directory_that_it_does_not_follow(
+    start: Serve, site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("FLASK_CTL_DIRECTORY", str(site.current))
     done = reload_after_switch(start(*GUNICORN, cwd=site.releases / "1"), site)
     assert done.returncode == 7
@@ -394,7 +402,7 @@ def test_gunicorn_refuses_when_our_setting_names_a_directory_that_it_does_not_fo
 
 
 @pytest.mark.parametrize("how", ["PWD", "--chdir", "--chdir, config"])
-def test_gunicorn_goes_to_its_own_name_of_the_directory(start, site, how):
+def test_gunicorn_goes_to_its_own_name_of_the_directory(start: Serve, site: Site, how: str) -> None:
     if how == "PWD":
         server = start(*GUNICORN, pwd=site.current)
     else:
@@ -409,14 +417,14 @@ def test_gunicorn_goes_to_its_own_name_of_the_directory(start, site, how):
     assert server.status()["directory"] == str(site.releases / "2")
 
 
-def test_uwsgi_goes_to_its_own_name_of_the_directory(start, site):
+def test_uwsgi_goes_to_its_own_name_of_the_directory(start: Serve, site: Site) -> None:
     server = start(*UWSGI, "--chdir", str(site.current), cwd=site.top)
     assert reload_after_switch(server, site).returncode == 0
     assert version(server) == "2"
     assert server.status()["directory"] == str(site.releases / "2")
 
 
-def test_granian_goes_to_a_working_directory_that_it_was_not_started_in(start, site):
+def test_granian_goes_to_a_working_directory_that_it_was_not_started_in(start: Serve, site: Site) -> None:
     server = start(*GRANIAN, "--working-dir", str(site.current), "--respawn-interval", "2", cwd=site.top)
     assert reload_after_switch(server, site).returncode == 0
     assert version(server) == "2"
@@ -424,7 +432,7 @@ def test_granian_goes_to_a_working_directory_that_it_was_not_started_in(start, s
 
 
 @pytest.mark.parametrize("server", ["gunicorn", "uwsgi"])
-def test_run_tells_the_servers_own_program_where_to_go(start, site, server):
+def test_run_tells_the_servers_own_program_where_to_go(start: Serve, site: Site, server: str) -> None:
     run = [sys.executable, "-m", "flask_ctl_cli", "run", "--directory", str(site.current), "--app", "sample"]
     server = start(*run, "--server", server, "--port", "{port}", cwd="/")
     assert reload_after_switch(server, site).returncode == 0

@@ -2,13 +2,14 @@
 
 import json
 import os
+import pathlib
 import signal
 import socket
 import subprocess
 import sys
 
 import pytest
-from harness import run_cli
+from harness import Serve, run_cli
 
 from flask_ctl import AmbiguousTarget, ControlClient, NotRunning, find_instance, live_instances
 from flask_ctl.system.addresses import default_directories, default_path
@@ -24,7 +25,7 @@ app.run(port=0)
 
 
 @pytest.fixture
-def project(short_path):
+def project(short_path: pathlib.Path) -> pathlib.Path:
     """A directory for apps to run in; also the directory that the client is in."""
     directory = short_path / "project"
     directory.mkdir()
@@ -32,7 +33,7 @@ def project(short_path):
 
 
 @pytest.fixture
-def serve_in(serve, monkeypatch):
+def serve_in(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> Serve:
     """Start an app in a directory, listening at its default socket."""
 
     def start(directory, name="one_app", runtime=os.environ["XDG_RUNTIME_DIR"]):
@@ -46,7 +47,7 @@ def serve_in(serve, monkeypatch):
     return start
 
 
-def test_none_alive_is_exit_3_with_the_places(project):
+def test_none_alive_is_exit_3_with_the_places(project: pathlib.Path) -> None:
     """Both default directories are listed."""
     done = run_cli("stop", cwd=project)
     assert (done.returncode, done.stdout) == (3, "")
@@ -55,7 +56,7 @@ def test_none_alive_is_exit_3_with_the_places(project):
         assert directory in done.stderr
 
 
-def test_stale_sockets_are_listed_but_not_alive(project):
+def test_stale_sockets_are_listed_but_not_alive(project: pathlib.Path) -> None:
     """A dead process's socket is no instance."""
     stale = default_path("dead", str(project))
     os.mkdir(os.path.dirname(stale), 0o700)
@@ -67,7 +68,7 @@ def test_stale_sockets_are_listed_but_not_alive(project):
     assert json.loads(done.stdout)["error"]["data"] == {"tried": [stale]}
 
 
-def test_the_one_instance_of_this_directory_is_used_and_named(serve_in, project):
+def test_the_one_instance_of_this_directory_is_used_and_named(serve_in: Serve, project: pathlib.Path) -> None:
     """On stderr, so that stdout holds the result only; --quiet leaves it out."""
     server = serve_in(project)
     done = run_cli("status", "--json", cwd=project)
@@ -77,7 +78,7 @@ def test_the_one_instance_of_this_directory_is_used_and_named(serve_in, project)
     assert run_cli("status", "--json", "--quiet", cwd=project).stderr == ""
 
 
-def test_an_instance_below_this_directory_is_used(serve_in, project):
+def test_an_instance_below_this_directory_is_used(serve_in: Serve, project: pathlib.Path) -> None:
     """Its cwd or its code lies below; through a symbolic link, too."""
     server = serve_in(project)
     link = project.parent / "link"
@@ -88,7 +89,7 @@ def test_an_instance_below_this_directory_is_used(serve_in, project):
         find_instance(f"{project}-b")
 
 
-def test_an_apps_own_command_finds_the_instance_once(serve_in, project):
+def test_an_apps_own_command_finds_the_instance_once(serve_in: Serve, project: pathlib.Path) -> None:
     """It is asked for its commands and then called, but named once."""
     server = serve_in(project)
     done = run_cli("commands", cwd=project)
@@ -96,7 +97,7 @@ def test_an_apps_own_command_finds_the_instance_once(serve_in, project):
     assert done.stderr == f"using {server.socket}\n"
 
 
-def test_an_instance_elsewhere_is_not_used(serve_in, project):
+def test_an_instance_elsewhere_is_not_used(serve_in: Serve, project: pathlib.Path) -> None:
     """Exit 2, with the list, and it still runs."""
     elsewhere = project.parent / "elsewhere"
     elsewhere.mkdir()
@@ -109,7 +110,7 @@ def test_an_instance_elsewhere_is_not_used(serve_in, project):
     assert server.status()["state"] == "running"
 
 
-def test_two_instances_here_are_ambiguous(serve_in, project):
+def test_two_instances_here_are_ambiguous(serve_in: Serve, project: pathlib.Path) -> None:
     """Exit 2 with both; none of them is stopped."""
     servers = [serve_in(project, "one_app"), serve_in(project, "other_app")]
     done = run_cli("stop", "--json", cwd=project)
@@ -120,7 +121,7 @@ def test_two_instances_here_are_ambiguous(serve_in, project):
     assert [server.status()["state"] for server in servers] == ["running", "running"]
 
 
-def test_one_here_and_one_elsewhere_is_clear(serve_in, project):
+def test_one_here_and_one_elsewhere_is_clear(serve_in: Serve, project: pathlib.Path) -> None:
     """The other directory's does not matter."""
     elsewhere = project.parent / "elsewhere"
     elsewhere.mkdir()
@@ -130,7 +131,7 @@ def test_one_here_and_one_elsewhere_is_clear(serve_in, project):
     assert server.wait() == 0
 
 
-def test_an_instance_that_does_not_answer_may_be_the_one(serve_in, project):
+def test_an_instance_that_does_not_answer_may_be_the_one(serve_in: Serve, project: pathlib.Path) -> None:
     """Whose it is can't be known: exit 2, even with another one here, until --socket says it."""
     silent = serve_in(project, "silent_app")
     os.kill(silent.pid, signal.SIGSTOP)
@@ -141,7 +142,7 @@ def test_an_instance_that_does_not_answer_may_be_the_one(serve_in, project):
     assert run_cli("stop", "-s", others[0].socket, cwd=project).returncode == 0
 
 
-def test_the_second_default_directory_is_searched_too(serve_in, project):
+def test_the_second_default_directory_is_searched_too(serve_in: Serve, project: pathlib.Path) -> None:
     """A server without XDG_RUNTIME_DIR is found by a client that has it."""
     server = serve_in(project, runtime="")
     assert server.socket.startswith(os.environ["TMPDIR"])
@@ -149,14 +150,14 @@ def test_the_second_default_directory_is_searched_too(serve_in, project):
     assert server.wait() == 0
 
 
-def test_a_directory_that_others_may_write_to_is_not_searched(serve_in, project):
+def test_a_directory_that_others_may_write_to_is_not_searched(serve_in: Serve, project: pathlib.Path) -> None:
     """Somebody else's socket could lie there."""
     server = serve_in(project)
     os.chmod(os.path.dirname(server.socket), 0o777)
     assert run_cli("stop", cwd=project).returncode == 3
 
 
-def test_in_a_directory_that_is_gone_nothing_is_guessed(project):
+def test_in_a_directory_that_is_gone_nothing_is_guessed(project: pathlib.Path) -> None:
     """Exit 2 without a traceback."""
     command = f'rmdir {project} && exec "$0" -m flask_ctl_cli stop'
     done = subprocess.run(["sh", "-c", command, sys.executable], cwd=project, capture_output=True, text=True)
@@ -164,7 +165,9 @@ def test_in_a_directory_that_is_gone_nothing_is_guessed(project):
     assert done.stderr == "Error: the current directory is gone; say which instance is meant by --socket\n"
 
 
-def test_the_library_looks_in_the_same_places(serve_in, project, monkeypatch):
+def test_the_library_looks_in_the_same_places(
+    serve_in: Serve, project: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """ControlClient() without an address."""
     monkeypatch.chdir(project)
     with pytest.raises(NotRunning):

@@ -102,11 +102,11 @@ def ask(text: str = "") -> str:
 # Answers at once, and in time
 
 
-def test_a_built_in_command_that_returns_is_answered_at_once():
+def test_a_built_in_command_that_returns_is_answered_at_once() -> None:
     assert Bench(echo).call("echo", {"text": "a"}) == {"jsonrpc": "2.0", "id": 1, "result": "a"}
 
 
-def test_a_built_in_command_that_returns_a_future_is_answered_when_it_is_done():
+def test_a_built_in_command_that_returns_a_future_is_answered_when_it_is_done() -> None:
     future: Future[str] = Future()
 
     def slow(call: Call) -> Future[str]:
@@ -118,7 +118,7 @@ def test_a_built_in_command_that_returns_a_future_is_answered_when_it_is_done():
     assert read(answer) == {"jsonrpc": "2.0", "id": 1, "result": "done"}
 
 
-def test_a_future_that_is_done_already_is_answered():
+def test_a_future_that_is_done_already_is_answered() -> None:
     future: Future[str] = Future()
     future.set_result("done")
 
@@ -128,7 +128,7 @@ def test_a_future_that_is_done_already_is_answered():
     assert Bench(slow).call("slow")["result"] == "done"
 
 
-def test_a_custom_command_is_submitted_with_its_checked_arguments_and_answered_in_time():
+def test_a_custom_command_is_submitted_with_its_checked_arguments_and_answered_in_time() -> None:
     bench = Bench(ask, custom=True)
     answer = bench.handle(request("ask", ["a"], id="x"))
     [(name, arguments, future)] = bench.submitted
@@ -138,7 +138,7 @@ def test_a_custom_command_is_submitted_with_its_checked_arguments_and_answered_i
     assert read(answer) == {"jsonrpc": "2.0", "id": "x", "result": {"a": 1}}
 
 
-def test_a_command_whose_parameters_do_not_fit_is_not_called():
+def test_a_command_whose_parameters_do_not_fit_is_not_called() -> None:
     bench = Bench(ask, custom=True)
     response = bench.call("ask", {"text": 1})
     assert response["error"]["code"] == -32602
@@ -146,7 +146,7 @@ def test_a_command_whose_parameters_do_not_fit_is_not_called():
     assert bench.submitted == []
 
 
-def test_a_built_in_command_is_told_who_calls():
+def test_a_built_in_command_is_told_who_calls() -> None:
     def who(call: Call) -> Any:
         return call.peer.describe()
 
@@ -154,7 +154,7 @@ def test_a_built_in_command_is_told_who_calls():
 
 
 @pytest.mark.parametrize("id", ["", "\ud800", 0, -1, 1.5, None, 2**70, "x" * 1024], ids=lambda value: ascii(value)[:9])
-def test_the_id_comes_back_as_it_was(id):
+def test_the_id_comes_back_as_it_was(id: float | str | None) -> None:
     assert Bench(echo).call("echo", id=id) == {"jsonrpc": "2.0", "id": id, "result": "echo"}
 
 
@@ -163,13 +163,13 @@ def test_the_id_comes_back_as_it_was(id):
     [b"1e999", b"-1e999", b"NaN", b"[1]", b"true", b'"' + "é".encode() * 400_000 + b'"'],
     ids=lambda value: value[:9].decode(),
 )
-def test_an_id_that_can_not_be_sent_back_is_answered_with_null(id):
+def test_an_id_that_can_not_be_sent_back_is_answered_with_null(id: bytes) -> None:
     response = Bench(echo).ask(b'{"jsonrpc":"2.0","method":"echo","id":' + id + b"}")
     assert response["id"] is None
     assert response["error"]["code"] in (-32600, -32700)
 
 
-def test_an_invalid_request_whose_id_can_be_read_is_answered_with_it():
+def test_an_invalid_request_whose_id_can_be_read_is_answered_with_it() -> None:
     response = Bench(echo).ask({"jsonrpc": "1.0", "method": "echo", "id": 7})
     assert (response["id"], response["error"]["code"]) == (7, -32600)
 
@@ -177,7 +177,7 @@ def test_an_invalid_request_whose_id_can_be_read_is_answered_with_it():
 # Batches
 
 
-def test_a_batch_is_answered_when_its_last_command_is_done_in_the_order_of_its_requests():
+def test_a_batch_is_answered_when_its_last_command_is_done_in_the_order_of_its_requests() -> None:
     bench = Bench(ask, custom=True)
     batch = [request("ask", id=1), request("nothing", id=2), request("ask"), request("ask", id=3)]
     answer = bench.handle(batch)
@@ -187,7 +187,7 @@ def test_a_batch_is_answered_when_its_last_command_is_done_in_the_order_of_its_r
     assert [(item["id"], "result" in item) for item in read(answer)] == [(1, True), (2, False), (3, True)]
 
 
-def test_a_batch_of_notifications_that_take_their_time_has_no_answer():
+def test_a_batch_of_notifications_that_take_their_time_has_no_answer() -> None:
     bench = Bench(ask, custom=True)
     answer = bench.handle([request("ask"), request("ask")])
     for _, _, future in bench.submitted:
@@ -196,7 +196,7 @@ def test_a_batch_of_notifications_that_take_their_time_has_no_answer():
     assert answer.result() is None
 
 
-def test_a_batch_whose_commands_end_in_many_threads_at_once_is_answered_once(caplog):
+def test_a_batch_whose_commands_end_in_many_threads_at_once_is_answered_once(caplog: pytest.LogCaptureFixture) -> None:
     """Two last ones would set the answer twice, which concurrent.futures logs."""
     for _ in range(20):
         bench = Bench(ask, custom=True)
@@ -218,7 +218,7 @@ def test_a_batch_whose_commands_end_in_many_threads_at_once_is_answered_once(cap
     assert caplog.records == []
 
 
-def test_one_result_of_a_batch_that_can_not_be_sent_leaves_the_others_alone():
+def test_one_result_of_a_batch_that_can_not_be_sent_leaves_the_others_alone() -> None:
     def bad(call: Call) -> Any:
         return {1, 2}
 
@@ -228,18 +228,18 @@ def test_one_result_of_a_batch_that_can_not_be_sent_leaves_the_others_alone():
 
 
 @pytest.mark.parametrize("count", [1, MAX_BATCH])
-def test_a_batch_up_to_the_limit_is_answered(count):
+def test_a_batch_up_to_the_limit_is_answered(count: int) -> None:
     assert len(Bench(echo).ask([request("echo", id=id) for id in range(count)])) == count
 
 
 @pytest.mark.parametrize("batch", [[], [{}] * (MAX_BATCH + 1), [1] * 500_000], ids=len)
-def test_a_batch_that_is_empty_or_too_long_is_one_invalid_request(batch):
+def test_a_batch_that_is_empty_or_too_long_is_one_invalid_request(batch: list[Any]) -> None:
     response = Bench(echo).ask(batch)
     assert (response["id"], response["error"]["code"]) == (None, -32600)
     assert str(MAX_BATCH) in response["error"]["message"]
 
 
-def test_a_batch_in_a_batch_is_an_invalid_request():
+def test_a_batch_in_a_batch_is_an_invalid_request() -> None:
     [response] = Bench(echo).ask([[request("echo", id=1)]])
     assert (response["id"], response["error"]["code"]) == (None, -32600)
 
@@ -254,7 +254,7 @@ def drain(call: Call) -> bool:
     return call.progress is not None
 
 
-def test_progress_is_sent_to_those_who_ask_for_it_with_the_id_of_their_request():
+def test_progress_is_sent_to_those_who_ask_for_it_with_the_id_of_their_request() -> None:
     bench = Bench(drain)
     assert bench.call("drain", {"_progress": True}, id="x")["result"] is True
     assert bench.notified == [{"jsonrpc": "2.0", "method": "progress", "params": {"id": "x", "in_flight": 3}}]
@@ -265,25 +265,25 @@ def test_progress_is_sent_to_those_who_ask_for_it_with_the_id_of_their_request()
     [None, {}, [], {"_progress": False}, {"_progress": 1}, {"_progress": "true"}, {"_progress": None}, {"_more": 1}],
     ids=str,
 )
-def test_progress_is_not_sent_to_those_who_do_not_ask(params):
+def test_progress_is_not_sent_to_those_who_do_not_ask(params: Any) -> None:
     bench = Bench(drain)
     assert bench.call("drain", params)["result"] is False
     assert bench.notified == []
 
 
 @pytest.mark.parametrize("batch", [False, True], ids=["alone", "in a batch"])
-def test_progress_is_never_sent_for_a_notification(batch):
+def test_progress_is_never_sent_for_a_notification(batch: bool) -> None:
     bench = Bench(drain)
     message = request("drain", {"_progress": True})
     assert bench.handle([message] if batch else message) is None
     assert bench.notified == []
 
 
-def test_progress_of_a_plain_command_has_nowhere_to_go():
+def test_progress_of_a_plain_command_has_nowhere_to_go() -> None:
     assert Bench(drain).plain("drain") == "false\n"
 
 
-def test_parameters_that_begin_with_an_underscore_are_not_the_command_s():
+def test_parameters_that_begin_with_an_underscore_are_not_the_command_s() -> None:
     assert Bench(echo).call("echo", {"text": "a", "_later": [1]})["result"] == "a"
 
 
@@ -291,24 +291,24 @@ def test_parameters_that_begin_with_an_underscore_are_not_the_command_s():
 
 
 @pytest.mark.parametrize("method", ["echo", "nothing"])
-def test_a_peer_that_may_not_is_denied_and_learns_nothing(method):
+def test_a_peer_that_may_not_is_denied_and_learns_nothing(method: str) -> None:
     response = Bench(echo, guard=DENY).call(method, {"text": 1})
     assert response["error"]["code"] == -32003
     assert response["error"]["message"].startswith("uid 54321 may not use this server")
 
 
-def test_a_peer_that_may_not_calls_nothing_by_a_notification_either():
+def test_a_peer_that_may_not_calls_nothing_by_a_notification_either() -> None:
     bench = Bench(ask, custom=True, guard=DENY)
     assert bench.handle(request("ask")) is None
     assert bench.submitted == []
 
 
-def test_a_peer_that_may_not_is_denied_for_each_request_of_a_batch():
+def test_a_peer_that_may_not_is_denied_for_each_request_of_a_batch() -> None:
     responses = Bench(echo, guard=DENY).ask([request("echo", id=1), request("echo", id=2)])
     assert [response["error"]["code"] for response in responses] == [-32003, -32003]
 
 
-def test_a_peer_that_may_not_is_denied_in_plain_text():
+def test_a_peer_that_may_not_is_denied_in_plain_text() -> None:
     assert Bench(echo, guard=DENY).plain("echo").startswith("error: uid 54321 may not use this server; ")
 
 
@@ -324,7 +324,9 @@ FAILURES: dict[str, tuple[BaseException, str, str]] = {
 
 
 @pytest.mark.parametrize(("error", "message", "kind"), FAILURES.values(), ids=FAILURES)
-def test_a_built_in_command_that_raises_is_an_internal_error_and_logged(caplog, error, message, kind):
+def test_a_built_in_command_that_raises_is_an_internal_error_and_logged(
+    caplog: pytest.LogCaptureFixture, error: Exception, message: str, kind: str
+) -> None:
     def fail(call: Call) -> None:
         raise error
 
@@ -340,7 +342,9 @@ EXITS: dict[str, tuple[BaseException, str, str]] = {
 
 
 @pytest.mark.parametrize(("error", "message", "kind"), [*FAILURES.values(), *EXITS.values()], ids=[*FAILURES, *EXITS])
-def test_a_submitted_command_that_raises_is_an_internal_error_and_logged(caplog, error, message, kind):
+def test_a_submitted_command_that_raises_is_an_internal_error_and_logged(
+    caplog: pytest.LogCaptureFixture, error: BaseException, message: str, kind: str
+) -> None:
     bench = Bench(ask, custom=True)
     answer = bench.handle(request("ask", id=1))
     bench.submitted[0][2].set_exception(error)
@@ -356,7 +360,7 @@ def assert_logged(caplog: pytest.LogCaptureFixture, message: str, error: BaseExc
     assert record.exc_info[1] is error
 
 
-def test_an_exception_with_a_lone_surrogate_is_sent_as_it_is(caplog):
+def test_an_exception_with_a_lone_surrogate_is_sent_as_it_is(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.CRITICAL, "flask_ctl")
 
     def fail(call: Call) -> None:
@@ -365,7 +369,7 @@ def test_an_exception_with_a_lone_surrogate_is_sent_as_it_is(caplog):
     assert Bench(fail).call("fail")["error"]["message"] == "OSError: \udcff"
 
 
-def test_no_traceback_goes_over_the_wire():
+def test_no_traceback_goes_over_the_wire() -> None:
     def fail(call: Call) -> None:
         secret = "a local variable"
         raise ValueError("no") from KeyError(secret)
@@ -376,7 +380,7 @@ def test_no_traceback_goes_over_the_wire():
     assert b"secret" not in answer
 
 
-def test_a_command_that_was_cancelled_is_an_error_and_not_a_silence(caplog):
+def test_a_command_that_was_cancelled_is_an_error_and_not_a_silence(caplog: pytest.LogCaptureFixture) -> None:
     bench = Bench(ask, custom=True)
     answer = bench.handle(request("ask", id=1))
     assert bench.submitted[0][2].cancel()
@@ -384,7 +388,7 @@ def test_a_command_that_was_cancelled_is_an_error_and_not_a_silence(caplog):
     assert [record.name for record in caplog.records] == ["flask_ctl"]
 
 
-def test_a_notification_that_fails_is_logged_and_not_answered(caplog):
+def test_a_notification_that_fails_is_logged_and_not_answered(caplog: pytest.LogCaptureFixture) -> None:
     bench = Bench(ask, custom=True)
     answer = bench.handle(request("ask"))
     bench.submitted[0][2].set_exception(error := ValueError("no"))
@@ -394,7 +398,7 @@ def test_a_notification_that_fails_is_logged_and_not_answered(caplog):
 
 
 @pytest.mark.parametrize("submitted", [False, True], ids=["built-in", "submitted"])
-def test_a_command_error_is_the_answer_itself_and_not_logged(caplog, submitted):
+def test_a_command_error_is_the_answer_itself_and_not_logged(caplog: pytest.LogCaptureFixture, submitted: bool) -> None:
     error = CommandError("busy", {"retry": 5}, code=-32002)
     future: Future[Any] = Future()
     future.set_exception(error)
@@ -408,7 +412,7 @@ def test_a_command_error_is_the_answer_itself_and_not_logged(caplog, submitted):
     assert caplog.records == []
 
 
-def test_a_pool_that_takes_no_more_is_an_error():
+def test_a_pool_that_takes_no_more_is_an_error() -> None:
     def refuse(command: Command, arguments: dict[str, Any]) -> Future[Any]:
         raise CommandError("too many", code=-32002)
 
@@ -450,7 +454,7 @@ UNSENDABLE: dict[str, Callable[[], Any]] = {
 
 
 @pytest.mark.parametrize("make", UNSENDABLE.values(), ids=UNSENDABLE)
-def test_a_result_that_can_not_be_sent_is_an_error_with_the_id(make):
+def test_a_result_that_can_not_be_sent_is_an_error_with_the_id(make) -> None:
     bench = Bench(ask, custom=True)
     answer = bench.handle(request("ask", id=1))
     value, future = make(), bench.submitted[0][2]
@@ -463,7 +467,7 @@ def test_a_result_that_can_not_be_sent_is_an_error_with_the_id(make):
     assert "the result" in response["error"]["message"]
 
 
-def test_a_result_that_fills_a_frame_to_the_last_byte_is_sent():
+def test_a_result_that_fills_a_frame_to_the_last_byte_is_sent() -> None:
     room = MAX_FRAME - len(json.dumps({"jsonrpc": "2.0", "id": 1, "result": ""}, separators=(",", ":")))
 
     def big(call: Call, size: int) -> str:
@@ -474,7 +478,7 @@ def test_a_result_that_fills_a_frame_to_the_last_byte_is_sent():
     assert f"{MAX_FRAME} can be sent" in bench.call("big", [room + 1])["error"]["message"]
 
 
-def test_results_of_a_batch_that_are_too_long_together_are_one_error():
+def test_results_of_a_batch_that_are_too_long_together_are_one_error() -> None:
     def big(call: Call) -> str:
         return "x" * (MAX_FRAME // 2)
 
@@ -482,7 +486,7 @@ def test_results_of_a_batch_that_are_too_long_together_are_one_error():
     assert (response["id"], response["error"]["code"]) == (None, -32603)
 
 
-def test_no_answer_to_a_message_is_longer_than_a_frame_however_long_its_names_are():
+def test_no_answer_to_a_message_is_longer_than_a_frame_however_long_its_names_are() -> None:
     bench = Bench(echo)
     long = "é" * (MAX_FRAME // 3)
     for message in (request(long, id=1), request("echo", {long: 1}, id=1), request("echo", id=long)):
@@ -493,14 +497,14 @@ def test_no_answer_to_a_message_is_longer_than_a_frame_however_long_its_names_ar
 # Plain text
 
 
-def test_a_plain_command_is_answered_in_text_with_its_parameters_read_by_their_types():
+def test_a_plain_command_is_answered_in_text_with_its_parameters_read_by_their_types() -> None:
     def add(call: Call, a: int, b: float = 0.5) -> float:
         return a + b
 
     assert Bench(add).plain("add a=1 b=2") == "3.0\n"
 
 
-def test_a_plain_command_that_takes_its_time_is_answered_in_time():
+def test_a_plain_command_that_takes_its_time_is_answered_in_time() -> None:
     bench = Bench(ask, custom=True)
     answer = bench.dispatcher.handle_plain(b"ask text='a b'", PEER)
     assert isinstance(answer, Future)
@@ -521,7 +525,7 @@ def test_a_plain_command_that_takes_its_time_is_answered_in_time():
         ("fail", "error: ValueError: no"),
     ],
 )
-def test_a_plain_command_that_fails_is_one_line_that_begins_with_error(line, start):
+def test_a_plain_command_that_fails_is_one_line_that_begins_with_error(line: str, start: str) -> None:
     def fail(call: Call) -> None:
         raise ValueError("no")
 
@@ -532,21 +536,21 @@ def test_a_plain_command_that_fails_is_one_line_that_begins_with_error(line, sta
 
 
 @pytest.mark.parametrize("value", [{1}, cycle(), {(1, 2): 3}, nested(100_000)], ids=["set", "cycle", "key", "depth"])
-def test_a_plain_command_whose_result_is_no_json_is_an_error(value):
+def test_a_plain_command_whose_result_is_no_json_is_an_error(value: Any) -> None:
     bench = Bench(ask, custom=True)
     answer = bench.dispatcher.handle_plain(b"ask", PEER)
     bench.submitted[0][2].set_result(value)
     assert now(answer).startswith(b"error: the result is not JSON")
 
 
-def test_a_plain_command_that_raises_in_the_pool_is_an_error():
+def test_a_plain_command_that_raises_in_the_pool_is_an_error() -> None:
     bench = Bench(ask, custom=True)
     answer = bench.dispatcher.handle_plain(b"ask", PEER)
     bench.submitted[0][2].set_exception(ValueError("no"))
     assert now(answer) == b"error: ValueError: no\n"
 
 
-def test_a_result_with_a_lone_surrogate_is_plain_text_all_the_same():
+def test_a_result_with_a_lone_surrogate_is_plain_text_all_the_same() -> None:
     def odd(call: Call) -> str:
         return "a\udcffb"
 
@@ -618,7 +622,7 @@ def is_json(text: bytes) -> bool:
 
 @properties
 @given(st.binary() | MESSAGES | MESSAGES.flatmap(lambda data: st.integers(0, len(data)).map(lambda n: data[:n])))
-def test_any_bytes_are_answered_by_nothing_or_one_json_document(message):
+def test_any_bytes_are_answered_by_nothing_or_one_json_document(message) -> None:
     answer = now(bench_for_anything().handle(message))
     if answer is None:
         return
@@ -630,7 +634,7 @@ def test_any_bytes_are_answered_by_nothing_or_one_json_document(message):
 
 @properties
 @given(st.lists(NOTIFICATIONS | ANYTHING, min_size=1, max_size=6))
-def test_as_many_responses_come_as_there_are_messages_that_are_no_notification(batch):
+def test_as_many_responses_come_as_there_are_messages_that_are_no_notification(batch) -> None:
     """A batch is answered as its messages are one by one; a notification is not, whether it takes its time or not."""
     bench = bench_for_anything()
     texts = [json.dumps(value).encode() for value in batch]
@@ -645,7 +649,7 @@ def test_as_many_responses_come_as_there_are_messages_that_are_no_notification(b
 
 @properties
 @given(NOTIFICATIONS)
-def test_a_notification_is_never_answered(notification):
+def test_a_notification_is_never_answered(notification) -> None:
     bench = bench_for_anything()
     text = json.dumps(notification).encode()
     if is_json(text):
@@ -666,7 +670,7 @@ def test_a_notification_is_never_answered(notification):
         ),
     )
 )
-def test_any_line_of_plain_text_is_answered_with_text(line):
+def test_any_line_of_plain_text_is_answered_with_text(line) -> None:
     answer = now(bench_for_anything().dispatcher.handle_plain(line, PEER))
     assert isinstance(answer, bytes)
     assert answer.decode().endswith("\n") or answer == b""

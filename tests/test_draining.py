@@ -4,27 +4,29 @@ from __future__ import annotations
 
 import contextlib
 import os
+import pathlib
 import signal
 import socket
 import subprocess
 import sys
 from http.client import HTTPException
+from typing import Any
 
 import psutil
 import pytest
-from harness import PYTHON, RELOADING, TIMEOUT, Pending, first_quick, get, read_all, until
+from harness import PYTHON, RELOADING, TIMEOUT, Pending, Serve, Server, first_quick, get, read_all, until
 
 from flask_ctl import ServerDied
 
 
-def stopping(server, **options):
+def stopping(server: Server, **options: Any):
     """A stop under way, as it is when this returns."""
     pending = Pending.call(lambda: server.client().stop(**options))
     until(lambda: server.status()["state"] == "stopping", "stopping")
     return pending
 
 
-def ended_well(server):
+def ended_well(server: Server) -> bool:
     """The server's process ended with 0, its hook and atexit run, its socket file gone."""
     assert server.wait() == 0
     assert server.lines.index("on_stop") < server.lines.index("atexit")
@@ -32,7 +34,7 @@ def ended_well(server):
     return True
 
 
-def test_without_threads_what_waits_in_the_backlog_is_answered(serve):
+def test_without_threads_what_waits_in_the_backlog_is_answered(serve: Serve) -> None:
     server = serve("app.run unthreaded")
     address = server.address
     held = server.begin("/hold/a")
@@ -51,7 +53,7 @@ def test_without_threads_what_waits_in_the_backlog_is_answered(serve):
     assert ended_well(server)
 
 
-def test_nothing_that_was_accepted_is_lost_under_load_of_requests_with_bodies(serve):
+def test_nothing_that_was_accepted_is_lost_under_load_of_requests_with_bodies(serve: Serve) -> None:
     server = serve()
     address = server.address
     loads = [Pending.call(lambda: _load(address)) for _ in range(4)]
@@ -61,7 +63,7 @@ def test_nothing_that_was_accepted_is_lost_under_load_of_requests_with_bodies(se
     assert ended_well(server)
 
 
-def _load(address):
+def _load(address: tuple[str, int]):
     """Requests until the server refuses to connect; any other failure, or a cut answer, is raised."""
     answered = 0
     while True:
@@ -78,7 +80,7 @@ def _load(address):
 
 
 @pytest.mark.parametrize("mode", first_quick(["flask run --debug", "app.run unthreaded"]))
-def test_past_the_grace_the_rest_is_cut_and_said_so(serve, mode):
+def test_past_the_grace_the_rest_is_cut_and_said_so(serve: Serve, mode: str) -> None:
     server = serve(mode)
     held = server.begin("/hold/a")
     result = server.client().stop(grace=0.1)
@@ -89,13 +91,13 @@ def test_past_the_grace_the_rest_is_cut_and_said_so(serve, mode):
 
 
 @pytest.mark.parametrize("mode", first_quick(["flask run --debug", "app.run unthreaded"]))
-def test_fast_cuts_at_once_but_runs_hooks_and_atexit(serve, mode):
+def test_fast_cuts_at_once_but_runs_hooks_and_atexit(serve: Serve, mode: str) -> None:
     server = serve(mode)
     assert server.client().stop("fast")["outcome"] == "drained"
     assert ended_well(server)
 
 
-def test_two_stops_at_once_both_get_the_answer(serve):
+def test_two_stops_at_once_both_get_the_answer(serve: Serve) -> None:
     server = serve()
     held = server.begin("/hold/a")
     first = stopping(server)
@@ -112,7 +114,7 @@ def test_two_stops_at_once_both_get_the_answer(serve):
     assert ended_well(server)
 
 
-def test_a_fast_stop_escalates_the_one_under_way(serve):
+def test_a_fast_stop_escalates_the_one_under_way(serve: Serve) -> None:
     server = serve()
     held = server.begin("/hold/a")
     patient = stopping(server)
@@ -123,7 +125,7 @@ def test_a_fast_stop_escalates_the_one_under_way(serve):
     assert ended_well(server)
 
 
-def test_during_the_delay_new_visitors_are_served(serve):
+def test_during_the_delay_new_visitors_are_served(serve: Serve) -> None:
     server = serve()
     address = server.address
     stop = stopping(server, delay=TIMEOUT, grace=0)
@@ -133,7 +135,7 @@ def test_during_the_delay_new_visitors_are_served(serve):
     assert ended_well(server)
 
 
-def test_a_custom_command_in_flight_is_waited_for(serve):
+def test_a_custom_command_in_flight_is_waited_for(serve: Serve) -> None:
     server = serve()
     command = Pending.call(lambda: server.call("wait_for", name="a"))
     until(lambda: "waits for a" in server.lines, "the command")
@@ -144,7 +146,7 @@ def test_a_custom_command_in_flight_is_waited_for(serve):
     assert ended_well(server)
 
 
-def test_who_asks_to_stop_and_is_killed_has_asked(serve):
+def test_who_asks_to_stop_and_is_killed_has_asked(serve: Serve) -> None:
     server = serve()
     held = server.begin("/hold/a")
     client = server.client()
@@ -156,7 +158,7 @@ def test_who_asks_to_stop_and_is_killed_has_asked(serve):
     assert ended_well(server)
 
 
-def test_non_daemon_threads_that_keep_the_process_alive_are_named(serve):
+def test_non_daemon_threads_that_keep_the_process_alive_are_named(serve: Serve) -> None:
     server = serve(command=[*PYTHON, "sample.py", "keeper"])
     with pytest.raises(Exception, match="kept alive by keeper"):
         server.client().stop(timeout=0.5)
@@ -166,7 +168,7 @@ def test_non_daemon_threads_that_keep_the_process_alive_are_named(serve):
     assert ended_well(server)
 
 
-def test_a_forked_child_that_holds_the_connection_does_not_delay_the_proof(serve):
+def test_a_forked_child_that_holds_the_connection_does_not_delay_the_proof(serve: Serve) -> None:
     server = serve(stdin=subprocess.PIPE)
     child = int(server.get("/fork")[1])
     assert not [target for target in _targets(child) if "socket" in target and server.socket in target]
@@ -177,11 +179,11 @@ def test_a_forked_child_that_holds_the_connection_does_not_delay_the_proof(serve
     until(lambda: not os.path.exists(f"/proc/{child}"), "the child has ended")
 
 
-def _targets(pid):
+def _targets(pid: int):
     return [os.readlink(f"/proc/{pid}/fd/{name}") for name in os.listdir(f"/proc/{pid}/fd")]
 
 
-def test_forking_servers_wait_for_their_children(serve):
+def test_forking_servers_wait_for_their_children(serve: Serve) -> None:
     server = serve(command=[*PYTHON, "sample.py", "forking"])
     address = server.address
     # The child has gates of its own, so it is held by a half-sent body instead.
@@ -197,7 +199,7 @@ def test_forking_servers_wait_for_their_children(serve):
     assert ended_well(server)
 
 
-def _handles(pid, signum):
+def _handles(pid: int, signum: int):
     with open(f"/proc/{pid}/status") as status:
         mask = next(line.split()[1] for line in status if line.startswith("SigCgt"))
     return bool(int(mask, 16) & 1 << (signum - 1))
@@ -205,7 +207,7 @@ def _handles(pid, signum):
 
 @pytest.mark.parametrize("mode", first_quick(RELOADING))
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT], ids=lambda signum: signum.name)
-def test_a_signal_to_the_group_drains_too(serve, mode, signum):
+def test_a_signal_to_the_group_drains_too(serve: Serve, mode: str, signum: signal.Signals) -> None:
     """As the terminal's Ctrl-C, and as service managers do: both processes of the reloader get it."""
     server = serve(mode)
     held = server.begin("/hold/a")
@@ -219,7 +221,9 @@ def test_a_signal_to_the_group_drains_too(serve, mode, signum):
 
 @pytest.mark.parametrize("mode", first_quick(RELOADING))
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT], ids=lambda signum: signum.name)
-def test_a_signal_to_the_reloaders_parent_alone_drains_the_child(serve, mode, signum):
+def test_a_signal_to_the_reloaders_parent_alone_drains_the_child(
+    serve: Serve, mode: str, signum: signal.Signals
+) -> None:
     server = serve(mode)
     held = server.begin("/hold/a")
     os.kill(server.pid, signum)
@@ -230,7 +234,7 @@ def test_a_signal_to_the_reloaders_parent_alone_drains_the_child(serve, mode, si
 
 
 @pytest.mark.parametrize("mode", first_quick(["flask run --debug", "app.run"]))
-def test_a_stop_works_where_sigint_was_ignored_at_the_start(serve, mode):
+def test_a_stop_works_where_sigint_was_ignored_at_the_start(serve: Serve, mode: str) -> None:
     """As in a script's background job: `python app.py &`."""
     server = serve(mode, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_IGN))
     held = server.begin("/hold/a")
@@ -243,7 +247,7 @@ def test_a_stop_works_where_sigint_was_ignored_at_the_start(serve, mode):
     assert ended_well(server)
 
 
-def test_tls_handshakes_that_never_end_hold_up_nobody(serve, short_path):
+def test_tls_handshakes_that_never_end_hold_up_nobody(serve: Serve, short_path: pathlib.Path) -> None:
     code = "import sample; sample.app.run(port=0, ssl_context='adhoc')"
     server = serve(command=[sys.executable, "-c", code])
     host, port = server.address
@@ -254,7 +258,7 @@ def test_tls_handshakes_that_never_end_hold_up_nobody(serve, short_path):
     assert ended_well(server)
 
 
-def _https_get(host, port):
+def _https_get(host, port: int):
     import ssl
     from http.client import HTTPSConnection
 
@@ -266,7 +270,7 @@ def _https_get(host, port):
         connection.close()
 
 
-def test_a_file_in_a_reference_cycle_is_written_out_at_the_end(serve, short_path):
+def test_a_file_in_a_reference_cycle_is_written_out_at_the_end(serve: Serve, short_path: pathlib.Path) -> None:
     """The exit is fast because the last collection is left out; what that would have flushed is not lost."""
     path = short_path / "data"
     code = f"""
@@ -282,7 +286,7 @@ sample.app.run(port=0)
     assert path.read_text() == "precious"
 
 
-def test_a_client_that_goes_away_early_is_no_request_in_flight_for_ever(serve):
+def test_a_client_that_goes_away_early_is_no_request_in_flight_for_ever(serve: Serve) -> None:
     server = serve()
     address = server.address
     for _ in range(20):
@@ -293,7 +297,7 @@ def test_a_client_that_goes_away_early_is_no_request_in_flight_for_ever(serve):
     until(lambda: server.status()["requests"]["in_flight"] == 0, "nothing in flight")
 
 
-def test_a_hook_that_hangs_is_left_behind_by_a_fast_stop(serve):
+def test_a_hook_that_hangs_is_left_behind_by_a_fast_stop(serve: Serve) -> None:
     code = "import sample\nsample.control.on_stop(sample.gates['never'].wait)\nsample.app.run(port=0)"
     server = serve(command=[sys.executable, "-c", code])
     seen = []
@@ -304,7 +308,7 @@ def test_a_hook_that_hangs_is_left_behind_by_a_fast_stop(serve):
     assert server.wait() == 0
 
 
-def test_a_socket_that_was_given_serves_its_next_owner(serve, short_path):
+def test_a_socket_that_was_given_serves_its_next_owner(serve: Serve, short_path: pathlib.Path) -> None:
     """As by a service manager, which keeps it: nothing is done to it that outlives the process."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         code = f"""
@@ -319,7 +323,7 @@ make_server("127.0.0.1", {listener.getsockname()[1]}, sample.app, threaded=True,
             assert server.wait() == 0
 
 
-def test_who_waits_without_threads_and_is_cut_is_counted(serve):
+def test_who_waits_without_threads_and_is_cut_is_counted(serve: Serve) -> None:
     server = serve("app.run unthreaded")
     address = server.address
     held = server.begin("/hold/a")
@@ -334,7 +338,7 @@ def test_who_waits_without_threads_and_is_cut_is_counted(serve):
         held.result()
 
 
-def test_a_wsgiref_server_under_load_ends(serve, free_port):
+def test_a_wsgiref_server_under_load_ends(serve: Serve, free_port: int) -> None:
     server = serve(command=[*PYTHON, "sample.py", "wsgiref"], env={"PORT": str(free_port)}, ready=False)
     address = ("127.0.0.1", free_port)
     until(lambda: "listening" in server.lines, "listening")
@@ -347,7 +351,7 @@ def test_a_wsgiref_server_under_load_ends(serve, free_port):
         load.result()
 
 
-def _ask_until_refused(address):
+def _ask_until_refused(address: tuple[str, int]) -> None:
     while True:
         try:
             get(address, "/")

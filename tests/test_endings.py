@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import pathlib
 import signal
+from typing import Any
 
 import pytest
-from harness import PYTHON, Pending, run_cli, until
-from servers import SERVERS, alone, each_mechanism
+from harness import PYTHON, Pending, Program, Serve, Server, run_cli, until
+from servers import SERVERS, Row, alone, each_mechanism
 
 from flask_ctl import CommandError, ServerDied, TimedOut
 
@@ -17,7 +19,7 @@ PREFLIGHTING = "import flask_ctl\nif not flask_ctl.preflighting: "
 
 
 @pytest.fixture
-def hanging(start, program):
+def hanging(start: Serve, program: Program) -> Serve:
     """Serve a program whose `on_stop` hook hangs once; the next code has no such hook."""
 
     def serve(row, **options):
@@ -29,7 +31,7 @@ def hanging(start, program):
     return serve
 
 
-def committed(server, **options):
+def committed(server: Server, **options: Any):
     """A reload that hangs in its hooks."""
     reload = Pending.call(lambda: server.reload(**options))
     until(lambda: "hangs" in server.lines, "the hook")
@@ -37,7 +39,7 @@ def committed(server, **options):
 
 
 @each_mechanism(alone)
-def test_a_hook_that_hangs_is_left_behind_at_the_end_of_the_grace(hanging, row):
+def test_a_hook_that_hangs_is_left_behind_at_the_end_of_the_grace(hanging: Serve, row: Row) -> None:
     server = hanging(row)
     result = run_cli("reload", "--grace", "0.1", "--json", "--socket", server.socket)
     assert result.returncode == 6, result
@@ -46,7 +48,7 @@ def test_a_hook_that_hangs_is_left_behind_at_the_end_of_the_grace(hanging, row):
 
 
 @each_mechanism(alone)
-def test_a_fast_stop_ends_a_reload_whose_hook_hangs(hanging, row):
+def test_a_fast_stop_ends_a_reload_whose_hook_hangs(hanging: Serve, row: Row) -> None:
     server = hanging(row)
     reload = committed(server)
     first = Pending.call(lambda: server.client().stop())
@@ -61,7 +63,7 @@ def test_a_fast_stop_ends_a_reload_whose_hook_hangs(hanging, row):
 
 
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT], ids=lambda signum: signum.name)
-def test_the_second_signal_ends_it_too(hanging, signum):
+def test_the_second_signal_ends_it_too(hanging: Serve, signum: signal.Signals) -> None:
     server = hanging(SERVERS["werkzeug"], preexec_fn=lambda: signal.signal(signum, signal.SIG_DFL))
     reload = committed(server)
     os.kill(server.pid, signum)
@@ -74,7 +76,7 @@ def test_the_second_signal_ends_it_too(hanging, signum):
         reload.result()
 
 
-def test_a_signal_during_a_preflight_ends_the_server_with_the_last_answer(start, program):
+def test_a_signal_during_a_preflight_ends_the_server_with_the_last_answer(start: Serve, program: Program) -> None:
     """The grace is longer than the test may take: nothing but the answer ends it."""
     server = start(SERVERS["werkzeug"], env={"FLASK_CTL_GRACE": "3600"})
     held = server.begin("/hold/a")
@@ -90,7 +92,7 @@ def test_a_signal_during_a_preflight_ends_the_server_with_the_last_answer(start,
     assert server.wait() == 0
 
 
-def test_an_exit_function_that_hangs_is_left_behind(start, program):
+def test_an_exit_function_that_hangs_is_left_behind(start: Serve, program: Program) -> None:
     program.edit("old", f"atexit.register(lambda: {HANG})")
     server = start(SERVERS["werkzeug"])
     program.edit("new")
@@ -98,7 +100,7 @@ def test_an_exit_function_that_hangs_is_left_behind(start, program):
     assert server.get("/version") == (200, b"new")
 
 
-def test_an_exec_that_fails_ends_the_process_with_1_and_leaves_no_socket(start, program):
+def test_an_exec_that_fails_ends_the_process_with_1_and_leaves_no_socket(start: Serve, program: Program) -> None:
     program.edit("old", "@control.on_stop\ndef lose():\n    sys.executable = '/nonexistent/python'\n")
     server = start(SERVERS["werkzeug"])
     with pytest.raises(ServerDied):
@@ -108,7 +110,7 @@ def test_an_exec_that_fails_ends_the_process_with_1_and_leaves_no_socket(start, 
     assert not os.path.exists(server.socket)
 
 
-def test_without_an_interpreter_nothing_happens(serve, program):
+def test_without_an_interpreter_nothing_happens(serve: Serve, program: Program) -> None:
     code = "import sys\nfrom sample import *\nsys.executable = '/nonexistent/python'\napp.run(port=0)"
     server = serve(command=[*PYTHON, "-c", code], cwd=program.directory)
     with server.client() as client, pytest.raises(CommandError, match="interpreter"):
@@ -141,7 +143,7 @@ app.run(port=0)
 
 
 @pytest.fixture
-def plain(serve, short_path):
+def plain(serve: Serve, short_path: pathlib.Path) -> Serve:
     """Serve an app without hooks, with some code before it serves."""
 
     def start(code):
@@ -155,7 +157,7 @@ def plain(serve, short_path):
 THREAD = f"{PREFLIGHTING}threading.Thread(target=go.wait, name='keeper').start()"
 
 
-def test_a_thread_without_a_hook_that_might_end_it_is_waited_for(plain):
+def test_a_thread_without_a_hook_that_might_end_it_is_waited_for(plain: Serve) -> None:
     server = plain(THREAD)
     reload = Pending.call(lambda: server.reload())
     until(lambda: server.status()["state"] == "reloading", "reloading")
@@ -165,7 +167,7 @@ def test_a_thread_without_a_hook_that_might_end_it_is_waited_for(plain):
     assert "threads_left" not in result
 
 
-def test_and_past_the_grace_nothing_has_happened_and_it_is_named(plain):
+def test_and_past_the_grace_nothing_has_happened_and_it_is_named(plain: Serve) -> None:
     server = plain(THREAD)
     with (
         server.client() as client,
@@ -178,7 +180,7 @@ def test_and_past_the_grace_nothing_has_happened_and_it_is_named(plain):
 
 
 @pytest.mark.parametrize("how", ["cut", "a hook"])
-def test_with_cut_or_a_hook_it_is_left_behind(plain, how):
+def test_with_cut_or_a_hook_it_is_left_behind(plain: Serve, how: str) -> None:
     server = plain(THREAD + ("\ncontrol.on_stop(lambda: None)" if how == "a hook" else ""))
     options = ["--cut"] if how == "cut" else []
     result = run_cli("reload", "--grace", "0.1", "--json", *options, "--socket", server.socket)
@@ -187,7 +189,7 @@ def test_with_cut_or_a_hook_it_is_left_behind(plain, how):
     assert server.status()["generation"] == 2
 
 
-def test_an_idle_executor_does_not_count_and_a_busy_one_is_waited_for(plain):
+def test_an_idle_executor_does_not_count_and_a_busy_one_is_waited_for(plain: Serve) -> None:
     server = plain("pool.submit(int).result()")
     assert server.reload()["generation"] == 2
     server.call("work")

@@ -10,7 +10,7 @@ import resource
 import shutil
 
 import pytest
-from harness import TIMEOUT, until
+from harness import TIMEOUT, Program, Serve, Server, until
 
 from flask_ctl import CommandError
 
@@ -39,7 +39,7 @@ LIMIT = 128
 
 
 @pytest.fixture
-def hungry(serve, program):
+def hungry(serve: Serve, program: Program) -> Server:
     """A server that has no descriptor left."""
     program.edit("old", EATING)
     server = serve(cwd=program.directory)
@@ -49,14 +49,14 @@ def hungry(serve, program):
     return server
 
 
-def test_without_descriptors_a_server_answers_one_client_after_the_other(hungry):
+def test_without_descriptors_a_server_answers_one_client_after_the_other(hungry: Server) -> None:
     for _ in range(20):
         assert hungry.status()["state"] == "running"
         assert hungry.call("greet", name="x")
     assert hungry.status()["process"]["fds"] <= LIMIT
 
 
-def test_without_descriptors_a_server_answers_over_tcp_too(serve, program, free_port):
+def test_without_descriptors_a_server_answers_over_tcp_too(serve: Serve, program: Program, free_port: int) -> None:
     program.edit("old", EATING)
     server = serve(cwd=program.directory, socket=f"tcp://127.0.0.1:{free_port}", env={"FLASK_CTL_TCP_OPERATE": "true"})
     resource.prlimit(server.pid, resource.RLIMIT_NOFILE, (LIMIT, LIMIT))
@@ -69,13 +69,15 @@ def test_without_descriptors_a_server_answers_over_tcp_too(serve, program, free_
     assert server.wait() == 0
 
 
-def test_without_descriptors_a_server_can_be_stopped(hungry):
+def test_without_descriptors_a_server_can_be_stopped(hungry: Server) -> None:
     with hungry.client() as client:
         assert client.stop()["outcome"] == "drained"
     assert hungry.wait() == 0
 
 
-def test_without_descriptors_a_reload_is_done_or_refused_and_the_server_goes_on(hungry, program):
+def test_without_descriptors_a_reload_is_done_or_refused_and_the_server_goes_on(
+    hungry: Server, program: Program
+) -> None:
     program.edit("new", EATING)
     # Refused by an error of the server's; one of another kind, or no answer, is a failure of the test.
     with contextlib.suppress(CommandError):
@@ -89,7 +91,7 @@ def test_without_descriptors_a_reload_is_done_or_refused_and_the_server_goes_on(
     assert hungry.wait() == 0
 
 
-def test_what_control_needs_is_not_imported_when_it_is_asked_for_first(serve, program):
+def test_what_control_needs_is_not_imported_when_it_is_asked_for_first(serve: Serve, program: Program) -> None:
     program.edit("old", EATING)
     server = serve(cwd=program.directory, ready=False)
     until(lambda: os.path.exists(server.socket), "it listens")
@@ -100,7 +102,9 @@ def test_what_control_needs_is_not_imported_when_it_is_asked_for_first(serve, pr
     assert {name for name in after - before if not name.startswith("encodings")} == set()
 
 
-def test_a_server_whose_packages_are_deleted_answers_and_ends(serve, program, tmp_path):
+def test_a_server_whose_packages_are_deleted_answers_and_ends(
+    serve: Serve, program: Program, tmp_path: pathlib.Path
+) -> None:
     program.edit("old", EATING)
     packages = tmp_path / "packages"
     for name in ("psutil", "flask_ctl"):

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import enum
 import gc
+import pathlib
 import uuid
 import weakref
-from typing import Literal
+from collections.abc import Callable, Iterator
+from typing import Any, Literal
 
 import pytest
 from flask import Flask, current_app, request
@@ -14,6 +16,7 @@ from werkzeug.middleware.proxy_fix import ProxyFix
 from werkzeug.test import Client
 
 from flask_ctl import BackgroundServer, CommandError, ConfigurationError, Control, ControlClient, NotRunning
+from flask_ctl.servers.middleware import Environ, StartResponse
 
 
 class Colour(enum.Enum):
@@ -22,12 +25,12 @@ class Colour(enum.Enum):
 
 
 @pytest.fixture
-def app():
+def app() -> Flask:
     return Flask("demo")
 
 
 @pytest.fixture
-def ask(app, short_path):
+def ask(app: Flask, short_path: pathlib.Path) -> Callable[..., Any]:
     """Call a command of the app, as another process would."""
 
     def ask(name, /, **params):
@@ -37,13 +40,13 @@ def ask(app, short_path):
     return ask
 
 
-def test_a_second_control_is_refused_with_advice(app):
+def test_a_second_control_is_refused_with_advice(app: Flask) -> None:
     Control(app)
     with pytest.raises(RuntimeError, match="remove the second"):
         Control(app)
 
 
-def test_settings_of_the_app_are_kept_and_the_others_get_defaults(app):
+def test_settings_of_the_app_are_kept_and_the_others_get_defaults(app: Flask) -> None:
     app.config["CTL_GRACE"] = 5
     Control(app)
     assert app.config["CTL_GRACE"] == 5
@@ -51,7 +54,7 @@ def test_settings_of_the_app_are_kept_and_the_others_get_defaults(app):
     assert app.config["CTL_REQUIRED"] is False
 
 
-def test_an_app_is_not_kept_alive_by_its_control():
+def test_an_app_is_not_kept_alive_by_its_control() -> None:
     control, app = Control(), Flask("short-lived")
     control.init_app(app)
     gone = weakref.ref(app)
@@ -61,7 +64,7 @@ def test_an_app_is_not_kept_alive_by_its_control():
     assert control
 
 
-def test_an_app_that_was_served_is_not_kept_alive(short_path):
+def test_an_app_that_was_served_is_not_kept_alive(short_path: pathlib.Path) -> None:
     control, app = Control(), Flask("short-lived")
     control.init_app(app)
     with BackgroundServer(app, socket=short_path / "x.sock"):
@@ -72,7 +75,7 @@ def test_an_app_that_was_served_is_not_kept_alive(short_path):
     assert gone() is None
 
 
-def test_one_control_serves_many_apps():
+def test_one_control_serves_many_apps() -> None:
     control = Control()
     apps = [Flask("one"), Flask("two")]
     for app in apps:
@@ -96,22 +99,29 @@ def test_one_control_serves_many_apps():
     ],
 )
 def test_the_environment_comes_before_the_argument_before_the_config(
-    app, monkeypatch, environment, argument, config, expected
-):
+    app: Flask,
+    monkeypatch: pytest.MonkeyPatch,
+    environment: str,
+    argument: str | None,
+    config: Any,
+    expected: list[str],
+) -> None:
     monkeypatch.setenv("FLASK_CTL_SOCKET", environment)
     app.config["CTL_SOCKET"] = config
     control = Control(app, socket=argument)
     assert control.sockets() == expected
 
 
-def test_the_default_socket_depends_on_name_and_root_path(app, short_path, tmp_path):
+def test_the_default_socket_depends_on_name_and_root_path(
+    app: Flask, short_path: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
     other = Flask("demo", root_path=str(tmp_path))
     one, two = Control(app).sockets()[0], Control(other).sockets()[0]
     assert one != two
     assert one.startswith(str(short_path / "run" / "flask-ctl" / "demo-"))
 
 
-def test_an_app_listens_at_every_address_of_a_list(app, short_path):
+def test_an_app_listens_at_every_address_of_a_list(app: Flask, short_path: pathlib.Path) -> None:
     paths = [short_path / "a.sock", short_path / "b.sock"]
     with BackgroundServer(app, socket=paths):
         for path in paths:
@@ -119,12 +129,12 @@ def test_an_app_listens_at_every_address_of_a_list(app, short_path):
                 assert client.status()["app"] == "demo"
 
 
-def test_stop_without_a_server_says_so(app):
+def test_stop_without_a_server_says_so(app: Flask) -> None:
     with pytest.raises(NotRunning):
         Control(app).stop()
 
 
-def test_a_command_runs_in_an_app_context(app, ask):
+def test_a_command_runs_in_an_app_context(app: Flask, ask: Callable[..., Any]) -> None:
     control = Control(app)
 
     @control.command
@@ -134,7 +144,7 @@ def test_a_command_runs_in_an_app_context(app, ask):
     assert ask("name") == "demo"
 
 
-def test_an_async_command_is_awaited(app, ask):
+def test_an_async_command_is_awaited(app: Flask, ask: Callable[..., Any]) -> None:
     control = Control(app)
 
     @control.command
@@ -144,7 +154,7 @@ def test_an_async_command_is_awaited(app, ask):
     assert ask("later", word="now") == "now"
 
 
-def test_results_are_encoded_by_the_apps_json_provider(app, ask):
+def test_results_are_encoded_by_the_apps_json_provider(app: Flask, ask: Callable[..., Any]) -> None:
     control = Control(app)
 
     @control.command
@@ -154,7 +164,7 @@ def test_results_are_encoded_by_the_apps_json_provider(app, ask):
     assert ask("identity") == str(uuid.UUID(int=1))
 
 
-def test_a_command_can_have_another_name(app, ask):
+def test_a_command_can_have_another_name(app: Flask, ask: Callable[..., Any]) -> None:
     control = Control(app)
 
     @control.command(name="other", role="observe")
@@ -166,7 +176,7 @@ def test_a_command_can_have_another_name(app, ask):
     assert function() == 1
 
 
-def test_every_kind_of_parameter_reaches_the_function_as_what_it_is(app, ask):
+def test_every_kind_of_parameter_reaches_the_function_as_what_it_is(app: Flask, ask: Callable[..., Any]) -> None:
     control = Control(app)
 
     @control.command
@@ -185,13 +195,13 @@ def test_every_kind_of_parameter_reaches_the_function_as_what_it_is(app, ask):
 
 
 @pytest.mark.parametrize("name", ["stop", "status", "reload", "run", "metrics"])
-def test_reserved_names_are_refused_at_registration(app, name):
+def test_reserved_names_are_refused_at_registration(app: Flask, name: str) -> None:
     control = Control(app)
     with pytest.raises(ValueError, match="reserved"):
         control.command(name=name)(lambda: None)
 
 
-def test_a_parameter_of_an_unknown_type_is_refused_at_registration(app):
+def test_a_parameter_of_an_unknown_type_is_refused_at_registration(app: Flask) -> None:
     control = Control(app)
     with pytest.raises(TypeError, match="can't be a parameter"):
 
@@ -199,14 +209,14 @@ def test_a_parameter_of_an_unknown_type_is_refused_at_registration(app):
         def bad(value: dict) -> None: ...
 
 
-def test_a_command_that_is_named_twice_is_refused(app):
+def test_a_command_that_is_named_twice_is_refused(app: Flask) -> None:
     control = Control(app)
     control.command(name="twice")(lambda: None)
     with pytest.raises(ValueError, match="already"):
         control.command(name="twice")(lambda: None)
 
 
-def test_a_command_that_exits_ends_neither_its_thread_nor_the_server(app, short_path):
+def test_a_command_that_exits_ends_neither_its_thread_nor_the_server(app: Flask, short_path: pathlib.Path) -> None:
     control = Control(app)
 
     @control.command
@@ -221,7 +231,7 @@ def test_a_command_that_exits_ends_neither_its_thread_nor_the_server(app, short_
 
 
 @pytest.fixture
-def _without_collections():
+def _without_collections() -> Iterator[None]:
     gc.disable()
     yield
     gc.enable()
@@ -229,7 +239,7 @@ def _without_collections():
 
 @pytest.mark.usefixtures("_without_collections")
 @pytest.mark.parametrize("how", ["Control(app)", "init_app", "with commands"])
-def test_an_app_goes_with_its_last_reference(how):
+def test_an_app_goes_with_its_last_reference(how: str) -> None:
     """As Flask's own test_app_freed_on_zero_refcount has it."""
     app = Flask("counted")
     control = Control()
@@ -245,7 +255,7 @@ def test_an_app_goes_with_its_last_reference(how):
     assert freed() is None
 
 
-def test_an_app_that_only_middleware_holds_lives_on():
+def test_an_app_that_only_middleware_holds_lives_on() -> None:
     def make():
         app = Flask("counted")
         app.add_url_rule("/", view_func=lambda: "hello")
@@ -258,7 +268,7 @@ def test_an_app_that_only_middleware_holds_lives_on():
 
 
 @pytest.mark.parametrize("when", ["before", "after"])
-def test_requests_are_counted_whenever_middleware_is_added(when):
+def test_requests_are_counted_whenever_middleware_is_added(when: str) -> None:
     app = Flask("counted")
     if when == "before":
         app.wsgi_app = ProxyFix(app.wsgi_app)
@@ -269,9 +279,9 @@ def test_requests_are_counted_whenever_middleware_is_added(when):
     assert app.extensions["ctl"].requests.totals() == (1, 0)
 
 
-def test_the_class_of_an_app_is_named_as_before():
+def test_the_class_of_an_app_is_named_as_before() -> None:
     class Own(Flask):
-        def wsgi_app(self, environ, start_response):
+        def wsgi_app(self, environ: Environ, start_response: StartResponse):
             environ["own"] = True
             return super().wsgi_app(environ, start_response)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import pathlib
 
 import pytest
 from fakes import Scene
@@ -18,7 +19,7 @@ MAX_CALLS = 60
 
 
 @pytest.fixture(autouse=True)
-def _hurry(monkeypatch):
+def _hurry(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reloading, "MIN_UNWIND", 0.2)
     monkeypatch.setattr(reloading, "PAUSE", 0.02)
     monkeypatch.setattr(stopping, "IDLE_LINGER", 0.0)
@@ -27,7 +28,7 @@ def _hurry(monkeypatch):
     monkeypatch.setattr(reloading, "remove_stale", lambda: None)
 
 
-def broken(scene, client):
+def broken(scene: Scene, client) -> None:
     scene.program.broken = "SyntaxError"
     try:
         client.reload()
@@ -35,13 +36,13 @@ def broken(scene, client):
         scene.program.broken = None
 
 
-def text(scene, client):
+def text(scene: Scene, client) -> None:
     with raw(str(scene.socket)) as sock:
         sock.sendall(b"status\n")
         read_all(sock)
 
 
-def stop(scene, mode):
+def stop(scene: Scene, mode) -> None:
     """Not by a client, which waits for the end of the process, and that is the test's own here."""
     with raw(str(scene.socket)) as sock:
         sock.sendall(b'{"jsonrpc":"2.0","method":"stop","params":{"mode":"%s"},"id":1}\n' % mode.encode())
@@ -65,7 +66,9 @@ ENDS = {"reload": "exec", "stop": "end", "stop fast": "end"}
 
 @pytest.mark.parametrize("ask", ASKS)
 @pytest.mark.parametrize("fault", FAULTS)
-def test_a_call_that_fails_once_leaves_a_server_that_can_be_asked_reloaded_and_stopped(short_path, fault, ask):
+def test_a_call_that_fails_once_leaves_a_server_that_can_be_asked_reloaded_and_stopped(
+    short_path: pathlib.Path, fault: str, ask: str
+) -> None:
     for nth in range(1, MAX_CALLS):
         directory = short_path / str(nth)
         directory.mkdir()
@@ -81,7 +84,7 @@ def test_a_call_that_fails_once_leaves_a_server_that_can_be_asked_reloaded_and_s
     pytest.fail(f"more than {MAX_CALLS} calls")
 
 
-def answer(scene, ask):
+def answer(scene: Scene, ask) -> None:
     """Ask once; a clear error is an answer too, but that there was none."""
     with (
         contextlib.suppress(CommandError, ServerDied, ProtocolError, ConnectionError),
@@ -90,7 +93,7 @@ def answer(scene, ask):
         ASKS[ask](scene, client)
 
 
-def still_controlled(scene, ask, *, stops):
+def still_controlled(scene: Scene, ask, *, stops) -> None:
     """It is on its way to where the ask leads, or runs as before and does what it is asked."""
     if ask in ENDS and not runs(scene):
         how, what = scene.program.wait()
@@ -103,7 +106,7 @@ def still_controlled(scene, ask, *, stops):
     assert scene.program.wait()[0] == ("end" if stops else "exec")
 
 
-def runs(scene):
+def runs(scene: Scene):
     """Whether the ask has come to nothing."""
     until(lambda: scene.program.fate or scene.instance._lifecycle.state.value == "running", "an end, or not")
     return scene.program.fate is None

@@ -10,7 +10,7 @@ from urllib.parse import urlencode
 
 import flaskr
 import pytest
-from harness import PYTHON, TIMEOUT, until
+from harness import PYTHON, TIMEOUT, Serve, Server, until
 from servers import FINDS_ITSELF, granian, gunicorn, uwsgi
 
 CONTROLLED = "    from flask_ctl import Control\n\n    Control(app)\n    return app\n"
@@ -36,7 +36,7 @@ WORKERS = {"gunicorn": 2, "uwsgi": 2, "granian": 2}
 
 
 @pytest.fixture
-def directory(flask_distribution, short_path):
+def directory(flask_distribution: pathlib.Path, short_path: pathlib.Path) -> pathlib.Path:
     """A copy of flaskr with its database, under control."""
     directory = short_path / "flaskr"
     flaskr.unpack(flask_distribution, directory)
@@ -46,13 +46,13 @@ def directory(flask_distribution, short_path):
     return directory
 
 
-def edit(path, old, new):
+def edit(path, old, new) -> None:
     text = path.read_text()
     assert text.count(old) == 1
     path.write_text(text.replace(old, new))
 
 
-def register(server, name):
+def register(server: Server, name: str):
     """Sign up by the form; the status of the answer."""
     from http.client import HTTPConnection
 
@@ -66,7 +66,9 @@ def register(server, name):
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_it_is_served_shown_reloaded_and_stopped(no_hubs_left, serve, directory, free_port, name):
+def test_it_is_served_shown_reloaded_and_stopped(
+    no_hubs_left: None, serve: Serve, directory: pathlib.Path, free_port: int, name: str
+) -> None:
     command = [word.replace("{port}", str(free_port)) for word in COMMANDS[name]]
     server = serve(command=command, cwd=directory, env=FINDS_ITSELF if name == "uwsgi" else {})
     workers = WORKERS.get(name, 0)
@@ -87,7 +89,7 @@ def test_it_is_served_shown_reloaded_and_stopped(no_hubs_left, serve, directory,
     assert not os.path.exists(server.socket)
 
 
-def test_its_own_tests_pass(directory):
+def test_its_own_tests_pass(directory: pathlib.Path) -> None:
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
     done = subprocess.run(command, cwd=directory, capture_output=True, text=True, timeout=3 * TIMEOUT)
     assert done.returncode == 0, done.stdout + done.stderr

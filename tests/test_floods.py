@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import pathlib
 import socket
 import threading
 from collections.abc import Callable, Iterator
@@ -97,7 +98,7 @@ def frame(message: bytes) -> bytes:
 
 
 @pytest.fixture
-def plain_tcp(free_port):
+def plain_tcp(free_port: int) -> Wire:
     """The wire that any user of the machine may observe at."""
     address = f"tcp://127.0.0.1:{free_port}"
     wire = zmq_wire(address, None, OBSERVERS)
@@ -105,7 +106,9 @@ def plain_tcp(free_port):
     return wire
 
 
-def test_a_flood_over_plain_tcp_lets_the_owner_at_the_unix_socket_have_its_turn(short_path, plain_tcp, free_port):
+def test_a_flood_over_plain_tcp_lets_the_owner_at_the_unix_socket_have_its_turn(
+    short_path: pathlib.Path, plain_tcp: Wire, free_port: int
+) -> None:
     unix = unix_wire(short_path, 0)
     with counting(unix, plain_tcp) as server, contextlib.ExitStack() as stack:
         owner = stack.enter_context(contextlib.closing(unix.talk()))
@@ -118,7 +121,9 @@ def test_a_flood_over_plain_tcp_lets_the_owner_at_the_unix_socket_have_its_turn(
 
 
 @pytest.mark.parametrize("flooding", [name for name in WIRES if name != "memory"])
-def test_who_sends_a_thousand_messages_at_once_lets_others_have_their_turn(short_path, free_port, flooding):
+def test_who_sends_a_thousand_messages_at_once_lets_others_have_their_turn(
+    short_path: pathlib.Path, free_port: int, flooding: str
+) -> None:
     (short_path / "other").mkdir()
     wire, unix = WIRES[flooding](short_path, free_port), unix_wire(short_path / "other", 0)
     with counting(wire, unix) as server, contextlib.ExitStack() as stack:
@@ -145,7 +150,7 @@ class _Answering:
 @pytest.mark.parametrize("others", [0, 9, 99])
 @pytest.mark.parametrize("size", [10, 1000, 100_000], ids="answers of {} bytes".format)
 @pytest.mark.parametrize("asked", [10, 1000, 10_000], ids="messages of {} bytes".format)
-def test_a_client_that_reads_no_answer_makes_us_hold_no_more_than_its_share(others, size, asked):
+def test_a_client_that_reads_no_answer_makes_us_hold_no_more_than_its_share(others: int, size: int, asked: int) -> None:
     share = HELD // (1 + others)
     with contextlib.closing(Reactor()) as reactor:
         client = ZmqClient(b"id", Peer(), reactor, _Answering(size), 64, lambda *_: "blocked", lambda: share)
@@ -155,7 +160,7 @@ def test_a_client_that_reads_no_answer_makes_us_hold_no_more_than_its_share(othe
     assert sum(map(len, client._waiting)) <= share
 
 
-def test_a_client_that_reads_its_answers_is_never_refused():
+def test_a_client_that_reads_its_answers_is_never_refused() -> None:
     answers: list[bytes] = []
 
     def send(_client: ZmqClient, message: bytes) -> str:

@@ -6,6 +6,7 @@ import contextlib
 import gc
 import json
 import os
+import pathlib
 import socket
 from collections.abc import Callable
 from typing import Any
@@ -57,7 +58,7 @@ class Recorder:
         self.calls.append("descriptors")
 
 
-def test_the_steps_are_made_in_their_order_whatever_the_order_of_registration():
+def test_the_steps_are_made_in_their_order_whatever_the_order_of_registration() -> None:
     recorder = Recorder()
     in_child(Step.DESCRIPTORS, recorder.descriptors)
     in_child(Step.MEMORY, recorder.memory)
@@ -68,7 +69,7 @@ def test_the_steps_are_made_in_their_order_whatever_the_order_of_registration():
 
 # Python reports what the call raises on stderr, which is the child's.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-def test_a_call_that_fails_keeps_no_other_from_being_made():
+def test_a_call_that_fails_keeps_no_other_from_being_made() -> None:
     recorder = Recorder()
     for step, call in [
         (Step.SIGNALS, recorder.signals),
@@ -80,7 +81,7 @@ def test_a_call_that_fails_keeps_no_other_from_being_made():
     assert in_forked_child(lambda: recorder.calls) == ["signals", "failing", "memory", "descriptors"]
 
 
-def test_a_method_that_is_registered_does_not_keep_its_object_alive():
+def test_a_method_that_is_registered_does_not_keep_its_object_alive() -> None:
     gc.collect()
     before = {step: len(calls) for step, calls in fork._calls.items()}
     recorder, waker = Recorder(), Waker()
@@ -102,7 +103,9 @@ def _sockets() -> list[int]:
 
 
 @pytest.mark.parametrize("scheme", ["", "ipc://"], ids=["unix", "ipc"])
-def test_a_forked_child_has_neither_control_sockets_nor_locks_and_the_parent_keeps_them(short_path, scheme):
+def test_a_forked_child_has_neither_control_sockets_nor_locks_and_the_parent_keeps_them(
+    short_path: pathlib.Path, scheme: str
+) -> None:
     path = str(short_path / "c.sock")
     with BackgroundServer(Flask(__name__), socket=scheme + path), ControlClient(scheme + path) as client:
         assert client.ping()["pong"]

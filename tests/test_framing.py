@@ -41,13 +41,13 @@ def lines_of(pieces: list[bytes], limit: int = MAX_FRAME) -> tuple[list[bytes], 
         pytest.param([b"a\x0bb\x0cc\x1cd\xc2\x85e\n"], [b"a\x0bb\x0cc\x1cd\xc2\x85e"], b"", id="only LF ends a line"),
     ],
 )
-def test_lines_are_cut_wherever_the_pieces_were_torn(pieces, lines, rest):
+def test_lines_are_cut_wherever_the_pieces_were_torn(pieces: list[bytes], lines: list[bytes], rest: bytes) -> None:
     assert lines_of(pieces) == (lines, rest)
 
 
 @properties
 @given(STREAMS)
-def test_a_split_at_any_byte_gives_the_same_lines(stream):
+def test_a_split_at_any_byte_gives_the_same_lines(stream) -> None:
     expected = lines_of([stream])
     for cut in range(len(stream) + 1):
         assert lines_of([stream[:cut], stream[cut:]]) == expected
@@ -56,7 +56,7 @@ def test_a_split_at_any_byte_gives_the_same_lines(stream):
 
 @properties
 @given(st.binary())
-def test_no_line_is_empty_or_holds_a_newline(stream):
+def test_no_line_is_empty_or_holds_a_newline(stream) -> None:
     lines, rest = lines_of([stream])
     assert all(lines)
     assert not any(b"\n" in line for line in [*lines, rest])
@@ -64,7 +64,7 @@ def test_no_line_is_empty_or_holds_a_newline(stream):
 
 @properties
 @given(STREAMS, st.integers(0, 12))
-def test_a_line_over_the_limit_is_refused_however_it_arrives(stream, limit):
+def test_a_line_over_the_limit_is_refused_however_it_arrives(stream, limit) -> None:
     too_long = any(len(line) > limit for line in stream.split(b"\n"))
     for pieces in ([stream], [bytes([byte]) for byte in stream]):
         if too_long:
@@ -75,28 +75,28 @@ def test_a_line_over_the_limit_is_refused_however_it_arrives(stream, limit):
 
 
 @pytest.mark.parametrize("ended", [True, False], ids=["with its end", "before its end"])
-def test_a_line_of_the_limit_passes_and_one_byte_more_does_not(ended):
+def test_a_line_of_the_limit_passes_and_one_byte_more_does_not(ended: bool) -> None:
     end = b"\n" if ended else b""
     assert b"x" * 10 in (LineBuffer(10).feed(b"x" * 10 + end) or [b"x" * 10])
     with pytest.raises(RemoteProtocolError):
         LineBuffer(10).feed(b"x" * 11 + end)
 
 
-def test_a_line_of_one_mebibyte_passes_in_pieces():
+def test_a_line_of_one_mebibyte_passes_in_pieces() -> None:
     buffer = LineBuffer()
     for _ in range(16):
         assert buffer.feed(b"x" * (MAX_FRAME // 16)) == []
     assert buffer.feed(b"\n") == [b"x" * MAX_FRAME]
 
 
-def test_a_line_that_never_ends_is_refused_as_soon_as_it_is_too_long():
+def test_a_line_that_never_ends_is_refused_as_soon_as_it_is_too_long() -> None:
     buffer = LineBuffer()
     buffer.feed(b"x" * MAX_FRAME)
     with pytest.raises(RemoteProtocolError):
         buffer.feed(b"x")
 
 
-def test_partial_tells_whether_a_line_has_begun():
+def test_partial_tells_whether_a_line_has_begun() -> None:
     buffer = LineBuffer()
     assert not buffer.partial
     buffer.feed(b"one\ntw")
@@ -105,7 +105,7 @@ def test_partial_tells_whether_a_line_has_begun():
     assert not buffer.partial
 
 
-def test_the_rest_is_given_once():
+def test_the_rest_is_given_once() -> None:
     buffer = LineBuffer()
     buffer.feed(b"ping")
     assert (buffer.rest(), buffer.rest()) == (b"ping", b"")

@@ -9,7 +9,7 @@ import subprocess
 import sys
 
 import pytest
-from harness import TIMEOUT, run_cli, until
+from harness import TIMEOUT, Program, Serve, Server, run_cli, until
 from manyworkers import hub, hubs_of, kill, workers
 from servers import SERVERS
 
@@ -25,7 +25,7 @@ def fill_the_disk(pid: int = 0) -> None:
     resource.prlimit(pid, resource.RLIMIT_FSIZE, NOTHING_WRITABLE)
 
 
-def test_the_default_directories_do_not_depend_on_what_can_be_written():
+def test_the_default_directories_do_not_depend_on_what_can_be_written() -> None:
     code = "from flask_ctl.system.addresses import default_directories; print(*default_directories(), sep='\\n')"
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, timeout=TIMEOUT, preexec_fn=fill_the_disk
@@ -34,14 +34,14 @@ def test_the_default_directories_do_not_depend_on_what_can_be_written():
 
 
 @pytest.mark.parametrize("value", ["", "relative", "/no/such/directory"])
-def test_what_cannot_be_the_temporary_directory_is_passed_over(monkeypatch, value):
+def test_what_cannot_be_the_temporary_directory_is_passed_over(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
     monkeypatch.setenv("XDG_RUNTIME_DIR", "")
     monkeypatch.setenv("TMPDIR", value)
     [directory] = default_directories()
     assert directory.startswith("/tmp/flask-ctl-")
 
 
-def test_a_hub_stays_where_it_is_when_a_preferred_directory_appears(monkeypatch):
+def test_a_hub_stays_where_it_is_when_a_preferred_directory_appears(monkeypatch: pytest.MonkeyPatch) -> None:
     runtime = os.environ["XDG_RUNTIME_DIR"]
     monkeypatch.setenv("XDG_RUNTIME_DIR", "")
     before = private_path(os.getpid())
@@ -53,7 +53,7 @@ def test_a_hub_stays_where_it_is_when_a_preferred_directory_appears(monkeypatch)
 
 
 @pytest.fixture
-def full(start, program, monkeypatch):
+def full(start: Serve, program: Program, monkeypatch: pytest.MonkeyPatch) -> Server:
     """A gunicorn that listens at its default socket under TMPDIR, and whose disk is full since it has started."""
     monkeypatch.setenv("XDG_RUNTIME_DIR", "")
     env = {"FLASK_CTL_SOCKET": "", "FLASK_CTL_GRACE": "5"}
@@ -62,12 +62,12 @@ def full(start, program, monkeypatch):
     return server
 
 
-def test_a_server_whose_disk_has_filled_up_is_found(full, program):
+def test_a_server_whose_disk_has_filled_up_is_found(full: Server, program: Program) -> None:
     done = run_cli("status", cwd=program.directory, preexec_fn=fill_the_disk)
     assert (done.returncode, str(full.pid) in done.stdout) == (0, True), done.stderr
 
 
-def test_new_workers_find_the_hub_of_those_before_them(full, short_path):
+def test_new_workers_find_the_hub_of_those_before_them(full: Server, short_path: pathlib.Path) -> None:
     before, former = hub(full), workers(full)
     kill(former[0])
     until(lambda: len(set(workers(full)) - set(former)) == 1, "a new worker")
@@ -75,7 +75,7 @@ def test_new_workers_find_the_hub_of_those_before_them(full, short_path):
     assert len(hubs_of(short_path)) == 1
 
 
-def test_a_reload_on_a_full_disk_works(full, program, short_path):
+def test_a_reload_on_a_full_disk_works(full: Server, program: Program, short_path: pathlib.Path) -> None:
     program.edit("new")
     assert full.reload()["generation"] == 2
     assert full.get("/version") == (200, b"new")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pathlib
 import signal
 import socket
 import subprocess
@@ -9,7 +10,7 @@ import sys
 
 import psutil
 import pytest
-from harness import PYTHON, TIMEOUT, Pending, first_quick, read_all, until
+from harness import PYTHON, TIMEOUT, Pending, Serve, first_quick, read_all, until
 
 END = ["on_stop", "after run", "atexit"]
 
@@ -43,7 +44,7 @@ sample.say("after run")
 
 
 @pytest.fixture
-def start(serve):
+def start(serve: Serve) -> Serve:
     def start(patch="patched", how="server.serve_forever()", options="", **popen):
         before, after = PATCHES[patch]
         code = PROGRAM.format(before=before, after=after, serve=how, options=options)
@@ -53,7 +54,7 @@ def start(serve):
 
 
 @pytest.mark.parametrize("patch", first_quick(PATCHES))
-def test_control_answers_while_a_greenlet_computes(start, patch, short_path):
+def test_control_answers_while_a_greenlet_computes(start: Serve, patch: str, short_path: pathlib.Path) -> None:
     server = start(patch)
     spinning = server.begin(f"/spin?until={short_path / 'gate'}")
     assert server.status()["requests"]["in_flight"] == 1
@@ -65,7 +66,7 @@ def test_control_answers_while_a_greenlet_computes(start, patch, short_path):
 
 
 @pytest.mark.parametrize("patch", first_quick(PATCHES))
-def test_a_greenlet_that_computes_is_cut_by_fast(start, patch, short_path):
+def test_a_greenlet_that_computes_is_cut_by_fast(start: Serve, patch: str, short_path: pathlib.Path) -> None:
     server = start(patch)
     spinning = server.begin(f"/spin?until={short_path / 'gate'}")
     assert server.client().stop("fast")["cut"] == 1
@@ -76,7 +77,7 @@ def test_a_greenlet_that_computes_is_cut_by_fast(start, patch, short_path):
 
 
 @pytest.mark.parametrize("patch", first_quick(PATCHES))
-def test_a_signal_is_heard_while_a_greenlet_computes(start, patch, short_path):
+def test_a_signal_is_heard_while_a_greenlet_computes(start: Serve, patch: str, short_path: pathlib.Path) -> None:
     server = start(patch)
     spinning = server.begin(f"/spin?until={short_path / 'gate'}")
     server.process.send_signal(signal.SIGTERM)
@@ -86,7 +87,7 @@ def test_a_signal_is_heard_while_a_greenlet_computes(start, patch, short_path):
     assert server.wait() == 0
 
 
-def test_no_hub_is_made_for_our_threads(start):
+def test_no_hub_is_made_for_our_threads(start: Serve) -> None:
     """Each would have descriptors of its own."""
     server = start()
     before = psutil.Process(server.pid).num_fds()
@@ -96,7 +97,7 @@ def test_no_hub_is_made_for_our_threads(start):
     assert b"flask-ctl" in server.get("/thread")[1]
 
 
-def test_a_program_that_only_starts_the_server_ends_with_it(start):
+def test_a_program_that_only_starts_the_server_ends_with_it(start: Serve) -> None:
     server = start(how="server.start(); gevent.get_hub().join()\nwhile True: gevent.sleep(1)")
     held = server.begin("/hold/a")
     stop = Pending.call(lambda: server.client().stop())
@@ -107,14 +108,14 @@ def test_a_program_that_only_starts_the_server_ends_with_it(start):
     assert server.wait() == 0
 
 
-def test_a_program_that_only_starts_the_server_is_reloaded(start):
+def test_a_program_that_only_starts_the_server_is_reloaded(start: Serve) -> None:
     server = start(how="server.start()\nwhile True: gevent.sleep(1)")
     assert server.reload()["generation"] == 2
     assert server.get("/") == (200, b"hello")
 
 
 @pytest.mark.parametrize("how", first_quick(["server.serve_forever()", "server.start(); gevent.wait()"]))
-def test_a_server_that_the_program_stops_is_under_control_no_more(start, how):
+def test_a_server_that_the_program_stops_is_under_control_no_more(start: Serve, how: str) -> None:
     server = start(how=how)
     assert server.get("/quit") == (200, b"quitting")
     assert server.wait() == 0
@@ -122,7 +123,7 @@ def test_a_server_that_the_program_stops_is_under_control_no_more(start, how):
     assert "on_stop" not in server.lines
 
 
-def test_a_pool_that_is_full_is_drained_with_its_backlog(start):
+def test_a_pool_that_is_full_is_drained_with_its_backlog(start: Serve) -> None:
     server = start(options=", spawn=1")
     address = server.address
     held = server.begin("/hold/a")
@@ -137,7 +138,7 @@ def test_a_pool_that_is_full_is_drained_with_its_backlog(start):
     assert server.wait() == 0
 
 
-def test_a_pool_that_is_full_is_cut(start):
+def test_a_pool_that_is_full_is_cut(start: Serve) -> None:
     server = start(options=", spawn=1")
     held = server.begin("/hold/a")
     assert server.client().stop("fast")["cut"] == 1
@@ -146,7 +147,7 @@ def test_a_pool_that_is_full_is_cut(start):
     assert server.wait() == 0
 
 
-def test_pipelined_requests_are_all_answered(start):
+def test_pipelined_requests_are_all_answered(start: Serve) -> None:
     server = start()
     with socket.create_connection(server.address, timeout=TIMEOUT) as sock:
         sock.sendall(b"GET /hold/a HTTP/1.1\r\nHost: x\r\n\r\n" + b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
@@ -160,7 +161,7 @@ def test_pipelined_requests_are_all_answered(start):
     assert stop.result()["outcome"] == "drained"
 
 
-def test_werkzeugs_server_works_in_a_patched_program_too(serve):
+def test_werkzeugs_server_works_in_a_patched_program_too(serve: Serve) -> None:
     code = (
         "from gevent import monkey; monkey.patch_all(); import sample; sample.app.run(port=0); sample.say('after run')"
     )
@@ -199,7 +200,7 @@ print("well")
 
 
 @pytest.mark.parametrize("patch", PATCHES)
-def test_what_is_native_is_as_the_system_has_it(patch):
+def test_what_is_native_is_as_the_system_has_it(patch: str) -> None:
     before, after = PATCHES[patch]
     code = UNPATCHED.format(before=before, after=after)
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=TIMEOUT)

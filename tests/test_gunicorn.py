@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import pathlib
 import signal
 import sys
 
 import psutil
 import pytest
-from harness import Pending, first_quick, get, raw, run_cli, until
+from harness import Pending, Program, Serve, Server, first_quick, get, raw, run_cli, until
 from manyworkers import all_there, hub, is_alive, kill, workers
 from servers import SERVERS, Row
 
@@ -19,11 +20,11 @@ SYNC = SERVERS["gunicorn sync"]
 KINDS = first_quick(["sync", "gthread", "gevent"])
 
 
-def version(server):
+def version(server: Server):
     return server.get("/version")[1].decode()
 
 
-def test_a_stop_answers_those_who_wait_to_be_accepted(start):
+def test_a_stop_answers_those_who_wait_to_be_accepted(start: Serve) -> None:
     server = start(SERVERS["gunicorn sync, 1 worker"])
     server.get("/version")
     held = server.begin("/hold/a")
@@ -38,7 +39,7 @@ def test_a_stop_answers_those_who_wait_to_be_accepted(start):
     assert server.wait() == 0
 
 
-def _backlog(server):
+def _backlog(server: Server):
     """Connections of ours that nobody has accepted: their server's end belongs to no process yet."""
     port = server.address[1]
     accepted = [c for pid in workers(server) for c in psutil.Process(pid).net_connections() if c.raddr]
@@ -47,7 +48,7 @@ def _backlog(server):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_grace_is_ours_even_where_gunicorn_would_have_lost_patience(start, kind):
+def test_the_grace_is_ours_even_where_gunicorn_would_have_lost_patience(start: Serve, kind: str) -> None:
     server = start(SERVERS[f"gunicorn {kind}"], "--graceful-timeout", "1")
     held = server.begin("/hold/a")
     stop = Pending.call(lambda: server.client().stop(grace=60))
@@ -60,7 +61,7 @@ def test_the_grace_is_ours_even_where_gunicorn_would_have_lost_patience(start, k
     assert server.wait() == 0
 
 
-def test_new_commands_come_with_the_new_code(start, program):
+def test_new_commands_come_with_the_new_code(start: Serve, program: Program) -> None:
     server = start(SYNC)
     program.edit("new", "Flask.later = True")
     program.file.write_text(program.file.read_text() + "\n@control.command\ndef later() -> str:\n    return 'later'\n")
@@ -69,7 +70,7 @@ def test_new_commands_come_with_the_new_code(start, program):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_reload_lets_old_workers_finish(start, program, kind):
+def test_a_reload_lets_old_workers_finish(start: Serve, program: Program, kind: str) -> None:
     server = start(SERVERS[f"gunicorn {kind}"], "--graceful-timeout", "1")
     held = server.begin("/hold/a")
     program.edit("new")
@@ -83,7 +84,7 @@ def test_a_reload_lets_old_workers_finish(start, program, kind):
     assert reload.result()["cut"] == 0
 
 
-def test_an_edit_that_bytecode_does_not_show_is_served_all_the_same(start, program):
+def test_an_edit_that_bytecode_does_not_show_is_served_all_the_same(start: Serve, program: Program) -> None:
     """Same size, same second."""
     server = start(SYNC, env={"PYTHONDONTWRITEBYTECODE": ""})
     program.edit("new1")
@@ -96,7 +97,7 @@ def test_an_edit_that_bytecode_does_not_show_is_served_all_the_same(start, progr
         assert version(server) == f"new{number}"
 
 
-def test_past_the_grace_a_reload_tells_who_is_left(start):
+def test_past_the_grace_a_reload_tells_who_is_left(start: Serve) -> None:
     server = start(SYNC)
     held = server.begin("/hold/a")
     done = run_cli("--json", "reload", "--grace", "0.1", "-s", server.socket)
@@ -109,7 +110,7 @@ def test_past_the_grace_a_reload_tells_who_is_left(start):
     assert held.result() == (200, b"held a")
 
 
-def test_past_the_grace_a_reload_can_cut(start):
+def test_past_the_grace_a_reload_can_cut(start: Serve) -> None:
     server = start(SYNC)
     held = server.begin("/hold/a")
     assert server.reload(grace=0.1, cut=True)["cut"] == 1
@@ -120,7 +121,7 @@ def test_past_the_grace_a_reload_can_cut(start):
 BROKEN = {"a syntax error": "def f(:", "an exception": "1 / 0", "an exit": "sys.exit(3)"}
 
 
-def test_broken_code_is_refused_and_nothing_else_has_happened(start, program):
+def test_broken_code_is_refused_and_nothing_else_has_happened(start: Serve, program: Program) -> None:
     server = start(SYNC)
     before = workers(server)
     for what, code in BROKEN.items():
@@ -154,7 +155,7 @@ def embedded(before):
     return Row("gunicorn", [sys.executable, "-c", EMBEDDED.replace("BEFORE", before)], workers=2)
 
 
-def test_embedded_with_an_app_that_was_imported_before(start):
+def test_embedded_with_an_app_that_was_imported_before(start: Serve) -> None:
     server = start(embedded("import sample"))
     with pytest.raises(CommandError, match="stop and start") as refusal:
         server.reload()
@@ -163,7 +164,7 @@ def test_embedded_with_an_app_that_was_imported_before(start):
     assert server.wait() == 0
 
 
-def test_embedded_with_an_app_that_its_workers_import(start, program):
+def test_embedded_with_an_app_that_its_workers_import(start: Serve, program: Program) -> None:
     server = start(embedded(""))
     program.edit("new")
     with pytest.raises(CommandError, match="without preflight") as refusal:
@@ -173,7 +174,7 @@ def test_embedded_with_an_app_that_its_workers_import(start, program):
     assert version(server) == "new"
 
 
-def test_broken_code_without_a_preflight_is_told(start, program):
+def test_broken_code_without_a_preflight_is_told(start: Serve, program: Program) -> None:
     server = start(SYNC)
     program.edit("new", "1 / 0")
     with pytest.raises(ServerDied, match="the server died during the reload") as death:
@@ -182,7 +183,9 @@ def test_broken_code_without_a_preflight_is_told(start, program):
     assert server.wait() != 0
 
 
-def test_code_that_passes_the_preflight_and_fails_in_the_workers_is_told_as_a_death(start, program):
+def test_code_that_passes_the_preflight_and_fails_in_the_workers_is_told_as_a_death(
+    start: Serve, program: Program
+) -> None:
     """gunicorn's master ends when a worker can't boot."""
     server = start(SYNC)
     program.edit("new", "import flask_ctl\nif not flask_ctl.preflighting: 1 / 0")
@@ -193,7 +196,7 @@ def test_code_that_passes_the_preflight_and_fails_in_the_workers_is_told_as_a_de
     assert server.wait() != 0
 
 
-def test_a_worker_that_is_killed_during_a_stop_has_answered_nothing(start):
+def test_a_worker_that_is_killed_during_a_stop_has_answered_nothing(start: Serve) -> None:
     server = start(SYNC)
     held = server.begin("/hold/a")
     busy = next(worker["pid"] for worker in server.status()["workers"] if worker["in_flight"])
@@ -206,7 +209,7 @@ def test_a_worker_that_is_killed_during_a_stop_has_answered_nothing(start):
         held.result()
 
 
-def test_each_worker_answers_or_fails_and_what_all_refuse_is_refused(start):
+def test_each_worker_answers_or_fails_and_what_all_refuse_is_refused(start: Serve) -> None:
     """Asked over JSON-RPC, in plain text and on the command line."""
     server = start(SYNC)
     pid = workers(server)[1]
@@ -225,7 +228,7 @@ def test_each_worker_answers_or_fails_and_what_all_refuse_is_refused(start):
     assert run_cli("call", "greet", "name=ann", "_pid=x", "-s", server.socket).returncode == 2
 
 
-def test_a_worker_that_does_not_answer_is_told_beside_the_others(start):
+def test_a_worker_that_does_not_answer_is_told_beside_the_others(start: Serve) -> None:
     server = start(SYNC)
     silent, awake = workers(server)
     os.kill(silent, signal.SIGSTOP)
@@ -238,7 +241,7 @@ def test_a_worker_that_does_not_answer_is_told_beside_the_others(start):
         os.kill(silent, signal.SIGCONT)
 
 
-def test_a_hub_that_is_killed_while_it_stops_the_server_is_followed_by_one_that_lets_visitors_in(start):
+def test_a_hub_that_is_killed_while_it_stops_the_server_is_followed_by_one_that_lets_visitors_in(start: Serve) -> None:
     server = start(SYNC)
     address = server.address
     held = server.begin("/hold/a")
@@ -255,7 +258,7 @@ def test_a_hub_that_is_killed_while_it_stops_the_server_is_followed_by_one_that_
     assert held.result() == (200, b"held a")
 
 
-def test_kill_after_ends_the_master_and_its_workers_and_nobody_else(start):
+def test_kill_after_ends_the_master_and_its_workers_and_nobody_else(start: Serve) -> None:
     server, other = start(SYNC), start(SYNC)
     pids = workers(server)
     held = server.begin("/hold/a")
@@ -270,7 +273,7 @@ def test_kill_after_ends_the_master_and_its_workers_and_nobody_else(start):
 
 
 @pytest.mark.parametrize("kind", first_quick(["gevent", "gevent, preload"]))
-def test_status_answers_while_a_greenlet_spins(start, kind, short_path):
+def test_status_answers_while_a_greenlet_spins(start: Serve, kind: str, short_path: pathlib.Path) -> None:
     server = start(SERVERS[f"gunicorn {kind}"])
     gate = short_path / "gate"
     spinning = server.begin(f"/spin?until={gate}")
@@ -286,7 +289,7 @@ threading.Thread(target=make_server("127.0.0.1", 0, app).serve_forever, daemon=T
 """
 
 
-def test_another_server_inside_a_worker_is_not_under_control(start, program):
+def test_another_server_inside_a_worker_is_not_under_control(start: Serve, program: Program) -> None:
     program.edit("first", ANOTHER)
     server = start(SYNC)
     status = server.status()
@@ -297,7 +300,7 @@ def test_another_server_inside_a_worker_is_not_under_control(start, program):
     assert "without a control socket" not in server.output
 
 
-def test_a_worker_class_that_is_made_of_another_server_is_gunicorns(start, program):
+def test_a_worker_class_that_is_made_of_another_server_is_gunicorns(start: Serve, program: Program) -> None:
     server = start(SYNC, "-k", "gunicorn.workers.ggevent.GeventPyWSGIWorker")
     assert server.status()["server"]["name"] == "gunicorn"
     held = server.begin("/hold/a")
@@ -310,7 +313,9 @@ def test_a_worker_class_that_is_made_of_another_server_is_gunicorns(start, progr
     assert "without a control socket" not in server.output
 
 
-def test_an_app_that_no_worker_can_tell_its_hub_is_not_served_by_another(serve, program, short_path):
+def test_an_app_that_no_worker_can_tell_its_hub_is_not_served_by_another(
+    serve: Serve, program: Program, short_path: pathlib.Path
+) -> None:
     """Without a directory for the hub there is no control socket, for any worker."""
     (short_path / "run").chmod(0o777)
     (short_path / "tmp" / f"flask-ctl-{os.getuid()}").write_text("in the way")
@@ -321,7 +326,7 @@ def test_an_app_that_no_worker_can_tell_its_hub_is_not_served_by_another(serve, 
     assert not os.path.exists(server.socket)
 
 
-def test_two_servers_have_hubs_of_their_own(start, short_path):
+def test_two_servers_have_hubs_of_their_own(start: Serve, short_path: pathlib.Path) -> None:
     one, two = start(SYNC), start(SYNC)
     assert hub(one) != hub(two)
     assert not set(workers(one)) & set(workers(two))

@@ -5,7 +5,7 @@ import signal
 from typing import NamedTuple
 
 import pytest
-from harness import PYTHON, SITES, run_cli, until
+from harness import PYTHON, SITES, Serve, Site, run_cli, until
 
 from flask_ctl import ControlError, TimedOut
 from flask_ctl_cli.hints import hint_after
@@ -64,18 +64,18 @@ CASES = {
 
 
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)
-def test_the_hint_fits_the_command_and_what_it_waits_for(case):
+def test_the_hint_fits_the_command_and_what_it_waits_for(case: Case) -> None:
     assert hint_after(TimedOut("late", case.data), case.command, "flask-ctl") == case.hint
 
 
-def test_a_ping_that_waits_is_told_to_wait_longer_by_its_own_option(serve):
+def test_a_ping_that_waits_is_told_to_wait_longer_by_its_own_option(serve: Serve) -> None:
     server = serve().suspend()
     done = run_cli("ping", "--wait", "0.1", "-s", server.socket)
     assert (done.returncode, done.stdout) == (4, "")
     assert f"Wait longer by --wait, or {KILL}" in done.stderr
 
 
-def test_a_reload_names_its_own_options_and_no_stop(serve):
+def test_a_reload_names_its_own_options_and_no_stop(serve: Serve) -> None:
     """As a command, and by `call`."""
     server = serve()
     server.begin("/hold/a")
@@ -89,7 +89,7 @@ def test_a_reload_names_its_own_options_and_no_stop(serve):
     server.release("a")
 
 
-def test_a_stop_names_fast_where_requests_are_in_flight(serve):
+def test_a_stop_names_fast_where_requests_are_in_flight(serve: Serve) -> None:
     server = serve()
     held = server.begin("/hold/a")
     done = run_cli("stop", "--timeout", "0.3", "-s", server.socket)
@@ -101,7 +101,7 @@ def test_a_stop_names_fast_where_requests_are_in_flight(serve):
         held.result()
 
 
-def test_a_stop_whose_hook_hangs_names_fast_which_leaves_the_hook_behind(serve):
+def test_a_stop_whose_hook_hangs_names_fast_which_leaves_the_hook_behind(serve: Serve) -> None:
     code = "import threading, sample\nsample.control.on_stop(lambda: threading.Event().wait())\nsample.app.run(port=0)"
     server = serve(command=[*PYTHON, "-c", code])
     late = run_cli("stop", "--timeout", "0.5", "-s", server.socket)
@@ -113,7 +113,7 @@ def test_a_stop_whose_hook_hangs_names_fast_which_leaves_the_hook_behind(serve):
 
 
 @pytest.mark.parametrize("site", SITES, indirect=True)
-def test_a_kill_is_named_where_it_can_be_done(serve, site):
+def test_a_kill_is_named_where_it_can_be_done(serve: Serve, site: Site) -> None:
     """Never over TCP; not for a command of the app's, which may only be slow, nor for a reload."""
     server = serve(socket=site).suspend()
     local = not site.socket.startswith("tcp")
@@ -124,7 +124,7 @@ def test_a_kill_is_named_where_it_can_be_done(serve, site):
 
 
 @pytest.mark.parametrize("site", SITES, indirect=True)
-def test_a_reload_that_could_not_begin_is_no_time_out(serve, site):
+def test_a_reload_that_could_not_begin_is_no_time_out(serve: Serve, site: Site) -> None:
     """Exit 4 of a reload is the server's own word that the old code serves everybody."""
     server = serve(socket=site).suspend()
     with server.client() as client, pytest.raises(ControlError, match="no reload has begun") as raised:

@@ -5,11 +5,15 @@ from __future__ import annotations
 import json
 import math
 import os
+import pathlib
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Iterator
+from typing import Any
 
+import psutil
 import pytest
 from harness import TIMEOUT, Pending, raw, until
 from manyworkers import hubs_of, is_alive, kill
@@ -23,14 +27,14 @@ from flask_ctl.workers.messages import AppRecord, Figures, Hello, Loaded, SavedH
 
 
 @pytest.fixture
-def hubs(short_path):
+def hubs(short_path: pathlib.Path) -> Iterator[Callable[[], list[psutil.Process]]]:
     """The hubs of this test; they have to end with their masters."""
     yield lambda: hubs_of(short_path)
     until(lambda: not hubs_of(short_path), lambda: f"the end of {hubs_of(short_path)}")
 
 
 @pytest.fixture
-def master(hubs):
+def master(hubs: Callable[[], list[psutil.Process]]) -> Iterator[subprocess.Popen[bytes]]:
     """A process that stands for a master, and ends with the test."""
     process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
     yield process
@@ -39,16 +43,16 @@ def master(hubs):
 
 
 @pytest.fixture
-def path(master):
+def path(master: subprocess.Popen[bytes]) -> str:
     return private_path(master.pid)
 
 
 @pytest.fixture
-def socket_path(short_path):
+def socket_path(short_path: pathlib.Path) -> str:
     return str(short_path / "app.sock")
 
 
-def app(socket_path, **changes):
+def app(socket_path: str, **changes: Any):
     fields = {
         "key": socket_path, "name": "sample", "root_path": "/srv", "endpoints": [socket_path], "required": False,
         "grace": 30.0, "preflight_timeout": 60.0, "versions": {"flask_ctl": "0.1.0"}, "commands": {},
@@ -57,7 +61,7 @@ def app(socket_path, **changes):
     return AppRecord.from_json({**fields, **changes})
 
 
-def hello(socket_path, master=1, pid=None, **changes):
+def hello(socket_path: str, master: subprocess.Popen[bytes] = 1, pid: int | None = None, **changes: Any):
     record = app(socket_path)
     fields = {
         "package": _version(), "pid": pid or os.getpid(), "master": master, "loaded": Loaded(1, time.monotonic()),
@@ -79,17 +83,17 @@ class TestWorker:
 
     __test__ = False
 
-    def __init__(self, sock):
+    def __init__(self, sock) -> None:
         self._file = sock.makefile("rwb")
 
-    def close(self):
+    def close(self) -> None:
         self._file.close()
 
     def say(self, greeting):
         self.send(messages.request("hello", messages.as_json(greeting), messages.HELLO_ID))
         return self.hear()
 
-    def send(self, line):
+    def send(self, line) -> None:
         self._file.write(line)
         self._file.flush()
 
@@ -97,7 +101,7 @@ class TestWorker:
         """The next message."""
         return json.loads(self._file.readline())
 
-    def until(self, method):
+    def until(self, method: str):
         """The next request for `method`; questions for figures before it are answered."""
         while (message := self.hear()).get("method") != method:
             if message.get("method") == "figures":
@@ -105,7 +109,7 @@ class TestWorker:
         return message
 
 
-def _listens(path):
+def _listens(path: str) -> bool | None:
     try:
         with raw(path):
             return True
@@ -114,7 +118,9 @@ def _listens(path):
 
 
 @pytest.fixture
-def worker(master, path, hubs):
+def worker(
+    master: subprocess.Popen[bytes], path: str, hubs: Callable[[], list[psutil.Process]]
+) -> Iterator[TestWorker]:
     """A worker that is connected to a hub."""
     start_hub(path, master.pid)
     until(lambda: _listens(path), "the hub listens")
@@ -124,7 +130,9 @@ def worker(master, path, hubs):
         worker.close()
 
 
-def test_only_one_becomes_the_hub(master, path, hubs):
+def test_only_one_becomes_the_hub(
+    master: subprocess.Popen[bytes], path: str, hubs: Callable[[], list[psutil.Process]]
+) -> None:
     for _ in range(4):
         start_hub(path, master.pid)
     until(lambda: os.path.exists(path), "the hub listens")
@@ -132,7 +140,9 @@ def test_only_one_becomes_the_hub(master, path, hubs):
     assert len(hubs()) == 1
 
 
-def test_it_is_nobodys_child_leads_no_session_and_ignores_what_ends_others(master, path, hubs):
+def test_it_is_nobodys_child_leads_no_session_and_ignores_what_ends_others(
+    master: subprocess.Popen[bytes], path: str, hubs: Callable[[], list[psutil.Process]]
+) -> None:
     start_hub(path, master.pid)
     until(lambda: os.path.exists(path), "the hub listens")
     [hub] = hubs()
@@ -146,7 +156,9 @@ def test_it_is_nobodys_child_leads_no_session_and_ignores_what_ends_others(maste
         worker.close()
 
 
-def test_it_keeps_no_descriptor_of_who_started_it(master, path, hubs, tmp_path):
+def test_it_keeps_no_descriptor_of_who_started_it(
+    master: subprocess.Popen[bytes], path: str, hubs: Callable[[], list[psutil.Process]], tmp_path: pathlib.Path
+) -> None:
     with open(tmp_path / "inherited", "w") as file:
         os.set_inheritable(file.fileno(), True)
         start_hub(path, master.pid)
@@ -156,7 +168,13 @@ def test_it_keeps_no_descriptor_of_who_started_it(master, path, hubs, tmp_path):
     assert str(tmp_path / "inherited") not in targets
 
 
-def test_it_ends_with_the_master_and_leaves_nothing(master, path, hubs, socket_path, worker):
+def test_it_ends_with_the_master_and_leaves_nothing(
+    master: subprocess.Popen[bytes],
+    path: str,
+    hubs: Callable[[], list[psutil.Process]],
+    socket_path: str,
+    worker: TestWorker,
+) -> None:
     worker.say(hello(socket_path, master.pid))
     assert os.path.exists(socket_path)
     kill(master.pid)
@@ -166,7 +184,9 @@ def test_it_ends_with_the_master_and_leaves_nothing(master, path, hubs, socket_p
     assert not os.path.exists(path + ".lock")
 
 
-def test_it_does_not_start_for_another_process_with_the_pid_of_the_master(master, path, hubs):
+def test_it_does_not_start_for_another_process_with_the_pid_of_the_master(
+    master: subprocess.Popen[bytes], path: str, hubs: Callable[[], list[psutil.Process]]
+) -> None:
     command = [sys.executable, "-m", "flask_ctl.hub", path, str(master.pid), "1"]
     lock = os.open(path + ".lock", os.O_RDWR | os.O_CREAT)
     try:
@@ -179,7 +199,7 @@ def test_it_does_not_start_for_another_process_with_the_pid_of_the_master(master
     until(lambda: not hubs(), "the end of the hub")
 
 
-def test_the_hub_knows_neither_flask_nor_the_app():
+def test_the_hub_knows_neither_flask_nor_the_app() -> None:
     code = """
 import sys, flask_ctl.hub, flask_ctl.workers.hub.hub, flask_ctl.workers.hub.main
 names = ("flask", "werkzeug", "jinja2", "click", "gunicorn", "gevent", "granian", "zmq")
@@ -189,27 +209,35 @@ print([name for name in names if name in sys.modules])
     assert (done.stdout, done.stderr) == ("[]\n", "")
 
 
-def test_a_worker_that_claims_another_pid_is_refused(worker, master, socket_path):
+def test_a_worker_that_claims_another_pid_is_refused(
+    worker: TestWorker, master: subprocess.Popen[bytes], socket_path: str
+) -> None:
     assert "says that it is 1" in worker.say(hello(socket_path, master.pid, pid=1))["error"]["message"]
     assert not os.path.exists(socket_path)
 
 
 @pytest.mark.parametrize("line", [b"{}\n", b"[]\n", b'{"method": "report"}\n', b'{"method": "hello", "id": 0}\n'])
-def test_what_makes_no_sense_is_refused_and_the_hub_goes_on(worker, master, socket_path, line):
+def test_what_makes_no_sense_is_refused_and_the_hub_goes_on(
+    worker: TestWorker, master: subprocess.Popen[bytes], socket_path: str, line: bytes
+) -> None:
     if line != b"{}\n":
         worker.send(line)
         assert "error" in worker.hear()
     assert "result" in worker.say(hello(socket_path, master.pid))
 
 
-def test_status_and_commands_before_any_request(worker, master, socket_path):
+def test_status_and_commands_before_any_request(
+    worker: TestWorker, master: subprocess.Popen[bytes], socket_path: str
+) -> None:
     worker.say(hello(socket_path, master.pid, apps=[app(socket_path, commands={"greet": {"summary": "Greet."}})]))
     with ControlClient(socket_path) as client:
         assert client.ping()["pid"] == master.pid
         assert client.commands()["greet"]["summary"] == "Greet."
 
 
-def test_a_worker_that_is_silent_does_not_hold_up_status(worker, master, socket_path):
+def test_a_worker_that_is_silent_does_not_hold_up_status(
+    worker: TestWorker, master: subprocess.Popen[bytes], socket_path: str
+) -> None:
     worker.say(hello(socket_path, master.pid, figures=Figures({socket_path: Tally(1, 2.0, 3, 4)})))
     with ControlClient(socket_path) as client:
         status = client.status()
@@ -218,7 +246,9 @@ def test_a_worker_that_is_silent_does_not_hold_up_status(worker, master, socket_
 
 
 @pytest.fixture
-def silent(master, path, hubs, socket_path):
+def silent(
+    master: subprocess.Popen[bytes], path: str, hubs: Callable[[], list[psutil.Process]], socket_path: str
+) -> Iterator[subprocess.Popen[bytes]]:
     """A worker that has said hello to its hub, and nothing else."""
     start_hub(path, master.pid)
     until(lambda: _listens(path), "the hub listens")
@@ -232,7 +262,9 @@ def silent(master, path, hubs, socket_path):
     process.communicate()
 
 
-def test_a_stop_reaches_a_master_whose_workers_have_all_ended(silent, master, socket_path):
+def test_a_stop_reaches_a_master_whose_workers_have_all_ended(
+    silent: subprocess.Popen[bytes], master: subprocess.Popen[bytes], socket_path: str
+) -> None:
     silent.kill()
     silent.wait()
     with ControlClient(socket_path) as client:
@@ -241,7 +273,9 @@ def test_a_stop_reaches_a_master_whose_workers_have_all_ended(silent, master, so
     assert master.wait(TIMEOUT) == -signal.SIGTERM
 
 
-def test_what_a_silent_worker_does_is_not_said_to_be_done(silent, master, socket_path):
+def test_what_a_silent_worker_does_is_not_said_to_be_done(
+    silent: subprocess.Popen[bytes], master: subprocess.Popen[bytes], socket_path: str
+) -> None:
     with ControlClient(socket_path) as client:
         result = client.stop(grace=1.0)
     assert (result["outcome"], result["cut"]) == ("forced", 1)
@@ -259,7 +293,9 @@ sys.stdin.read()
 """
 
 
-def test_a_worker_that_reads_slowly_misses_nothing(worker, master, socket_path):
+def test_a_worker_that_reads_slowly_misses_nothing(
+    worker: TestWorker, master: subprocess.Popen[bytes], socket_path: str
+) -> None:
     commands = {"take": {"summary": "", "scope": "each", "role": "operate", "parameters": {}}}
     worker.say(hello(socket_path, master.pid, apps=[app(socket_path, commands=commands)]))
     with ControlClient(socket_path, timeout=TIMEOUT) as client:
@@ -271,12 +307,14 @@ def test_a_worker_that_reads_slowly_misses_nothing(worker, master, socket_path):
         assert client.ping()["pong"]
 
 
-def call(socket_path, number):
+def call(socket_path: str, number: int):
     with ControlClient(socket_path, timeout=TIMEOUT) as client:
         return client.call("take", text="x" * 300_000)
 
 
-def test_what_is_too_large_for_the_way_to_a_worker_is_refused(worker, master, socket_path):
+def test_what_is_too_large_for_the_way_to_a_worker_is_refused(
+    worker: TestWorker, master: subprocess.Popen[bytes], socket_path: str
+) -> None:
     commands = {"take": {"summary": "", "scope": "each", "role": "operate", "parameters": {}}}
     worker.say(hello(socket_path, master.pid, apps=[app(socket_path, commands=commands)]))
     request = {"jsonrpc": "2.0", "id": 1, "method": "take", "params": {"text": "ü" * 300_000}}
@@ -286,7 +324,9 @@ def test_what_is_too_large_for_the_way_to_a_worker_is_refused(worker, master, so
         assert "1048576 is the most" in json.loads(file.readline())["error"]["message"]
 
 
-def test_an_address_that_cannot_be_used_is_told_to_the_worker_and_tried_again(worker, master, socket_path):
+def test_an_address_that_cannot_be_used_is_told_to_the_worker_and_tried_again(
+    worker: TestWorker, master: subprocess.Popen[bytes], socket_path: str
+) -> None:
     from flask_ctl.transports.socketfile import SocketFile
 
     other = SocketFile(socket_path)
@@ -303,7 +343,13 @@ def test_an_address_that_cannot_be_used_is_told_to_the_worker_and_tried_again(wo
     assert worker.until("be_at")["params"] == {"endpoints": [socket_path]}
 
 
-def test_a_new_version_takes_the_place_of_an_old_hub_which_leaves_what_it_knew(master, path, hubs, worker, socket_path):
+def test_a_new_version_takes_the_place_of_an_old_hub_which_leaves_what_it_knew(
+    master: subprocess.Popen[bytes],
+    path: str,
+    hubs: Callable[[], list[psutil.Process]],
+    worker: TestWorker,
+    socket_path: str,
+) -> None:
     worker.say(hello(socket_path, master.pid))
     [old] = hubs()
     with raw(path) as sock:
@@ -324,7 +370,9 @@ def test_a_new_version_takes_the_place_of_an_old_hub_which_leaves_what_it_knew(m
         again.close()
 
 
-def test_an_old_worker_does_not_replace_a_new_hub(worker, master, socket_path, hubs):
+def test_an_old_worker_does_not_replace_a_new_hub(
+    worker: TestWorker, master: subprocess.Popen[bytes], socket_path: str, hubs: Callable[[], list[psutil.Process]]
+) -> None:
     worker.say(hello(socket_path, master.pid, package="0.0.1", loaded=Loaded(1, 0.0)))
     with ControlClient(socket_path) as client:
         assert client.ping()["pong"]
@@ -334,12 +382,12 @@ def test_an_old_worker_does_not_replace_a_new_hub(worker, master, socket_path, h
 # The table of workers
 
 
-def entry(pid, **changes):
+def entry(pid: int, **changes: Any):
     # The handle is this process's: its end is no matter here.
     return Worker(hello("x", pid=pid, **changes), open_process(os.getpid()), lambda line: None, 1)
 
 
-def test_totals_of_workers_that_have_ended_stay():
+def test_totals_of_workers_that_have_ended_stay() -> None:
     workers = Workers()
     one, two = (entry(pid, figures=Figures({"x": Tally(1, 0.5, 10, 2)})) for pid in (11, 12))
     workers.add(one)
@@ -354,7 +402,7 @@ def test_totals_of_workers_that_have_ended_stay():
     assert workers.lost == 2, "what is in flight at its last words will not be answered"
 
 
-def test_a_request_that_is_not_taken_in_or_not_answered_is_given_up():
+def test_a_request_that_is_not_taken_in_or_not_answered_is_given_up() -> None:
     worker = entry(11)
     future = worker.ask(1, "call", {}, time.monotonic() - 1)
     worker.expire(time.monotonic())
@@ -369,14 +417,14 @@ def test_a_request_that_is_not_taken_in_or_not_answered_is_given_up():
         taken.result()
 
 
-def test_an_answer_to_what_was_given_up_is_nothing():
+def test_an_answer_to_what_was_given_up_is_nothing() -> None:
     worker = entry(11)
     worker.settle(99, {"result": 1})
     worker.close()
 
 
 @pytest.mark.parametrize("value", [None, [], {}, {"pid": 1}, "x"])
-def test_what_is_no_hello_is_a_protocol_error(value):
+def test_what_is_no_hello_is_a_protocol_error(value: Any) -> None:
     with pytest.raises(RemoteProtocolError):
         Hello.from_json(value)
 
@@ -393,18 +441,18 @@ def test_what_is_no_hello_is_a_protocol_error(value):
         {"number": 1, "totals": {}, "history": {"generation": None}},
     ],
 )
-def test_what_is_no_memory_is_a_protocol_error(memory):
+def test_what_is_no_memory_is_a_protocol_error(memory: dict[str, Any]) -> None:
     with pytest.raises(RemoteProtocolError):
         Hello.from_json({**messages.as_json(hello("x")), "memory": memory})
 
 
-def test_of_a_memory_only_what_is_known_is_taken():
+def test_of_a_memory_only_what_is_known_is_taken() -> None:
     memory = {"number": 1, "totals": {}, "history": {"generation": 2, "began": 0.0, "_note": None}, "later": 1}
     remembered = Hello.from_json({**messages.as_json(hello("x")), "memory": memory}).memory
     assert remembered == SavedState(1, {}, SavedHistory(2))
 
 
-def test_its_start_does_not_count_up_to_a_huge_limit_of_descriptors():
+def test_its_start_does_not_count_up_to_a_huge_limit_of_descriptors() -> None:
     """Where that is a billion, it would take minutes."""
     code = """
 import os
@@ -418,14 +466,14 @@ print(os.listdir("/proc/self/fd"))
     assert (done.stdout, done.stderr) == ("['0', '1', '2', '3']\n", "")
 
 
-def test_a_hello_survives_the_wire_with_what_a_later_version_adds():
+def test_a_hello_survives_the_wire_with_what_a_later_version_adds() -> None:
     greeting = hello("x", memory=SavedState(1, {"x": [1, 2]}, SavedHistory(3)))
     value = json.loads(json.dumps({**messages.as_json(greeting), "later": 1}))
     assert Hello.from_json(value) == greeting
 
 
 class Unspeakable(Exception):
-    def __str__(self):
+    def __str__(self) -> str:
         raise RuntimeError
 
 
@@ -438,10 +486,10 @@ class Unspeakable(Exception):
     ],
     ids=["too large", "data that is no JSON", "an exception without text"],
 )
-def test_whatever_a_command_ends_with_there_is_an_answer(result, text):
+def test_whatever_a_command_ends_with_there_is_an_answer(result: CommandError | str | Unspeakable, text: str) -> None:
     assert text in json.loads(messages.answer(1, result))["error"]["message"]
 
 
-def test_an_answer_that_is_no_json_is_an_error():
+def test_an_answer_that_is_no_json_is_an_error() -> None:
     assert "error" in json.loads(messages.answer(1, object()))
     assert json.loads(messages.answer(1, ValueError("no")))["error"]["message"] == "ValueError: no"

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
+import pathlib
 import stat
 
 import pytest
-from harness import SITES, as_user, raw, read_all, run_cli, until
+from harness import SITES, Program, Serve, Server, Site, as_user, raw, read_all, run_cli, until
 from manyworkers import all_there
 from servers import SERVERS
 
@@ -25,7 +26,7 @@ logging.getLogger("flask_ctl.audit").setLevel("INFO")
 
 
 @pytest.fixture
-def log(program, short_path):
+def log(program: Program, short_path: pathlib.Path) -> pathlib.Path:
     """The file to which the program's own logging writes the audit log."""
     path = short_path / "audit.log"
     program.edit("first", AUDIT_TO.format(path=str(path)))
@@ -36,7 +37,7 @@ def mode_of(path):
     return stat.S_IMODE(os.stat(path).st_mode)
 
 
-def as_nobody(server, line):
+def as_nobody(server: Server, line):
     """What another user is answered to a plain command."""
 
     def ask() -> bytes:
@@ -52,7 +53,7 @@ def as_nobody(server, line):
     [("sync", site) for site in SITES] + [pytest.param("gevent", "tcp with CURVE", marks=pytest.mark.full)],
     indirect=["site"],
 )
-def test_every_kind_of_address_works(start, program, site, kind):
+def test_every_kind_of_address_works(start: Serve, program: Program, site: Site, kind: str) -> None:
     server = start(SERVERS[f"gunicorn {kind}"], socket=site)
     assert server.status()["control"]["sockets"] == [site.socket]
     assert [answer["result"] for answer in server.call("greet", name="x")] == [{"greeting": "hello x"}] * 2
@@ -69,19 +70,19 @@ def test_every_kind_of_address_works(start, program, site, kind):
 
 
 @pytest.mark.parametrize("site", ["tcp with CURVE"], indirect=True)
-def test_keys_may_be_relative_to_the_directory_of_the_app(start, program, site):
+def test_keys_may_be_relative_to_the_directory_of_the_app(start: Serve, program: Program, site: Site) -> None:
     paths = {name: os.path.relpath(site.env[name], program.directory) for name in site.env if "CURVE" in name}
     assert start(SYNC, socket=site, env=paths).call("look")
 
 
-def test_a_socket_may_be_relative_to_the_directory_of_the_app(serve, program):
+def test_a_socket_may_be_relative_to_the_directory_of_the_app(serve: Serve, program: Program) -> None:
     server = serve(command=SYNC.command, cwd=program.directory, ready=False, socket="here.sock")
     server.socket = str(program.directory / "here.sock")
     assert server.ready().status()["control"]["sockets"] == [server.socket]
 
 
 @only_root
-def test_another_user_may_do_what_the_policy_says(start, short_path):
+def test_another_user_may_do_what_the_policy_says(start: Serve, short_path: pathlib.Path) -> None:
     os.chmod(short_path, 0o755)
     server = start(SYNC, env={"FLASK_CTL_ALLOW": '{"observe": ["uid:65534"]}'})
     assert mode_of(server.socket) == 0o666
@@ -94,7 +95,9 @@ def test_another_user_may_do_what_the_policy_says(start, short_path):
 
 @only_root
 @pytest.mark.parametrize(("before", "after"), [("[]", '["uid:65534"]'), ('["uid:65534"]', "[]")])
-def test_a_reload_changes_who_may_do_what(start, program, short_path, before, after):
+def test_a_reload_changes_who_may_do_what(
+    start: Serve, program: Program, short_path: pathlib.Path, before: str, after: str
+) -> None:
     os.chmod(short_path, 0o755)
     modes = {"[]": 0o600, '["uid:65534"]': 0o666}
     code = "app.config['CTL_ALLOW'] = {'observe': %s}"
@@ -107,7 +110,7 @@ def test_a_reload_changes_who_may_do_what(start, program, short_path, before, af
     assert ("pong" in as_nobody(server, "ping")) is (after != "[]")
 
 
-def test_a_reload_changes_where_it_listens(start, program, short_path):
+def test_a_reload_changes_where_it_listens(start: Serve, program: Program, short_path: pathlib.Path) -> None:
     server = start(SYNC)
     old, new = server.socket, str(short_path / "new.sock")
     server.get("/boom")
@@ -119,7 +122,7 @@ def test_a_reload_changes_where_it_listens(start, program, short_path):
     assert not os.path.exists(old)
 
 
-def test_limits_are_the_apps(start, free_port):
+def test_limits_are_the_apps(start: Serve, free_port: int) -> None:
     """Over plain TCP nobody is known, so nobody may operate."""
     server = start(SYNC, socket=f"tcp://127.0.0.1:{free_port}", env={"FLASK_CTL_MAX_REFUSALS": "1"})
     with server.client() as client:
@@ -130,7 +133,7 @@ def test_limits_are_the_apps(start, free_port):
             client.stop()
 
 
-def test_the_audit_log_is_where_the_app_has_put_it(start, log):
+def test_the_audit_log_is_where_the_app_has_put_it(start: Serve, log: pathlib.Path) -> None:
     server = start(SYNC)
     server.call("greet", name="x")
     server.call("look")
@@ -143,7 +146,7 @@ def test_the_audit_log_is_where_the_app_has_put_it(start, log):
     assert "done in" in stopped
 
 
-def test_who_is_refused_is_in_the_audit_log(start, log, free_port):
+def test_who_is_refused_is_in_the_audit_log(start: Serve, log: pathlib.Path, free_port: int) -> None:
     server = start(SYNC, socket=f"tcp://127.0.0.1:{free_port}")
     with server.client() as client, pytest.raises(AccessDenied):
         client.call("greet", name="x")
@@ -152,7 +155,7 @@ def test_who_is_refused_is_in_the_audit_log(start, log, free_port):
     assert line.startswith('greet(name="x") by ')
 
 
-def test_what_no_worker_can_write_is_on_standard_error(start, log):
+def test_what_no_worker_can_write_is_on_standard_error(start: Serve, log: pathlib.Path) -> None:
     server = start(SYNC)
     with server.client() as client:
         client.stop("immediate")
@@ -160,7 +163,7 @@ def test_what_no_worker_can_write_is_on_standard_error(start, log):
     until(lambda: "stop(mode=" in server.output + log.read_text(), "the record")
 
 
-def test_a_reload_is_in_the_audit_log(start, log):
+def test_a_reload_is_in_the_audit_log(start: Serve, log: pathlib.Path) -> None:
     server = start(SYNC)
     server.reload()
     until(lambda: "reload(" in log.read_text(), "the record")
@@ -174,7 +177,9 @@ FAULTY = {
 }
 
 
-def test_a_reload_to_settings_that_would_not_start_is_refused(start, program, short_path):
+def test_a_reload_to_settings_that_would_not_start_is_refused(
+    start: Serve, program: Program, short_path: pathlib.Path
+) -> None:
     (short_path / "d").mkdir()
     os.chmod(short_path / "d", 0o1777)
     server = start(SYNC, socket=short_path / "d" / "x")
@@ -187,7 +192,9 @@ def test_a_reload_to_settings_that_would_not_start_is_refused(start, program, sh
 
 
 @pytest.mark.parametrize(("code", "message"), FAULTY.values(), ids=FAULTY)
-def test_with_such_settings_it_does_not_start(serve, program, short_path, code, message):
+def test_with_such_settings_it_does_not_start(
+    serve: Serve, program: Program, short_path: pathlib.Path, code: str, message: str
+) -> None:
     (short_path / "d").mkdir()
     os.chmod(short_path / "d", 0o1777)
     program.edit("first", code)
@@ -196,7 +203,7 @@ def test_with_such_settings_it_does_not_start(serve, program, short_path, code, 
     assert message in server.output
 
 
-def test_an_address_on_the_network_without_curve_is_no_start(serve, program, free_port):
+def test_an_address_on_the_network_without_curve_is_no_start(serve: Serve, program: Program, free_port: int) -> None:
     server = serve(command=SYNC.command, cwd=program.directory, ready=False, socket=f"tcp://0.0.0.0:{free_port}")
     assert server.wait() != 0
     assert "can be reached from the network" in server.output

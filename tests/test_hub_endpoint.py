@@ -148,7 +148,7 @@ def worker():
         ({"id": 1, "error": {"code": []}}, INVALID_REQUEST),
     ],
 )
-def test_what_has_not_the_right_form_is_answered_with_an_error(worker, message, code):
+def test_what_has_not_the_right_form_is_answered_with_an_error(worker, message: Any, code: int) -> None:
     assert worker.code(message) == code
     assert worker.hub.told == []
 
@@ -164,11 +164,11 @@ def test_what_has_not_the_right_form_is_answered_with_an_error(worker, message, 
         {"method": "hello", "id": 0, "params": {**messages.as_json(HELLO), "later": "field"}},
     ],
 )
-def test_what_a_worker_may_say_is_taken_in(worker, message):
+def test_what_a_worker_may_say_is_taken_in(worker, message: dict[str, Any]) -> None:
     assert worker.code(message) is None
 
 
-def test_a_worker_has_to_say_hello_first():
+def test_a_worker_has_to_say_hello_first() -> None:
     with conversation() as talk:
         assert talk.code({"method": "report", "params": {"figures": {}}}) == INVALID_REQUEST
 
@@ -200,7 +200,7 @@ messages_of_any_kind = st.fixed_dictionaries(
 
 @settings(max_examples=100, deadline=None)
 @given(st.lists(messages_of_any_kind, max_size=5))
-def test_nothing_that_a_worker_sends_is_an_exception(values):
+def test_nothing_that_a_worker_sends_is_an_exception(values) -> None:
     with conversation() as talk:
         talk.hello()
         for value in values:

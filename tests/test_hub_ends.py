@@ -6,7 +6,7 @@ import os
 import signal
 
 import pytest
-from harness import TIMEOUT, Pending, first_quick, until
+from harness import TIMEOUT, Pending, Program, Serve, first_quick, until
 from manyworkers import is_alive, workers
 from servers import SERVERS
 
@@ -21,7 +21,7 @@ def hang():
 
 
 @pytest.fixture
-def hanging(start, program):
+def hanging(start: Serve, program: Program) -> Serve:
     """Start a server whose on_stop hook hangs."""
     program.file.write_text(program.file.read_text() + HANGS)
     # So that it is not gunicorn's own patience that ends it.
@@ -29,14 +29,14 @@ def hanging(start, program):
 
 
 @pytest.mark.parametrize("kind", first_quick(["sync", "gthread", "gevent"]))
-def test_a_fast_stop_ends_a_server_whose_hook_hangs(hanging, kind):
+def test_a_fast_stop_ends_a_server_whose_hook_hangs(hanging: Serve, kind: str) -> None:
     server = hanging(kind)
     server.client().stop("fast", timeout=TIMEOUT)
     assert server.wait() == 0
     assert server.lines.count("atexit") == 2
 
 
-def test_a_fast_stop_ends_a_graceful_one_whose_hook_hangs(hanging):
+def test_a_fast_stop_ends_a_graceful_one_whose_hook_hangs(hanging: Serve) -> None:
     server = hanging("sync")
     graceful = Pending.call(lambda: server.client().stop())
     until(lambda: "hangs" in server.output, "the hook hangs")
@@ -45,7 +45,7 @@ def test_a_fast_stop_ends_a_graceful_one_whose_hook_hangs(hanging):
     assert server.wait() == 0
 
 
-def test_a_fast_stop_ends_a_server_that_hangs_since_it_was_sent_a_signal(hanging):
+def test_a_fast_stop_ends_a_server_that_hangs_since_it_was_sent_a_signal(hanging: Serve) -> None:
     server = hanging("sync")
     os.kill(server.pid, signal.SIGTERM)
     until(lambda: "hangs" in server.output, "the hook hangs")
@@ -54,7 +54,7 @@ def test_a_fast_stop_ends_a_server_that_hangs_since_it_was_sent_a_signal(hanging
 
 
 @pytest.mark.parametrize("kind", first_quick(["sync", "gthread"]))
-def test_a_reload_that_may_cut_cuts_what_earlier_ones_have_left(start, kind):
+def test_a_reload_that_may_cut_cuts_what_earlier_ones_have_left(start: Serve, kind: str) -> None:
     server = start(SERVERS[f"gunicorn {kind}"], "--graceful-timeout", "600")
     first = server.begin("/hold/a")
     assert server.reload(grace=0.1)["old_left"] == 1
@@ -67,7 +67,9 @@ def test_a_reload_that_may_cut_cuts_what_earlier_ones_have_left(start, kind):
     assert len(workers(server)) == 2
 
 
-def test_a_server_that_waits_for_its_old_workers_before_it_starts_new_ones_can_be_reloaded_by_a_cut(start):
+def test_a_server_that_waits_for_its_old_workers_before_it_starts_new_ones_can_be_reloaded_by_a_cut(
+    start: Serve,
+) -> None:
     server = start(SERVERS["uwsgi"], "--worker-reload-mercy", "600")
     before = workers(server)
     held = server.begin("/hold/a")

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import contextlib
 import json
+import pathlib
 import threading
+from collections.abc import Iterator
 
 import pytest
 from faults import FAULTS, armed
@@ -25,7 +27,7 @@ MAX_CALLS = 80
 
 
 @pytest.fixture(scope="module")
-def masters():
+def masters() -> Iterator[Masters]:
     masters = Masters()
     yield masters
     masters.close()
@@ -34,7 +36,7 @@ def masters():
 class Scene:
     """A master, its workers, and their hub."""
 
-    def __init__(self, directory, masters):
+    def __init__(self, directory: pathlib.Path, masters: Masters) -> None:
         self.socket = str(directory / "app.sock")
         path = str(directory / "private.hub")
         self.master = open_process(masters.start(path, self.socket))
@@ -54,7 +56,7 @@ class Scene:
     def client(self):
         return ControlClient(self.socket, timeout=TIMEOUT)
 
-    def close(self):
+    def close(self) -> None:
         self.master.kill()
         self._thread.join(TIMEOUT)
         assert not self._thread.is_alive()
@@ -65,7 +67,7 @@ class Scene:
         self.master.close()
 
 
-def stop(scene, mode):
+def stop(scene: Scene, mode) -> None:
     """Not by a client, which waits for the end of the process at the other end, and that is the test's own here."""
     with raw(scene.socket) as sock:
         sock.sendall(
@@ -74,7 +76,7 @@ def stop(scene, mode):
         sock.makefile("rb").readline()
 
 
-def call(name, *arguments):
+def call(name: str, *arguments: str):
     def ask(scene):
         with scene.client() as client:
             return getattr(client, name)(*arguments)
@@ -94,7 +96,9 @@ ASKS = {
 
 @pytest.mark.parametrize("ask", ASKS)
 @pytest.mark.parametrize("fault", FAULTS)
-def test_a_call_that_fails_once_leaves_a_server_that_can_be_asked_reloaded_and_stopped(masters, short_path, fault, ask):
+def test_a_call_that_fails_once_leaves_a_server_that_can_be_asked_reloaded_and_stopped(
+    masters: Masters, short_path: pathlib.Path, fault: str, ask: str
+) -> None:
     for nth in range(1, MAX_CALLS):
         directory = short_path / str(nth)
         directory.mkdir()

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import pytest
-from fakehub import world
+from fakehub import World, world
 
 
 @pytest.fixture(params=range(5))
-def seed(request):
+def seed(request: pytest.FixtureRequest) -> int:
     """Orders of what comes at the same time."""
     return request.param
 
 
-def busy(w, count=1):
+def busy(w: World, count: int = 1):
     """A worker with so many requests in flight, of which the hub knows."""
     worker = w.living()[0]
     for _ in range(count):
@@ -25,7 +25,7 @@ def busy(w, count=1):
 
 
 @pytest.mark.parametrize("others", [0, 1])
-def test_a_request_that_the_server_aborts_in_a_drain_is_cut_and_not_finished(seed, others):
+def test_a_request_that_the_server_aborts_in_a_drain_is_cut_and_not_finished(seed: int, others: int) -> None:
     with world(seed) as w:
         aborted, other = busy(w), w.living()[1]
         for _ in range(others):
@@ -39,7 +39,7 @@ def test_a_request_that_the_server_aborts_in_a_drain_is_cut_and_not_finished(see
         assert "died" not in stop.result
 
 
-def test_what_was_aborted_before_a_stop_is_not_the_stops(seed):
+def test_what_was_aborted_before_a_stop_is_not_the_stops(seed: int) -> None:
     with world(seed) as w:
         aborted = busy(w)
         aborted.abort()
@@ -49,7 +49,7 @@ def test_what_was_aborted_before_a_stop_is_not_the_stops(seed):
         assert (stop.result["outcome"], stop.result["cut"], stop.result["drained"]) == ("drained", 0, 0)
 
 
-def test_what_the_server_aborts_during_a_reload_is_cut(seed):
+def test_what_the_server_aborts_during_a_reload_is_cut(seed: int) -> None:
     with world(seed) as w:
         old = busy(w)
         reload = w.ask("reload", grace=60.0)
@@ -60,7 +60,7 @@ def test_what_the_server_aborts_during_a_reload_is_cut(seed):
         assert w.answer("status").result["last_reload"]["cut"] == 1
 
 
-def test_a_worker_that_is_killed_during_a_reload_takes_its_requests_with_it(seed):
+def test_a_worker_that_is_killed_during_a_reload_takes_its_requests_with_it(seed: int) -> None:
     with world(seed) as w:
         old = busy(w, 2)
         reload = w.ask("reload", grace=60.0)
@@ -71,7 +71,7 @@ def test_a_worker_that_is_killed_during_a_reload_takes_its_requests_with_it(seed
 
 
 @pytest.mark.parametrize("how", ["abort", "die"])
-def test_what_is_lost_in_workers_that_a_reload_has_left_is_added_to_it(seed, how):
+def test_what_is_lost_in_workers_that_a_reload_has_left_is_added_to_it(seed: int, how: str) -> None:
     with world(seed) as w:
         old = busy(w)
         assert w.answer("reload", grace=1.0).result["old_left"] == 1
@@ -83,7 +83,7 @@ def test_what_is_lost_in_workers_that_a_reload_has_left_is_added_to_it(seed, how
         assert w.memory["history"]["last_reload"]["cut"] == 1, "the next hub knows it, too"
 
 
-def test_what_a_left_worker_answers_is_not_added(seed):
+def test_what_a_left_worker_answers_is_not_added(seed: int) -> None:
     with world(seed) as w:
         old = busy(w)
         w.answer("reload", grace=1.0)
@@ -92,7 +92,7 @@ def test_what_a_left_worker_answers_is_not_added(seed):
         assert w.answer("status").result["last_reload"]["cut"] == 0
 
 
-def test_what_is_cut_by_force_is_counted_once(seed):
+def test_what_is_cut_by_force_is_counted_once(seed: int) -> None:
     with world(seed) as w:
         old = busy(w, 2)
         assert w.answer("reload", grace=1.0, cut=True).result["cut"] == w.lost == 2
@@ -100,7 +100,7 @@ def test_what_is_cut_by_force_is_counted_once(seed):
         assert w.answer("status").result["last_reload"]["cut"] == 2
 
 
-def test_a_worker_that_dies_once_its_requests_are_counted_as_cut_is_not_counted_twice(seed):
+def test_a_worker_that_dies_once_its_requests_are_counted_as_cut_is_not_counted_twice(seed: int) -> None:
     with world(seed) as w:
         worker = busy(w)
         for one in w.living():
@@ -118,7 +118,7 @@ def test_a_worker_that_dies_once_its_requests_are_counted_as_cut_is_not_counted_
 
 
 @pytest.mark.parametrize("count", [1, 2])
-def test_workers_that_are_lost_in_a_hook_are_told(seed, count):
+def test_workers_that_are_lost_in_a_hook_are_told(seed: int, count: int) -> None:
     with world(seed) as w:
         for worker in w.living()[:count]:
             worker.hook_kills = True
@@ -127,7 +127,7 @@ def test_workers_that_are_lost_in_a_hook_are_told(seed, count):
         assert (stop.result["died"], stop.result["cut"]) == (count, 0)
 
 
-def test_nobody_died_where_all_ended_in_order(seed):
+def test_nobody_died_where_all_ended_in_order(seed: int) -> None:
     with world(seed, can_hold_back=False) as w:
         stop = w.ask("stop")
         w.run()
@@ -135,7 +135,7 @@ def test_nobody_died_where_all_ended_in_order(seed):
 
 
 @pytest.mark.parametrize("tells", [True, False])
-def test_of_workers_without_last_words_nobody_can_tell(seed, tells):
+def test_of_workers_without_last_words_nobody_can_tell(seed: int, tells: bool) -> None:
     with world(seed, runs_exit_handlers=tells) as w:
         worker = busy(w)
         stop = w.ask("stop")
@@ -146,7 +146,7 @@ def test_of_workers_without_last_words_nobody_can_tell(seed, tells):
         assert stop.result.get("died") == (1 if tells else None)
 
 
-def test_a_worker_that_was_forked_as_the_server_ended_does_not_hold_it_up(seed):
+def test_a_worker_that_was_forked_as_the_server_ended_does_not_hold_it_up(seed: int) -> None:
     """It has lost the master's signal, before it could hear of any."""
     with world(seed, deaf_while_loading=True) as w:
         w.living()[0].hook_kills = True
@@ -162,7 +162,7 @@ def test_a_worker_that_was_forked_as_the_server_ended_does_not_hold_it_up(seed):
 
 
 @pytest.mark.parametrize("how", ["leave", "die"])
-def test_new_workers_that_have_served_and_ended_in_order_count_as_new(seed, how):
+def test_new_workers_that_have_served_and_ended_in_order_count_as_new(seed: int, how: str) -> None:
     """Under gunicorn's --max-requests there may never be as many as wanted at once."""
     with world(seed) as w:
         w.load_is_held = True

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import pathlib
 import signal
+from typing import Any
 
 import pytest
-from harness import TIMEOUT, Pending, run_cli, until
+from harness import TIMEOUT, Pending, Program, Serve, Server, run_cli, until
 from manyworkers import Load, hub, kill, workers
 from servers import SERVERS
 
@@ -17,7 +19,7 @@ from flask_ctl.client.reload import HubEnded, ReloadWaiter
 
 
 @pytest.fixture(autouse=True)
-def _patience(monkeypatch):
+def _patience(monkeypatch: pytest.MonkeyPatch) -> None:
     """A machine may be slow."""
     monkeypatch.setattr(reloadcall, "NEXT_HUB_TIMEOUT", TIMEOUT)
 
@@ -25,7 +27,7 @@ def _patience(monkeypatch):
 NAMES = ["gunicorn sync", "gunicorn gthread"]
 
 
-def reloading(server, phase, *options):
+def reloading(server: Server, phase: str, *options: str):
     """A reload from the command line, once it is in this phase."""
     seen = []
 
@@ -39,7 +41,7 @@ def reloading(server, phase, *options):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_the_client_gets_the_result_from_the_next_hub(start, program, name):
+def test_the_client_gets_the_result_from_the_next_hub(start: Serve, program: Program, name: str) -> None:
     server = start(SERVERS[name])
     held = server.begin("/hold/a")
     program.edit("new")
@@ -59,7 +61,9 @@ def test_the_client_gets_the_result_from_the_next_hub(start, program, name):
     assert server.get("/version") == (200, b"new")
 
 
-def test_what_the_next_hub_does_not_tell_in_time_is_not_known_and_status_tells_it_later(start, program):
+def test_what_the_next_hub_does_not_tell_in_time_is_not_known_and_status_tells_it_later(
+    start: Serve, program: Program
+) -> None:
     server = start(SERVERS["gunicorn sync"])
     held = server.begin("/hold/a")
     program.edit("new")
@@ -78,7 +82,9 @@ def test_what_the_next_hub_does_not_tell_in_time_is_not_known_and_status_tells_i
     assert (after["generation"], after["last_reload"]["ok"]) == (2, True)
 
 
-def test_a_hub_that_is_killed_again_and_again_loses_neither_requests_nor_the_truth(start, program):
+def test_a_hub_that_is_killed_again_and_again_loses_neither_requests_nor_the_truth(
+    start: Serve, program: Program
+) -> None:
     server = start(SERVERS["gunicorn sync"])
     with Load(server.address) as load:
         for number in range(3):
@@ -86,7 +92,7 @@ def test_a_hub_that_is_killed_again_and_again_loses_neither_requests_nor_the_tru
     assert not load.lost
 
 
-def reload_and_lose_the_hub(server, program, version):
+def reload_and_lose_the_hub(server: Server, program: Program, version) -> None:
     before = server.status()["generation"]
     served = server.get("/version")[1].decode()
     program.edit(version)
@@ -103,7 +109,7 @@ def reload_and_lose_the_hub(server, program, version):
     assert (server.get("/version")[1].decode(), server.status()["generation"]) == expected
 
 
-def test_a_server_that_ends_with_its_hub_has_died(start):
+def test_a_server_that_ends_with_its_hub_has_died(start: Serve) -> None:
     server = start(SERVERS["gunicorn sync"])
     held = server.begin("/hold/a")
     reload = reloading(server, "drain")
@@ -124,7 +130,7 @@ def status(generation=1, last=None, pids=(1, 2), state="running"):
     return {"state": state, "generation": generation, "last_reload": last, "workers": members, "pid": 7}
 
 
-def outcome(monkeypatch, *answers):
+def outcome(monkeypatch: pytest.MonkeyPatch, *answers):
     """What the client makes of these answers, the first of them from before the reload."""
     left = list(answers)
     monkeypatch.setattr(reloadcall.time, "sleep", lambda seconds: None)
@@ -137,7 +143,7 @@ DONE = {"ok": True, "at": "t1", "elapsed": 0.5, "cut": 1, "error": None}
 FAILED = {"ok": False, "at": "t1", "elapsed": 0.5, "cut": 0, "error": "0 of 2 new workers serve"}
 
 
-def test_a_new_last_reload_is_the_outcome(monkeypatch):
+def test_a_new_last_reload_is_the_outcome(monkeypatch: pytest.MonkeyPatch) -> None:
     result = outcome(monkeypatch, status(), status(state="reloading"), status(2, DONE, (1, 11, 12)))
     assert result == {"generation": 2, "cut": 1, "elapsed": 0.5, "pid": 7, "old_left": 1}
 
@@ -151,12 +157,16 @@ def test_a_new_last_reload_is_the_outcome(monkeypatch):
         ([status(), status(state="reloading")], "not known"),
     ],
 )
-def test_anything_else_is_a_failure_that_says_what_is_known(monkeypatch, answers, said):
+def test_anything_else_is_a_failure_that_says_what_is_known(
+    monkeypatch: pytest.MonkeyPatch, answers: list[Any], said: str
+) -> None:
     with pytest.raises(ControlError, match=said):
         outcome(monkeypatch, *answers)
 
 
-def test_while_the_new_workers_load_nobody_says_that_nothing_is_running(start, program, tmp_path):
+def test_while_the_new_workers_load_nobody_says_that_nothing_is_running(
+    start: Serve, program: Program, tmp_path: pathlib.Path
+) -> None:
     """Then no process of the server holds its lock; the lock's file names the master."""
     server = start(SERVERS["gunicorn sync"])
     go_on = tmp_path / "go on"

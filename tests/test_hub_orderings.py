@@ -15,7 +15,7 @@ CONFLICT, RELOAD_FAILED, TIMED_OUT, NOT_SUPPORTED, INTERNAL, DIED = -32002, -320
 
 
 @pytest.fixture(params=SEEDS)
-def seed(request):
+def seed(request: pytest.FixtureRequest) -> int:
     return request.param
 
 
@@ -43,7 +43,7 @@ def assert_ends(w: World, stop) -> None:
 # The master alone
 
 
-def test_a_master_that_ends_while_the_hub_looks_is_noticed():
+def test_a_master_that_ends_while_the_hub_looks_is_noticed() -> None:
     with world(wanted=0) as w:
 
         def ended():
@@ -62,7 +62,7 @@ def test_a_master_that_ends_while_the_hub_looks_is_noticed():
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("kind", ["drains by itself", "does not", "can't hold back"])
 @pytest.mark.parametrize("busy", ["idle", "answers in time", "never answers"])
-def test_a_stop_tells_what_was_cut(seed, mode, kind, busy):
+def test_a_stop_tells_what_was_cut(seed: int, mode: str, kind: str, busy: str) -> None:
     with world(seed, drains_by_itself=kind != "does not", can_hold_back=kind != "can't hold back") as w:
         if busy != "idle":
             w.living()[0].begin()
@@ -79,7 +79,7 @@ def test_a_stop_tells_what_was_cut(seed, mode, kind, busy):
 
 @pytest.mark.parametrize("first", ["graceful", "fast"])
 @pytest.mark.parametrize("kind", ["drains by itself", "does not"])
-def test_a_fast_stop_leaves_hooks_that_hang_behind(seed, first, kind):
+def test_a_fast_stop_leaves_hooks_that_hang_behind(seed: int, first: str, kind: str) -> None:
     with world(seed, hooks_hang=True, drains_by_itself=kind != "does not") as w:
         workers = w.living()
         stop = w.ask("stop", mode=first)
@@ -92,7 +92,7 @@ def test_a_fast_stop_leaves_hooks_that_hang_behind(seed, first, kind):
         assert all(worker.exit_functions_ran for worker in workers)
 
 
-def test_hooks_that_take_their_time_are_waited_for(seed):
+def test_hooks_that_take_their_time_are_waited_for(seed: int) -> None:
     with world(seed, hooks_hang=True) as w:
         stop = w.ask("stop")
         w.run(lambda: "hooks" in stop.phases)
@@ -103,7 +103,7 @@ def test_hooks_that_take_their_time_are_waited_for(seed):
         assert_ends(w, stop)
 
 
-def test_what_a_worker_does_that_hears_nothing_is_not_said_to_be_done(seed):
+def test_what_a_worker_does_that_hears_nothing_is_not_said_to_be_done(seed: int) -> None:
     with world(seed, drains_by_itself=False) as w:
         w.living()[0].deaf = True
         stop = w.ask("stop", grace=1.0)
@@ -138,7 +138,7 @@ def in_phase(w: World, phase: str):
 
 @pytest.mark.parametrize("phase", PHASES)
 @pytest.mark.parametrize("mode", MODES)
-def test_a_second_stop_joins_the_first(seed, phase, mode):
+def test_a_second_stop_joins_the_first(seed: int, phase: str, mode: str) -> None:
     with world(seed) as w:
         first, go_on = in_phase(w, phase)
         second = w.ask("stop", mode=mode)
@@ -153,7 +153,7 @@ def test_a_second_stop_joins_the_first(seed, phase, mode):
 
 
 @pytest.mark.parametrize("phase", PHASES)
-def test_a_reload_during_a_stop_is_a_conflict(seed, phase):
+def test_a_reload_during_a_stop_is_a_conflict(seed: int, phase: str) -> None:
     with world(seed) as w:
         stop, go_on = in_phase(w, phase)
         assert w.answer("reload").error == CONFLICT
@@ -163,7 +163,7 @@ def test_a_reload_during_a_stop_is_a_conflict(seed, phase):
 
 @pytest.mark.parametrize("phase", PHASES)
 @pytest.mark.parametrize("command", ["status", "ping", "greet", "commands"])
-def test_commands_are_answered_during_a_stop(seed, phase, command):
+def test_commands_are_answered_during_a_stop(seed: int, phase: str, command: str) -> None:
     with world(seed) as w:
         stop, go_on = in_phase(w, phase)
         assert "result" in w.answer(command).answers[0] or phase == "end"
@@ -173,7 +173,7 @@ def test_commands_are_answered_during_a_stop(seed, phase, command):
 
 @pytest.mark.parametrize("phase", PHASES)
 @pytest.mark.parametrize("who", ["the busy one", "another one", "all", "the master"])
-def test_whoever_dies_during_a_stop_it_is_answered_and_tells_what_was_lost(seed, phase, who):
+def test_whoever_dies_during_a_stop_it_is_answered_and_tells_what_was_lost(seed: int, phase: str, who: str) -> None:
     with world(seed) as w:
         stop, go_on = in_phase(w, phase)
         workers = w.living()
@@ -189,7 +189,7 @@ def test_whoever_dies_during_a_stop_it_is_answered_and_tells_what_was_lost(seed,
 
 @pytest.mark.parametrize("phase", PHASES)
 @pytest.mark.parametrize("what", SIGNALS)
-def test_signals_from_elsewhere_during_a_stop_lose_nothing(seed, phase, what):
+def test_signals_from_elsewhere_during_a_stop_lose_nothing(seed: int, phase: str, what: str) -> None:
     with world(seed) as w:
         stop, go_on = in_phase(w, phase)
         w.master.signal(SIGNALS[what])
@@ -207,7 +207,7 @@ def test_signals_from_elsewhere_during_a_stop_lose_nothing(seed, phase, what):
 
 @pytest.mark.parametrize("kind", ["drains by itself", "does not"])
 @pytest.mark.parametrize("busy", ["idle", "answers in time"])
-def test_a_reload_replaces_every_worker_and_loses_nothing(seed, kind, busy):
+def test_a_reload_replaces_every_worker_and_loses_nothing(seed: int, kind: str, busy: str) -> None:
     with world(seed, drains_by_itself=kind != "does not") as w:
         before = w.living()
         if busy != "idle":
@@ -224,7 +224,7 @@ def test_a_reload_replaces_every_worker_and_loses_nothing(seed, kind, busy):
 
 
 @pytest.mark.parametrize("kind", ["drains by itself", "does not"])
-def test_a_reload_that_may_cut_tells_what_it_has_cut(seed, kind):
+def test_a_reload_that_may_cut_tells_what_it_has_cut(seed: int, kind: str) -> None:
     with world(seed, drains_by_itself=kind != "does not") as w:
         w.living()[0].begin()
         w.run(lambda: w.hub.workers.in_flight)
@@ -232,7 +232,7 @@ def test_a_reload_that_may_cut_tells_what_it_has_cut(seed, kind):
         assert_runs(w)
 
 
-def test_a_reload_that_may_cut_cuts_what_earlier_ones_have_left(seed):
+def test_a_reload_that_may_cut_cuts_what_earlier_ones_have_left(seed: int) -> None:
     with world(seed) as w:
         left = w.living()[0]
         left.begin()
@@ -249,7 +249,7 @@ NEW = {"too few": 1, "never": 0}
 
 
 @pytest.mark.parametrize("new_code", NEW)
-def test_a_reload_whose_workers_do_not_come_is_told_and_the_server_goes_on(seed, new_code):
+def test_a_reload_whose_workers_do_not_come_is_told_and_the_server_goes_on(seed: int, new_code: str) -> None:
     with world(seed) as w:
         w.new_code = new_code
         [answer] = w.answer("reload").answers
@@ -259,7 +259,7 @@ def test_a_reload_whose_workers_do_not_come_is_told_and_the_server_goes_on(seed,
         assert_runs(w)
 
 
-def test_code_that_does_not_pass_the_preflight_is_refused(seed):
+def test_code_that_does_not_pass_the_preflight_is_refused(seed: int) -> None:
     with world(seed, preflight="fails") as w:
         before = w.living()
         assert w.answer("reload").error == RELOAD_FAILED
@@ -267,7 +267,7 @@ def test_code_that_does_not_pass_the_preflight_is_refused(seed):
         assert_runs(w)
 
 
-def test_code_that_kills_the_master_is_told(seed):
+def test_code_that_kills_the_master_is_told(seed: int) -> None:
     with world(seed, new_code="kills the master") as w:
         reload = w.ask("reload")
         w.run()
@@ -300,7 +300,7 @@ def in_reload(w: World, phase: str):
 
 @pytest.mark.parametrize("phase", RELOAD_PHASES)
 @pytest.mark.parametrize("mode", MODES)
-def test_a_stop_calls_a_reload_off(seed, phase, mode):
+def test_a_stop_calls_a_reload_off(seed: int, phase: str, mode: str) -> None:
     with world(seed) as w:
         reload, go_on = in_reload(w, phase)
         stop = w.ask("stop", mode=mode)
@@ -315,7 +315,7 @@ def test_a_stop_calls_a_reload_off(seed, phase, mode):
 
 @pytest.mark.parametrize("phase", RELOAD_PHASES)
 @pytest.mark.parametrize("command", ["status", "ping", "greet"])
-def test_commands_are_answered_during_a_reload(seed, phase, command):
+def test_commands_are_answered_during_a_reload(seed: int, phase: str, command: str) -> None:
     with world(seed) as w:
         reload, go_on = in_reload(w, phase)
         assert "result" in w.answer(command).answers[0]
@@ -328,7 +328,7 @@ def test_commands_are_answered_during_a_reload(seed, phase, command):
 
 @pytest.mark.parametrize("phase", RELOAD_PHASES)
 @pytest.mark.parametrize("who", ["the busy one", "another one", "all", "the newest"])
-def test_a_worker_that_dies_during_a_reload_does_not_hold_it_up(seed, phase, who):
+def test_a_worker_that_dies_during_a_reload_does_not_hold_it_up(seed: int, phase: str, who: str) -> None:
     with world(seed) as w:
         reload, go_on = in_reload(w, phase)
         workers = w.living()
@@ -347,7 +347,7 @@ def test_a_worker_that_dies_during_a_reload_does_not_hold_it_up(seed, phase, who
 
 
 @pytest.mark.parametrize("phase", RELOAD_PHASES)
-def test_a_master_that_dies_during_a_reload_is_told(seed, phase):
+def test_a_master_that_dies_during_a_reload_is_told(seed: int, phase: str) -> None:
     with world(seed) as w:
         reload, go_on = in_reload(w, phase)
         w.master.die()
@@ -367,7 +367,7 @@ def without_workers(w: World) -> None:
     w.run(lambda: not len(w.hub.workers))
 
 
-def test_status_tells_what_the_last_worker_has_told(seed):
+def test_status_tells_what_the_last_worker_has_told(seed: int) -> None:
     with world(seed) as w:
         w.living()[0].begin()
         w.run(lambda: w.hub.workers.in_flight)
@@ -377,7 +377,7 @@ def test_status_tells_what_the_last_worker_has_told(seed):
         assert (status["workers"], status["workers_expected"]) == ([], 2)
 
 
-def test_commands_wait_for_a_worker(seed):
+def test_commands_wait_for_a_worker(seed: int) -> None:
     with world(seed) as w:
         without_workers(w)
         greet = w.ask("greet")
@@ -390,7 +390,7 @@ def test_commands_wait_for_a_worker(seed):
 
 
 @pytest.mark.parametrize(("parameters", "seconds"), [({}, 30.0), ({"_timeout": 1.0}, 1.0)])
-def test_commands_do_not_wait_for_ever(seed, parameters, seconds):
+def test_commands_do_not_wait_for_ever(seed: int, parameters: dict[str, float], seconds: float) -> None:
     with world(seed) as w:
         without_workers(w)
         began = w.clock.now
@@ -399,7 +399,7 @@ def test_commands_do_not_wait_for_ever(seed, parameters, seconds):
         assert_runs(w)
 
 
-def test_a_command_that_waits_is_answered_when_the_server_ends(seed):
+def test_a_command_that_waits_is_answered_when_the_server_ends(seed: int) -> None:
     with world(seed) as w:
         without_workers(w)
         greet = w.ask("greet")
@@ -410,7 +410,7 @@ def test_a_command_that_waits_is_answered_when_the_server_ends(seed):
 
 
 @pytest.mark.parametrize("preflight", [True, False])
-def test_a_reload_goes_on_when_workers_are_there(seed, preflight):
+def test_a_reload_goes_on_when_workers_are_there(seed: int, preflight: bool) -> None:
     with world(seed) as w:
         without_workers(w)
         reload = w.ask("reload", preflight=preflight)
@@ -423,7 +423,7 @@ def test_a_reload_goes_on_when_workers_are_there(seed, preflight):
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_a_stop_needs_no_worker(seed, mode):
+def test_a_stop_needs_no_worker(seed: int, mode: str) -> None:
     with world(seed) as w:
         without_workers(w)
         assert_ends(w, w.ask("stop", mode=mode))
@@ -433,7 +433,7 @@ def test_a_stop_needs_no_worker(seed, mode):
 
 
 @pytest.mark.parametrize("command", ["reload", "stop"])
-def test_what_finds_no_thread_has_done_nothing_and_can_be_repeated(seed, command):
+def test_what_finds_no_thread_has_done_nothing_and_can_be_repeated(seed: int, command: str) -> None:
     with world(seed) as w:
         w.threading.exhausted = True
         assert w.answer(command).error == INTERNAL
@@ -445,7 +445,7 @@ def test_what_finds_no_thread_has_done_nothing_and_can_be_repeated(seed, command
 
 
 @pytest.mark.parametrize("walk", range(100))
-def test_whatever_happens_everybody_is_answered_and_a_fast_stop_ends_it(walk):
+def test_whatever_happens_everybody_is_answered_and_a_fast_stop_ends_it(walk: int) -> None:
     choice = random.Random(walk)
     settings = {
         "drains_by_itself": choice.random() < 0.7,

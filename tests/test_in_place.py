@@ -10,20 +10,20 @@ import socket
 from http.client import HTTPConnection
 
 import pytest
-from harness import TIMEOUT, Pending, read_all, until
-from servers import all_rows, alone, each_mechanism
+from harness import TIMEOUT, Pending, Program, Serve, read_all, until
+from servers import Row, all_rows, alone, each_mechanism
 
 from flask_ctl import CommandError
 
 
-def keeping(row):
+def keeping(row: Row):
     """Whether it serves from one process, and keeps connections."""
     return alone(row) and row.keeps_alive
 
 
 @all_rows(lambda row: alone(row) and not row.reloader)
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT], ids=lambda signum: signum.name)
-def test_a_signal_drains_like_a_stop(start, row, signum):
+def test_a_signal_drains_like_a_stop(start: Serve, row: Row, signum: signal.Signals) -> None:
     # The tests themselves may run where it is ignored, as in a script's background job.
     server = start(row, preexec_fn=lambda: signal.signal(signum, signal.SIG_DFL))
     held = server.begin("/hold/a")
@@ -37,7 +37,7 @@ def test_a_signal_drains_like_a_stop(start, row, signum):
 
 
 @each_mechanism(alone)
-def test_a_signal_that_the_kernel_gives_to_another_thread_is_heard(start, row):
+def test_a_signal_that_the_kernel_gives_to_another_thread_is_heard(start: Serve, row: Row) -> None:
     server = start(row)
     another = next(int(name) for name in os.listdir(f"/proc/{server.pid}/task") if int(name) != server.pid)
     ctypes.CDLL(None).tgkill(server.pid, another, signal.SIGTERM)
@@ -45,7 +45,7 @@ def test_a_signal_that_the_kernel_gives_to_another_thread_is_heard(start, row):
 
 
 @each_mechanism(alone)
-def test_a_reload_that_does_not_come_to_an_end_is_given_up(start, row):
+def test_a_reload_that_does_not_come_to_an_end_is_given_up(start: Serve, row: Row) -> None:
     server = start(row)
     held = server.begin("/hold/a")
     with server.client() as client, pytest.raises(CommandError, match="the old code still serves"):
@@ -58,7 +58,7 @@ def test_a_reload_that_does_not_come_to_an_end_is_given_up(start, row):
 
 
 @contextlib.contextmanager
-def kept(address):
+def kept(address: tuple[str, int]):
     """A connection that has had an answer, and is open."""
     connection = HTTPConnection(*address, timeout=TIMEOUT)
     with contextlib.closing(connection):
@@ -75,7 +75,7 @@ def ask(connection, path):
 
 
 @each_mechanism(keeping)
-def test_answers_during_a_reload_are_the_last_of_their_connections(start, program, row):
+def test_answers_during_a_reload_are_the_last_of_their_connections(start: Serve, program: Program, row: Row) -> None:
     server = start(row)
     address = server.address
     with kept(address) as connection:
@@ -93,7 +93,7 @@ def test_answers_during_a_reload_are_the_last_of_their_connections(start, progra
 
 
 @each_mechanism(keeping)
-def test_idle_connections_go_on_with_the_new_code(start, program, row):
+def test_idle_connections_go_on_with_the_new_code(start: Serve, program: Program, row: Row) -> None:
     server = start(row)
     address = server.address
     with kept(address) as idle, socket.create_connection(address, timeout=TIMEOUT) as silent:

@@ -9,9 +9,11 @@ import signal
 import socket
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
-from harness import run_cli, until
+from harness import Serve, Server, run_cli, until
 from holders import Holder
 from manyworkers import all_there, hub, kill
 
@@ -44,7 +46,7 @@ if __name__ == "__main__":
 
 
 @pytest.fixture
-def project(short_path):
+def project(short_path: pathlib.Path) -> pathlib.Path:
     """A directory with an app, and nothing else."""
     directory = pathlib.Path(os.path.realpath(short_path)) / "top" / "shop"
     directory.mkdir(parents=True)
@@ -53,13 +55,13 @@ def project(short_path):
 
 
 @pytest.fixture
-def plain(project):
+def plain(project: pathlib.Path) -> str:
     """The default socket of that app."""
     return default_path("shop", str(project))
 
 
 @pytest.fixture
-def start(serve, project, plain):
+def start(serve: Serve, project: pathlib.Path, plain: str) -> Serve:
     """Start one more instance of the app, and wait until it listens."""
     started = []
 
@@ -72,12 +74,12 @@ def start(serve, project, plain):
     return start
 
 
-def files(plain):
+def files(plain: str):
     """What is in the directory of default sockets, but for locks."""
     return sorted(name for name in os.listdir(os.path.dirname(plain)) if name.endswith(".sock"))
 
 
-def listens_at(path, server):
+def listens_at(path: str, server: Server):
     """Whether that server answers at the path."""
     return any(found.status and found.status["pid"] == server.pid and path in found.status["control"]["sockets"]
                for found in live_instances())  # fmt: skip
@@ -86,12 +88,12 @@ def listens_at(path, server):
 # Names
 
 
-def test_an_own_name_has_the_pid_before_the_suffix():
+def test_an_own_name_has_the_pid_before_the_suffix() -> None:
     assert own_path("/run/shop-01234567.sock", 4711) == "/run/shop-01234567-4711.sock"
 
 
 @pytest.mark.parametrize("length", range(MAX_SOCKET_PATH - 20, MAX_SOCKET_PATH + 1))
-def test_an_own_name_is_never_too_long_for_a_socket(length):
+def test_an_own_name_is_never_too_long_for_a_socket(length: int) -> None:
     plain = "/run/" + "é" * 20 + "/" + "a" * (length - 60) + "-01234567.sock"
     assert len(os.fsencode(plain)) == length
     own = own_path(plain, 4194304)
@@ -99,7 +101,7 @@ def test_an_own_name_is_never_too_long_for_a_socket(length):
     assert own.endswith("-01234567-4194304.sock")
 
 
-def test_other_instances_of_the_app_are_told_by_their_names(tmp_path):
+def test_other_instances_of_the_app_are_told_by_their_names(tmp_path: pathlib.Path) -> None:
     plain = str(tmp_path / "shop-01234567.sock")
     others = [own_path(plain, pid) for pid in (1, 4711)]
     for path in (
@@ -124,12 +126,12 @@ def test_other_instances_of_the_app_are_told_by_their_names(tmp_path):
 class Listening:
     """The paths at which somebody listens, and what else is in the way."""
 
-    def __init__(self, taken=(), broken=()):
+    def __init__(self, taken=(), broken=()) -> None:
         self.taken = set(taken)
         self.broken = broken
         self.ours = []
 
-    def __call__(self, path):
+    def __call__(self, path: str):
         if path in self.broken:
             raise ConfigurationError("it is broken")
         if path in self.taken:
@@ -139,11 +141,11 @@ class Listening:
 
 
 @pytest.fixture
-def path(short_path):
+def path(short_path: pathlib.Path) -> str:
     return str(short_path / "shop-01234567.sock")
 
 
-def test_the_first_instance_has_the_plain_name_only(path):
+def test_the_first_instance_has_the_plain_name_only(path: str) -> None:
     listen = Listening()
     name = DefaultName(path, 4711)
     name.open(listen)
@@ -151,7 +153,7 @@ def test_the_first_instance_has_the_plain_name_only(path):
     assert not name.tend(listen)
 
 
-def test_the_next_one_has_its_own_until_the_plain_name_is_free_and_keeps_it(path):
+def test_the_next_one_has_its_own_until_the_plain_name_is_free_and_keeps_it(path: str) -> None:
     listen = Listening(taken=[path])
     name = DefaultName(path, 4711)
     name.open(listen)
@@ -163,14 +165,14 @@ def test_the_next_one_has_its_own_until_the_plain_name_is_free_and_keeps_it(path
     assert listen.ours == [own_path(path, 4711), path]
 
 
-def test_what_else_is_wrong_with_the_plain_name_is_told_and_no_other_is_taken(path):
+def test_what_else_is_wrong_with_the_plain_name_is_told_and_no_other_is_taken(path: str) -> None:
     listen = Listening(broken=[path])
     with pytest.raises(ConfigurationError, match="broken"):
         DefaultName(path, 4711).open(listen)
     assert listen.ours == []
 
 
-def test_what_is_wrong_with_the_plain_name_later_is_in_nobodys_way(path):
+def test_what_is_wrong_with_the_plain_name_later_is_in_nobodys_way(path: str) -> None:
     listen = Listening(taken=[path])
     name = DefaultName(path, 4711)
     name.open(listen)
@@ -179,11 +181,11 @@ def test_what_is_wrong_with_the_plain_name_later_is_in_nobodys_way(path):
 
 
 @pytest.fixture
-def hold(path):
+def hold(path: str) -> Iterator[Callable[[int], None]]:
     """Have another process hold a byte of the lock's file."""
     holders = []
 
-    def hold(byte):
+    def hold(byte) -> None:
         holders.append(Holder(lock_path(path), f"assert locks.take(descriptor, {byte})"))
 
     yield hold
@@ -191,7 +193,7 @@ def hold(path):
         holder.end()
 
 
-def test_a_server_whose_hub_has_died_keeps_its_name(path, hold):
+def test_a_server_whose_hub_has_died_keeps_its_name(path: str, hold: Callable[[int], None]) -> None:
     """Its workers bring the hub back, and nobody else is to be stopped in their place meanwhile."""
     hold(4711 * (1 << 16) + 3)
     assert held_by_others(path)
@@ -203,14 +205,14 @@ def test_a_server_whose_hub_has_died_keeps_its_name(path, hold):
     assert listen.ours == [own_path(path, 4712), path]
 
 
-def test_who_listens_holds_the_name(path, hold):
+def test_who_listens_holds_the_name(path: str, hold: Callable[[int], None]) -> None:
     assert not held_by_others(path), "there is no lock yet"
     hold(0)
     assert held_by_others(path)
     assert held_by_others(path, 4711)
 
 
-def test_what_a_dead_instance_has_left_is_removed_and_what_lives_is_not(path, hold):
+def test_what_a_dead_instance_has_left_is_removed_and_what_lives_is_not(path: str, hold: Callable[[int], None]) -> None:
     dead, alive = own_path(path, 1), own_path(path, 2)
     pathlib.Path(lock_path(dead)).touch()
     with socket.socket(socket.AF_UNIX) as sock:
@@ -223,7 +225,7 @@ def test_what_a_dead_instance_has_left_is_removed_and_what_lives_is_not(path, ho
     file.release()
 
 
-def test_nothing_stays_of_an_own_name(path):
+def test_nothing_stays_of_an_own_name(path: str) -> None:
     file = SocketFile(own_path(path, os.getpid()))
     name = DefaultName(path, os.getpid())
     listen = Listening(taken=[path])
@@ -235,7 +237,7 @@ def test_nothing_stays_of_an_own_name(path):
     assert not os.path.exists(lock_path(own_path(path, os.getpid())))
 
 
-def test_a_missing_lock_is_no_reason_to_fail(path):
+def test_a_missing_lock_is_no_reason_to_fail(path: str) -> None:
     remove_dead(path)
     with socket.socket(socket.AF_UNIX) as sock:
         sock.bind(path)
@@ -246,7 +248,7 @@ def test_a_missing_lock_is_no_reason_to_fail(path):
 # Real instances
 
 
-def test_each_instance_is_reached_and_none_is_stopped_by_guess(start, project, plain):
+def test_each_instance_is_reached_and_none_is_stopped_by_guess(start: Serve, project: pathlib.Path, plain: str) -> None:
     first, second = start(), start()
     done = run_cli("stop", cwd=project)
     assert (done.returncode, done.stdout) == (2, "")
@@ -264,7 +266,7 @@ def test_each_instance_is_reached_and_none_is_stopped_by_guess(start, project, p
     assert "control socket" not in second.output
 
 
-def test_the_apps_own_command_line_lists_them_too(start, project):
+def test_the_apps_own_command_line_lists_them_too(start: Serve, project: pathlib.Path) -> None:
     flask = [sys.executable, "-m", "flask", "--app", "shop", "ctl"]
     servers = [start()]
     done = subprocess.run([*flask, "status"], cwd=project, capture_output=True, text=True)
@@ -277,7 +279,9 @@ def test_the_apps_own_command_line_lists_them_too(start, project):
 
 
 @pytest.mark.parametrize("how", ["stop", "kill"])
-def test_when_the_holder_ends_one_of_the_others_has_the_default_name_too(start, project, plain, how):
+def test_when_the_holder_ends_one_of_the_others_has_the_default_name_too(
+    start: Serve, project: pathlib.Path, plain: str, how: str
+) -> None:
     first, *others = start(), start(), start()
     if how == "stop":
         assert run_cli("stop", "--socket", plain).returncode == 0
@@ -302,7 +306,7 @@ def test_when_the_holder_ends_one_of_the_others_has_the_default_name_too(start, 
     assert files(plain) == []
 
 
-def test_a_reload_keeps_the_names(start, plain):
+def test_a_reload_keeps_the_names(start: Serve, plain: str) -> None:
     first, second = start(), start()
     assert second.reload()["generation"] == 2
     assert second.status()["control"]["sockets"] == [second.socket]
@@ -315,7 +319,7 @@ def test_a_reload_keeps_the_names(start, plain):
         assert heir.status()["pid"] == second.pid
 
 
-def test_what_killed_instances_have_left_goes_with_the_next_one(start, plain):
+def test_what_killed_instances_have_left_goes_with_the_next_one(start: Serve, plain: str) -> None:
     start()
     second = start()
     second.kill()
@@ -327,7 +331,9 @@ def test_what_killed_instances_have_left_goes_with_the_next_one(start, plain):
 GUNICORN = [sys.executable, "-m", "gunicorn", "--no-control-socket", "-w", "2", "-b", "127.0.0.1:0", "shop:app"]
 
 
-def test_a_server_with_workers_has_a_name_of_its_own_and_inherits(no_hubs_left, serve, project, plain):
+def test_a_server_with_workers_has_a_name_of_its_own_and_inherits(
+    no_hubs_left: None, serve: Serve, project: pathlib.Path, plain: str
+) -> None:
     def start(socket_of):
         server = serve(command=GUNICORN, cwd=project, ready=False, env={"FLASK_CTL_SOCKET": ""})
         server.socket = socket_of(server.pid)
@@ -356,22 +362,24 @@ class Asked:
 
     endpoint, ended = "/run/shop.sock", False
 
-    def close(self):
+    def close(self) -> None:
         """There is nothing to close."""
 
 
 @pytest.mark.parametrize(("pids", "asked"), [([1, 2], 1), ([1, 1], 2)], ids=["an heir", "its next hub"])
-def test_a_stop_is_not_asked_of_the_heir_of_a_server_that_has_died(monkeypatch, pids, asked):
+def test_a_stop_is_not_asked_of_the_heir_of_a_server_that_has_died(
+    monkeypatch: pytest.MonkeyPatch, pids: list[int], asked: int
+) -> None:
     """The hub died before the stop began; who listens there afterwards may be another instance."""
     died = {"outcome": "died"}
     calls = []
 
     class Call:
-        def __init__(self, connection, targets, times, on_progress):
+        def __init__(self, connection, targets, times, on_progress) -> None:
             self.times = times
             calls.append(targets.pid)
 
-        def ask(self, params):
+        def ask(self, params) -> None:
             if len(calls) == 1:
                 raise Unanswered("the hub has died", None, accepted=False, outcome=died)
 
@@ -389,7 +397,7 @@ def test_a_stop_is_not_asked_of_the_heir_of_a_server_that_has_died(monkeypatch, 
 # Which one is meant
 
 
-def test_what_holds_more_than_one_project_is_known(tmp_path, monkeypatch):
+def test_what_holds_more_than_one_project_is_known(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     monkeypatch.setenv("TMPDIR", str(tmp_path / "tmp"))
     for name in ("home", "tmp", "project", "home/project"):
@@ -400,11 +408,11 @@ def test_what_holds_more_than_one_project_is_known(tmp_path, monkeypatch):
         assert not is_common(str(tmp_path / own)), own
 
 
-def found(cwd, root_path="/usr/lib/shop", **more):
+def found(cwd, root_path="/usr/lib/shop", **more: Any):
     return Found("/run/a.sock", {"cwd": str(cwd), "root_path": root_path, "pid": 1, "app": "shop", **more})
 
 
-def test_exactly_there_is_not_below(tmp_path):
+def test_exactly_there_is_not_below(tmp_path: pathlib.Path) -> None:
     here = os.path.realpath(tmp_path)
     assert found(f"{here}/shop").belongs_to(here)
     assert not found(f"{here}/shop").belongs_to(here, exactly=True)
@@ -414,18 +422,18 @@ def test_exactly_there_is_not_below(tmp_path):
 
 
 @pytest.mark.parametrize("control", [None, {}, {"sockets": None}, {"sockets": 3}, [], "x"])
-def test_what_tells_no_sockets_is_the_same_as_nobody(control):
+def test_what_tells_no_sockets_is_the_same_as_nobody(control: Any) -> None:
     assert not found("/srv", control=control).is_same(found("/srv", control=control))
 
 
 @pytest.fixture
-def home(project, monkeypatch):
+def home(project: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> pathlib.Path:
     """The project is the only one in its user's home directory."""
     monkeypatch.setenv("HOME", str(project.parent))
     return project.parent
 
 
-def test_in_a_common_directory_an_instance_below_is_looked_at_and_not_touched(start, home):
+def test_in_a_common_directory_an_instance_below_is_looked_at_and_not_touched(start: Serve, home: pathlib.Path) -> None:
     server = start()
     for look in (["status"], ["ping"], ["commands"], ["call", "commands"], ["call", "status"]):
         done = run_cli(*look, cwd=home)
@@ -441,7 +449,9 @@ def test_in_a_common_directory_an_instance_below_is_looked_at_and_not_touched(st
     assert (done.returncode, done.stderr) == (0, f"using {server.socket}\n")
 
 
-def test_an_instance_that_runs_in_the_common_directory_itself_is_meant(start, project, monkeypatch):
+def test_an_instance_that_runs_in_the_common_directory_itself_is_meant(
+    start: Serve, project: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("HOME", str(project))
     server = start()
     assert run_cli("look", cwd=project).returncode == 0
@@ -449,7 +459,7 @@ def test_an_instance_that_runs_in_the_common_directory_itself_is_meant(start, pr
     assert server.wait() == 0
 
 
-def test_the_library_has_the_same_rule(start, home, monkeypatch):
+def test_the_library_has_the_same_rule(start: Serve, home: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
     server = start()
     monkeypatch.chdir(home)
     with ControlClient() as here:
@@ -465,6 +475,6 @@ def test_the_library_has_the_same_rule(start, home, monkeypatch):
         assert here.stop()["outcome"] == "drained"
 
 
-def test_nothing_at_all_is_still_exit_3(home):
+def test_nothing_at_all_is_still_exit_3(home: pathlib.Path) -> None:
     assert run_cli("stop", cwd=home).returncode == 3
     assert run_cli("stop", "--missing-ok", cwd=home).returncode == 0

@@ -165,7 +165,7 @@ SPECIFICATION = {
 
 
 @pytest.mark.parametrize(("message", "expected"), SPECIFICATION.values(), ids=SPECIFICATION)
-def test_the_examples_of_the_specification_are_answered_as_printed(message, expected):
+def test_the_examples_of_the_specification_are_answered_as_printed(message: str, expected: Any) -> None:
     answer = specification_dispatcher().handle(message.encode(), this_process(), lambda data: None)
     assert (None if answer is None else essence(json.loads(answer))) == expected
 
@@ -193,7 +193,7 @@ def test_the_examples_of_the_specification_are_answered_as_printed(message, expe
         pytest.param(b'"\n"', id="a newline in a string"),
     ],
 )
-def test_what_is_not_json_is_a_parse_error(text):
+def test_what_is_not_json_is_a_parse_error(text: bytes) -> None:
     with pytest.raises(CommandError) as caught:
         decode(text)
     assert caught.value.code == -32700
@@ -213,14 +213,14 @@ def test_what_is_not_json_is_a_parse_error(text):
         pytest.param(b" \t\r\n[ ] ", [], id="white space"),
     ],
 )
-def test_odd_but_legal_json_is_read(text, value):
+def test_odd_but_legal_json_is_read(text: bytes, value: Any) -> None:
     assert decode(text) == value
     assert type(decode(text)) is type(value)
 
 
 @properties
 @given(JSON)
-def test_whatever_is_encoded_is_one_line_of_ascii_and_decodes_to_the_same(value):
+def test_whatever_is_encoded_is_one_line_of_ascii_and_decodes_to_the_same(value) -> None:
     line = encode(value)
     assert line.isascii()
     assert b"\n" not in line
@@ -230,7 +230,7 @@ def test_whatever_is_encoded_is_one_line_of_ascii_and_decodes_to_the_same(value)
 @pytest.mark.parametrize(
     "value", [math.nan, math.inf, {"a": -math.inf}, {1}, b"bytes", Request], ids=lambda value: repr(value)[:20]
 )
-def test_what_json_can_not_hold_is_not_encoded(value):
+def test_what_json_can_not_hold_is_not_encoded(value: Any) -> None:
     with pytest.raises((TypeError, ValueError)):
         encode(value)
 
@@ -250,7 +250,7 @@ def test_what_json_can_not_hold_is_not_encoded(value):
     ],
     ids=str,
 )
-def test_a_request_is_read(value, request_):
+def test_a_request_is_read(value: dict[str, Any], request_: Request) -> None:
     parsed = parse_request({"jsonrpc": "2.0", **value})
     assert parsed == request_
     assert parsed.is_notification == ("id" not in value)
@@ -276,14 +276,14 @@ def test_a_request_is_read(value, request_):
         pytest.param({"jsonrpc": "2.0", "method": "ping", "id": "x" * (MAX_ID + 1)}, id="an id that is too long"),
     ],
 )
-def test_what_is_no_request_is_an_invalid_request(value):
+def test_what_is_no_request_is_an_invalid_request(value: Any) -> None:
     with pytest.raises(CommandError) as caught:
         parse_request(value)
     assert caught.value.code == -32600
 
 
 @pytest.mark.parametrize("value", ["", "x" * MAX_ID, 0, -1, 1.5, 2**64, None], ids=lambda value: repr(value)[:20])
-def test_strings_numbers_and_null_can_be_an_id(value):
+def test_strings_numbers_and_null_can_be_an_id(value: float | str | None) -> None:
     assert is_id(value)
 
 
@@ -305,7 +305,9 @@ def test_strings_numbers_and_null_can_be_an_id(value):
     ],
     ids=["notification", "request", "request with null id", "result", "error", "error with data"],
 )
-def test_objects_have_the_members_of_the_specification_and_no_others(made, expected):
+def test_objects_have_the_members_of_the_specification_and_no_others(
+    made: dict[str, Any], expected: dict[str, Any]
+) -> None:
     assert made == expected
 
 
@@ -324,7 +326,7 @@ def test_objects_have_the_members_of_the_specification_and_no_others(made, expec
     ],
     ids=["null", "list", "error", "error without id", "error without members", "notification"],
 )
-def test_what_a_server_sends_is_read(text, reply):
+def test_what_a_server_sends_is_read(text: bytes, reply: Request | Response) -> None:
     assert parse_reply(text) == reply
 
 
@@ -348,17 +350,17 @@ def test_what_a_server_sends_is_read(text, reply):
     ],
     ids=repr,
 )
-def test_what_is_no_reply_is_the_other_side_s_fault(text):
+def test_what_is_no_reply_is_the_other_side_s_fault(text: bytes) -> None:
     with pytest.raises(RemoteProtocolError):
         parse_reply(text)
 
 
 @properties
 @given(st.binary() | JSON.map(lambda value: json.dumps(value).encode()))
-def test_any_bytes_are_a_reply_or_a_protocol_error(data):
+def test_any_bytes_are_a_reply_or_a_protocol_error(data) -> None:
     with contextlib.suppress(RemoteProtocolError):
         assert isinstance(parse_reply(data), (Request, Response))
 
 
-def test_the_absent_id_says_what_it_is():
+def test_the_absent_id_says_what_it_is() -> None:
     assert repr(ABSENT) == "ABSENT"

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import pathlib
 import socket
 import ssl
 
 import pytest
-from harness import PYTHON, TIMEOUT, Pending, read_all, until
+from harness import PYTHON, TIMEOUT, Pending, Serve, Server, read_all, until
 
 from flask_ctl import CommandError
 
@@ -19,7 +20,7 @@ LOCAL = "('127.0.0.1', 0)"
 
 
 @pytest.fixture
-def start(serve):
+def start(serve: Serve) -> Serve:
     return lambda code, **options: serve(command=[*PYTHON, "-c", code], **options)
 
 
@@ -29,7 +30,7 @@ PIPELINING = {
 }
 
 
-def accepts(address):
+def accepts(address: tuple[str, int]) -> bool:
     """Whether a new connection is accepted."""
     try:
         socket.create_connection(address, timeout=0.2).close()
@@ -39,7 +40,7 @@ def accepts(address):
 
 
 @pytest.mark.parametrize("code", PIPELINING.values(), ids=PIPELINING)
-def test_pipelined_requests_are_all_answered(start, code):
+def test_pipelined_requests_are_all_answered(start: Serve, code: str) -> None:
     server = start(code)
     with socket.create_connection(server.address, timeout=TIMEOUT) as sock:
         sock.sendall(b"GET /hold/a HTTP/1.1\r\nHost: x\r\n\r\n" + b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
@@ -57,7 +58,7 @@ def test_pipelined_requests_are_all_answered(start, code):
     assert server.wait() == 0
 
 
-def test_waitress_at_several_addresses_is_one_server(start, free_port):
+def test_waitress_at_several_addresses_is_one_server(start: Serve, free_port: int) -> None:
     server = start(WAITRESS.format(options=f"listen='127.0.0.1:0 127.0.0.2:{free_port}'"))
     first, second = server.status()["server"]["listeners"]
     assert second == f"http://127.0.0.2:{free_port}"
@@ -76,7 +77,9 @@ UNIX = {
 
 
 @pytest.mark.parametrize("code", UNIX.values(), ids=UNIX)
-def test_a_unix_socket_serves_through_a_reload_and_is_drained(start, code, short_path):
+def test_a_unix_socket_serves_through_a_reload_and_is_drained(
+    start: Serve, code: str, short_path: pathlib.Path
+) -> None:
     path = str(short_path / "http")
     server = start(code.format(path=path))
     assert server.status()["server"]["listeners"] == [f"unix:{path}"]
@@ -109,7 +112,7 @@ GIVEN_TO = {
 
 
 @pytest.mark.parametrize("code", GIVEN_TO.values(), ids=GIVEN_TO)
-def test_a_server_that_was_given_its_socket_is_drained_but_not_reloaded(start, code):
+def test_a_server_that_was_given_its_socket_is_drained_but_not_reloaded(start: Serve, code: str) -> None:
     server = start(code)
     with server.client() as client, pytest.raises(CommandError, match="given its socket") as refusal:
         client.reload()
@@ -139,14 +142,14 @@ server.start()
 
 
 @pytest.fixture
-def certificate(short_path):
+def certificate(short_path: pathlib.Path) -> tuple[str, str]:
     from werkzeug.serving import make_ssl_devcert
 
     return make_ssl_devcert(str(short_path / "cert"), host="localhost")
 
 
 @pytest.mark.parametrize("code", TLS.values(), ids=TLS)
-def test_with_tls_it_is_drained_but_not_reloaded(start, code, certificate):
+def test_with_tls_it_is_drained_but_not_reloaded(start: Serve, code: str, certificate: tuple[str, str]) -> None:
     server = start(code.format(certificate=certificate[0], key=certificate[1]))
     address = server.address
     with server.client() as client, pytest.raises(CommandError, match="TLS") as refusal:
@@ -166,7 +169,7 @@ def test_with_tls_it_is_drained_but_not_reloaded(start, code, certificate):
 
 
 @pytest.mark.parametrize("code", TLS.values(), ids=TLS)
-def test_with_tls_it_is_cut(start, code, certificate):
+def test_with_tls_it_is_cut(start: Serve, code: str, certificate: tuple[str, str]) -> None:
     server = start(code.format(certificate=certificate[0], key=certificate[1]))
     with over_tls(server.address) as busy:
         busy.sendall(b"GET /hold/a HTTP/1.1\r\nHost: x\r\n\r\n")
@@ -175,7 +178,7 @@ def test_with_tls_it_is_cut(start, code, certificate):
     assert server.wait() == 0
 
 
-def over_tls(address):
+def over_tls(address: tuple[str, int]):
     plain = socket.create_connection(address, timeout=TIMEOUT)
     context = ssl._create_unverified_context()
     context.options |= ssl.OP_IGNORE_UNEXPECTED_EOF
@@ -193,7 +196,7 @@ Server(('127.0.0.1', 0), PathInfoDispatcher({"/": sample.app})).start()
 
 
 @pytest.mark.parametrize("code", BEHIND.values(), ids=BEHIND)
-def test_an_app_behind_the_servers_own_middleware_is_found(start, code):
+def test_an_app_behind_the_servers_own_middleware_is_found(start: Serve, code: str) -> None:
     assert start(code).status()["app"] == "sample"
 
 
@@ -204,7 +207,7 @@ IN_A_THREAD = {
 
 
 @pytest.mark.parametrize("code", IN_A_THREAD.values(), ids=IN_A_THREAD)
-def test_in_a_thread_of_a_bigger_program_it_ends_alone_and_can_be_begun_again(start, code):
+def test_in_a_thread_of_a_bigger_program_it_ends_alone_and_can_be_begun_again(start: Serve, code: str) -> None:
     server = start(f"""
 import sample, threading, waitress
 for _ in range(2):
@@ -224,14 +227,14 @@ for _ in range(2):
     assert len([line for line in server.lines if line.startswith("goes on")]) == 2
 
 
-def _answers(server):
+def _answers(server: Server):
     try:
         return server.status()["state"] == "running"
     except Exception:
         return False
 
 
-def test_a_program_that_stops_cheroot_itself_ends_as_ever(start):
+def test_a_program_that_stops_cheroot_itself_ends_as_ever(start: Serve) -> None:
     server = start("""
 import sample, threading
 from cheroot.wsgi import Server

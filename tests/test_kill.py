@@ -5,16 +5,18 @@ from __future__ import annotations
 import errno
 import json
 import os
+import pathlib
 import pwd
 import signal
 import socket
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 import psutil
 import pytest
-from harness import PYTHON, TIMEOUT, first_quick, run_cli, until
+from harness import PYTHON, TIMEOUT, Serve, Server, first_quick, run_cli, until
 from holders import Holder
 from manyworkers import hub, is_alive, kill, workers
 from servers import SERVERS
@@ -60,7 +62,7 @@ while True:
 
 
 @pytest.fixture
-def bystander():
+def bystander() -> Iterator[subprocess.Popen[bytes]]:
     """A process of ours that has nothing to do with any server."""
     with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as process:
         yield process
@@ -68,7 +70,9 @@ def bystander():
 
 
 @pytest.fixture
-def lie(short_path, bystander):
+def lie(
+    short_path: pathlib.Path, bystander: subprocess.Popen[bytes]
+) -> Iterator[Callable[..., tuple[str, subprocess.Popen[str]]]]:
     """Start a server that hangs in a stop, and says that the bystander is its master and its worker."""
     servers = []
 
@@ -94,7 +98,9 @@ USERS = [pytest.param(None, id="its own user"), pytest.param(NOBODY, id="another
 
 
 @pytest.mark.parametrize("uid", USERS)
-def test_a_process_that_only_the_server_names_is_not_killed(lie, bystander, uid):
+def test_a_process_that_only_the_server_names_is_not_killed(
+    lie: Callable[..., tuple[str, subprocess.Popen[str]]], bystander: subprocess.Popen[bytes], uid: int | None
+) -> None:
     path, server = lie(uid)
     with ControlClient(path, owner=uid) as client:
         result = client.stop(kill_after=0.1)
@@ -104,7 +110,7 @@ def test_a_process_that_only_the_server_names_is_not_killed(lie, bystander, uid)
 
 
 @needs_root
-def test_a_server_can_not_give_us_out_as_its_master(lie):
+def test_a_server_can_not_give_us_out_as_its_master(lie: Callable[..., tuple[str, subprocess.Popen[str]]]) -> None:
     """Its parent is of another user."""
     lies = "first = locks.hub_byte(os.getppid()); locks.take(lock, first); locks.take(lock, first + 2)"
     path, server = lie(NOBODY, lies)
@@ -116,7 +122,9 @@ def test_a_server_can_not_give_us_out_as_its_master(lie):
     assert server.stdout.read() == ""
 
 
-def test_an_orphan_of_a_master_that_is_gone_does_not_bring_us_to_kill_who_took_it_in(lie):
+def test_an_orphan_of_a_master_that_is_gone_does_not_bring_us_to_kill_who_took_it_in(
+    lie: Callable[..., tuple[str, subprocess.Popen[str]]],
+) -> None:
     """Its parent is not the master that it had when it took the lock."""
     lies = "locks.take(lock, locks.hub_byte(99)); locks.take(lock, locks.hub_byte(99) + 2)"
     path, server = lie(None, lies)
@@ -129,7 +137,7 @@ def test_an_orphan_of_a_master_that_is_gone_does_not_bring_us_to_kill_who_took_i
 # Where it is refused, before anything is sent
 
 
-def refused(server, address, words, *options):
+def refused(server: Server, address: tuple[str, int], words: str, *options: str) -> None:
     """By the Python client and by the command line; the server goes on."""
     with ControlClient(address) as client, pytest.raises(ConfigurationError, match=words):
         client.stop(kill_after=0.1)
@@ -138,7 +146,7 @@ def refused(server, address, words, *options):
     assert server.status()["state"] == "running"
 
 
-def test_over_tcp_nobody_is_killed(serve, free_port):
+def test_over_tcp_nobody_is_killed(serve: Serve, free_port: int) -> None:
     server = serve(socket=f"tcp://127.0.0.1:{free_port}", env={"FLASK_CTL_TCP_OPERATE": "true"})
     refused(server, server.socket, "the kernel does not name its process there")
 
@@ -162,7 +170,7 @@ while True:
 
 
 @pytest.fixture
-def forward(short_path):
+def forward(short_path: pathlib.Path) -> Iterator[Callable[[str], str]]:
     """A path that another process forwards to a server's socket, as `ssh -L` does."""
     path = str(short_path / "forwarded.sock")
     processes = []
@@ -181,12 +189,12 @@ def forward(short_path):
         process.communicate()
 
 
-def test_a_process_that_forwards_a_socket_is_not_killed(serve, forward):
+def test_a_process_that_forwards_a_socket_is_not_killed(serve: Serve, forward: Callable[[str], str]) -> None:
     server = serve()
     refused(server, forward(server.socket), "may only forward a socket")
 
 
-def test_a_stop_by_a_forwarded_socket_ends_with_the_connection(serve, forward):
+def test_a_stop_by_a_forwarded_socket_ends_with_the_connection(serve: Serve, forward: Callable[[str], str]) -> None:
     server = serve()
     with ControlClient(forward(server.socket)) as client:
         result = client.stop()
@@ -194,7 +202,7 @@ def test_a_stop_by_a_forwarded_socket_ends_with_the_connection(serve, forward):
     assert server.wait() == 0
 
 
-def test_a_server_does_not_kill_itself(short_path):
+def test_a_server_does_not_kill_itself(short_path: pathlib.Path) -> None:
     from flask import Flask
 
     app = Flask("embedded")
@@ -212,7 +220,9 @@ def test_a_server_does_not_kill_itself(short_path):
 
 
 @needs_root
-def test_another_users_server_can_not_be_killed_and_is_not_asked_to_stop(serve, short_path):
+def test_another_users_server_can_not_be_killed_and_is_not_asked_to_stop(
+    serve: Serve, short_path: pathlib.Path
+) -> None:
     """The client is let in by CTL_ALLOW."""
     place = short_path / "open"
     place.mkdir(mode=0o755)
@@ -234,7 +244,7 @@ def test_another_users_server_can_not_be_killed_and_is_not_asked_to_stop(serve, 
 # Servers that hang
 
 
-def fill(address):
+def fill(address: tuple[str, int]):
     """Connections that a hung server does not accept, as many as the kernel takes."""
     path, waiting = address.removeprefix("ipc://"), []
     while True:
@@ -247,7 +257,7 @@ def fill(address):
 
 
 @pytest.mark.parametrize("form", FORMS.values(), ids=FORMS)
-def test_a_hung_server_that_lets_nobody_in_is_killed(serve, short_path, form):
+def test_a_hung_server_that_lets_nobody_in_is_killed(serve: Serve, short_path: pathlib.Path, form: str) -> None:
     server = serve(socket=form.format(short_path / "x.sock")).suspend()
     waiting = fill(server.socket)
     try:
@@ -262,7 +272,7 @@ def test_a_hung_server_that_lets_nobody_in_is_killed(serve, short_path, form):
     assert server.wait() == -signal.SIGKILL
 
 
-def test_over_ipc_the_kill_comes_when_it_was_asked_for(serve, short_path):
+def test_over_ipc_the_kill_comes_when_it_was_asked_for(serve: Serve, short_path: pathlib.Path) -> None:
     """And not after what else a question may take."""
     server = serve(socket=f"ipc://{short_path / 'x.zmq'}").suspend()
     result = server.client().stop(kill_after=0.1)
@@ -271,7 +281,7 @@ def test_over_ipc_the_kill_comes_when_it_was_asked_for(serve, short_path):
     assert server.wait() == -signal.SIGKILL
 
 
-def test_a_suspended_hub_does_not_hide_that_its_master_was_killed(start):
+def test_a_suspended_hub_does_not_hide_that_its_master_was_killed(start: Serve) -> None:
     server = start(SYNC)
     pids, frozen = workers(server), hub(server)
     os.kill(frozen, signal.SIGSTOP)
@@ -284,7 +294,7 @@ def test_a_suspended_hub_does_not_hide_that_its_master_was_killed(start):
         os.kill(frozen, signal.SIGCONT)
 
 
-def test_a_hung_hub_that_lets_nobody_in_does_not_save_its_master(start):
+def test_a_hung_hub_that_lets_nobody_in_does_not_save_its_master(start: Serve) -> None:
     server = start(SYNC)
     pids, frozen = workers(server), hub(server)
     os.kill(frozen, signal.SIGSTOP)
@@ -299,7 +309,7 @@ def test_a_hung_hub_that_lets_nobody_in_does_not_save_its_master(start):
             sock.close()
 
 
-def test_workers_that_hang_without_a_hub_are_killed_with_their_master(start):
+def test_workers_that_hang_without_a_hub_are_killed_with_their_master(start: Serve) -> None:
     server = start(SYNC)
     pids = workers(server)
     dead = hub(server)
@@ -313,7 +323,9 @@ def test_workers_that_hang_without_a_hub_are_killed_with_their_master(start):
 
 
 @pytest.mark.parametrize("name", first_quick(["uwsgi", "granian", "gunicorn gevent"]))
-def test_every_server_of_workers_is_killed_as_a_whole_and_nobody_else(start, name, bystander):
+def test_every_server_of_workers_is_killed_as_a_whole_and_nobody_else(
+    start: Serve, name: str, bystander: subprocess.Popen[bytes]
+) -> None:
     row = SERVERS[name]
     server, parent = start(row), os.getpid()
     pids = workers(server)
@@ -326,7 +338,7 @@ def test_every_server_of_workers_is_killed_as_a_whole_and_nobody_else(start, nam
     assert os.getpid() == parent
 
 
-def test_uwsgi_without_a_master_is_killed_and_not_its_parent(start, bystander):
+def test_uwsgi_without_a_master_is_killed_and_not_its_parent(start: Serve, bystander: subprocess.Popen[bytes]) -> None:
     row = SERVERS["uwsgi"]
     alone = replace(row, command=[word for word in row.command if word != "--master"], workers=1)
     server = start(alone, "--processes", "1").suspend()
@@ -336,7 +348,9 @@ def test_uwsgi_without_a_master_is_killed_and_not_its_parent(start, bystander):
     assert bystander.poll() is None
 
 
-def test_a_worker_that_was_just_being_started_is_killed_with_its_master(short_path, bystander):
+def test_a_worker_that_was_just_being_started_is_killed_with_its_master(
+    short_path: pathlib.Path, bystander: subprocess.Popen[bytes]
+) -> None:
     """It takes its byte when the master is dead."""
     from flask_ctl.client.targets import targets_at
     from flask_ctl.client.trust import Trust
@@ -365,12 +379,12 @@ def test_a_worker_that_was_just_being_started_is_killed_with_its_master(short_pa
 INSIDE = ["unshare", "--pid", "--fork", "--kill-child", "--mount-proc"]
 
 
-def init_of(server):
+def init_of(server: Server):
     """The pid, as seen from here, of process 1 of the namespace in which a server runs."""
     return psutil.Process(server.pid).children()[0].pid
 
 
-def run_inside(server, *arguments):
+def run_inside(server: Server, *arguments: str):
     """`flask-ctl` in the PID namespace of a server."""
     command = ["nsenter", "-t", str(init_of(server)), "-p", "-m", sys.executable, "-m", "flask_ctl_cli", *arguments]
     return subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT, env=os.environ)
@@ -378,7 +392,7 @@ def run_inside(server, *arguments):
 
 @needs_root
 @pytest.mark.parametrize("command", [[*PYTHON, "sample.py"], SYNC.command], ids=["single", "gunicorn"])
-def test_process_1_is_not_killed_from_inside(no_hubs_left, serve, command):
+def test_process_1_is_not_killed_from_inside(no_hubs_left: None, serve: Serve, command: list[str]) -> None:
     server = serve(command=[*INSIDE, *command])
     done = run_inside(server, "stop", "--kill-after", "0.1", "-s", server.socket)
     assert (done.returncode, done.stdout) == (2, "")
@@ -387,7 +401,7 @@ def test_process_1_is_not_killed_from_inside(no_hubs_left, serve, command):
 
 
 @needs_root
-def test_a_process_1_that_hangs_is_not_to_be_killed_by_what_is_refused(serve):
+def test_a_process_1_that_hangs_is_not_to_be_killed_by_what_is_refused(serve: Serve) -> None:
     """The advice is to wait."""
     server = serve(command=[*INSIDE, *PYTHON, "sample.py"])
     os.kill(init_of(server), signal.SIGSTOP)
@@ -401,7 +415,7 @@ def test_a_process_1_that_hangs_is_not_to_be_killed_by_what_is_refused(serve):
 
 
 @needs_root
-def test_a_stop_of_process_1_from_inside_is_told_as_soon_as_it_is_answered(serve):
+def test_a_stop_of_process_1_from_inside_is_told_as_soon_as_it_is_answered(serve: Serve) -> None:
     """Its end would be the client's, too."""
     server = serve(command=[*INSIDE, *PYTHON, "sample.py", "keeper"])
     done = run_inside(server, "stop", "--json", "-s", server.socket)
@@ -413,7 +427,9 @@ def test_a_stop_of_process_1_from_inside_is_told_as_soon_as_it_is_answered(serve
 
 @needs_root
 @pytest.mark.parametrize("command", [[*PYTHON, "sample.py"], SYNC.command], ids=["single", "gunicorn"])
-def test_from_outside_a_container_is_killed_by_the_pids_that_it_has_there(no_hubs_left, serve, command):
+def test_from_outside_a_container_is_killed_by_the_pids_that_it_has_there(
+    no_hubs_left: None, serve: Serve, command: list[str]
+) -> None:
     server = serve(command=[*INSIDE, *command])
     until(lambda: len(server.status()["workers"]) == (2 if command is SYNC.command else 0), "its workers")
     init = init_of(server)
@@ -424,7 +440,7 @@ def test_from_outside_a_container_is_killed_by_the_pids_that_it_has_there(no_hub
 
 
 @needs_root
-def test_from_inside_a_container_nobody_outside_is_killed(serve):
+def test_from_inside_a_container_nobody_outside_is_killed(serve: Serve) -> None:
     server = serve()
     command = [*INSIDE, sys.executable, "-m", "flask_ctl_cli", "stop", "--kill-after", "0.1", "-s", server.socket]
     done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT)
@@ -436,7 +452,7 @@ def test_from_inside_a_container_nobody_outside_is_killed(serve):
     assert server.wait() == 0
 
 
-def test_no_message_names_a_pid_that_is_not_known_or_the_hubs(start):
+def test_no_message_names_a_pid_that_is_not_known_or_the_hubs(start: Serve) -> None:
     server = start(SYNC)
     held = server.begin("/hold/a")
     with server.client() as client, pytest.raises(TimedOut) as late:

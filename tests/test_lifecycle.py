@@ -28,12 +28,12 @@ def expected(state, event):
 PAIRS = [pytest.param(s, e, id=f"{e.name} while {s.name}") for s, e in itertools.product(State, Event)]
 
 
-def test_a_lifecycle_begins_with_starting():
+def test_a_lifecycle_begins_with_starting() -> None:
     assert Lifecycle().state is State.STARTING
 
 
 @pytest.mark.parametrize(("state", "event"), PAIRS)
-def test_an_event_leads_where_it_has_to_or_raises_and_leaves_the_state(state, event):
+def test_an_event_leads_where_it_has_to_or_raises_and_leaves_the_state(state: State, event: Event) -> None:
     lifecycle = Lifecycle()
     lifecycle.state = state
     following = expected(state, event)
@@ -46,5 +46,5 @@ def test_an_event_leads_where_it_has_to_or_raises_and_leaves_the_state(state, ev
     assert lifecycle.state is state
 
 
-def test_the_table_has_no_state_or_event_that_is_not_there():
+def test_the_table_has_no_state_or_event_that_is_not_there() -> None:
     assert all(isinstance(s, State) and isinstance(e, Event) for s, e in TRANSITIONS)

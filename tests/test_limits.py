@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import pathlib
 import socket
 import threading
 from collections.abc import Iterator
@@ -12,7 +13,7 @@ from typing import Any
 
 import pytest
 from flask import Flask
-from harness import PYTHON, as_user, raw, read_all, until
+from harness import PYTHON, Serve, as_user, raw, read_all, until
 
 from flask_ctl import AccessDenied, BackgroundServer, ConfigurationError, Control
 from flask_ctl.dispatch.commands import command_from
@@ -58,7 +59,7 @@ class Log:
 
 
 @pytest.fixture
-def log(caplog, monkeypatch):
+def log(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> Log:
     return Log(caplog, monkeypatch)
 
 
@@ -67,22 +68,22 @@ def log(caplog, monkeypatch):
 
 @pytest.mark.parametrize("name", SETTINGS)
 @pytest.mark.parametrize("value", [0, -1, 1.5, True, "64", None, []])
-def test_a_limit_that_is_no_positive_number_is_refused(name, value):
+def test_a_limit_that_is_no_positive_number_is_refused(name: str, value: Any) -> None:
     values = {**SETTINGS, name: value}
     with pytest.raises(ConfigurationError, match=f"{name} has to be a whole number, 1 or more, not "):
         Limits.from_config(values.__getitem__)
 
 
-def test_without_settings_the_limits_are_the_named_constants():
+def test_without_settings_the_limits_are_the_named_constants() -> None:
     assert Limits.from_config(SETTINGS.__getitem__) == Limits()
 
 
-def test_every_limit_is_set_by_its_own_name():
+def test_every_limit_is_set_by_its_own_name() -> None:
     values = {"CTL_MAX_CONNECTIONS": 1, "CTL_MAX_PENDING": 2, "CTL_MAX_QUEUE": 3, "CTL_MAX_REFUSALS": 4}
     assert Limits.from_config(values.__getitem__) == Limits(connections=1, pending=2, queue=3, refusals=4)
 
 
-def test_an_app_with_a_faulty_limit_does_not_start(serve):
+def test_an_app_with_a_faulty_limit_does_not_start(serve: Serve) -> None:
     server = serve(env={"FLASK_CTL_MAX_QUEUE": "0"}, ready=False)
     assert server.wait() == 1
     assert "CTL_MAX_QUEUE has to be a whole number, 1 or more, not 0" in server.output
@@ -91,7 +92,7 @@ def test_an_app_with_a_faulty_limit_does_not_start(serve):
 # Refusals
 
 
-def test_beyond_the_rate_a_refused_peer_is_told_to_wait_and_no_longer_logged(log):
+def test_beyond_the_rate_a_refused_peer_is_told_to_wait_and_no_longer_logged(log: Log) -> None:
     assert "may observe this server but not operate it" in log.refuse(times=3).message
     error = log.refuse(times=100)
     assert error.message == f"uid 50000 has been refused too often; wait {REFUSAL_WINDOW:g} s"
@@ -99,24 +100,24 @@ def test_beyond_the_rate_a_refused_peer_is_told_to_wait_and_no_longer_logged(log
     assert log.counts == [(50000, 1)] * 3
 
 
-def test_what_a_peer_may_do_it_may_do_beyond_the_rate_too(log):
+def test_what_a_peer_may_do_it_may_do_beyond_the_rate_too(log: Log) -> None:
     log.refuse(times=100)
     log.guard.authorize(peer(), "look", LOOK, {})
     log.guard.authorize(peer(), "nothing", None, {})
 
 
-def test_another_peer_is_not_affected(log):
+def test_another_peer_is_not_affected(log: Log) -> None:
     log.refuse(times=100)
     assert "may observe" in log.refuse(peer(50001)).message
     log.guard.authorize(this_process(), "order", ORDER, {})
 
 
-def test_the_programs_of_one_user_share_the_rate(log):
+def test_the_programs_of_one_user_share_the_rate(log: Log) -> None:
     log.refuse(Peer(1, 50000, 7), times=3)
     assert "too often" in log.refuse(Peer(2, 50000, 8)).message
 
 
-def test_after_the_time_what_was_not_logged_is_told_and_the_peer_heard_again(log):
+def test_after_the_time_what_was_not_logged_is_told_and_the_peer_heard_again(log: Log) -> None:
     log.refuse(times=10)
     log.now += REFUSAL_WINDOW - 1
     assert log.refuse().message.endswith("wait 1 s")
@@ -125,7 +126,7 @@ def test_after_the_time_what_was_not_logged_is_told_and_the_peer_heard_again(log
     assert log.counts == [(50000, 1)] * 3 + [(50000, 8), (50000, 1)]
 
 
-def test_it_is_told_at_the_next_tick_even_if_nobody_asks_again(log):
+def test_it_is_told_at_the_next_tick_even_if_nobody_asks_again(log: Log) -> None:
     log.refuse(times=5)
     log.guard.tick()
     assert log.counts == [(50000, 1)] * 3
@@ -136,14 +137,14 @@ def test_it_is_told_at_the_next_tick_even_if_nobody_asks_again(log):
     assert "2 more refused in 10 s, without records of their own" in log.caplog.text
 
 
-def test_it_is_told_at_the_end_of_the_server(log):
+def test_it_is_told_at_the_end_of_the_server(log: Log) -> None:
     log.refuse(times=5)
     log.guard.close()
     log.guard.close()
     assert log.counts == [(50000, 1)] * 3 + [(50000, 2)]
 
 
-def test_more_peers_than_can_be_counted_push_out_the_oldest_which_is_told(log):
+def test_more_peers_than_can_be_counted_push_out_the_oldest_which_is_told(log: Log) -> None:
     log.refuse(times=5)
     for uid in range(50001, 50001 + MAX_REFUSED_PEERS):
         log.refuse(peer(uid))
@@ -151,14 +152,14 @@ def test_more_peers_than_can_be_counted_push_out_the_oldest_which_is_told(log):
     assert (50000, 2) in log.counts
 
 
-def test_peers_that_a_transport_turns_away_count_too(log):
+def test_peers_that_a_transport_turns_away_count_too(log: Log) -> None:
     key = Peer(address="10.0.0.1")
     assert [log.guard.reject(key, "no key").message for _ in range(3)] == ["no key"] * 3
     assert "too often" in log.guard.reject(key, "no key").message
     assert len(log.counts) == 3
 
 
-def test_a_real_stranger_is_told_to_wait_and_can_go_on_looking(serve, short_path):
+def test_a_real_stranger_is_told_to_wait_and_can_go_on_looking(serve: Serve, short_path: pathlib.Path) -> None:
     """As `nobody` where we can become it, else as a substituted peer."""
     os.chmod(short_path, 0o755)
     real = os.geteuid() == 0
@@ -216,11 +217,11 @@ def receive(sock: socket.socket, count: int) -> list[dict[str, Any]]:
 
 
 @pytest.fixture
-def path(short_path):
+def path(short_path: pathlib.Path) -> str:
     return str(short_path / "x.sock")
 
 
-def test_over_the_connections_of_an_app_the_one_idle_longest_gives_way(path):
+def test_over_the_connections_of_an_app_the_one_idle_longest_gives_way(path: str) -> None:
     with served(path, CTL_MAX_CONNECTIONS=3), contextlib.ExitStack() as stack:
         clients = [stack.enter_context(raw(path)) for _ in range(4)]
         for client in clients[1:]:
@@ -229,7 +230,7 @@ def test_over_the_connections_of_an_app_the_one_idle_longest_gives_way(path):
         assert read_all(clients[0]) == b""
 
 
-def test_over_the_connections_that_all_wait_for_an_answer_the_new_one_gives_way(path):
+def test_over_the_connections_that_all_wait_for_an_answer_the_new_one_gives_way(path: str) -> None:
     with served(path, CTL_MAX_CONNECTIONS=3) as gate, contextlib.ExitStack() as stack:
         clients = [stack.enter_context(raw(path)) for _ in range(3)]
         for client in clients:
@@ -241,7 +242,7 @@ def test_over_the_connections_that_all_wait_for_an_answer_the_new_one_gives_way(
         assert [receive(client, 1)[0]["result"] for client in clients] == ["released"] * 3
 
 
-def test_observers_have_half_of_the_connections_between_them(path, monkeypatch):
+def test_observers_have_half_of_the_connections_between_them(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """However busy they are, those who may operate get in."""
     who = this_process()
     monkeypatch.setattr("flask_ctl.transports.unix.peer_of", lambda sock: who)
@@ -261,7 +262,7 @@ def test_observers_have_half_of_the_connections_between_them(path, monkeypatch):
             assert receive(own, 1)[0]["result"]["pong"]
 
 
-def test_strangers_take_no_place_from_those_who_may_operate(path, monkeypatch):
+def test_strangers_take_no_place_from_those_who_may_operate(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
     who = this_process()
     monkeypatch.setattr("flask_ctl.transports.unix.peer_of", lambda sock: who)
     settings = {"CTL_MAX_CONNECTIONS": 3, "CTL_ALLOW": {"observe": ["uid:50000"]}}
@@ -278,7 +279,7 @@ def test_strangers_take_no_place_from_those_who_may_operate(path, monkeypatch):
             assert receive(client, 1)[0]["result"]["pong"]
 
 
-def test_those_who_may_operate_take_the_place_of_a_stranger(path, monkeypatch):
+def test_those_who_may_operate_take_the_place_of_a_stranger(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
     who = peer()
     monkeypatch.setattr("flask_ctl.transports.unix.peer_of", lambda sock: who)
     settings = {"CTL_MAX_CONNECTIONS": 2, "CTL_ALLOW": {"observe": ["uid:50000"]}}
@@ -294,7 +295,9 @@ def test_those_who_may_operate_take_the_place_of_a_stranger(path, monkeypatch):
         assert read_all(stranger) == b""
 
 
-def test_those_without_a_role_have_one_in_sixteen_of_the_connections_between_them(path, monkeypatch):
+def test_those_without_a_role_have_one_in_sixteen_of_the_connections_between_them(
+    path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     who = peer(50001)
     monkeypatch.setattr("flask_ctl.transports.unix.peer_of", lambda sock: who)
     settings = {"CTL_MAX_CONNECTIONS": 32, "CTL_ALLOW": {"observe": ["uid:50000"]}}
@@ -307,7 +310,7 @@ def test_those_without_a_role_have_one_in_sixteen_of_the_connections_between_the
             assert receive(client, 1)[0]["error"]["code"] == -32003
 
 
-def test_over_the_pending_commands_of_a_connection_it_is_not_read(path):
+def test_over_the_pending_commands_of_a_connection_it_is_not_read(path: str) -> None:
     with served(path, CTL_MAX_PENDING=2) as gate, raw(path) as sock, raw(path) as other:
         send(sock, "hang", 2)
         send(sock, "ping")
@@ -319,7 +322,7 @@ def test_over_the_pending_commands_of_a_connection_it_is_not_read(path):
         assert results.count("released") == 2
 
 
-def test_over_the_queue_a_command_is_refused(path):
+def test_over_the_queue_a_command_is_refused(path: str) -> None:
     with served(path, CTL_MAX_QUEUE=1) as gate, raw(path) as sock:
         send(sock, "hang", 6)
         [refused] = receive(sock, 1)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import pathlib
 import subprocess
 import sys
+from collections.abc import Iterator
 
 import pytest
-from harness import until
-from holders import HOLDER, Holder
+from harness import Serve, until
+from holders import HOLDER, Hold, Holder
 from manyworkers import hub, workers
 from servers import SERVERS
 
@@ -28,12 +30,12 @@ with LockFile(sys.argv[1]) as lock:
 
 
 @pytest.fixture
-def path(short_path):
+def path(short_path: pathlib.Path) -> pathlib.Path:
     return short_path / "x.sock.lock"
 
 
 @pytest.fixture
-def hold(path):
+def hold(path: pathlib.Path) -> Iterator[Hold]:
     """Start processes that hold locks; they end with the test."""
     holders = []
 
@@ -46,26 +48,26 @@ def hold(path):
         holder.end()
 
 
-def ask(path):
+def ask(path: pathlib.Path):
     """Server, members and whether anything is held, as another process sees it."""
     done = subprocess.run([sys.executable, "-c", ASKER, str(path)], capture_output=True, text=True, check=True)
     server, members, held = json.loads(done.stdout)
     return server, [Member(*member) for member in members], held
 
 
-def test_nobody_holds_a_file_that_was_left_behind(path):
+def test_nobody_holds_a_file_that_was_left_behind(path: pathlib.Path) -> None:
     path.touch()
     assert ask(path) == (None, [], False)
 
 
-def test_the_listener_is_named(path, hold):
+def test_the_listener_is_named(path: pathlib.Path, hold: Hold) -> None:
     holder = hold("locks.take(descriptor, locks.SERVER)")
     with LockFile(str(path)) as lock:
         assert (lock.server(), lock.members(), lock.is_held()) == (holder.pid, [], True)
         assert lock.owner == os.geteuid()
 
 
-def test_a_hub_and_its_workers_are_named_with_the_master_that_they_tell(path, hold):
+def test_a_hub_and_its_workers_are_named_with_the_master_that_they_tell(path: pathlib.Path, hold: Hold) -> None:
     hub = hold("locks.take(descriptor, 0), locks.take(descriptor, locks.hub_byte(4711))")
     workers = [hold("p = presence.Presence(4711); p.be_at([path.removesuffix('.lock')])") for _ in range(3)]
     with LockFile(str(path)) as lock:
@@ -78,14 +80,14 @@ def test_a_hub_and_its_workers_are_named_with_the_master_that_they_tell(path, ho
         assert not lock.holds(found[1]._replace(pid=hub.pid))
 
 
-def test_a_lock_ends_with_its_process(path, hold):
+def test_a_lock_ends_with_its_process(path: pathlib.Path, hold: Hold) -> None:
     holder = hold("locks.take(descriptor, 0)")
     holder.process.kill()
     holder.process.wait()
     assert ask(path) == (None, [], False)
 
 
-def test_a_lock_stays_over_an_exec(path, hold):
+def test_a_lock_stays_over_an_exec(path: pathlib.Path, hold: Hold) -> None:
     holder = hold("locks.take(descriptor, 0)")
     again = [sys.executable, "-c", HOLDER, str(path).replace(".lock", ".other"), "1"]
     holder.process.stdin.write(f"os.set_inheritable(descriptor, True); os.execv({sys.executable!r}, {again!r})\n")
@@ -94,13 +96,13 @@ def test_a_lock_stays_over_an_exec(path, hold):
     assert ask(path)[0] == holder.pid
 
 
-def test_a_forked_child_neither_holds_the_lock_nor_releases_it(path, hold):
+def test_a_forked_child_neither_holds_the_lock_nor_releases_it(path: pathlib.Path, hold: Hold) -> None:
     holder = hold("locks.take(descriptor, 0)")
     holder.do("child = os.fork(); child or (locks.close(descriptor), os._exit(0)); os.waitpid(child, 0)")
     assert ask(path)[0] == holder.pid
 
 
-def test_bytes_of_others_can_not_be_taken(path, hold):
+def test_bytes_of_others_can_not_be_taken(path: pathlib.Path, hold: Hold) -> None:
     hold("locks.take(descriptor, 0)")
     descriptor = os.open(path, os.O_RDWR)
     try:
@@ -110,7 +112,7 @@ def test_bytes_of_others_can_not_be_taken(path, hold):
         locks.close(descriptor)
 
 
-def test_what_this_process_holds_it_must_not_open_again(path):
+def test_what_this_process_holds_it_must_not_open_again(path: pathlib.Path) -> None:
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
     assert not locks.is_ours(str(path))
     locks.take(descriptor, 0)
@@ -119,7 +121,7 @@ def test_what_this_process_holds_it_must_not_open_again(path):
     assert not locks.is_ours(str(path))
 
 
-def test_a_symlink_and_what_is_no_file_are_refused(short_path, path):
+def test_a_symlink_and_what_is_no_file_are_refused(short_path: pathlib.Path, path: pathlib.Path) -> None:
     path.symlink_to(short_path / "elsewhere")
     with pytest.raises(OSError, match="symbolic"):
         LockFile(str(path))
@@ -128,7 +130,7 @@ def test_a_symlink_and_what_is_no_file_are_refused(short_path, path):
         LockFile(str(short_path / "fifo"))
 
 
-def test_a_worker_follows_a_lock_file_that_was_replaced(path):
+def test_a_worker_follows_a_lock_file_that_was_replaced(path: pathlib.Path) -> None:
     path.touch()
     presence = Presence(7)
     presence.be_at([str(path).removesuffix(".lock")])
@@ -144,7 +146,7 @@ def test_a_worker_follows_a_lock_file_that_was_replaced(path):
     presence.close()
 
 
-def test_a_worker_makes_no_lock_file(path):
+def test_a_worker_makes_no_lock_file(path: pathlib.Path) -> None:
     presence = Presence(7)
     presence.be_at([str(path).removesuffix(".lock")])
     assert not path.exists()
@@ -155,39 +157,43 @@ def test_a_worker_makes_no_lock_file(path):
 
 
 @pytest.fixture
-def file(path):
+def file(path: pathlib.Path) -> Iterator[SocketFile]:
     file = SocketFile(str(path).removesuffix(".lock"))
     with file.acquire():
         yield file
     file.release()
 
 
-def test_the_listener_holds_byte_0(path, file):
+def test_the_listener_holds_byte_0(path: pathlib.Path, file: SocketFile) -> None:
     assert ask(path)[0] == os.getpid()
     file.release()
     assert ask(path) == (None, [], False)
 
 
-def test_a_second_try_in_the_same_process_does_not_release_the_first_ones_lock(path, file):
+def test_a_second_try_in_the_same_process_does_not_release_the_first_ones_lock(
+    path: pathlib.Path, file: SocketFile
+) -> None:
     with pytest.raises(ConfigurationError, match=f"in use by pid {os.getpid()}"):
         SocketFile(file.path).acquire()
     assert ask(path)[0] == os.getpid()
 
 
-def test_a_hub_tells_its_master(path):
+def test_a_hub_tells_its_master(path: pathlib.Path) -> None:
     file = SocketFile(str(path).removesuffix(".lock"), master=4711)
     with file.acquire():
         assert ask(path) == (os.getpid(), [Member(os.getpid(), 4711, 0)], True)
     file.release()
 
 
-def test_a_lock_file_that_was_removed_is_back_and_locked(path, file):
+def test_a_lock_file_that_was_removed_is_back_and_locked(path: pathlib.Path, file: SocketFile) -> None:
     path.unlink()
     file.keep_lock()
     assert ask(path)[0] == os.getpid()
 
 
-def test_a_lock_file_of_somebody_else_is_left_alone_until_it_is_free(path, file, hold):
+def test_a_lock_file_of_somebody_else_is_left_alone_until_it_is_free(
+    path: pathlib.Path, file: SocketFile, hold: Hold
+) -> None:
     path.unlink()
     other = hold("import fcntl; fcntl.flock(descriptor, fcntl.LOCK_EX)")
     file.keep_lock()
@@ -201,7 +207,7 @@ def test_a_lock_file_of_somebody_else_is_left_alone_until_it_is_free(path, file,
 # Servers
 
 
-def test_a_server_keeps_its_lock_through_a_reload_and_gets_it_back_where_it_was_removed(serve):
+def test_a_server_keeps_its_lock_through_a_reload_and_gets_it_back_where_it_was_removed(serve: Serve) -> None:
     server = serve()
     path = server.socket + ".lock"
     assert ask(path)[0] == server.pid
@@ -212,7 +218,7 @@ def test_a_server_keeps_its_lock_through_a_reload_and_gets_it_back_where_it_was_
     assert server.client().stop()["outcome"] == "drained"
 
 
-def test_hub_and_workers_follow_a_lock_file_that_was_removed(start):
+def test_hub_and_workers_follow_a_lock_file_that_was_removed(start: Serve) -> None:
     server = start(SERVERS["gunicorn sync"])
     path = server.socket + ".lock"
     before = ask(path)
@@ -223,7 +229,7 @@ def test_hub_and_workers_follow_a_lock_file_that_was_removed(start):
     until(lambda: os.path.exists(path) and ask(path) == before, "all of them hold the new one")
 
 
-def test_who_uses_a_hubs_address_is_told_by_the_pid_of_its_master(path, hold):
+def test_who_uses_a_hubs_address_is_told_by_the_pid_of_its_master(path: pathlib.Path, hold: Hold) -> None:
     """Which is the one to stop; another hub would follow the hub."""
     code = "import fcntl; fcntl.flock(descriptor, fcntl.LOCK_EX); locks.take(descriptor, 0)"
     hold(f"{code}; locks.take(descriptor, locks.hub_byte({os.getpid()}))")

@@ -6,9 +6,10 @@ import io
 import logging
 import os
 import threading
+from collections.abc import Iterator
 
 import pytest
-from harness import FLASK, TIMEOUT, until
+from harness import FLASK, TIMEOUT, Serve, until
 
 from flask_ctl.system import logs
 from flask_ctl.system.logs import MAX_WAITING, QueuedLogger, Relay
@@ -33,7 +34,7 @@ class Handler(logging.Handler):
 
 
 @pytest.fixture
-def handler():
+def handler() -> Iterator[Handler]:
     handler = Handler()
     logger = logging.getLogger("flask_ctl")
     logger.addHandler(handler)
@@ -46,7 +47,7 @@ def handler():
 logger = logging.getLogger("flask_ctl")
 
 
-def test_no_handler_is_called_in_the_thread_that_logs(handler):
+def test_no_handler_is_called_in_the_thread_that_logs(handler: Handler) -> None:
     logger.warning("a %s", "record")
     assert logs.flush(TIMEOUT)
     assert handler.texts == ["a record"]
@@ -54,11 +55,11 @@ def test_no_handler_is_called_in_the_thread_that_logs(handler):
 
 
 @pytest.mark.parametrize("name", ["flask_ctl", "flask_ctl.audit"])
-def test_all_our_loggers_do_so(name):
+def test_all_our_loggers_do_so(name: str) -> None:
     assert isinstance(logging.getLogger(name), QueuedLogger)
 
 
-def test_a_handler_that_hangs_keeps_nobody_waiting(handler):
+def test_a_handler_that_hangs_keeps_nobody_waiting(handler: Handler) -> None:
     handler.gate.clear()
     logger.warning("first")
     logger.warning("second")
@@ -68,7 +69,7 @@ def test_a_handler_that_hangs_keeps_nobody_waiting(handler):
     assert handler.texts == ["first", "second"]
 
 
-def test_a_record_tells_what_was_true_when_it_was_logged(handler):
+def test_a_record_tells_what_was_true_when_it_was_logged(handler: Handler) -> None:
     changing = ["old"]
     handler.gate.clear()
     logger.warning("%s", changing)
@@ -78,7 +79,7 @@ def test_a_record_tells_what_was_true_when_it_was_logged(handler):
     assert handler.texts == ["['old']"]
 
 
-def test_what_is_too_much_is_dropped_and_counted_in_one_record(handler):
+def test_what_is_too_much_is_dropped_and_counted_in_one_record(handler: Handler) -> None:
     handler.gate.clear()
     logger.warning("first")
     assert handler.entered.wait(TIMEOUT)
@@ -92,7 +93,7 @@ def test_what_is_too_much_is_dropped_and_counted_in_one_record(handler):
     ]
 
 
-def test_a_handler_that_logs_by_our_logger_does_not_hang(handler):
+def test_a_handler_that_logs_by_our_logger_does_not_hang(handler: Handler) -> None:
     class Talkative(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
             if record.getMessage() == "outer":
@@ -108,7 +109,9 @@ def test_a_handler_that_logs_by_our_logger_does_not_hang(handler):
         logger.removeHandler(talkative)
 
 
-def test_where_no_thread_can_be_started_the_next_record_tries_again(handler, monkeypatch):
+def test_where_no_thread_can_be_started_the_next_record_tries_again(
+    handler: Handler, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def refuse(run: object) -> None:
         raise RuntimeError("can't start new thread")
 
@@ -123,7 +126,7 @@ def test_where_no_thread_can_be_started_the_next_record_tries_again(handler, mon
     assert handler.texts == ["first", "second"]
 
 
-def test_a_forked_child_logs_by_a_thread_of_its_own(handler):
+def test_a_forked_child_logs_by_a_thread_of_its_own(handler: Handler) -> None:
     handler.gate.clear()
     logger.warning("the parent's")
     read, write = os.pipe()
@@ -155,7 +158,7 @@ def fill(descriptor: int) -> None:
 
 
 @pytest.mark.parametrize("mode", ["fast", "graceful", "immediate"])
-def test_a_server_whose_stderr_nobody_reads_answers_and_ends(serve, mode):
+def test_a_server_whose_stderr_nobody_reads_answers_and_ends(serve: Serve, mode: str) -> None:
     read, write = os.pipe()
     try:
         command = [*FLASK[:1], "-c", f"import os; os.dup2({write}, 2); " + RUN]

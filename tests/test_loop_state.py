@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from typing import NoReturn
+
 import pytest
 
 from flask_ctl.servers import keepalive
@@ -38,17 +41,17 @@ def rows():
 
 
 @pytest.mark.parametrize(("event", "before", "after"), list(rows()), ids=lambda value: value.name)
-def test_every_event_in_every_state(event, before, after):
+def test_every_event_in_every_state(event: LoopEvent, before: LoopState, after: LoopState) -> None:
     assert next_state(before, event) is after
 
 
-def test_the_table_has_every_event_and_every_state():
+def test_the_table_has_every_event_and_every_state() -> None:
     assert {(event, before) for event, before, _ in rows()} == {(e, s) for e in LoopEvent for s in LoopState}
 
 
 @pytest.mark.parametrize("event", LoopEvent, ids=lambda event: event.name)
 @pytest.mark.parametrize("state", sorted(STOPPING, key=lambda state: state.name), ids=lambda state: state.name)
-def test_a_stop_is_never_taken_back(state, event):
+def test_a_stop_is_never_taken_back(state: LoopState, event: LoopEvent) -> None:
     assert next_state(state, event) in {*STOPPING, LoopState.ENDED}
 
 
@@ -61,18 +64,18 @@ class FakeLoop(KeepAliveServer):
 
     name, package, loop_end = "fake", "flask", (LoopOver,)
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.log = []
         self.idle = []
         super().__init__([], {}, given=True, tls=False)
 
-    def _attach(self):
+    def _attach(self) -> None:
         self.log.append("attach")
 
-    def _detach(self):
+    def _detach(self) -> None:
         self.log.append("detach")
 
-    def _end_loop(self):
+    def _end_loop(self) -> NoReturn:
         raise LoopOver
 
     def _listening(self):
@@ -81,22 +84,22 @@ class FakeLoop(KeepAliveServer):
     def _idle(self):
         return [name for name in self.idle if name not in self.busy]
 
-    def _set_accepting(self, accept):
+    def _set_accepting(self, accept) -> None:
         self.log.append("accept" if accept else "accept none")
 
-    def _accept_waiting(self):
+    def _accept_waiting(self) -> None:
         self.log.append("accept the backlog")
 
-    def _socket_of(self, connection):
+    def _socket_of(self, connection) -> NoReturn:
         raise OSError
 
-    def _close(self, connection):
+    def _close(self, connection) -> None:
         self.idle.remove(connection)
 
     def _give_up(self, connection):
         return self.idle.index(connection)
 
-    def look(self):
+    def look(self) -> bool:
         """What the loop does when it is woken; whether it goes on."""
         try:
             self._look()
@@ -106,14 +109,14 @@ class FakeLoop(KeepAliveServer):
 
 
 @pytest.fixture
-def server(monkeypatch):
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeLoop]:
     monkeypatch.setattr(keepalive, "waiting_connections", lambda listener: 0)
     server = FakeLoop()
     yield server
     server._close_wakers()
 
 
-def test_a_pause_is_there_when_the_loop_has_looked_and_nothing_is_in_flight(server):
+def test_a_pause_is_there_when_the_loop_has_looked_and_nothing_is_in_flight(server: FakeLoop) -> None:
     server.busy.begin("a")
     server.pause()
     assert not server.paused()
@@ -125,7 +128,7 @@ def test_a_pause_is_there_when_the_loop_has_looked_and_nothing_is_in_flight(serv
     assert server.log == ["accept none"]
 
 
-def test_a_pause_that_was_taken_back_before_the_loop_looked_is_none(server):
+def test_a_pause_that_was_taken_back_before_the_loop_looked_is_none(server: FakeLoop) -> None:
     server.set_keep_alive(False)
     server.pause()
     server.resume()
@@ -135,12 +138,14 @@ def test_a_pause_that_was_taken_back_before_the_loop_looked_is_none(server):
     assert server.closing
 
 
-def test_no_pause_is_reported_while_the_loop_lets_requests_in_again(server, monkeypatch):
+def test_no_pause_is_reported_while_the_loop_lets_requests_in_again(
+    server: FakeLoop, monkeypatch: pytest.MonkeyPatch
+) -> None:
     server.pause()
     server.look()
     server.resume()
 
-    def pause_again(accept):
+    def pause_again(accept) -> None:
         server.pause()
         seen.append(server.paused())
 
@@ -153,7 +158,7 @@ def test_no_pause_is_reported_while_the_loop_lets_requests_in_again(server, monk
     assert server.paused()
 
 
-def test_a_drain_takes_back_a_pause_and_accepts_the_backlog_once(server):
+def test_a_drain_takes_back_a_pause_and_accepts_the_backlog_once(server: FakeLoop) -> None:
     server.pause()
     server.look()
     server.busy.begin("a")
@@ -167,7 +172,7 @@ def test_a_drain_takes_back_a_pause_and_accepts_the_backlog_once(server):
 
 
 @pytest.mark.parametrize("paused", [False, True])
-def test_the_next_image_gets_the_idle_connections_and_nothing_is_let_in(server, paused):
+def test_the_next_image_gets_the_idle_connections_and_nothing_is_let_in(server: FakeLoop, paused: bool) -> None:
     server.idle = ["a", "b"]
     if paused:
         server.pause()
@@ -178,12 +183,14 @@ def test_the_next_image_gets_the_idle_connections_and_nothing_is_let_in(server, 
     assert server.log == ["accept none"] * paused
 
 
-def test_a_loop_that_ends_for_the_next_image_keeps_the_program_until_the_reload_leaves(server, monkeypatch):
+def test_a_loop_that_ends_for_the_next_image_keeps_the_program_until_the_reload_leaves(
+    server: FakeLoop, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A loop that a cut has taken out of its request ends before the hooks have run."""
     events = []
     server.on_stopped = lambda: events.append("stopped")
 
-    def leave():
+    def leave() -> None:
         events.append("waits")
         server.leave()
         assert server._released.is_set()
@@ -195,7 +202,9 @@ def test_a_loop_that_ends_for_the_next_image_keeps_the_program_until_the_reload_
     assert events == ["waits", "stopped"]
 
 
-def test_a_drain_waits_for_idle_connections_until_they_have_had_their_time(server, monkeypatch):
+def test_a_drain_waits_for_idle_connections_until_they_have_had_their_time(
+    server: FakeLoop, monkeypatch: pytest.MonkeyPatch
+) -> None:
     server.idle = ["a"]
     monkeypatch.setattr(server, "_socket_of", lambda connection: server._waker)
     monkeypatch.setattr(keepalive, "wait_readable", lambda descriptors, timeout: [])
@@ -208,7 +217,7 @@ def test_a_drain_waits_for_idle_connections_until_they_have_had_their_time(serve
 
 
 @pytest.mark.parametrize("end", ["cut", "end"])
-def test_the_loop_ends_though_requests_are_in_flight(server, end):
+def test_the_loop_ends_though_requests_are_in_flight(server: FakeLoop, end: str) -> None:
     server.busy.begin("a")
     server.drain()
     server.look()
@@ -217,19 +226,21 @@ def test_the_loop_ends_though_requests_are_in_flight(server, end):
 
 
 @pytest.mark.parametrize(("ask", "count"), [("drain", 4), ("pause", 1)])
-def test_connections_that_wait_are_cut_by_a_stop_and_go_to_the_next_image_at_a_reload(server, monkeypatch, ask, count):
+def test_connections_that_wait_are_cut_by_a_stop_and_go_to_the_next_image_at_a_reload(
+    server: FakeLoop, monkeypatch: pytest.MonkeyPatch, ask: str, count: int
+) -> None:
     monkeypatch.setattr(keepalive, "waiting_connections", lambda listener: 3)
     server.busy.begin("a")
     getattr(server, ask)()
     assert server.cut() == count
 
 
-def test_a_server_that_never_drained_ends_too(server):
+def test_a_server_that_never_drained_ends_too(server: FakeLoop) -> None:
     server.end()
     assert not server.look()
 
 
-def test_a_loop_that_was_drained_waits_for_its_release(server):
+def test_a_loop_that_was_drained_waits_for_its_release(server: FakeLoop) -> None:
     events = []
     server.on_stopped = lambda: events.append("stopped")
     server.notify = lambda: events.append("quiet") if server.quiet() else server.end()

@@ -22,7 +22,7 @@ esac
 class Clone:
     """A directory with our Makefile, where only what is installed is noted."""
 
-    def __init__(self, directory):
+    def __init__(self, directory: pathlib.Path) -> None:
         self.directory = directory
         for name in ("Makefile", "pyproject.toml"):
             shutil.copy(ROOT / name, directory)
@@ -48,31 +48,31 @@ class Clone:
 
 
 @pytest.fixture
-def clone(tmp_path):
+def clone(tmp_path: pathlib.Path) -> Clone:
     return Clone(tmp_path)
 
 
 ALL = ".[test,lint,bench]"
 
 
-def test_the_demo_installs_the_package_and_what_it_needs_only_and_says_so(clone):
+def test_the_demo_installs_the_package_and_what_it_needs_only_and_says_so(clone: Clone) -> None:
     assert "flask-ctl and the packages that it needs" in clone.make("demo")
     assert clone.installed == ["."]
 
 
-def test_the_tests_install_the_rest_after_the_demo(clone):
+def test_the_tests_install_the_rest_after_the_demo(clone: Clone) -> None:
     for target in ("demo", "test", "demo", "test"):
         clone.make(target)
     assert clone.installed == [".", ALL]
 
 
-def test_the_demo_installs_nothing_after_the_tests(clone):
+def test_the_demo_installs_nothing_after_the_tests(clone: Clone) -> None:
     for target in ("test", "demo", "test"):
         clone.make(target)
     assert clone.installed == [".", ALL]
 
 
-def test_other_requirements_are_installed_anew(clone):
+def test_other_requirements_are_installed_anew(clone: Clone) -> None:
     clone.make("test")
     os.utime(clone.directory / "pyproject.toml", (2**31, 2**31))
     clone.make("demo")
@@ -98,7 +98,7 @@ print(as_user(65534, 65534, (), act).decode())
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
-def test_tests_can_become_another_user_in_a_clone_that_others_can_not_enter(tmp_path):
+def test_tests_can_become_another_user_in_a_clone_that_others_can_not_enter(tmp_path: pathlib.Path) -> None:
     clone = tmp_path / "clone"
     clone.mkdir(mode=0o700)
     for name in ("flask_ctl", "cli", "tests"):

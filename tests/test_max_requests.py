@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import pytest
-from harness import first_quick, until
+from harness import Serve, first_quick, until
 from manyworkers import Load
 from servers import SERVERS
 
 
 @pytest.mark.parametrize("name", first_quick(["gunicorn sync, 1 worker", "gunicorn sync"]))
-def test_status_commands_and_reloads_are_answered_while_workers_come_and_go(start, name):
+def test_status_commands_and_reloads_are_answered_while_workers_come_and_go(start: Serve, name: str) -> None:
     server = start(SERVERS[name], "--max-requests", "20")
     first = {worker["pid"] for worker in server.status()["workers"]}
     with Load(server.address) as load:

@@ -8,14 +8,14 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any
+from typing import Any, NoReturn
 from wsgiref.util import FileWrapper, setup_testing_defaults
 from wsgiref.validate import validator
 
 import pytest
 from werkzeug.wsgi import ClosingIterator
 
-from flask_ctl.servers.middleware import RequestCounter
+from flask_ctl.servers.middleware import Environ, RequestCounter, StartResponse
 
 HEADERS = [("Content-Type", "text/plain")]
 
@@ -75,37 +75,37 @@ class Body:
 def answers(body: Any, status: str = "200 OK") -> Callable[..., Any]:
     """An app that answers with `body`."""
 
-    def app(environ, start_response):
+    def app(environ: Environ, start_response: StartResponse):
         start_response(status, HEADERS)
         return body
 
     return app
 
 
-def a_list(environ, start_response):
+def a_list(environ: Environ, start_response: StartResponse):
     start_response("200 OK", HEADERS)
     return [b"one", b"two"]
 
 
-def no_body(environ, start_response):
+def no_body(environ: Environ, start_response: StartResponse):
     start_response("204 No Content", [])
     return []
 
 
-def a_generator(environ, start_response):
+def a_generator(environ: Environ, start_response: StartResponse):
     start_response("200 OK", HEADERS)
     yield b"one"
     yield b"two"
 
 
-def a_writer(environ, start_response):
+def a_writer(environ: Environ, start_response: StartResponse):
     write = start_response("200 OK", HEADERS)
     write(b"one")
     write(b"two")
     return []
 
 
-def a_restart(environ, start_response):
+def a_restart(environ: Environ, start_response: StartResponse):
     start_response("200 OK", HEADERS)
     try:
         raise ValueError("too late")
@@ -126,7 +126,7 @@ APPS = {
 @pytest.mark.parametrize(("app", "status", "text"), APPS.values(), ids=APPS)
 @pytest.mark.parametrize("inside", [True, False], ids=["validated inside", "as it is"])
 @pytest.mark.parametrize("around", [True, False], ids=["validated around", "by itself"])
-def test_neither_the_app_nor_the_server_notices(app, status, text, inside, around):
+def test_neither_the_app_nor_the_server_notices(app, status: str, text: bytes, inside: bool, around: bool) -> None:
     counter = RequestCounter(validator(app) if inside else app)
     response = Response(validator(counter) if around else counter)
     assert response.read() == text
@@ -139,7 +139,7 @@ def test_neither_the_app_nor_the_server_notices(app, status, text, inside, aroun
     [([], 0), ([b"one"], 1), ((b"one", b"two"), 2)],
     ids=["empty", "a list of one", "a tuple"],
 )
-def test_a_sized_body_keeps_its_length(body, length):
+def test_a_sized_body_keeps_its_length(body: Any, length: int) -> None:
     """Servers set Content-Length for a body of one piece."""
     response = Response(RequestCounter(answers(body)))
     assert len(response.body) == length
@@ -147,7 +147,7 @@ def test_a_sized_body_keeps_its_length(body, length):
     response.close()
 
 
-def test_a_body_without_a_length_gets_none():
+def test_a_body_without_a_length_gets_none() -> None:
     response = Response(RequestCounter(a_generator))
     assert not hasattr(response.body, "__len__")
     response.close()
@@ -156,7 +156,7 @@ def test_a_body_without_a_length_gets_none():
 # In flight
 
 
-def test_a_request_is_in_flight_until_its_response_is_closed():
+def test_a_request_is_in_flight_until_its_response_is_closed() -> None:
     counter = RequestCounter(a_list)
     assert (counter.in_flight, counter.totals()) == (0, (0, 0))
     response = Response(counter)
@@ -167,10 +167,10 @@ def test_a_request_is_in_flight_until_its_response_is_closed():
     assert (counter.in_flight, counter.totals()) == (0, (1, 0))
 
 
-def test_a_request_is_in_flight_while_the_app_is_called():
+def test_a_request_is_in_flight_while_the_app_is_called() -> None:
     seen = []
 
-    def app(environ, start_response):
+    def app(environ: Environ, start_response: StartResponse):
         seen.append(counter.in_flight)
         return a_list(environ, start_response)
 
@@ -179,7 +179,7 @@ def test_a_request_is_in_flight_while_the_app_is_called():
     assert seen == [1]
 
 
-def test_the_oldest_is_the_age_of_the_oldest_in_flight():
+def test_the_oldest_is_the_age_of_the_oldest_in_flight() -> None:
     counter = RequestCounter(a_list)
     assert counter.oldest() is None
     first = Response(counter)
@@ -193,14 +193,14 @@ def test_the_oldest_is_the_age_of_the_oldest_in_flight():
     assert counter.oldest() is None
 
 
-def test_reading_the_totals_does_not_change_them():
+def test_reading_the_totals_does_not_change_them() -> None:
     counter = RequestCounter(a_list)
     for number in range(5):
         assert [counter.totals() for _ in range(3)] == [(number, 0)] * 3
         Response(counter).read()
 
 
-def test_requests_of_many_threads_add_up_exactly():
+def test_requests_of_many_threads_add_up_exactly() -> None:
     threads, requests = 8, 2000
     counter = RequestCounter(
         lambda environ, start_response: APPS_BY_PATH[environ["PATH_INFO"]](environ, start_response)
@@ -253,39 +253,39 @@ APPS_BY_PATH = {"/": a_list, "/error": a_restart}
         ("599", 1),
     ],
 )
-def test_a_status_of_500_or_more_is_an_error(status, errors):
+def test_a_status_of_500_or_more_is_an_error(status: str, errors: int) -> None:
     counter = RequestCounter(answers([b"text"], status))
     Response(counter).read()
     assert counter.totals() == (1, errors)
 
 
-def raising(environ, start_response):
+def raising(environ: Environ, start_response: StartResponse) -> NoReturn:
     raise ValueError("in the app")
 
 
-def raising_after_500(environ, start_response):
+def raising_after_500(environ: Environ, start_response: StartResponse) -> NoReturn:
     start_response("500 Internal Server Error", HEADERS)
     raise ValueError("in the app")
 
 
-def raising_at_once(environ, start_response):
+def raising_at_once(environ: Environ, start_response: StartResponse):
     start_response("200 OK", HEADERS)
     raise ValueError("before the first piece")
     yield b""
 
 
-def raising_midway(environ, start_response):
+def raising_midway(environ: Environ, start_response: StartResponse):
     start_response("200 OK", HEADERS)
     yield b"one"
     raise ValueError("midway")
 
 
-def raising_in_close(environ, start_response):
+def raising_in_close(environ: Environ, start_response: StartResponse):
     start_response("200 OK", HEADERS)
     return Body(b"one", fail=True)
 
 
-def raising_everywhere(environ, start_response):
+def raising_everywhere(environ: Environ, start_response: StartResponse):
     start_response("503 Service Unavailable", HEADERS)
 
     class Broken(Body):
@@ -295,7 +295,7 @@ def raising_everywhere(environ, start_response):
     return Broken(fail=True)
 
 
-def leaving(environ, start_response):
+def leaving(environ: Environ, start_response: StartResponse) -> NoReturn:
     raise SystemExit(3)
 
 
@@ -312,14 +312,14 @@ def leaving(environ, start_response):
     ],
     ids=lambda value: value.__name__,
 )
-def test_an_exception_passes_is_counted_once_and_the_request_has_ended(app, error):
+def test_an_exception_passes_is_counted_once_and_the_request_has_ended(app, error: Any) -> None:
     counter = RequestCounter(app)
     with pytest.raises(error):
         Response(counter).read()
     assert (counter.in_flight, counter.totals()) == (0, (1, 1))
 
 
-def test_exc_info_reaches_the_server_as_it_was():
+def test_exc_info_reaches_the_server_as_it_was() -> None:
     received = []
 
     def start_response(*args: Any) -> Callable[[bytes], None]:
@@ -331,11 +331,11 @@ def test_exc_info_reaches_the_server_as_it_was():
     assert isinstance(received[1][2][1], ValueError)
 
 
-def test_what_start_response_raises_reaches_the_app():
+def test_what_start_response_raises_reaches_the_app() -> None:
     def start_response(status: str, headers: Any, exc_info: Any) -> Any:
         raise exc_info[1]
 
-    def app(environ, start_response):
+    def app(environ: Environ, start_response: StartResponse) -> None:
         try:
             raise ValueError("headers are sent")
         except ValueError:
@@ -351,7 +351,7 @@ def test_what_start_response_raises_reaches_the_app():
 
 
 @pytest.mark.parametrize("body", [[b"one"], Body(b"one")], ids=["a list", "an iterator"])
-def test_close_called_twice_ends_one_request(body):
+def test_close_called_twice_ends_one_request(body: Any) -> None:
     ended = []
     counter = RequestCounter(answers(body))
     counter.on_done = lambda: ended.append(counter.in_flight)
@@ -363,18 +363,18 @@ def test_close_called_twice_ends_one_request(body):
     assert ended == [1, 0]
 
 
-def test_the_body_is_closed_as_often_as_the_server_closes_it():
+def test_the_body_is_closed_as_often_as_the_server_closes_it() -> None:
     body = Body(b"one", b"two")
     Response(RequestCounter(answers(body))).read()
     gc.collect()
     assert body.closed == 1
 
 
-def test_a_server_that_breaks_off_closes_the_body_once():
+def test_a_server_that_breaks_off_closes_the_body_once() -> None:
     """Werkzeug's response runs its `call_on_close` functions at every close."""
     closed = []
 
-    def app(environ, start_response):
+    def app(environ: Environ, start_response: StartResponse):
         start_response("200 OK", HEADERS)
         return ClosingIterator(iter([b"one", b"two"]), lambda: closed.append(True))
 
@@ -389,10 +389,10 @@ def test_a_server_that_breaks_off_closes_the_body_once():
     assert (counter.in_flight, counter.totals()) == (0, (1, 0))
 
 
-def test_a_generator_is_ended_when_the_server_breaks_off():
+def test_a_generator_is_ended_when_the_server_breaks_off() -> None:
     ended = []
 
-    def app(environ, start_response):
+    def app(environ: Environ, start_response: StartResponse):
         start_response("200 OK", HEADERS)
         try:
             yield b"one"
@@ -430,7 +430,7 @@ def sends(file: io.BytesIO) -> tuple[Callable[..., Any], list[Any]]:
     """An app that sends a file by the server's wrapper, and the wrappers that it returned."""
     returned: list[Any] = []
 
-    def app(environ, start_response):
+    def app(environ: Environ, start_response: StartResponse):
         start_response("200 OK", HEADERS)
         returned.append(environ["wsgi.file_wrapper"](file))
         return returned[0]
@@ -438,7 +438,7 @@ def sends(file: io.BytesIO) -> tuple[Callable[..., Any], list[Any]]:
     return app, returned
 
 
-def test_the_server_gets_its_own_file_wrapper_back_and_it_is_counted_until_closed():
+def test_the_server_gets_its_own_file_wrapper_back_and_it_is_counted_until_closed() -> None:
     file = io.BytesIO(b"contents")
     app, returned = sends(file)
     counter = RequestCounter(app)
@@ -450,7 +450,7 @@ def test_the_server_gets_its_own_file_wrapper_back_and_it_is_counted_until_close
     assert (counter.in_flight, counter.totals()) == (0, (1, 0))
 
 
-def test_a_file_wrapper_without_close_is_counted_until_closed_too():
+def test_a_file_wrapper_without_close_is_counted_until_closed_too() -> None:
     class Reader:
         def read(self, size: int) -> bytes:
             return b""
@@ -463,7 +463,7 @@ def test_a_file_wrapper_without_close_is_counted_until_closed_too():
     assert counter.in_flight == 0
 
 
-def test_a_file_that_can_not_be_closed_is_an_error_and_has_ended():
+def test_a_file_that_can_not_be_closed_is_an_error_and_has_ended() -> None:
     class Broken(io.BytesIO):
         broken = True
 
@@ -484,7 +484,7 @@ def test_a_file_that_can_not_be_closed_is_an_error_and_has_ended():
     [Slotted, lambda file: FileWrapper(file)],
     ids=["one that takes no attributes", "a function"],
 )
-def test_a_wrapper_of_another_kind_is_iterated_over_and_counted(wrapper):
+def test_a_wrapper_of_another_kind_is_iterated_over_and_counted(wrapper) -> None:
     file = io.BytesIO(b"contents")
     counter = RequestCounter(sends(file)[0])
     response = Response(counter, **{"wsgi.file_wrapper": wrapper})
@@ -494,7 +494,7 @@ def test_a_wrapper_of_another_kind_is_iterated_over_and_counted(wrapper):
     assert counter.in_flight == 0
 
 
-def test_a_body_that_is_no_file_is_counted_where_the_server_has_a_wrapper():
+def test_a_body_that_is_no_file_is_counted_where_the_server_has_a_wrapper() -> None:
     counter = RequestCounter(a_list)
     assert Response(counter, **{"wsgi.file_wrapper": FileWrapper}).read() == b"onetwo"
     assert counter.totals() == (1, 0)
@@ -503,7 +503,7 @@ def test_a_body_that_is_no_file_is_counted_where_the_server_has_a_wrapper():
 # Hooks
 
 
-def test_on_first_gets_the_environ_until_it_is_unset():
+def test_on_first_gets_the_environ_until_it_is_unset() -> None:
     seen = []
 
     def on_first(environ: dict[str, Any]) -> None:
@@ -517,7 +517,7 @@ def test_on_first_gets_the_environ_until_it_is_unset():
     assert seen == ["/a"]
 
 
-def test_on_first_may_be_unset_by_another_thread_at_any_time():
+def test_on_first_may_be_unset_by_another_thread_at_any_time() -> None:
     class Vanishing(RequestCounter):
         looks: Iterator[Any] = iter([seen.append for seen in [[]]])
         on_first = property(lambda self: next(self.looks, None), lambda self, value: None)  # type: ignore[assignment]
@@ -525,7 +525,7 @@ def test_on_first_may_be_unset_by_another_thread_at_any_time():
     assert Response(Vanishing(a_list)).read() == b"onetwo"
 
 
-def test_on_done_is_called_when_the_request_is_no_longer_in_flight():
+def test_on_done_is_called_when_the_request_is_no_longer_in_flight() -> None:
     seen = []
     counter = RequestCounter(a_list)
     counter.on_done = lambda: seen.append(counter.in_flight)
@@ -536,10 +536,10 @@ def test_on_done_is_called_when_the_request_is_no_longer_in_flight():
 
 
 @pytest.mark.parametrize("offered", [True, False])
-def test_a_shutdown_function_is_in_the_environ_if_there_is_one(offered):
+def test_a_shutdown_function_is_in_the_environ_if_there_is_one(offered: bool) -> None:
     seen = []
 
-    def app(environ, start_response):
+    def app(environ: Environ, start_response: StartResponse):
         seen.append(environ.get("werkzeug.server.shutdown"))
         return a_list(environ, start_response)
 

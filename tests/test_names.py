@@ -6,7 +6,7 @@ import pathlib
 import re
 
 import pytest
-from harness import APPS, PYTHON, raw, read_all, run_cli
+from harness import APPS, PYTHON, Serve, Server, raw, read_all, run_cli
 from servers import SERVERS
 
 from flask_ctl_cli.codes import ERROR_CODES, EXIT_CODES, meaning_of
@@ -34,23 +34,23 @@ EDITS = {
 
 
 @pytest.mark.parametrize("name", EDITS)
-def test_one_edit_adds_removes_replaces_or_swaps(name):
+def test_one_edit_adds_removes_replaces_or_swaps(name: str) -> None:
     assert one_edit_from(name, OWN) == EDITS[name]
 
 
-def test_near_names_are_the_nearest_first_and_few():
+def test_near_names_are_the_nearest_first_and_few() -> None:
     assert similar_names("statsu", [*OWN, "stats", "statue", "stat"])[0] in ("stats", "status")
     assert len(similar_names("statsu", [*OWN, "stats", "statue", "stat"])) == 3
     assert similar_names("xyz", OWN) == []
 
 
 @pytest.fixture
-def typed(serve):
+def typed(serve: Serve) -> Server:
     """A server that has `scalars`, `lists` and others, and no workers."""
     return serve(command=[*PYTHON, str(APPS / "typed.py")])
 
 
-def test_a_name_that_neither_side_knows_is_exit_2_with_near_names_of_both(typed):
+def test_a_name_that_neither_side_knows_is_exit_2_with_near_names_of_both(typed: Server) -> None:
     """scalar is near to scalars of the app, statsu to our own status; xyzzy to none."""
     for name, near in {"scalar": "scalars", "statsu": "status", "xyzzy": "--help lists"}.items():
         done = run_cli(name, "-s", typed.socket)
@@ -59,7 +59,7 @@ def test_a_name_that_neither_side_knows_is_exit_2_with_near_names_of_both(typed)
         assert near in done.stderr
 
 
-def test_with_nothing_running_one_edit_from_our_own_is_exit_2_and_the_rest_exit_3():
+def test_with_nothing_running_one_edit_from_our_own_is_exit_2_and_the_rest_exit_3() -> None:
     done = run_cli("stpo", "-s", "/nowhere/x.sock")
     assert (done.returncode, done.stdout) == (2, "")
     assert "there is no command 'stpo', and nothing is running that could have one; did you mean stop?" in done.stderr
@@ -68,26 +68,26 @@ def test_with_nothing_running_one_edit_from_our_own_is_exit_2_and_the_rest_exit_
     assert "nothing is running at /nowhere/x.sock" in done.stderr
 
 
-def test_a_mistake_is_a_document_too():
+def test_a_mistake_is_a_document_too() -> None:
     done = run_cli("stpo", "--json", "-s", "/nowhere/x.sock")
     assert json.loads(done.stdout)["exit"] == done.returncode == 2
 
 
-def test_a_near_name_of_our_own_that_the_app_has_is_the_apps(serve):
+def test_a_near_name_of_our_own_that_the_app_has_is_the_apps(serve: Serve) -> None:
     code = "import sample; sample.control.command(name='stp')(lambda: 'mine'); sample.app.run(port=0)"
     assert run_cli("stp", "-s", serve(command=[*PYTHON, "-c", code]).socket).stdout == "mine\n"
 
 
 @pytest.mark.parametrize("name", OWN)
-def test_help_of_a_command_is_its_own_help(name):
+def test_help_of_a_command_is_its_own_help(name: str) -> None:
     assert run_cli("help", name).stdout == run_cli(name, "--help").stdout != ""
 
 
-def test_help_alone_is_the_programs_help():
+def test_help_alone_is_the_programs_help() -> None:
     assert run_cli("help").stdout == run_cli("--help").stdout != ""
 
 
-def test_help_of_the_apps_commands_asks_the_app(typed):
+def test_help_of_the_apps_commands_asks_the_app(typed: Server) -> None:
     assert (
         run_cli("help", "scalars", "-s", typed.socket).stdout == run_cli("scalars", "--help", "-s", typed.socket).stdout
     )
@@ -97,7 +97,7 @@ def test_help_of_the_apps_commands_asks_the_app(typed):
 
 
 @pytest.mark.parametrize("number", [*EXIT_CODES, *ERROR_CODES])
-def test_help_of_a_code_is_its_row(number):
+def test_help_of_a_code_is_its_row(number: int) -> None:
     kind = "exit code" if number in EXIT_CODES else "error code"
     text = (EXIT_CODES | ERROR_CODES)[number]
     assert meaning_of(str(number)) == (kind, number, text)
@@ -105,7 +105,7 @@ def test_help_of_a_code_is_its_row(number):
         assert meaning_of(str(-number)) == (kind, number, text)
 
 
-def test_help_of_a_code_is_one_line_or_a_document():
+def test_help_of_a_code_is_one_line_or_a_document() -> None:
     """An error code looks like an option, and is none."""
     assert run_cli("help", "3").stdout == f"exit code 3: {EXIT_CODES[3]}\n"
     assert run_cli("help", "-32005").stdout == f"error code -32005: {ERROR_CODES[-32005]}\n"
@@ -118,24 +118,26 @@ def test_help_of_a_code_is_one_line_or_a_document():
 
 
 @pytest.mark.parametrize("topic", ["9", "-1", "-32099"])
-def test_help_of_a_number_that_is_no_code_is_exit_2_with_those_that_there_are(topic):
+def test_help_of_a_number_that_is_no_code_is_exit_2_with_those_that_there_are(topic: str) -> None:
     done = run_cli("help", topic)
     assert (done.returncode, done.stdout) == (2, "")
     assert "is not a code; exit codes are 0, 1" in done.stderr
 
 
-def rows_of(text, number):
+def rows_of(text: str, number: int):
     """The rows of a table that begin with such a number, and have one more column."""
     return {int(code): means for code, means in re.findall(rf"^\| ({number}) \| (.*) \|$", text, re.MULTILINE)}
 
 
-def test_the_documents_have_the_codes_that_help_knows_word_for_word():
+def test_the_documents_have_the_codes_that_help_knows_word_for_word() -> None:
     readme, protocol = ((ROOT / name).read_text() for name in ("README.md", "docs/protocol.md"))
     assert rows_of(readme, r"\d+") == EXIT_CODES
     assert rows_of(protocol, r"-\d+") == ERROR_CODES
 
 
-def test_every_command_of_the_apps_takes_a_worker_which_a_single_process_refuses_unless_it_is_that(typed):
+def test_every_command_of_the_apps_takes_a_worker_which_a_single_process_refuses_unless_it_is_that(
+    typed: Server,
+) -> None:
     """By the option, by `call`, by _pid= in text and in JSON."""
     pid, other = str(typed.pid), str(os.getpid())
     for words in (["text", "--worker", "{}"], ["call", "text", "--worker", "{}"], ["call", "text", "_pid={}"]):
@@ -153,12 +155,12 @@ def test_every_command_of_the_apps_takes_a_worker_which_a_single_process_refuses
             assert read_all(sock).decode().startswith(answer)
 
 
-def test_a_worker_that_is_no_number_is_exit_2(typed):
+def test_a_worker_that_is_no_number_is_exit_2(typed: Server) -> None:
     for words in (["text", "--worker", "x"], ["text", "--worker", "0"], ["call", "text", "--worker", "x"]):
         assert run_cli(*words, "-s", typed.socket).returncode == 2, words
 
 
-def test_a_parameter_called_worker_wins(serve):
+def test_a_parameter_called_worker_wins(serve: Serve) -> None:
     code = (
         "import sample\n"
         "@sample.control.command\n"
@@ -173,13 +175,13 @@ def test_a_parameter_called_worker_wins(serve):
 
 
 @pytest.mark.parametrize("name", ["ping", "status", "stop", "reload", "commands"])
-def test_what_is_for_the_whole_server_takes_no_worker(typed, name):
+def test_what_is_for_the_whole_server_takes_no_worker(typed: Server, name: str) -> None:
     assert run_cli("call", name, "--worker", str(typed.pid), "-s", typed.socket).returncode == 2
     assert run_cli("call", name, f"_pid={typed.pid}", "-s", typed.socket).returncode == 2
     assert typed.status()["state"] == "running"
 
 
-def test_one_of_several_workers_is_asked(start):
+def test_one_of_several_workers_is_asked(start: Serve) -> None:
     server = start(SERVERS["gunicorn sync"])
     pid = server.status()["workers"][-1]["pid"]
     for words in (["greet", "--name", "ann"], ["call", "greet", "name=ann"]):

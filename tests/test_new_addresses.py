@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import errno
+import pathlib
 import socket
+from collections.abc import Iterator
+from typing import Any
 
 import pytest
-from harness import get, run_cli
+from harness import Program, Serve, Server, get, run_cli
 from servers import SERVERS
 
 from flask_ctl.servers import checkconfig
@@ -16,7 +19,7 @@ from flask_ctl.servers.urls import end_preflight, try_to_bind
 
 
 @pytest.fixture
-def taken():
+def taken() -> Iterator[int]:
     """A port at which somebody else listens."""
     with socket.create_server(("127.0.0.1", 0)) as sock:
         yield sock.getsockname()[1]
@@ -25,7 +28,7 @@ def taken():
 # Binding for trial
 
 
-def test_a_free_address_is_free_again_afterwards(free_port):
+def test_a_free_address_is_free_again_afterwards(free_port: int) -> None:
     for _ in range(2):
         try_to_bind(("127.0.0.1", free_port))
     with socket.create_server(("127.0.0.1", free_port)):
@@ -33,18 +36,18 @@ def test_a_free_address_is_free_again_afterwards(free_port):
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "0.0.0.0", "localhost", ""])
-def test_a_taken_one_is_named(taken, host):
+def test_a_taken_one_is_named(taken: int, host: str) -> None:
     with pytest.raises(OSError, match=f"{host}:{taken} can't be bound: Address already in use") as failure:
         try_to_bind((host, taken))
     assert failure.value.errno == errno.EADDRINUSE
 
 
-def test_one_that_is_no_address_of_this_machine_is_named():
+def test_one_that_is_no_address_of_this_machine_is_named() -> None:
     with pytest.raises(OSError, match=r"192\.0\.2\.1:80 can't be bound"):
         try_to_bind(("192.0.2.1", 80))
 
 
-def test_sockets_that_share_a_port_share_it(free_port):
+def test_sockets_that_share_a_port_share_it(free_port: int) -> None:
     with socket.socket() as other:
         other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         other.bind(("127.0.0.1", free_port))
@@ -54,13 +57,13 @@ def test_sockets_that_share_a_port_share_it(free_port):
             try_to_bind(("127.0.0.1", free_port))
 
 
-def test_unix_sockets_are_left_alone(tmp_path):
+def test_unix_sockets_are_left_alone(tmp_path: pathlib.Path) -> None:
     try_to_bind(str(tmp_path / "http.sock"))
     assert not list(tmp_path.iterdir())
 
 
 @pytest.fixture
-def preflight(monkeypatch):
+def preflight(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """A preflight, as far as addresses are concerned, that has come to its end when `ended` is not empty."""
     ended = []
     for module in (listening, checkconfig):
@@ -69,14 +72,16 @@ def preflight(monkeypatch):
     return ended
 
 
-def test_what_is_served_is_not_bound(preflight, monkeypatch, taken):
+def test_what_is_served_is_not_bound(preflight: list[Any], monkeypatch: pytest.MonkeyPatch, taken: int) -> None:
     monkeypatch.setattr(listening, "served", [f"127.0.0.1:{taken}"])
     end_preflight(print, ("127.0.0.1", taken))
     assert preflight == [print]
 
 
 @pytest.mark.parametrize("count", [0, 1])
-def test_every_address_is_bound(preflight, monkeypatch, taken, free_port, count):
+def test_every_address_is_bound(
+    preflight: list[Any], monkeypatch: pytest.MonkeyPatch, taken: int, free_port: int, count: int
+) -> None:
     monkeypatch.setattr(listening, "served", [])
     with pytest.raises(OSError, match=str(taken)):
         end_preflight(print, *[("127.0.0.1", free_port)] * count, ("127.0.0.1", taken))
@@ -86,12 +91,14 @@ def test_every_address_is_bound(preflight, monkeypatch, taken, free_port, count)
 class Configuration:
     reuse_port = False
 
-    def __init__(self, *address):
+    def __init__(self, *address) -> None:
         self.address = list(address)
 
 
 @pytest.mark.parametrize("keeps", ["all", "one", "none"])
-def test_gunicorn_binds_all_or_nothing(preflight, monkeypatch, taken, free_port, keeps):
+def test_gunicorn_binds_all_or_nothing(
+    preflight: list[Any], monkeypatch: pytest.MonkeyPatch, taken: int, free_port: int, keeps: str
+) -> None:
     """An address that is kept beside a new one is still taken by old workers."""
     served, other = ("127.0.0.1", taken), ("127.0.0.1", free_port)
     monkeypatch.setattr(checkconfig, "served", [str(served)])
@@ -107,7 +114,7 @@ def test_gunicorn_binds_all_or_nothing(preflight, monkeypatch, taken, free_port,
 # Real servers
 
 
-def refused(server, port):
+def refused(server: Server, port: int) -> None:
     done = run_cli("reload", "-s", server.socket)
     assert done.returncode == 7, done
     assert f"127.0.0.1:{port} can't be bound" in done.stderr
@@ -120,14 +127,14 @@ SINGLE = ["werkzeug", "waitress", "cheroot", "pywsgi"]
 
 
 @pytest.mark.parametrize("name", SINGLE)
-def test_a_taken_address_is_a_refused_reload(start, program, taken, name):
+def test_a_taken_address_is_a_refused_reload(start: Serve, program: Program, taken: int, name: str) -> None:
     server = start(SERVERS[name])
     program.edit("new")
     moved(program, taken)
     refused(server, taken)
 
 
-def moved(program, port):
+def moved(program: Program, port: int) -> None:
     """Have the program ask for another port."""
     text = program.file.read_text()
     for before in ("port=0", '("127.0.0.1", 0)', '{"port": 0}'):
@@ -137,7 +144,7 @@ def moved(program, port):
 
 
 @pytest.mark.parametrize("name", SINGLE)
-def test_a_free_one_is_taken_by_the_new_code(start, program, free_port, name):
+def test_a_free_one_is_taken_by_the_new_code(start: Serve, program: Program, free_port: int, name: str) -> None:
     server = start(SERVERS[name])
     program.edit("new")
     moved(program, free_port)
@@ -145,7 +152,7 @@ def test_a_free_one_is_taken_by_the_new_code(start, program, free_port, name):
     assert get(("127.0.0.1", free_port), "/version") == (200, b"new")
 
 
-def gunicorn(start, program, port):
+def gunicorn(start: Serve, program: Program, port: int):
     config = program.directory / "gunicorn.conf.py"
     bind = f"bind = ['127.0.0.1:{port}'"
     config.write_text(bind + "]\n")
@@ -154,19 +161,21 @@ def gunicorn(start, program, port):
     return server, config, bind
 
 
-def test_gunicorns_new_address_is_bound_for_trial(start, program, free_port, taken):
+def test_gunicorns_new_address_is_bound_for_trial(start: Serve, program: Program, free_port: int, taken: int) -> None:
     server, config, _ = gunicorn(start, program, free_port)
     config.write_text(f"bind = '127.0.0.1:{taken}'\n")
     refused(server, taken)
 
 
-def test_an_address_that_gunicorn_would_bind_anew_is_taken_by_its_old_workers(start, program, free_port):
+def test_an_address_that_gunicorn_would_bind_anew_is_taken_by_its_old_workers(
+    start: Serve, program: Program, free_port: int
+) -> None:
     server, config, bind = gunicorn(start, program, free_port)
     config.write_text(bind + ", '127.0.0.1:0']\n")
     refused(server, free_port)
 
 
-def test_gunicorn_moves_to_a_free_address(start, program, free_port):
+def test_gunicorn_moves_to_a_free_address(start: Serve, program: Program, free_port: int) -> None:
     server, config, _ = gunicorn(start, program, free_port)
     program.edit("new")
     config.write_text("bind = '127.0.0.1:0'\n")

@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import json
+import pathlib
+from collections.abc import Iterator
+from io import FileIO
+from typing import Any
 
 import pytest
-from fakehub import world
+from fakehub import World, world
 
 from flask_ctl.workers.hub.state_file import StateFile
 from flask_ctl.workers.messages import SavedHistory, SavedState
 
 
 @pytest.fixture(params=range(5))
-def seed(request):
+def seed(request: pytest.FixtureRequest) -> int:
     """Orders of what comes at the same time."""
     return request.param
 
 
-def reloading(w, phase, **options):
+def reloading(w: World, phase: str, **options: Any):
     """A reload in this phase, with a request in flight in an old worker."""
     busy = w.living()[0]
     busy.begin()
@@ -29,18 +33,18 @@ def reloading(w, phase, **options):
     return busy
 
 
-def status(w):
+def status(w: World):
     return w.answer("status").result
 
 
-def settled(w):
+def settled(w: World):
     w.run(lambda: w.hub._reload is None and w.hub._history.begun is None)
     return status(w)
 
 
 @pytest.mark.parametrize("keeper", ["the state file", "the workers"])
 @pytest.mark.parametrize("phase", ["load", "drain"])
-def test_the_next_hub_finishes_the_watch(seed, phase, keeper):
+def test_the_next_hub_finishes_the_watch(seed: int, phase: str, keeper: str) -> None:
     with world(seed) as w:
         w.state_file.broken = keeper == "the workers"
         busy = reloading(w, phase)
@@ -60,7 +64,7 @@ def test_the_next_hub_finishes_the_watch(seed, phase, keeper):
         assert {worker["generation"] for worker in after["workers"]} == {2}
 
 
-def test_it_waits_for_an_old_worker_that_does_not_connect_to_it(seed):
+def test_it_waits_for_an_old_worker_that_does_not_connect_to_it(seed: int) -> None:
     with world(seed) as w:
         busy = reloading(w, "drain")
         w.kill_hub()
@@ -72,7 +76,7 @@ def test_it_waits_for_an_old_worker_that_does_not_connect_to_it(seed):
 
 
 @pytest.mark.parametrize("cut", [False, True])
-def test_the_grace_goes_on(seed, cut):
+def test_the_grace_goes_on(seed: int, cut: bool) -> None:
     with world(seed) as w:
         busy = reloading(w, "drain", grace=20.0, cut=cut)
         began = w.clock.now
@@ -85,7 +89,7 @@ def test_the_grace_goes_on(seed, cut):
         assert busy.alive != cut
 
 
-def test_old_workers_that_are_gone_before_the_next_hub_knows_a_new_one_take_nothing_with_them(seed):
+def test_old_workers_that_are_gone_before_the_next_hub_knows_a_new_one_take_nothing_with_them(seed: int) -> None:
     """Those that keep what it has to know have ended, and the new ones have not been told."""
     with world(seed) as w:
         w.load_is_held = True
@@ -99,7 +103,7 @@ def test_old_workers_that_are_gone_before_the_next_hub_knows_a_new_one_take_noth
         assert (after["generation"], after["last_reload"]["ok"]) == (2, True)
 
 
-def test_new_workers_that_do_not_come_are_told_by_the_next_hub(seed):
+def test_new_workers_that_do_not_come_are_told_by_the_next_hub(seed: int) -> None:
     with world(seed) as w:
         w.new_code = "never"
         busy = reloading(w, "load")
@@ -111,7 +115,7 @@ def test_new_workers_that_do_not_come_are_told_by_the_next_hub(seed):
         assert busy.alive
 
 
-def test_a_reload_that_the_master_was_not_asked_for_is_not_gone_on_with(seed):
+def test_a_reload_that_the_master_was_not_asked_for_is_not_gone_on_with(seed: int) -> None:
     with world(seed) as w:
         busy = reloading(w, "preflight")
         w.kill_hub()
@@ -123,7 +127,7 @@ def test_a_reload_that_the_master_was_not_asked_for_is_not_gone_on_with(seed):
 
 
 @pytest.mark.parametrize("mode", ["graceful", "fast"])
-def test_a_stop_calls_off_what_the_next_hub_watches(seed, mode):
+def test_a_stop_calls_off_what_the_next_hub_watches(seed: int, mode: str) -> None:
     with world(seed) as w:
         busy = reloading(w, "drain")
         w.kill_hub()
@@ -137,7 +141,7 @@ def test_a_stop_calls_off_what_the_next_hub_watches(seed, mode):
         assert not w.living()
 
 
-def test_workers_keep_their_generation(seed):
+def test_workers_keep_their_generation(seed: int) -> None:
     with world(seed) as w:
         busy = reloading(w, "drain", grace=1.0)
         w.run(lambda: w.hub._reload is None)
@@ -151,7 +155,7 @@ def test_workers_keep_their_generation(seed):
         assert status(w)["last_reload"]["cut"] == 1
 
 
-def test_a_failed_preflight_of_a_server_that_is_gone_is_no_refusal(seed):
+def test_a_failed_preflight_of_a_server_that_is_gone_is_no_refusal(seed: int) -> None:
     with world(seed, preflight="held") as w:
         reload = w.ask("reload")
         w.run(lambda: "preflight" in reload.phases)
@@ -165,16 +169,16 @@ def test_a_failed_preflight_of_a_server_that_is_gone_is_no_refusal(seed):
 
 
 @pytest.fixture
-def file(tmp_path):
+def file(tmp_path: pathlib.Path) -> Iterator[FileIO]:
     with open(tmp_path / "lock", "w+b", buffering=0) as file:
         yield file
 
 
-def memory(number, **totals):
+def memory(number: int, **totals: Any):
     return SavedState(number, totals, SavedHistory(1))
 
 
-def test_a_state_file_tells_what_was_written_last(file):
+def test_a_state_file_tells_what_was_written_last(file: FileIO) -> None:
     state_file = StateFile(file.fileno())
     assert state_file.read() is None
     for kept in (memory(1, first=[1, 2], second=[3, 4]), memory(2)):
@@ -183,12 +187,12 @@ def test_a_state_file_tells_what_was_written_last(file):
 
 
 @pytest.mark.parametrize("text", [b"", b"{", b"[]\n", b"\xff\n", b"{}\n", json.dumps({"number": 1}).encode() + b"\n"])
-def test_what_makes_no_sense_in_it_is_nothing(file, text):
+def test_what_makes_no_sense_in_it_is_nothing(file: FileIO, text: bytes) -> None:
     file.write(text)
     assert StateFile(file.fileno()).read() is None
 
 
-def test_a_state_file_that_can_not_be_written_costs_one_warning(caplog):
+def test_a_state_file_that_can_not_be_written_costs_one_warning(caplog: pytest.LogCaptureFixture) -> None:
     with open("/dev/full", "r+b", buffering=0) as full:
         state_file = StateFile(full.fileno())
         state_file.write(memory(1))

@@ -5,7 +5,10 @@ The HTTP server and the program are fakes; all between them is what runs in a re
 
 from __future__ import annotations
 
+import pathlib
 import threading
+from collections.abc import Callable, Iterator
+from typing import Any, NoReturn
 
 import pytest
 from fakes import Gate, Scene
@@ -20,7 +23,7 @@ DRAINED = {"outcome": "drained", "cut": 0}
 
 
 @pytest.fixture(autouse=True)
-def _hurry(monkeypatch):
+def _hurry(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is waited for in vain takes no time."""
     monkeypatch.setattr(reloading, "MIN_UNWIND", 0.1)
     monkeypatch.setattr(reloading, "PAUSE", 0.02)
@@ -31,7 +34,7 @@ def _hurry(monkeypatch):
 
 
 @pytest.fixture
-def make(short_path):
+def make(short_path: pathlib.Path) -> Iterator[Callable[..., Scene]]:
     scenes = []
 
     def make(**options):
@@ -44,7 +47,7 @@ def make(short_path):
 
 
 @pytest.fixture
-def scene(make):
+def scene(make: Callable[..., Scene]) -> Scene:
     return make()
 
 
@@ -54,13 +57,13 @@ def failure(future):
     return error
 
 
-def gate_of(scene, phase):
+def gate_of(scene: Scene, phase: str):
     program = scene.program
     gates = {"preflight": program.preflight, "hooks": scene.on_stop, "unwinding": program.unwinding}
     return {**gates, "exit functions": program.exit_function}[phase]
 
 
-def reach(scene, phase, **options):
+def reach(scene: Scene, phase: str, **options: Any):
     """A reload that hangs in a phase; the Future has its failure."""
     if phase == "drain":
         scene.held = scene.server.begin()
@@ -73,7 +76,7 @@ def reach(scene, phase, **options):
     return answer
 
 
-def let_go(scene, phase):
+def let_go(scene: Scene, phase: str) -> None:
     """Let what the reload hangs in come to its end."""
     if phase == "drain":
         scene.server.answer(scene.held)
@@ -85,7 +88,7 @@ BEFORE = ("preflight", "drain")
 AFTER = ("hooks", "unwinding", "exit functions")
 
 
-def test_a_reload_replaces_the_program_by_itself(scene):
+def test_a_reload_replaces_the_program_by_itself(scene: Scene) -> None:
     scene.reload()
     how, state = scene.program.wait()
     assert how == "exec"
@@ -97,7 +100,7 @@ def test_a_reload_replaces_the_program_by_itself(scene):
 
 @pytest.mark.parametrize("phase", BEFORE)
 @pytest.mark.parametrize("by", ["graceful", "fast", "TERM", "INT"])
-def test_a_stop_before_the_commit_calls_the_reload_off(scene, phase, by):
+def test_a_stop_before_the_commit_calls_the_reload_off(scene: Scene, phase: str, by: str) -> None:
     reload = reach(scene, phase)
     stop = scene.signal(by) if by.isupper() else scene.stop(by)
     error = failure(reload)
@@ -113,7 +116,7 @@ def test_a_stop_before_the_commit_calls_the_reload_off(scene, phase, by):
 
 
 @pytest.mark.parametrize("phase", BEFORE)
-def test_a_stop_that_calls_a_reload_off_ends_with_the_last_answer(scene, phase):
+def test_a_stop_that_calls_a_reload_off_ends_with_the_last_answer(scene: Scene, phase: str) -> None:
     """The reload's thread may still be at work: it takes no wake-up away from the stop."""
     held = scene.server.begin()
     reload = reach(scene, phase)
@@ -129,7 +132,7 @@ def test_a_stop_that_calls_a_reload_off_ends_with_the_last_answer(scene, phase):
 
 @pytest.mark.parametrize("phase", AFTER)
 @pytest.mark.parametrize("by", ["a client", "TERM", "INT"])
-def test_a_graceful_stop_after_the_commit_goes_over_the_exec(scene, phase, by):
+def test_a_graceful_stop_after_the_commit_goes_over_the_exec(scene: Scene, phase: str, by: str) -> None:
     reload = reach(scene, phase)
     stop = scene.stop() if by == "a client" else scene.signal(by)
     stopping = scene.status()["stopping"]
@@ -149,7 +152,7 @@ def test_a_graceful_stop_after_the_commit_goes_over_the_exec(scene, phase, by):
 @pytest.mark.parametrize(
     "by", [["fast"], ["TERM", "TERM"], ["INT", "INT"], ["graceful", "fast"], ["TERM", "fast"]], ids="+".join
 )
-def test_a_fast_stop_after_the_commit_ends_the_process_whatever_hangs(scene, phase, by):
+def test_a_fast_stop_after_the_commit_ends_the_process_whatever_hangs(scene: Scene, phase: str, by: list[str]) -> None:
     reload = reach(scene, phase)
     stops = [scene.signal(each) if each.isupper() else scene.stop(each) for each in by]
     for stop in stops:
@@ -163,7 +166,7 @@ def test_a_fast_stop_after_the_commit_ends_the_process_whatever_hangs(scene, pha
     assert not scene.socket.exists()
 
 
-def test_a_fast_stop_that_is_accepted_just_before_the_exec_is_answered(scene):
+def test_a_fast_stop_that_is_accepted_just_before_the_exec_is_answered(scene: Scene) -> None:
     """The standard streams are flushed then, which may take a second."""
     answers = []
     sent = threading.Event()
@@ -181,7 +184,7 @@ def test_a_fast_stop_that_is_accepted_just_before_the_exec_is_answered(scene):
 
 
 @pytest.mark.parametrize("phase", AFTER)
-def test_the_visitors_that_wait_at_the_door_are_cut_by_it(scene, phase):
+def test_the_visitors_that_wait_at_the_door_are_cut_by_it(scene: Scene, phase: str) -> None:
     scene.server.waiting = 3
     reach(scene, phase)
     assert scene.stop("fast").result(TIMEOUT).items() >= {"outcome": "forced", "cut": 3}.items()
@@ -190,7 +193,7 @@ def test_the_visitors_that_wait_at_the_door_are_cut_by_it(scene, phase):
 
 @pytest.mark.parametrize("first", ["TERM", "INT"])
 @pytest.mark.parametrize("second", ["TERM", "INT"])
-def test_only_the_same_signal_once_more_is_an_end(scene, first, second):
+def test_only_the_same_signal_once_more_is_an_end(scene: Scene, first: str, second: str) -> None:
     reach(scene, "hooks")
     scene.signal(first)
     scene.signal(second)
@@ -206,14 +209,16 @@ def test_only_the_same_signal_once_more_is_an_end(scene, first, second):
         ("exit functions", {"hooks": "unfinished"}),
     ],
 )
-def test_what_hangs_after_the_commit_is_left_behind_at_the_end_of_the_grace(scene, phase, left):
+def test_what_hangs_after_the_commit_is_left_behind_at_the_end_of_the_grace(
+    scene: Scene, phase: str, left: dict[str, str]
+) -> None:
     reach(scene, phase, grace=0.0)
     how, state = scene.program.wait()
     assert how == "exec"
     assert state["instance"]["reload"]["left_behind"] == left
 
 
-def test_after_the_commit_nobody_is_served_by_the_old_code(scene):
+def test_after_the_commit_nobody_is_served_by_the_old_code(scene: Scene) -> None:
     reach(scene, "hooks")
     assert not scene.server.serves
     let_go(scene, "hooks")
@@ -227,7 +232,7 @@ FAILS = {
 
 
 @pytest.mark.parametrize("fail", FAILS.values(), ids=FAILS)
-def test_what_cannot_be_had_before_the_commit_leaves_the_old_code_serving(scene, fail):
+def test_what_cannot_be_had_before_the_commit_leaves_the_old_code_serving(scene: Scene, fail) -> None:
     fail(scene)
     error = failure(scene.reload())
     assert error.code == -32603
@@ -250,7 +255,7 @@ STARTS = {
 def no_thread_once(patch):
     start = operation.threading.Thread.start
 
-    def fail(thread):
+    def fail(thread) -> NoReturn:
         patch.setattr(operation.threading.Thread, "start", start)
         raise RuntimeError("can't start new thread")
 
@@ -258,7 +263,7 @@ def no_thread_once(patch):
 
 
 @pytest.mark.parametrize("fail", STARTS.values(), ids=STARTS)
-def test_a_reload_that_cannot_begin_can_be_asked_for_again(scene, monkeypatch, fail):
+def test_a_reload_that_cannot_begin_can_be_asked_for_again(scene: Scene, monkeypatch: pytest.MonkeyPatch, fail) -> None:
     fail(scene, monkeypatch)
     assert failure(scene.reload()).code == -32603
     assert scene.status()["state"] == "running"
@@ -266,8 +271,8 @@ def test_a_reload_that_cannot_begin_can_be_asked_for_again(scene, monkeypatch, f
     assert scene.program.wait()[0] == "exec"
 
 
-def test_a_stop_needs_no_thread_that_is_not_there_yet(scene, monkeypatch):
-    def fail(thread):
+def test_a_stop_needs_no_thread_that_is_not_there_yet(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(thread) -> NoReturn:
         raise RuntimeError("can't start new thread")
 
     start = operation.threading.Thread.start
@@ -278,21 +283,21 @@ def test_a_stop_needs_no_thread_that_is_not_there_yet(scene, monkeypatch):
     assert scene.program.wait() == ("end", 0)
 
 
-def test_an_exec_that_fails_ends_the_process_with_1(scene):
+def test_an_exec_that_fails_ends_the_process_with_1(scene: Scene) -> None:
     scene.program.fails["execute"] = OSError(2, "No such file or directory")
     scene.reload()
     assert scene.program.wait() == ("exit", 1)
     assert not scene.socket.exists()
 
 
-def test_a_hand_over_that_fails_ends_the_process_with_1(scene, monkeypatch):
+def test_a_hand_over_that_fails_ends_the_process_with_1(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(scene.server, "hand_over", lambda: 1 / 0)
     scene.reload()
     assert scene.program.wait() == ("exit", 1)
     assert not scene.socket.exists()
 
 
-def test_broken_code_is_refused_and_can_be_tried_again(scene):
+def test_broken_code_is_refused_and_can_be_tried_again(scene: Scene) -> None:
     scene.program.broken = "SyntaxError"
     assert isinstance(scene.reload().exception(TIMEOUT), ReloadFailed)
     assert scene.server.serves
@@ -301,7 +306,7 @@ def test_broken_code_is_refused_and_can_be_tried_again(scene):
     assert scene.program.wait()[0] == "exec"
 
 
-def test_past_the_grace_the_reload_is_given_up(scene):
+def test_past_the_grace_the_reload_is_given_up(scene: Scene) -> None:
     held = scene.server.begin()
     error = scene.reload(grace=0.0).exception(TIMEOUT)
     assert isinstance(error, TimedOut)
@@ -311,7 +316,7 @@ def test_past_the_grace_the_reload_is_given_up(scene):
     assert scene.server.log[-1] == "keep alive: True"
 
 
-def test_with_cut_the_rest_is_cut_past_the_grace(scene):
+def test_with_cut_the_rest_is_cut_past_the_grace(scene: Scene) -> None:
     scene.server.begin()
     scene.reload(grace=0.0, cut=True)
     how, state = scene.program.wait()
@@ -321,7 +326,7 @@ def test_with_cut_the_rest_is_cut_past_the_grace(scene):
 class TestThreads:
     """The program's own threads that are not daemon threads, and the workers of its executors."""
 
-    def test_without_a_hook_the_reload_waits_for_them(self, make):
+    def test_without_a_hook_the_reload_waits_for_them(self, make: Callable[..., Scene]) -> None:
         scene = make(hooks=False)
         scene.program.threads.append("worker")
         scene.reload()
@@ -330,7 +335,7 @@ class TestThreads:
         scene.program.threads.clear()
         assert scene.program.wait()[0] == "exec"
 
-    def test_without_a_hook_it_is_given_up_after_the_grace_and_names_them(self, make):
+    def test_without_a_hook_it_is_given_up_after_the_grace_and_names_them(self, make: Callable[..., Scene]) -> None:
         scene = make(hooks=False)
         scene.program.threads.append("worker")
         error = scene.reload(grace=0.0).exception(TIMEOUT)
@@ -340,7 +345,9 @@ class TestThreads:
         assert scene.server.serves
 
     @pytest.mark.parametrize(("hooks", "cut"), [(True, False), (True, True), (False, True)])
-    def test_with_a_hook_or_cut_those_that_stay_are_left_behind(self, make, hooks, cut):
+    def test_with_a_hook_or_cut_those_that_stay_are_left_behind(
+        self, make: Callable[..., Scene], hooks: bool, cut: bool
+    ) -> None:
         scene = make(hooks=hooks)
         scene.program.threads.append("worker")
         scene.reload(grace=0.0, cut=cut)
@@ -349,7 +356,7 @@ class TestThreads:
         assert state["instance"]["reload"]["left_behind"] == {"threads_left": ["worker"]}
         assert scene.program.exit_function.reached.is_set(), "exit functions have run"
 
-    def test_those_that_a_hook_ends_are_not(self, make):
+    def test_those_that_a_hook_ends_are_not(self, make: Callable[..., Scene]) -> None:
         scene = make()
         scene.program.threads.append("worker")
         scene.on_stop.shut()
@@ -359,7 +366,7 @@ class TestThreads:
         scene.on_stop.open()
         assert scene.program.wait()[1]["instance"]["reload"]["left_behind"] == {}
 
-    def test_a_busy_executor_is_work_in_flight(self, scene):
+    def test_a_busy_executor_is_work_in_flight(self, scene: Scene) -> None:
         scene.program.busy.append("pool_0")
         error = scene.reload(grace=0.0).exception(TIMEOUT)
         assert isinstance(error, TimedOut)
@@ -372,7 +379,7 @@ class TestThreads:
 class TestStops:
     """Stops among themselves."""
 
-    def test_a_second_one_joins(self, scene):
+    def test_a_second_one_joins(self, scene: Scene) -> None:
         held = scene.server.begin()
         stops = [scene.stop(), scene.stop(), scene.signal("TERM")]
         until(lambda: scene.instance._stop.phase == "drain", "the drain")
@@ -380,7 +387,7 @@ class TestStops:
         scene.server.answer(held)
         assert [stop.result(TIMEOUT)["cut"] for stop in stops] == [0, 0, 0]
 
-    def test_a_grace_that_is_given_shortens_that_of_the_first_and_never_lengthens_it(self, scene):
+    def test_a_grace_that_is_given_shortens_that_of_the_first_and_never_lengthens_it(self, scene: Scene) -> None:
         scene.server.begin()
         seen = []
         first = scene.stop(grace=TIMEOUT, progress=seen.append)
@@ -393,7 +400,7 @@ class TestStops:
         shortened = [progress for progress in seen if progress.get("deadline_by") == {"pid": 3}]
         assert shortened[0]["remaining"] == 0
 
-    def test_a_grace_does_not_shorten_the_delay_of_the_stop_that_gives_it(self, scene):
+    def test_a_grace_does_not_shorten_the_delay_of_the_stop_that_gives_it(self, scene: Scene) -> None:
         stop = scene.stop(grace=0.0, delay=TIMEOUT)
         assert scene.server.serves
         assert scene.status()["stopping"]["deadline_by"] == {"pid": 2}
@@ -401,7 +408,7 @@ class TestStops:
         assert stop.result(TIMEOUT).items() >= DRAINED.items()
 
     @pytest.mark.parametrize("by", [None, {"signal": "TERM"}], ids=["a client", "TERM"])
-    def test_one_without_a_grace_of_its_own_shortens_nothing(self, scene, by):
+    def test_one_without_a_grace_of_its_own_shortens_nothing(self, scene: Scene, by: dict[str, str] | None) -> None:
         held = scene.server.begin()
         first = scene.stop(grace=TIMEOUT)
         deadline = scene.status()["stopping"]["deadline"]
@@ -410,17 +417,17 @@ class TestStops:
         scene.server.answer(held)
         assert first.result(TIMEOUT)["cut"] == 0
 
-    def test_a_fast_one_ends_the_waiting_of_all(self, scene):
+    def test_a_fast_one_ends_the_waiting_of_all(self, scene: Scene) -> None:
         scene.server.begin()
         stops = [scene.stop(), scene.stop("fast")]
         assert [stop.result(TIMEOUT)["cut"] for stop in stops] == [1, 1]
 
-    def test_a_fast_one_alone_leaves_a_hook_that_hangs_and_tells_so(self, scene):
+    def test_a_fast_one_alone_leaves_a_hook_that_hangs_and_tells_so(self, scene: Scene) -> None:
         scene.on_stop.shut()
         assert scene.stop("fast").result(TIMEOUT)["hooks"] == "unfinished"
         assert scene.program.wait() == ("end", 0)
 
-    def test_a_hook_that_hangs_is_left_by_a_fast_one_and_that_is_told(self, scene):
+    def test_a_hook_that_hangs_is_left_by_a_fast_one_and_that_is_told(self, scene: Scene) -> None:
         scene.on_stop.shut()
         first = scene.stop()
         assert scene.on_stop.reached.wait(TIMEOUT)
@@ -429,21 +436,21 @@ class TestStops:
         assert first.result(TIMEOUT)["hooks"] == "unfinished"
         assert scene.program.wait() == ("end", 0)
 
-    def test_a_reload_is_refused_meanwhile(self, scene):
+    def test_a_reload_is_refused_meanwhile(self, scene: Scene) -> None:
         held = scene.server.begin()
         stop = scene.stop()
         assert failure(scene.reload()).code == -32002
         scene.server.answer(held)
         stop.result(TIMEOUT)
 
-    def test_a_result_is_given_without_a_lock(self, scene):
+    def test_a_result_is_given_without_a_lock(self, scene: Scene) -> None:
         """Whoever waits for it may run the app's own handlers, which may ask the instance in turn."""
         stop = scene.stop()
         stop.add_done_callback(lambda future: scene.instance._notify())
         stop.result(TIMEOUT)
         scene.program.wait()
 
-    def test_commands_in_flight_are_waited_for(self, scene):
+    def test_commands_in_flight_are_waited_for(self, scene: Scene) -> None:
         command = Gate()
         command.shut()
         scene.instance._pool.submit(command)
@@ -455,14 +462,14 @@ class TestStops:
 
 
 @pytest.mark.parametrize("phase", [*BEFORE, *AFTER])
-def test_a_second_reload_is_refused_in_every_phase(scene, phase):
+def test_a_second_reload_is_refused_in_every_phase(scene: Scene, phase: str) -> None:
     reach(scene, phase)
     assert failure(scene.reload()).code == -32002
     let_go(scene, phase)
     assert scene.program.wait()[0] == "exec"
 
 
-def test_the_grace_begins_when_the_preflight_has_passed(scene):
+def test_the_grace_begins_when_the_preflight_has_passed(scene: Scene) -> None:
     reload = reach(scene, "preflight", grace=0.0)
     let_go(scene, "preflight")
     assert scene.program.wait()[0] == "exec"

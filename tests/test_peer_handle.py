@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import os
+import pathlib
 import signal
 import socket
 
 from flask_ctl.system.processes import open_peer
 
 
-def test_a_peer_that_is_gone_and_forgotten_leaves_nothing_open(short_path):
+def test_a_peer_that_is_gone_and_forgotten_leaves_nothing_open(short_path: pathlib.Path) -> None:
     path = str(short_path / "x.sock")
     read, write = os.pipe()
     child = os.fork()

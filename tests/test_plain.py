@@ -15,12 +15,12 @@ properties = settings(deadline=None, suppress_health_check=[HealthCheck.function
 
 
 @pytest.mark.parametrize("line", [b"status", b"stop grace=5", b'"quoted"', b"1", b"null", b"(", b"\xff"], ids=repr)
-def test_a_line_that_begins_no_object_or_array_is_plain(line):
+def test_a_line_that_begins_no_object_or_array_is_plain(line: bytes) -> None:
     assert is_plain(line)
 
 
 @pytest.mark.parametrize("line", [b"{", b"[", b'{"jsonrpc":"2.0"}', b"[]"], ids=repr)
-def test_a_line_that_begins_an_object_or_array_is_json(line):
+def test_a_line_that_begins_an_object_or_array_is_json(line: bytes) -> None:
     assert not is_plain(line)
 
 
@@ -45,7 +45,7 @@ def test_a_line_that_begins_an_object_or_array_is_json(line):
         ("''", "", {}),
     ],
 )
-def test_a_command_is_a_name_and_assignments(line, name, parameters):
+def test_a_command_is_a_name_and_assignments(line: str, name: str, parameters: dict[str, str]) -> None:
     assert parse_plain(line.encode()) == (name, parameters)
 
 
@@ -66,20 +66,20 @@ def test_a_command_is_a_name_and_assignments(line, name, parameters):
     ],
     ids=lambda value: repr(value)[:20],
 )
-def test_what_can_not_be_read_is_refused_with_its_code(line, code):
+def test_what_can_not_be_read_is_refused_with_its_code(line: bytes, code: int) -> None:
     with pytest.raises(CommandError) as caught:
         parse_plain(line)
     assert caught.value.code == code
 
 
-def test_a_word_that_is_no_assignment_is_quoted_in_the_message():
+def test_a_word_that_is_no_assignment_is_quoted_in_the_message() -> None:
     with pytest.raises(CommandError, match="'fast' is not of the form key=value"):
         parse_assignment("fast")
 
 
 @properties
 @given(st.binary() | st.text(alphabet="ab='\"\\ -#\n").map(str.encode))
-def test_any_bytes_are_a_command_or_an_error_of_the_peer(line):
+def test_any_bytes_are_a_command_or_an_error_of_the_peer(line) -> None:
     with contextlib.suppress(CommandError):
         name, parameters = parse_plain(line)
         assert isinstance(name, str)

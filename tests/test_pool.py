@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
+from collections.abc import Iterator
 
 import pytest
 from harness import TIMEOUT, until
@@ -13,7 +14,7 @@ from flask_ctl.dispatch.pool import Pool
 
 
 @pytest.fixture
-def pool():
+def pool() -> Iterator[Pool]:
     with contextlib.closing(Pool(lambda: None, 8)) as pool:
         yield pool
 
@@ -22,7 +23,9 @@ def refuse(thread: threading.Thread) -> None:
     raise RuntimeError("can't start new thread")
 
 
-def test_what_no_thread_can_be_started_for_is_refused_and_not_counted(pool, monkeypatch):
+def test_what_no_thread_can_be_started_for_is_refused_and_not_counted(
+    pool: Pool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with monkeypatch.context() as patched:
         patched.setattr(threading.Thread, "start", refuse)
         for _ in range(3):
@@ -33,7 +36,9 @@ def test_what_no_thread_can_be_started_for_is_refused_and_not_counted(pool, monk
     until(lambda: pool.unfinished == 0, "it is done")
 
 
-def test_where_no_further_thread_can_be_started_those_that_run_do_the_work(pool, monkeypatch):
+def test_where_no_further_thread_can_be_started_those_that_run_do_the_work(
+    pool: Pool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     gate = threading.Event()
     first = pool.submit(gate.wait)
     with monkeypatch.context() as patched:

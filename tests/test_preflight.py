@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import pathlib
 import subprocess
 import sys
 import textwrap
@@ -11,7 +12,7 @@ from typing import Any
 
 import psutil
 import pytest
-from harness import Pending, until
+from harness import Pending, Program, Serve, until
 
 from flask_ctl import ReloadFailed, ServerDied
 from flask_ctl.system import preflight as preflight_module
@@ -30,7 +31,9 @@ class Rehearsed:
 
 
 @pytest.mark.parametrize("hangs", ["while it loads its code", "in a child of its own"])
-def test_a_preflight_that_hangs_ends_with_its_server_when_that_is_killed(serve, program, tmp_path, hangs):
+def test_a_preflight_that_hangs_ends_with_its_server_when_that_is_killed(
+    serve: Serve, program: Program, tmp_path: pathlib.Path, hangs: str
+) -> None:
     told = tmp_path / "pids"
     hang = "time.sleep(1000)" if "loads" in hangs else "subprocess.run(['sleep', '1000'])"
     server = serve(cwd=program.directory)
@@ -68,7 +71,7 @@ def descriptors() -> set[str]:
 
 
 @pytest.mark.parametrize("failing", ["pipe", "file", "popen", "waker"])
-def test_a_start_that_fails_is_refused_and_leaves_nothing_open(monkeypatch, failing):
+def test_a_start_that_fails_is_refused_and_leaves_nothing_open(monkeypatch: pytest.MonkeyPatch, failing: str) -> None:
     def fail(*_: Any, **__: Any) -> None:
         raise OSError(errno.EMFILE, "Too many open files")
 
@@ -88,7 +91,7 @@ def test_a_start_that_fails_is_refused_and_leaves_nothing_open(monkeypatch, fail
     assert descriptors() == before
 
 
-def test_a_directory_that_is_gone_is_told_and_leaves_nothing_open(tmp_path):
+def test_a_directory_that_is_gone_is_told_and_leaves_nothing_open(tmp_path: pathlib.Path) -> None:
     before = descriptors()
     for _ in range(5):
         with pytest.raises(ReloadFailed, match="can't be started"):
@@ -96,13 +99,13 @@ def test_a_directory_that_is_gone_is_told_and_leaves_nothing_open(tmp_path):
     assert descriptors() == before
 
 
-def test_one_that_is_never_run_has_nothing_open():
+def test_one_that_is_never_run_has_nothing_open() -> None:
     before = descriptors()
     Preflight(Rehearsed("pass"), 10).cancel()
     assert descriptors() == before
 
 
-def test_one_that_was_called_off_before_it_began_does_not_wait():
+def test_one_that_was_called_off_before_it_began_does_not_wait() -> None:
     preflight = Preflight(Rehearsed("import time; time.sleep(1000)"), 1000)
     preflight.cancel()
     preflight.run()

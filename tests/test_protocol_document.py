@@ -5,11 +5,13 @@ import json
 import os
 import pathlib
 import re
+from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import zmq
 from flask import Flask
-from harness import PYTHON, SITES, TIMEOUT, Pending, raw, read_all, run_cli, until
+from harness import PYTHON, SITES, TIMEOUT, Pending, Program, Serve, Server, Site, raw, read_all, run_cli, until
 from servers import SERVERS
 from wires import StreamTalk, request
 
@@ -20,13 +22,13 @@ PROTOCOL = (ROOT / "docs" / "protocol.md").read_text()
 
 
 @pytest.fixture
-def talk(serve):
+def talk(serve: Serve) -> Iterator[StreamTalk]:
     """A raw connection with a server of `sample`."""
     with raw(serve().socket) as sock:
         yield StreamTalk(sock)
 
 
-def ask(talk, **members):
+def ask(talk: StreamTalk, **members: Any):
     talk.send(json.dumps({"jsonrpc": "2.0", "id": 1, **members}).encode())
     return talk.receive()
 
@@ -34,7 +36,7 @@ def ask(talk, **members):
 # Messages
 
 
-def test_parameters_by_position_have_the_order_of_commands(talk):
+def test_parameters_by_position_have_the_order_of_commands(talk: StreamTalk) -> None:
     described = ask(talk, method="commands")["result"]
     assert list(described["stop"]["parameters"]["properties"]) == ["mode", "grace", "delay"]
     assert ask(talk, method="greet", params=["ann"])["result"] == {"greeting": "hello ann"}
@@ -43,19 +45,21 @@ def test_parameters_by_position_have_the_order_of_commands(talk):
     assert ask(talk, method="stop", params=["gently"])["error"]["data"] == {"parameter": "mode"}
 
 
-def test_unknown_members_and_what_is_about_the_call_are_ignored_and_unknown_parameters_refused(talk):
+def test_unknown_members_and_what_is_about_the_call_are_ignored_and_unknown_parameters_refused(
+    talk: StreamTalk,
+) -> None:
     assert ask(talk, method="ping", extra={"a": 1}, error=None)["result"]["pong"] is True
     assert ask(talk, method="ping", params={"_later": 1})["result"]["pong"] is True
     refused = ask(talk, method="ping", params={"later": 1})["error"]
     assert (refused["code"], refused["data"]) == (-32602, {"parameter": "later"})
 
 
-def test_empty_lines_and_spaces_around_a_line_are_ignored(talk):
+def test_empty_lines_and_spaces_around_a_line_are_ignored(talk: StreamTalk) -> None:
     talk.send(b"", b"  \r", b"  " + request("ping") + b" \r")
     assert talk.receive()["result"]["pong"] is True
 
 
-def test_what_is_no_json_or_no_request_is_an_error_and_the_connection_goes_on(talk):
+def test_what_is_no_json_or_no_request_is_an_error_and_the_connection_goes_on(talk: StreamTalk) -> None:
     for message, code in (
         (b"{", -32700),
         (b"[}", -32700),
@@ -69,20 +73,20 @@ def test_what_is_no_json_or_no_request_is_an_error_and_the_connection_goes_on(ta
     assert ask(talk, method="ping")["result"]["pong"] is True
 
 
-def test_a_line_that_is_too_long_is_an_error_and_the_end(talk):
+def test_a_line_that_is_too_long_is_an_error_and_the_end(talk: StreamTalk) -> None:
     talk.send(b'{"' + b"x" * 1024 * 1024)
     error = talk.receive()
     assert (error["id"], error["error"]["code"]) == (None, -32600)
     assert talk.ended()
 
 
-def test_a_plain_command_is_answered_and_the_end(serve):
+def test_a_plain_command_is_answered_and_the_end(serve: Serve) -> None:
     with raw(serve().socket) as sock:
         sock.sendall(b"ping\nping\n")
         assert read_all(sock).count(b"pong") == 1
 
 
-def test_a_client_that_has_closed_its_side_gets_its_answers_and_the_end(talk):
+def test_a_client_that_has_closed_its_side_gets_its_answers_and_the_end(talk: StreamTalk) -> None:
     talk.send(request("wait_for", name="a"), request("release", 2, name="a"))
     talk.sock.shutdown(1)
     assert {talk.receive()["id"], talk.receive()["id"]} == {1, 2}
@@ -90,7 +94,7 @@ def test_a_client_that_has_closed_its_side_gets_its_answers_and_the_end(talk):
 
 
 @pytest.fixture
-def dealer(serve, short_path):
+def dealer(serve: Serve, short_path: pathlib.Path) -> Iterator[zmq.Socket[bytes]]:
     """A DEALER that is connected to a server over ipc."""
     server = serve(socket=f"ipc://{short_path}/x.zmq")
     with zmq.Context() as context, context.socket(zmq.DEALER) as sock:
@@ -100,7 +104,7 @@ def dealer(serve, short_path):
         yield sock
 
 
-def test_over_zeromq_a_message_is_one_frame_and_no_plain_command(dealer):
+def test_over_zeromq_a_message_is_one_frame_and_no_plain_command(dealer: zmq.Socket[bytes]) -> None:
     dealer.send(b"ping")
     assert json.loads(dealer.recv())["error"]["code"] == -32700
     dealer.send_multipart([b"", request("ping")])
@@ -120,7 +124,7 @@ def test_over_zeromq_a_message_is_one_frame_and_no_plain_command(dealer):
 
 
 @pytest.mark.parametrize("site", SITES, indirect=True)
-def test_the_proof_is_the_process_on_this_machine_and_the_connection_over_tcp(serve, site):
+def test_the_proof_is_the_process_on_this_machine_and_the_connection_over_tcp(serve: Serve, site: Site) -> None:
     with serve(socket=site).client() as client:
         assert client.stop()["proof"] == ("connection" if site.socket.startswith("tcp") else "process")
 
@@ -129,7 +133,7 @@ def test_the_proof_is_the_process_on_this_machine_and_the_connection_over_tcp(se
 
 
 @pytest.mark.parametrize("name", ["shop", "the shop/2", "läden", "a.b_c-d"])
-def test_the_default_address_is_made_of_name_and_root_path(name, short_path):
+def test_the_default_address_is_made_of_name_and_root_path(name: str, short_path: pathlib.Path) -> None:
     app = Flask(name, root_path=str(short_path))
     (address,) = Control(app).sockets(app)
     digits = hashlib.sha256(os.fsencode(app.root_path)).hexdigest()[:8]
@@ -140,7 +144,7 @@ def test_the_default_address_is_made_of_name_and_root_path(name, short_path):
 # Reloads
 
 
-def progress_of(server, hold, **options):
+def progress_of(server: Server, hold, **options: Any):
     """The notifications of a reload with a request in flight, which ends when two of them have come in the drain."""
     seen = []
     reload = Pending.call(lambda: server.reload(on_progress=seen.append, **options))
@@ -151,7 +155,9 @@ def progress_of(server, hold, **options):
 
 
 @pytest.mark.parametrize("name", ["werkzeug", "gunicorn gthread"])
-def test_what_remains_of_a_reload_never_grows_and_each_notification_has_the_same_members(start, name):
+def test_what_remains_of_a_reload_never_grows_and_each_notification_has_the_same_members(
+    start: Serve, name: str
+) -> None:
     server = start(SERVERS[name])
     held = server.begin("/hold/a")
     seen = progress_of(server, "a", grace=TIMEOUT)
@@ -166,7 +172,7 @@ def test_what_remains_of_a_reload_never_grows_and_each_notification_has_the_same
         assert ("old" in each and "new" in each) == (name != "werkzeug")
 
 
-def test_threads_that_a_reload_waits_for_are_named_in_its_progress(serve):
+def test_threads_that_a_reload_waits_for_are_named_in_its_progress(serve: Serve) -> None:
     code = (
         "import threading, flask, flask_ctl\n"
         "app = flask.Flask('t'); control = flask_ctl.Control(app); go = threading.Event()\n"
@@ -184,7 +190,9 @@ def test_threads_that_a_reload_waits_for_are_named_in_its_progress(serve):
     server.call("let_go")
 
 
-def test_what_is_sent_behind_a_reload_is_answered_by_the_old_code_until_that_is_replaced(serve, program):
+def test_what_is_sent_behind_a_reload_is_answered_by_the_old_code_until_that_is_replaced(
+    serve: Serve, program: Program
+) -> None:
     server = serve(cwd=program.directory)
     held = server.begin("/hold/a")
     with raw(server.socket) as sock:
@@ -203,7 +211,7 @@ def test_what_is_sent_behind_a_reload_is_answered_by_the_old_code_until_that_is_
 # The document itself, and --help
 
 
-def test_the_document_names_every_command_that_every_server_answers_with_its_parameters(talk):
+def test_the_document_names_every_command_that_every_server_answers_with_its_parameters(talk: StreamTalk) -> None:
     described = ask(talk, method="commands")["result"]
     for name in ("ping", "status", "stop", "reload", "commands"):
         assert f"`{name}" in PROTOCOL
@@ -211,7 +219,7 @@ def test_the_document_names_every_command_that_every_server_answers_with_its_par
             assert re.search(rf"`{name}\([^)]*\b{parameter}=", PROTOCOL), (name, parameter)
 
 
-def test_the_document_names_every_field_of_status(talk):
+def test_the_document_names_every_field_of_status(talk: StreamTalk) -> None:
     for field, value in ask(talk, method="status")["result"].items():
         assert f"`{field}`" in PROTOCOL, field
         for inner in value if field in ("server", "requests", "process", "control") else ():
@@ -219,13 +227,13 @@ def test_the_document_names_every_field_of_status(talk):
 
 
 @pytest.mark.parametrize("command", ["stop", "reload"])
-def test_the_help_of_a_command_that_changes_something_names_all_its_exit_codes(command):
+def test_the_help_of_a_command_that_changes_something_names_all_its_exit_codes(command: str) -> None:
     text = " ".join(run_cli(command, "--help").stdout.split())
     for code in range(9):
         assert (code == 7 and command == "stop") or re.search(rf"\b{code} [a-z-]", text), code
 
 
-def test_quiet_is_what_its_help_says(serve):
+def test_quiet_is_what_its_help_says(serve: Serve) -> None:
     server = serve()
     assert "ping, stop and reload print nothing" in " ".join(run_cli("ping", "--help").stdout.split())
     for words in (["ping"], ["reload", "--config"], ["stop"]):

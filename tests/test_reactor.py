@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import socket
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import pytest
 
@@ -15,13 +15,13 @@ MANY = 1000
 
 
 @pytest.fixture
-def reactor():
+def reactor() -> Iterator[Reactor]:
     with contextlib.closing(Reactor()) as reactor:
         yield reactor
 
 
 @pytest.fixture
-def ready(reactor):
+def ready(reactor: Reactor) -> Iterator[Callable[[Callable[[int], None]], socket.socket]]:
     """Register sockets that are ready to be read: `ready(callback)`."""
     with contextlib.ExitStack() as stack:
 
@@ -34,7 +34,9 @@ def ready(reactor):
         yield register
 
 
-def test_every_socket_that_is_ready_is_served_once_in_a_round(reactor, ready):
+def test_every_socket_that_is_ready_is_served_once_in_a_round(
+    reactor: Reactor, ready: Callable[[Callable[[int], None]], socket.socket]
+) -> None:
     served: list[int] = []
     for number in range(100):
         ready(lambda _events, number=number: served.append(number))
@@ -44,7 +46,9 @@ def test_every_socket_that_is_ready_is_served_once_in_a_round(reactor, ready):
     assert sorted(served) == sorted([*range(100), *range(100)])
 
 
-def test_who_always_has_more_to_do_lets_the_other_sockets_have_their_turn(reactor, ready):
+def test_who_always_has_more_to_do_lets_the_other_sockets_have_their_turn(
+    reactor: Reactor, ready: Callable[[Callable[[int], None]], socket.socket]
+) -> None:
     done: list[str] = []
 
     def work() -> None:
@@ -59,7 +63,7 @@ def test_who_always_has_more_to_do_lets_the_other_sockets_have_their_turn(reacto
     assert done == ["socket", "work"] * 5
 
 
-def test_calls_are_made_in_the_order_in_which_they_were_asked_for(reactor):
+def test_calls_are_made_in_the_order_in_which_they_were_asked_for(reactor: Reactor) -> None:
     calls: list[int] = []
     for number in range(MANY):
         reactor.call_soon(calls.append, number)
@@ -67,7 +71,7 @@ def test_calls_are_made_in_the_order_in_which_they_were_asked_for(reactor):
     assert calls == list(range(MANY))
 
 
-def test_a_call_that_a_call_asks_for_comes_in_the_next_round(reactor):
+def test_a_call_that_a_call_asks_for_comes_in_the_next_round(reactor: Reactor) -> None:
     calls: list[str] = []
     reactor.call_soon(lambda: (calls.append("first"), reactor.call_soon(calls.append, "second")))
     reactor.run_once()
@@ -76,7 +80,9 @@ def test_a_call_that_a_call_asks_for_comes_in_the_next_round(reactor):
     assert calls == ["first", "second"]
 
 
-def test_what_another_callback_of_the_round_has_unregistered_is_not_called(reactor, ready):
+def test_what_another_callback_of_the_round_has_unregistered_is_not_called(
+    reactor: Reactor, ready: Callable[[Callable[[int], None]], socket.socket]
+) -> None:
     called: list[str] = []
     sockets: dict[str, socket.socket] = {}
 
@@ -93,7 +99,7 @@ def test_what_another_callback_of_the_round_has_unregistered_is_not_called(react
     assert len(called) == 1
 
 
-def test_later_calls_are_made_in_the_order_of_their_times(reactor):
+def test_later_calls_are_made_in_the_order_of_their_times(reactor: Reactor) -> None:
     calls: list[str] = []
     reactor.call_later(0.002, calls.append, "second")
     reactor.call_later(0.001, calls.append, "first")
@@ -102,7 +108,7 @@ def test_later_calls_are_made_in_the_order_of_their_times(reactor):
     assert calls == ["first", "second"]
 
 
-def test_a_later_call_does_not_keep_a_tick_from_its_time(reactor):
+def test_a_later_call_does_not_keep_a_tick_from_its_time(reactor: Reactor) -> None:
     ticks: list[str] = []
     reactor.every(0.001, lambda: ticks.append("tick"))
     reactor.call_later(3600, ticks.append, "late")
@@ -110,7 +116,7 @@ def test_a_later_call_does_not_keep_a_tick_from_its_time(reactor):
     assert ticks == ["tick"]
 
 
-def test_a_later_call_that_asks_for_itself_does_not_hold_up_the_round(reactor):
+def test_a_later_call_that_asks_for_itself_does_not_hold_up_the_round(reactor: Reactor) -> None:
     calls: list[int] = []
 
     def again() -> None:
@@ -123,7 +129,7 @@ def test_a_later_call_that_asks_for_itself_does_not_hold_up_the_round(reactor):
     assert len(calls) == 2
 
 
-def test_another_thread_wakes_the_reactor(reactor):
+def test_another_thread_wakes_the_reactor(reactor: Reactor) -> None:
     thread = threading.Thread(target=reactor.run)
     thread.start()
     called = threading.Event()
@@ -134,7 +140,7 @@ def test_another_thread_wakes_the_reactor(reactor):
     assert not thread.is_alive()
 
 
-def test_what_the_last_calls_ask_for_is_called_too(reactor):
+def test_what_the_last_calls_ask_for_is_called_too(reactor: Reactor) -> None:
     calls: list[str] = []
     reactor.stop()
     reactor.run()
@@ -143,7 +149,7 @@ def test_what_the_last_calls_ask_for_is_called_too(reactor):
     assert calls == ["call"]
 
 
-def test_a_last_call_that_asks_for_itself_without_end_is_given_up(reactor):
+def test_a_last_call_that_asks_for_itself_without_end_is_given_up(reactor: Reactor) -> None:
     def again() -> None:
         reactor.call_soon(again)
 
@@ -151,7 +157,9 @@ def test_a_last_call_that_asks_for_itself_without_end_is_given_up(reactor):
     reactor.finish_calls()
 
 
-def test_a_reactor_that_is_renewed_forgets_everything_but_the_calls(reactor, ready):
+def test_a_reactor_that_is_renewed_forgets_everything_but_the_calls(
+    reactor: Reactor, ready: Callable[[Callable[[int], None]], socket.socket]
+) -> None:
     calls: list[str] = []
     ready(lambda _events: calls.append("socket"))
     reactor.every(0, lambda: calls.append("tick"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pathlib
 import signal
 import sys
 import threading
@@ -10,13 +11,13 @@ from http.client import HTTPConnection
 
 import pytest
 from flask import Flask
-from harness import PYTHON, TIMEOUT, Pending, get, until
+from harness import PYTHON, TIMEOUT, Pending, Serve, get, until
 from werkzeug.serving import make_server
 
 from flask_ctl import BackgroundServer, Control, ControlClient
 
 
-def test_a_shutdown_route_answers_and_then_the_process_ends(serve):
+def test_a_shutdown_route_answers_and_then_the_process_ends(serve: Serve) -> None:
     """The function that Werkzeug removed in 2.1 is back: CTL_LEGACY_SHUTDOWN."""
     server = serve(command=[*PYTHON, "seed_route.py"])
     connection = HTTPConnection(*server.address, timeout=TIMEOUT)
@@ -27,7 +28,7 @@ def test_a_shutdown_route_answers_and_then_the_process_ends(serve):
     assert server.wait() == 0
 
 
-def test_a_signal_handler_that_fails_still_drains_and_exits_with_0(serve):
+def test_a_signal_handler_that_fails_still_drains_and_exits_with_0(serve: Serve) -> None:
     server = serve(command=[*PYTHON, "seed_signal.py"])
     assert server.get("/") == (200, b"Hello, World!")
     os.kill(server.pid, signal.SIGINT)
@@ -36,7 +37,7 @@ def test_a_signal_handler_that_fails_still_drains_and_exits_with_0(serve):
     assert "NameError" in server.output
 
 
-def test_make_server_in_a_thread_ends_by_shutdown_as_ever():
+def test_make_server_in_a_thread_ends_by_shutdown_as_ever() -> None:
     """R2: `serve_forever` in a thread, `shutdown` from another."""
     app = Flask(__name__)
     Control(app, socket="off")
@@ -49,7 +50,7 @@ def test_make_server_in_a_thread_ends_by_shutdown_as_ever():
 
 
 @pytest.mark.parametrize("threaded", [True, False], ids=["threaded", "unthreaded"])
-def test_a_background_server_instead_of_make_server_in_a_thread(threaded):
+def test_a_background_server_instead_of_make_server_in_a_thread(threaded: bool) -> None:
     """R2 without its deadlock for `threaded=False`: stopped from one of its own requests."""
     app = Flask(__name__)
     server = BackgroundServer(app, threaded=threaded)
@@ -76,7 +77,7 @@ if __name__ == "__main__":
 
 @pytest.mark.parametrize("how", ["client", "terminate"])
 @pytest.mark.parametrize("method", ["fork", "spawn"])
-def test_a_process_of_multiprocessing_drains(serve, short_path, method, how):
+def test_a_process_of_multiprocessing_drains(serve: Serve, short_path: pathlib.Path, method: str, how: str) -> None:
     """R3: `Process(target=app.run)`, ended by a ControlClient or by `terminate`, which is SIGTERM."""
     script = short_path / "program.py"
     script.write_text(MULTIPROCESSING.replace("METHOD", method))
@@ -99,7 +100,7 @@ def test_a_process_of_multiprocessing_drains(serve, short_path, method, how):
     assert not os.path.exists(server.socket)
 
 
-def test_control_stop_in_a_view_instead_of_a_kill(serve):
+def test_control_stop_in_a_view_instead_of_a_kill(serve: Serve) -> None:
     """R4: `os.kill(os.getpid(), SIGINT)` in a view, where a background job ignores SIGINT."""
     server = serve(preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_IGN))
     assert server.get("/stop") == (200, b"stopping")
@@ -107,7 +108,7 @@ def test_control_stop_in_a_view_instead_of_a_kill(serve):
     assert server.lines[-3:] == ["on_stop", "after run", "atexit"]
 
 
-def test_a_kill_in_a_view_drains_too(serve):
+def test_a_kill_in_a_view_drains_too(serve: Serve) -> None:
     """R4 itself: the view that asked is answered before the process ends."""
     code = """
 import os, signal, sample
@@ -120,7 +121,7 @@ sample.app.run(port=0)
     assert server.lines[-1] == "atexit"
 
 
-def test_a_background_server_instead_of_a_daemon_thread(short_path):
+def test_a_background_server_instead_of_a_daemon_thread(short_path: pathlib.Path) -> None:
     """R5: it can be stopped, and started again in the same process."""
     app = Flask(__name__)
     app.add_url_rule("/", "/", lambda: "hello")
@@ -133,7 +134,7 @@ def test_a_background_server_instead_of_a_daemon_thread(short_path):
         server.stop()
 
 
-def test_a_timer_that_stops_flushes_what_was_printed(serve):
+def test_a_timer_that_stops_flushes_what_was_printed(serve: Serve) -> None:
     """R5: instead of `os._exit` from a timer."""
     code = """
 import sys, threading, sample

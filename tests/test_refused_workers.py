@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import os
+import pathlib
 import resource
 import signal
 import socket
 import threading
+from collections.abc import Iterator
 
 import psutil
 import pytest
-from harness import TIMEOUT, until
+from harness import TIMEOUT, Serve, Server, until
 from manyworkers import all_there, hub, kill, workers
 from servers import SERVERS
 
@@ -45,11 +47,11 @@ class Refused:
 
 
 @pytest.fixture
-def hub_socket(short_path):
+def hub_socket(short_path: pathlib.Path) -> Iterator[str]:
     """Somebody who answers every line by a line."""
     path = str(short_path / "hub")
 
-    def serve():
+    def serve() -> None:
         while True:
             connection, _ = listener.accept()
             with connection, connection.makefile("rwb", buffering=0) as file:
@@ -70,7 +72,7 @@ def hub_socket(short_path):
             thread.join(TIMEOUT)
 
 
-def test_each_refusal_is_a_failed_try(hub_socket, monkeypatch):
+def test_each_refusal_is_a_failed_try(hub_socket: str, monkeypatch: pytest.MonkeyPatch) -> None:
     pauses = []
     wait = link_module.wait_readable
 
@@ -92,12 +94,12 @@ def test_each_refusal_is_a_failed_try(hub_socket, monkeypatch):
     assert pauses[:4] == [0.02, 0.04, 0.08, 0.16]
 
 
-def clients_of(server, process):
+def clients_of(server: Server, process):
     """The connections of its control socket, without the socket that listens."""
     return [sock for sock in process.net_connections("unix") if sock.laddr == server.socket][1:]
 
 
-def test_a_hub_without_descriptors_knows_a_new_worker_as_soon_as_it_has_some(start):
+def test_a_hub_without_descriptors_knows_a_new_worker_as_soon_as_it_has_some(start: Serve) -> None:
     server = start(SERVERS["gunicorn sync"])
     process = psutil.Process(hub(server))
     # A connection that the hub has not closed yet would leave a descriptor for the worker.

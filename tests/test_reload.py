@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import pathlib
 import signal
 import socket
 import subprocess
@@ -12,23 +13,23 @@ import sys
 
 import psutil
 import pytest
-from harness import PYTHON, TIMEOUT, Pending, first_quick, raw, read_all, run_cli, until
+from harness import PYTHON, TIMEOUT, Pending, Program, Serve, Server, first_quick, raw, read_all, run_cli, until
 from wires import request
 
 from flask_ctl import CommandError, ControlClient, ReloadFailed, ServerDied, TimedOut
 
 
 @pytest.fixture
-def start(serve, program):
+def start(serve: Serve, program: Program) -> Serve:
     """Serve the program that can be edited."""
     return lambda mode="app.run", **options: serve(mode, cwd=program.directory, **options)
 
 
-def version(server):
+def version(server: Server):
     return server.get("/version")[1].decode()
 
 
-def test_the_same_sockets_go_on_listening(start, program):
+def test_the_same_sockets_go_on_listening(start: Serve, program: Program) -> None:
     server = start()
     address, inode = server.address, os.stat(server.socket).st_ino
     server.reload()
@@ -39,7 +40,7 @@ def test_the_same_sockets_go_on_listening(start, program):
     assert not os.path.exists(server.socket)
 
 
-def test_other_clients_get_a_clean_end(start):
+def test_other_clients_get_a_clean_end(start: Serve) -> None:
     server = start()
     with raw(server.socket) as other:
         other.sendall(b'{"jsonrpc":"2.0","method":"ping","id":1}\n')
@@ -48,7 +49,7 @@ def test_other_clients_get_a_clean_end(start):
         assert read_all(other) == b""
 
 
-def test_a_plain_command_is_answered_in_text_by_the_new_image(start):
+def test_a_plain_command_is_answered_in_text_by_the_new_image(start: Serve) -> None:
     server = start()
     with raw(server.socket) as sock:
         sock.sendall(b"reload\n")
@@ -56,7 +57,7 @@ def test_a_plain_command_is_answered_in_text_by_the_new_image(start):
     assert text.startswith(f"pid {server.pid} serves generation 2 "), text
 
 
-def test_what_was_sent_behind_the_reload_is_answered_by_the_new_image(start):
+def test_what_was_sent_behind_the_reload_is_answered_by_the_new_image(start: Serve) -> None:
     server = start()
     with raw(server.socket) as sock:
         sock.sendall(b'{"jsonrpc":"2.0","method":"reload","id":1}\n{"jsonrpc":"2.0","method":"ping","id":2}\n{"js')
@@ -67,7 +68,7 @@ def test_what_was_sent_behind_the_reload_is_answered_by_the_new_image(start):
     assert set(answers) == {1, 2, 3}
 
 
-def test_behind_a_reload_that_cuts_a_command_that_waits_for_its_turn_is_answered_by_the_new_image(start):
+def test_behind_a_reload_that_cuts_a_command_that_waits_for_its_turn_is_answered_by_the_new_image(start: Serve) -> None:
     server = start(env={"FLASK_CTL_MAX_PENDING": "2"})
     messages = [
         request("reload", 1, cut=True, grace=0.0), request("wait_for", 2, name="a"), request("whoami", 3)
@@ -91,7 +92,9 @@ BROKEN = {
 
 
 @pytest.mark.parametrize("mode", first_quick(["app.run", "flask run", "flask run --debug", "flask-ctl run"]))
-def test_broken_code_is_refused_and_the_old_code_serves_until_it_is_mended(start, program, mode):
+def test_broken_code_is_refused_and_the_old_code_serves_until_it_is_mended(
+    start: Serve, program: Program, mode: str
+) -> None:
     server = start(mode)
     held = server.begin("/hold/a")
     for what, (code, reason) in BROKEN.items():
@@ -113,7 +116,7 @@ def test_broken_code_is_refused_and_the_old_code_serves_until_it_is_mended(start
         assert version(server) == f"v{generation}"
 
 
-def test_a_program_that_is_gone_is_refused(start, program):
+def test_a_program_that_is_gone_is_refused(start: Serve, program: Program) -> None:
     server = start()
     program.file.unlink()
     with server.client() as client, pytest.raises(ReloadFailed, match="No such file"):
@@ -121,7 +124,7 @@ def test_a_program_that_is_gone_is_refused(start, program):
     assert version(server) == "old"
 
 
-def test_code_that_does_not_come_to_serving_is_refused_in_time(start, program):
+def test_code_that_does_not_come_to_serving_is_refused_in_time(start: Serve, program: Program) -> None:
     server = start(env={"FLASK_CTL_PREFLIGHT_TIMEOUT": "1"})
     program.edit("new", "threading.Event().wait()")
     with server.client() as client, pytest.raises(ReloadFailed, match="did not get ready to serve within 1 s"):
@@ -130,7 +133,7 @@ def test_code_that_does_not_come_to_serving_is_refused_in_time(start, program):
     assert not psutil.Process(server.pid).children()
 
 
-def test_the_command_line_shows_the_traceback_and_exits_with_7(start, program):
+def test_the_command_line_shows_the_traceback_and_exits_with_7(start: Serve, program: Program) -> None:
     server = start()
     program.edit("new", "1 / 0")
     result = run_cli("reload", "--socket", server.socket)
@@ -147,7 +150,7 @@ def test_the_command_line_shows_the_traceback_and_exits_with_7(start, program):
     assert "serves generation 2" in result.stdout
 
 
-def test_an_image_that_dies_after_all_is_never_a_success(start, program):
+def test_an_image_that_dies_after_all_is_never_a_success(start: Serve, program: Program) -> None:
     server = start()
     program.edit("new", "import flask_ctl\nif not flask_ctl.preflighting: sys.exit(5)")
     with server.client() as client, pytest.raises(ServerDied):
@@ -155,14 +158,16 @@ def test_an_image_that_dies_after_all_is_never_a_success(start, program):
     assert server.wait() == 5
 
 
-def test_on_the_command_line_that_is_exit_code_6(start, program):
+def test_on_the_command_line_that_is_exit_code_6(start: Serve, program: Program) -> None:
     server = start()
     program.edit("new", "1 / 0")
     assert run_cli("reload", "--no-preflight", "--socket", server.socket).returncode == 6
     assert server.wait() == 1
 
 
-def test_who_has_sent_half_a_request_is_answered_by_the_old_code_and_who_only_connected_by_the_new(start, program):
+def test_who_has_sent_half_a_request_is_answered_by_the_old_code_and_who_only_connected_by_the_new(
+    start: Serve, program: Program
+) -> None:
     server = start()
     address = server.address
     with (
@@ -181,7 +186,7 @@ def test_who_has_sent_half_a_request_is_answered_by_the_old_code_and_who_only_co
 
 
 @pytest.mark.parametrize("mode", first_quick(["app.run unthreaded", "app.run"]))
-def test_a_connection_that_never_sends_a_byte_is_handed_on(start, program, mode):
+def test_a_connection_that_never_sends_a_byte_is_handed_on(start: Serve, program: Program, mode: str) -> None:
     server = start(mode)
     with socket.create_connection(server.address, timeout=TIMEOUT) as silent:
         for generation in (2, 3):
@@ -190,7 +195,7 @@ def test_a_connection_that_never_sends_a_byte_is_handed_on(start, program, mode)
         assert read_all(silent).endswith(b"old")
 
 
-def test_a_custom_command_in_flight_is_waited_for(start, program):
+def test_a_custom_command_in_flight_is_waited_for(start: Serve, program: Program) -> None:
     server = start()
     command = Pending.call(lambda: server.call("wait_for", name="a"))
     until(lambda: "waits for a" in server.lines, "the command")
@@ -201,7 +206,7 @@ def test_a_custom_command_in_flight_is_waited_for(start, program):
     assert reload.result()["generation"] == 2
 
 
-def test_past_the_grace_nothing_has_happened(start, program):
+def test_past_the_grace_nothing_has_happened(start: Serve, program: Program) -> None:
     server = start()
     held = server.begin("/hold/a")
     program.edit("new")
@@ -214,7 +219,7 @@ def test_past_the_grace_nothing_has_happened(start, program):
     assert held.result() == (200, b"held a")
 
 
-def test_past_the_grace_the_rest_is_cut_where_that_was_asked_for(start, program):
+def test_past_the_grace_the_rest_is_cut_where_that_was_asked_for(start: Serve, program: Program) -> None:
     server = start()
     held = server.begin("/hold/a")
     program.edit("new")
@@ -226,7 +231,9 @@ def test_past_the_grace_the_rest_is_cut_where_that_was_asked_for(start, program)
         held.result()
 
 
-def test_a_request_in_the_main_thread_is_cut_and_the_program_does_not_go_on_behind_the_server(start, program):
+def test_a_request_in_the_main_thread_is_cut_and_the_program_does_not_go_on_behind_the_server(
+    start: Serve, program: Program
+) -> None:
     server = start("app.run unthreaded")
     address = server.address
     with socket.create_connection(address, timeout=TIMEOUT) as parked:
@@ -245,7 +252,7 @@ def test_a_request_in_the_main_thread_is_cut_and_the_program_does_not_go_on_behi
     assert "after run" not in server.lines
 
 
-def test_edits_of_the_same_size_in_the_same_second_are_seen(start, program):
+def test_edits_of_the_same_size_in_the_same_second_are_seen(start: Serve, program: Program) -> None:
     """In a module that is imported, so that bytecode is kept of it."""
     program.edit("old", "import part\nVERSION = part.VERSION")
     part = program.directory / "part.py"
@@ -271,7 +278,7 @@ app.run(port=0)
 """
 
 
-def test_what_the_program_was_started_with_stays(serve, program):
+def test_what_the_program_was_started_with_stays(serve: Serve, program: Program) -> None:
     code = "import os, json, signal\nfrom sample import *\nbefore = dict(os.environ)\n" + START.replace(
         'os.environ.get("MARKER")', 'before.get("MARKER")'
     ).replace('os.environ.get("EXTRA")', 'before.get("EXTRA")')
@@ -288,7 +295,9 @@ def test_what_the_program_was_started_with_stays(serve, program):
     assert after["mask"] == []
 
 
-def test_a_release_directory_that_was_switched_is_followed(serve, program, short_path):
+def test_a_release_directory_that_was_switched_is_followed(
+    serve: Serve, program: Program, short_path: pathlib.Path
+) -> None:
     other = short_path / "next"
     other.mkdir()
     (other / "sample.py").write_text(program.file.read_text().replace('"old"', '"next"'))
@@ -302,7 +311,7 @@ def test_a_release_directory_that_was_switched_is_followed(serve, program, short
     assert version(server) == "next"
 
 
-def test_the_old_image_ends_like_any_program(serve, program):
+def test_the_old_image_ends_like_any_program(serve: Serve, program: Program) -> None:
     code = """
 import atexit, threading
 atexit.register(print, "registered first")
@@ -325,7 +334,7 @@ finally:
     ]
 
 
-def test_the_config_is_reloaded_by_hooks_in_the_serving_process(start):
+def test_the_config_is_reloaded_by_hooks_in_the_serving_process(start: Serve) -> None:
     server = start()
     result = run_cli("reload", "--config", "--json", "--socket", server.socket)
     assert result.returncode == 0
@@ -333,7 +342,7 @@ def test_the_config_is_reloaded_by_hooks_in_the_serving_process(start):
     assert server.lines.count("on_reload") == 1
 
 
-def test_a_reload_hook_that_fails_is_told_and_the_others_run(start, program):
+def test_a_reload_hook_that_fails_is_told_and_the_others_run(start: Serve, program: Program) -> None:
     program.edit("old", "control.on_reload(lambda: 1 / 0)")
     server = start()
     result = run_cli("reload", "--config", "--socket", server.socket)
@@ -354,7 +363,7 @@ IMPOSSIBLE = {
 
 
 @pytest.mark.parametrize(("code", "reason"), IMPOSSIBLE.values(), ids=IMPOSSIBLE)
-def test_where_it_cannot_be_done_the_reason_is_told(start, code, reason):
+def test_where_it_cannot_be_done_the_reason_is_told(start: Serve, code: str, reason: str) -> None:
     server = start(command=[*PYTHON, "-c", code])
     with server.client() as client, pytest.raises(CommandError, match=reason) as refusal:
         client.reload()
@@ -362,7 +371,7 @@ def test_where_it_cannot_be_done_the_reason_is_told(start, code, reason):
     assert server.status()["state"] == "running"
 
 
-def test_a_program_from_standard_input_cannot_be_started_again(start):
+def test_a_program_from_standard_input_cannot_be_started_again(start: Serve) -> None:
     server = start(command=[*PYTHON, "-"], stdin=subprocess.PIPE, ready=False)
     server.process.stdin.write(b"import sample\nsample.app.run(port=0)\n")
     server.process.stdin.close()
@@ -371,7 +380,7 @@ def test_a_program_from_standard_input_cannot_be_started_again(start):
         client.reload()
 
 
-def test_during_a_stop_a_reload_is_refused(start):
+def test_during_a_stop_a_reload_is_refused(start: Serve) -> None:
     server = start()
     held = server.begin("/hold/a")
     stop = Pending.call(lambda: server.client().stop())
@@ -384,7 +393,7 @@ def test_during_a_stop_a_reload_is_refused(start):
     assert stop.result()["outcome"] == "drained"
 
 
-def test_a_second_reload_is_refused(start):
+def test_a_second_reload_is_refused(start: Serve) -> None:
     server = start()
     held = server.begin("/hold/a")
     first = Pending.call(lambda: server.reload())
@@ -398,7 +407,7 @@ def test_a_second_reload_is_refused(start):
 
 
 @pytest.mark.parametrize("phase", ["preflight", "drain"])
-def test_a_stop_calls_the_reload_off(start, program, phase):
+def test_a_stop_calls_the_reload_off(start: Serve, program: Program, phase: str) -> None:
     server = start()
     program.edit("new", "threading.Event().wait()" if phase == "preflight" else "")
     held = server.begin("/hold/a")
@@ -415,7 +424,9 @@ def test_a_stop_calls_the_reload_off(start, program, phase):
     assert server.wait() == 0
 
 
-def test_a_stop_after_the_point_of_no_return_is_done_by_the_new_image(serve, program, short_path):
+def test_a_stop_after_the_point_of_no_return_is_done_by_the_new_image(
+    serve: Serve, program: Program, short_path: pathlib.Path
+) -> None:
     """The old image's exit is held up by a pipe, and meanwhile a stop is asked for."""
     fifo = short_path / "fifo"
     os.mkfifo(fifo)
@@ -440,7 +451,7 @@ sample.app.run(port=0)
     assert server.lines.count("on_stop") == 2
 
 
-def test_hup_reloads_where_no_terminal_would_send_it(start, program):
+def test_hup_reloads_where_no_terminal_would_send_it(start: Serve, program: Program) -> None:
     server = start()
     program.edit("new")
     os.kill(server.pid, signal.SIGHUP)
@@ -449,7 +460,7 @@ def test_hup_reloads_where_no_terminal_would_send_it(start, program):
     assert version(server) == "new"
 
 
-def test_hup_with_broken_code_changes_nothing(start, program):
+def test_hup_with_broken_code_changes_nothing(start: Serve, program: Program) -> None:
     server = start()
     program.edit("new", "1 / 0")
     os.kill(server.pid, signal.SIGHUP)
@@ -459,7 +470,7 @@ def test_hup_with_broken_code_changes_nothing(start, program):
 
 
 @pytest.mark.parametrize("mode", first_quick(["app.run", "flask run --debug"]))
-def test_refusals_and_reloads_under_load_lose_nothing(start, program, mode):
+def test_refusals_and_reloads_under_load_lose_nothing(start: Serve, program: Program, mode: str) -> None:
     """Every answer is whole, and of a generation that was serving while it was asked for."""
     server = start(mode)
     address = server.address
@@ -480,7 +491,7 @@ def test_refusals_and_reloads_under_load_lose_nothing(start, program, mode):
     assert server.status()["generation"] == 4
 
 
-def _load(address, stop):
+def _load(address: tuple[str, int], stop):
     """The versions that answered, one connection each; whatever is not a whole answer is raised."""
     versions = []
     while not stop:

@@ -6,7 +6,7 @@ import pathlib
 import sys
 
 import pytest
-from harness import PYTHON, Server, run_cli, until
+from harness import PYTHON, Serve, Server, run_cli, until
 
 from flask_ctl.client.absence import reloader_at
 from flask_ctl.client.trust import Trust
@@ -32,13 +32,13 @@ class Edited:
 
 
 @pytest.fixture
-def edited(short_path):
+def edited(short_path: pathlib.Path) -> Edited:
     directory = short_path / "edited"
     directory.mkdir()
     return Edited(directory)
 
 
-def test_status_is_exit_3_and_tells_of_the_reloader(serve, edited):
+def test_status_is_exit_3_and_tells_of_the_reloader(serve: Serve, edited: Edited) -> None:
     """With an address; when the program is whole again it serves."""
     server = serve(command=DEBUG, cwd=edited.directory)
     edited.break_it(server)
@@ -55,7 +55,7 @@ def test_status_is_exit_3_and_tells_of_the_reloader(serve, edited):
     assert "reloader" not in run_cli("status", "-s", server.socket).stderr
 
 
-def test_it_is_found_by_its_directory_too(serve, edited, short_path):
+def test_it_is_found_by_its_directory_too(serve: Serve, edited: Edited, short_path: pathlib.Path) -> None:
     """And is none of those who ask elsewhere."""
     server = serve(command=DEBUG, cwd=edited.directory, env={"FLASK_CTL_SOCKET": ""}, ready=False)
     assert run_cli("ping", "--wait", "30", cwd=edited.directory).returncode == 0
@@ -85,18 +85,18 @@ TEXTS = {
 
 
 @pytest.mark.parametrize("name", TEXTS)
-def test_a_lock_file_names_a_reloader_that_runs(short_path, name):
+def test_a_lock_file_names_a_reloader_that_runs(short_path: pathlib.Path, name: str) -> None:
     text, pid = TEXTS[name]
     path = short_path / "x.sock.lock"
     path.write_bytes(text)
     assert reloader_at(str(path), Trust()) == pid
 
 
-def test_a_server_without_a_reloader_names_none(serve):
+def test_a_server_without_a_reloader_names_none(serve: Serve) -> None:
     server = serve()
     assert pathlib.Path(f"{server.socket}.lock").read_bytes() == b""
 
 
-def test_nobody_is_named_where_there_is_no_lock_file(short_path):
+def test_nobody_is_named_where_there_is_no_lock_file(short_path: pathlib.Path) -> None:
     assert reloader_at(str(short_path / "x.sock.lock"), Trust()) is None
     assert sys.platform != "linux" or start_time(os.getpid()) > 0

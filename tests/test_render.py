@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -52,13 +54,13 @@ STATUS = {
         (86400 * 1000, "1000 d 0 h"),
     ],
 )
-def test_a_duration_is_written_as_people_do(value, text):
+def test_a_duration_is_written_as_people_do(value: float, text: str) -> None:
     assert seconds(value) == text
 
 
 @properties
 @given(st.floats(0, 10**9))
-def test_no_duration_has_sixty_seconds(value):
+def test_no_duration_has_sixty_seconds(value) -> None:
     assert not seconds(value).startswith("60.")
     assert " 60 " not in seconds(value)
 
@@ -75,16 +77,16 @@ def test_no_duration_has_sixty_seconds(value):
         (5000 * 1024**3, "5000.0 GiB"),
     ],
 )
-def test_a_size_is_written_as_people_do(value, text):
+def test_a_size_is_written_as_people_do(value: int, text: str) -> None:
     assert size(value) == text
 
 
 @pytest.mark.parametrize(("count", "text"), [(0, "0 requests"), (1, "1 request"), (2, "2 requests")])
-def test_one_is_singular(count, text):
+def test_one_is_singular(count: int, text: str) -> None:
     assert plural(count, "request") == text
 
 
-def test_status_is_one_screen():
+def test_status_is_one_screen() -> None:
     assert render_result("status", STATUS) == (
         "hello      running, pid 4242, up 12.3 s, generation 1\n"
         "server     werkzeug 3.1.9 on http://127.0.0.1:5000\n"
@@ -116,11 +118,11 @@ IDLE = {"in_flight": 0, "oldest": None, "total": 1, "errors": 1}
     ],
     ids=["parent", "idle", "no listeners", "no version", "stopping", "waiting", "a long name", "a later version"],
 )
-def test_status_shows_what_there_is_to_say(fields, line):
+def test_status_shows_what_there_is_to_say(fields: dict[str, Any], line: str) -> None:
     assert line in render_result("status", {**STATUS, **fields}).splitlines()
 
 
-def test_ping_says_who_answered():
+def test_ping_says_who_answered() -> None:
     result = {"pong": True, "protocol": 1, "pid": 4242, "version": "0.1.0"}
     assert render_result("ping", result) == "pong from pid 4242, flask-ctl 0.1.0, protocol 1\n"
 
@@ -137,12 +139,12 @@ def test_ping_says_who_answered():
     ],
     ids=["drained", "one", "forced", "embedded", "killed", "died"],
 )
-def test_stop_says_how_it_ended_and_what_was_cut(fields, text):
+def test_stop_says_how_it_ended_and_what_was_cut(fields: dict[str, Any], text: str) -> None:
     result = {"outcome": "drained", "drained": 2, "cut": 0, "elapsed": 0.8, "pid": 4242}
     assert render_result("stop", {**result, **fields}) == text
 
 
-def test_commands_are_a_table_of_names_roles_scopes_and_summaries():
+def test_commands_are_a_table_of_names_roles_scopes_and_summaries() -> None:
     commands = {
         "ping": {"summary": "Answer.", "role": "observe", "scope": "one"},
         "clear_cache": {"summary": "", "role": "operate", "scope": "each"},
@@ -167,9 +169,9 @@ def test_commands_are_a_table_of_names_roles_scopes_and_summaries():
     ],
     ids=repr,
 )
-def test_any_other_result_is_its_text_or_its_json(result, text):
+def test_any_other_result_is_its_text_or_its_json(result: Any, text: str) -> None:
     assert render_result("custom", result) == text
 
 
-def test_an_error_is_one_line():
+def test_an_error_is_one_line() -> None:
     assert render_error(CommandError("no such key")) == "error: no such key\n"

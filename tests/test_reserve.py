@@ -33,12 +33,12 @@ def opened(reserve: Reserve) -> Iterator[Reserve]:
 
 
 @pytest.fixture
-def reserve():
+def reserve() -> Iterator[Reserve]:
     with opened(Reserve()) as reserve:
         yield reserve
 
 
-def test_they_are_held_until_the_last_user_gives_them_back():
+def test_they_are_held_until_the_last_user_gives_them_back() -> None:
     reserve = Reserve()
     with opened(reserve):
         with opened(reserve):
@@ -47,13 +47,13 @@ def test_they_are_held_until_the_last_user_gives_them_back():
     assert reserve.held == 0
 
 
-def test_they_are_given_up_one_by_one_until_there_are_none(reserve):
+def test_they_are_given_up_one_by_one_until_there_are_none(reserve: Reserve) -> None:
     assert [reserve.give_up() for _ in range(SIZE + 1)] == [True] * SIZE + [False]
     reserve.fill()
     assert reserve.held == SIZE
 
 
-def test_what_is_lent_is_taken_back(reserve):
+def test_what_is_lent_is_taken_back(reserve: Reserve) -> None:
     with reserve.lend():
         assert reserve.held == SIZE - LENT
         reserve.fill()
@@ -61,7 +61,7 @@ def test_what_is_lent_is_taken_back(reserve):
     assert reserve.held == SIZE
 
 
-def test_what_can_not_be_taken_back_is_taken_later(reserve, monkeypatch):
+def test_what_can_not_be_taken_back_is_taken_later(reserve: Reserve, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patched:
         patched.setattr(reserve_module.os, "open", refuse)
         with reserve.lend():
@@ -71,7 +71,7 @@ def test_what_can_not_be_taken_back_is_taken_later(reserve, monkeypatch):
     assert reserve.held == SIZE
 
 
-def test_who_finds_no_descriptor_tries_again_with_those_that_are_lent(reserve):
+def test_who_finds_no_descriptor_tries_again_with_those_that_are_lent(reserve: Reserve) -> None:
     held = []
 
     def read() -> str:
@@ -82,13 +82,13 @@ def test_who_finds_no_descriptor_tries_again_with_those_that_are_lent(reserve):
     assert held == [SIZE, SIZE - LENT]
 
 
-def test_another_failure_is_not_tried_again(reserve):
+def test_another_failure_is_not_tried_again(reserve: Reserve) -> None:
     with pytest.raises(FileNotFoundError):
         reserve.retry(lambda: os.open("/nowhere", 0))
     assert reserve.held == SIZE
 
 
-def test_a_forked_child_holds_none():
+def test_a_forked_child_holds_none() -> None:
     reserve = reserve_module.reserve
     with opened(reserve):
         child = os.fork()
@@ -115,13 +115,15 @@ class Listener:
 
 
 @pytest.fixture
-def listener():
+def listener() -> Iterator[Listener]:
     with socket.create_server(("127.0.0.1", 0)) as sock, socket.create_connection(sock.getsockname()):
         yield Listener(sock)
 
 
 @pytest.fixture
-def accepting(listener, reserve, monkeypatch):
+def accepting(
+    listener: Listener, reserve: Reserve, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[tuple[Reactor, list[socket.socket]]]:
     """A reactor that accepts at `listener`, and whom it has accepted."""
     monkeypatch.setattr(stream, "reserve", reserve)
     accepted: list[socket.socket] = []
@@ -134,7 +136,9 @@ def accepting(listener, reserve, monkeypatch):
         sock.close()
 
 
-def test_for_a_connection_one_of_them_is_given_up(listener, reserve, accepting):
+def test_for_a_connection_one_of_them_is_given_up(
+    listener: Listener, reserve: Reserve, accepting: tuple[Reactor, list[socket.socket]]
+) -> None:
     reactor, accepted = accepting
     reactor.run_once()
     assert (listener.asked, reserve.held, accepted) == (1, SIZE - 1, [])
@@ -144,8 +148,8 @@ def test_for_a_connection_one_of_them_is_given_up(listener, reserve, accepting):
 
 
 def test_a_listener_for_which_there_is_no_descriptor_is_looked_at_again_but_not_all_the_time(
-    listener, accepting, monkeypatch
-):
+    listener: Listener, accepting: tuple[Reactor, list[socket.socket]], monkeypatch: pytest.MonkeyPatch
+) -> None:
     reactor, accepted = accepting
     monkeypatch.setattr(stream, "RETRY", 0.001)
     for _ in range(SIZE + 1):

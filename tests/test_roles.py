@@ -5,13 +5,15 @@ from __future__ import annotations
 import errno
 import json
 import os
+import pathlib
 import pwd
 import socket
 import stat
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from harness import PYTHON, as_user, raw, read_all, until
+from harness import PYTHON, Program, Serve, as_user, raw, read_all, until
 
 from flask_ctl import AccessDenied, ConfigurationError, ControlClient, InsecureConfiguration, ReloadFailed
 from flask_ctl.dispatch.peer import Peer, peer_of
@@ -71,7 +73,7 @@ def encoded(method: str, id: Any = None, **params: Any) -> bytes:
         pytest.param(False, id="substituted", marks=pytest.mark.full if os.geteuid() == 0 else ()),
     ]
 )
-def stranger(request, serve, short_path):
+def stranger(request: pytest.FixtureRequest, serve: Serve, short_path: pathlib.Path) -> Callable[..., Stranger]:
     """Make a stranger to whom `allow` gives something: `stranger({"observe": […]}, groups=(…))`."""
 
     def make(allow: dict[str, list[str]], groups: tuple[int, ...] = ()) -> Stranger:
@@ -97,7 +99,9 @@ WAYS = {
 
 
 @pytest.mark.parametrize(("allow", "groups"), WAYS.values(), ids=WAYS)
-def test_who_may_observe_may_look_and_nothing_else(stranger, allow, groups):
+def test_who_may_observe_may_look_and_nothing_else(
+    stranger: Callable[..., Stranger], allow: dict[str, list[str]], groups: Any
+) -> None:
     other = stranger(allow, groups)
     for method, allowed in OBSERVE.items():
         assert (other.call(method) == -32003) is not allowed, method
@@ -105,7 +109,7 @@ def test_who_may_observe_may_look_and_nothing_else(stranger, allow, groups):
 
 
 @pytest.mark.parametrize("role", ["observe", "operate"])
-def test_the_role_holds_in_plain_text_batches_and_notifications(stranger, role):
+def test_the_role_holds_in_plain_text_batches_and_notifications(stranger: Callable[..., Stranger], role: str) -> None:
     other = stranger({role: [f"uid:{NOBODY}"]})
     denied = role == "observe"
     assert (b"may observe this server but not operate it" in other.send(b"greet name=a")) is denied
@@ -117,7 +121,7 @@ def test_the_role_holds_in_plain_text_batches_and_notifications(stranger, role):
         assert held.result() == (200, b"held gate")
 
 
-def test_who_may_operate_stops_the_server_and_status_says_who_it_was(stranger):
+def test_who_may_operate_stops_the_server_and_status_says_who_it_was(stranger: Callable[..., Stranger]) -> None:
     other = stranger({"operate": [f"uid:{NOBODY}"]})
     assert other.call("greet", name="a") == {"greeting": "hello a"}
     held = other.server.begin("/hold/a")
@@ -133,7 +137,7 @@ def test_who_may_operate_stops_the_server_and_status_says_who_it_was(stranger):
 
 
 @pytest.mark.parametrize("allow", [{"observe": ["uid:12345"]}, {"operate": ["gid:12345", "uid:12345"]}])
-def test_who_is_not_named_learns_nothing(stranger, allow):
+def test_who_is_not_named_learns_nothing(stranger: Callable[..., Stranger], allow: dict[str, list[str]]) -> None:
     other = stranger(allow)
     for method in ("ping", "status", "commands", "stop", "nothing"):
         answer = json.loads(other.send(encoded(method, 1)))
@@ -145,7 +149,7 @@ def test_who_is_not_named_learns_nothing(stranger, allow):
 
 
 @only_root
-def test_a_client_that_may_not_gets_access_denied(serve, short_path):
+def test_a_client_that_may_not_gets_access_denied(serve: Serve, short_path: pathlib.Path) -> None:
     os.chmod(short_path, 0o755)
     server = serve(env={"FLASK_CTL_ALLOW": json.dumps({"observe": [f"uid:{NOBODY}"]})})
 
@@ -165,7 +169,7 @@ def test_a_client_that_may_not_gets_access_denied(serve, short_path):
 
 
 @pytest.fixture
-def file(short_path):
+def file(short_path: pathlib.Path) -> Iterator[Callable[..., SocketFile]]:
     made = []
 
     def make(access: FileAccess, directory: str = "") -> SocketFile:
@@ -183,14 +187,16 @@ def mode_of(path: Any) -> tuple[int, int]:
 
 
 @only_root
-def test_for_one_group_the_file_is_the_groups(file):
+def test_for_one_group_the_file_is_the_groups(file: Callable[..., SocketFile]) -> None:
     shared = file(FileAccess(0o660, GROUP))
     with shared.acquire():
         assert mode_of(shared.path) == (0o660, GROUP)
 
 
 @pytest.mark.parametrize("umask", [0, 0o077, 0o777])
-def test_for_anybody_the_file_is_open_whatever_the_umask(file, short_path, umask):
+def test_for_anybody_the_file_is_open_whatever_the_umask(
+    file: Callable[..., SocketFile], short_path: pathlib.Path, umask: int
+) -> None:
     (short_path / "x.sock.lock").touch(mode=0o600)
     before = os.umask(umask)
     try:
@@ -201,7 +207,9 @@ def test_for_anybody_the_file_is_open_whatever_the_umask(file, short_path, umask
         os.umask(before)
 
 
-def test_it_is_private_until_it_listens_and_is_checked_once_more_before_it_is_opened(file, short_path, monkeypatch):
+def test_it_is_private_until_it_listens_and_is_checked_once_more_before_it_is_opened(
+    file: Callable[..., SocketFile], short_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     seen = []
     monkeypatch.setattr(
         "flask_ctl.transports.socketfile.open_to", lambda path, *rest: seen.append((mode_of(path)[0], *rest[1:]))
@@ -211,7 +219,7 @@ def test_it_is_private_until_it_listens_and_is_checked_once_more_before_it_is_op
 
 
 @pytest.mark.parametrize("kind", ["symlink", "file", "another socket"])
-def test_what_took_its_place_is_not_opened(short_path, kind):
+def test_what_took_its_place_is_not_opened(short_path: pathlib.Path, kind: str) -> None:
     path, precious = short_path / "x", short_path / "precious"
     precious.touch(mode=0o600)
     with socket.socket(socket.AF_UNIX) as bound:
@@ -244,7 +252,9 @@ OPEN = {
 
 
 @pytest.mark.parametrize(("mode", "access", "refused"), OPEN.values(), ids=OPEN)
-def test_an_open_socket_in_everybodys_directory_is_refused(file, short_path, mode, access, refused):
+def test_an_open_socket_in_everybodys_directory_is_refused(
+    file: Callable[..., SocketFile], short_path: pathlib.Path, mode: int, access: FileAccess, refused: bool
+) -> None:
     (short_path / "d").mkdir()
     os.chmod(short_path / "d", mode)
     if refused:
@@ -256,7 +266,7 @@ def test_an_open_socket_in_everybodys_directory_is_refused(file, short_path, mod
             assert mode_of(short_path / "d" / "x.sock")[0] == access.mode
 
 
-def test_an_app_whose_socket_would_be_insecure_does_not_start(serve, short_path):
+def test_an_app_whose_socket_would_be_insecure_does_not_start(serve: Serve, short_path: pathlib.Path) -> None:
     (short_path / "d").mkdir()
     os.chmod(short_path / "d", 0o1777)
     server = serve(env={"FLASK_CTL_ALLOW": '{"observe": ["uid:12345"]}'}, socket=short_path / "d" / "x", ready=False)
@@ -266,14 +276,14 @@ def test_an_app_whose_socket_would_be_insecure_does_not_start(serve, short_path)
     assert not os.path.exists(server.socket)
 
 
-def test_an_app_with_a_faulty_policy_does_not_start(serve):
+def test_an_app_with_a_faulty_policy_does_not_start(serve: Serve) -> None:
     server = serve(env={"FLASK_CTL_ALLOW": '{"observe": ["anybody"]}'}, ready=False)
     assert server.wait() == 1
     assert "'anybody' names nobody; write uid:1001" in server.output
 
 
 @only_root
-def test_a_group_that_we_do_not_belong_to_is_a_configuration_error_with_the_remedy(short_path):
+def test_a_group_that_we_do_not_belong_to_is_a_configuration_error_with_the_remedy(short_path: pathlib.Path) -> None:
     os.chown(short_path, NOBODY, NOBODY)
 
     def acquire() -> bytes:
@@ -291,14 +301,14 @@ def test_a_group_that_we_do_not_belong_to_is_a_configuration_error_with_the_reme
     assert [entry.name for entry in short_path.iterdir() if entry.name.startswith("x")] == ["x.sock.lock"]
 
 
-def test_a_directory_that_the_others_can_not_enter_costs_one_warning(serve, short_path):
+def test_a_directory_that_the_others_can_not_enter_costs_one_warning(serve: Serve, short_path: pathlib.Path) -> None:
     server = serve(env={"FLASK_CTL_ALLOW": '{"observe": ["uid:12345"]}'})
     os.unlink(server.socket)
     until(lambda: "it is back" in server.output, "it is back")
     assert server.output.count(f"they can't all enter {os.path.realpath(short_path)};") == 1
 
 
-def test_put_back_it_is_as_open_as_before(serve, short_path):
+def test_put_back_it_is_as_open_as_before(serve: Serve, short_path: pathlib.Path) -> None:
     os.chmod(short_path, 0o755)
     server = serve(env={"FLASK_CTL_ALLOW": '{"observe": ["uid:12345"]}'})
     assert mode_of(server.socket)[0] == 0o666
@@ -308,7 +318,9 @@ def test_put_back_it_is_as_open_as_before(serve, short_path):
 
 
 @pytest.mark.parametrize(("before", "after"), [("[]", '["uid:12345"]'), ('["uid:12345"]', "[]")])
-def test_a_reload_opens_or_closes_the_file_as_the_new_code_says(serve, program, before, after):
+def test_a_reload_opens_or_closes_the_file_as_the_new_code_says(
+    serve: Serve, program: Program, before: str, after: str
+) -> None:
     modes = {"[]": 0o600, '["uid:12345"]': 0o666}
     code = "app.config['CTL_ALLOW'] = {'observe': %s}"
     program.edit("first", code % before)
@@ -328,8 +340,8 @@ FAULTY = {
 
 @pytest.mark.parametrize(("code", "message"), FAULTY.values(), ids=FAULTY)
 def test_a_reload_to_settings_that_would_not_start_is_refused_and_the_old_code_serves(
-    serve, program, short_path, code, message
-):
+    serve: Serve, program: Program, short_path: pathlib.Path, code: str, message: str
+) -> None:
     (short_path / "d").mkdir()
     os.chmod(short_path / "d", 0o1777)
     server = serve(cwd=program.directory, socket=short_path / "d" / "x")
@@ -341,7 +353,7 @@ def test_a_reload_to_settings_that_would_not_start_is_refused_and_the_old_code_s
 
 
 @only_root
-def test_without_a_policy_another_user_can_not_even_connect(serve, short_path):
+def test_without_a_policy_another_user_can_not_even_connect(serve: Serve, short_path: pathlib.Path) -> None:
     os.chmod(short_path, 0o755)
     server = serve()
 
@@ -353,7 +365,7 @@ def test_without_a_policy_another_user_can_not_even_connect(serve, short_path):
 
 
 @only_root
-def test_a_connection_carries_the_groups_of_the_other_end(short_path):
+def test_a_connection_carries_the_groups_of_the_other_end(short_path: pathlib.Path) -> None:
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(str(short_path / "x"))
         listener.listen()
@@ -370,7 +382,7 @@ def test_a_connection_carries_the_groups_of_the_other_end(short_path):
 
 
 @only_root
-def test_of_more_groups_than_the_kernel_can_be_asked_for_the_user_database_knows(short_path):
+def test_of_more_groups_than_the_kernel_can_be_asked_for_the_user_database_knows(short_path: pathlib.Path) -> None:
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(str(short_path / "x"))
         listener.listen()

@@ -4,27 +4,29 @@ from __future__ import annotations
 
 import contextlib
 import os
+import pathlib
 import signal
 import socket
 from http.client import HTTPConnection, HTTPException
+from typing import Any
 
 import psutil
 import pytest
-from harness import TIMEOUT, Pending, get, read_all, until
+from harness import TIMEOUT, Pending, Program, Serve, Server, get, read_all, until
 from manyworkers import Load, all_there, hub, hubs_of, is_alive, kill, workers
-from servers import all_rows, each_mechanism, reloadable, with_workers
+from servers import Row, all_rows, each_mechanism, reloadable, with_workers
 
 from flask_ctl import CommandError, ReloadFailed
 
 
-def begin_stop(server, *arguments, **options):
+def begin_stop(server: Server, *arguments: str, **options: Any):
     """A stop under way, as it is when this returns."""
     pending = Pending.call(lambda: server.client().stop(*arguments, **options))
     until(lambda: server.status()["state"] == "stopping", "stopping")
     return pending
 
 
-def ended_well(server, row, address):
+def ended_well(server: Server, row: Row, address: tuple[str, int]):
     """Exit code 0; hooks and exit handlers have run, and nothing is left behind."""
     assert server.wait() == 0
     said = [line for line in server.lines if line in ("on_stop", "after run", "atexit")]
@@ -37,7 +39,7 @@ def ended_well(server, row, address):
     return gone(server, address)
 
 
-def gone(server, address):
+def gone(server: Server, address: tuple[str, int]) -> bool:
     assert not os.path.exists(server.socket)
     with pytest.raises(ConnectionRefusedError):
         socket.create_connection(address)
@@ -45,7 +47,9 @@ def gone(server, address):
 
 
 @all_rows()
-def test_before_its_first_request_it_shows_itself_and_its_workers_and_when_it_is_idle_it_ends(start, row):
+def test_before_its_first_request_it_shows_itself_and_its_workers_and_when_it_is_idle_it_ends(
+    start: Serve, row: Row
+) -> None:
     server = start(row)
     address, status = server.address, server.status()
     assert (status["app"], status["state"]) == ("sample", "running")
@@ -62,7 +66,7 @@ def test_before_its_first_request_it_shows_itself_and_its_workers_and_when_it_is
     assert ended_well(server, row, address)
 
 
-def shows_its_workers(server, row, status):
+def shows_its_workers(server: Server, row: Row, status) -> None:
     """And no thread of ours lives where processes are forked."""
     assert len(status["workers"]) == row.workers
     for worker in status["workers"]:
@@ -79,7 +83,7 @@ def shows_its_workers(server, row, status):
 
 
 @all_rows()
-def test_a_stop_answers_all_who_have_asked_and_closes_what_is_idle(start, row):
+def test_a_stop_answers_all_who_have_asked_and_closes_what_is_idle(start: Serve, row: Row) -> None:
     """In flight, streaming, slow to read, with half a request line; and silent connections hold up nobody."""
     server = start(row)
     address = server.address
@@ -116,7 +120,7 @@ def test_a_stop_answers_all_who_have_asked_and_closes_what_is_idle(start, row):
 
 
 @contextlib.contextmanager
-def slow_reader(address, path):
+def slow_reader(address: tuple[str, int], path):
     """A connection that has asked, and whose answer does not fit into the buffers of the kernel."""
     with socket.socket() as sock:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
@@ -127,7 +131,7 @@ def slow_reader(address, path):
 
 
 @all_rows()
-def test_under_constant_load_a_reload_and_a_stop_lose_nothing(start, program, row):
+def test_under_constant_load_a_reload_and_a_stop_lose_nothing(start: Serve, program: Program, row: Row) -> None:
     server = start(row)
     address = server.address
     with Load(address, clients=1) as load, Load(address, clients=1, keep=True) as keeping:
@@ -151,7 +155,7 @@ def in_order(versions):
 
 
 @each_mechanism()
-def test_past_the_grace_the_rest_is_cut_and_said_so(start, row):
+def test_past_the_grace_the_rest_is_cut_and_said_so(start: Serve, row: Row) -> None:
     server = start(row)
     address = server.address
     held = server.begin("/hold/a")
@@ -163,7 +167,7 @@ def test_past_the_grace_the_rest_is_cut_and_said_so(start, row):
 
 
 @each_mechanism()
-def test_fast_cuts_at_once_but_runs_hooks_and_atexit(start, row):
+def test_fast_cuts_at_once_but_runs_hooks_and_atexit(start: Serve, row: Row) -> None:
     server = start(row)
     address = server.address
     held = server.begin("/hold/a")
@@ -174,7 +178,7 @@ def test_fast_cuts_at_once_but_runs_hooks_and_atexit(start, row):
 
 
 @each_mechanism()
-def test_immediate_runs_neither_hooks_nor_atexit(start, row):
+def test_immediate_runs_neither_hooks_nor_atexit(start: Serve, row: Row) -> None:
     server = start(row)
     address = server.address
     held = server.begin("/hold/a")
@@ -190,7 +194,7 @@ def test_immediate_runs_neither_hooks_nor_atexit(start, row):
 
 
 @each_mechanism(lambda row: row.hears_term is not None)
-def test_a_master_that_hears_sigterm_lets_requests_end(start, row):
+def test_a_master_that_hears_sigterm_lets_requests_end(start: Serve, row: Row) -> None:
     server = start(row, preexec_fn=lambda: signal.signal(signal.SIGTERM, signal.SIG_DFL))
     address = server.address
     held = server.begin("/hold/a")
@@ -203,7 +207,7 @@ def test_a_master_that_hears_sigterm_lets_requests_end(start, row):
 
 
 @each_mechanism()
-def test_a_view_can_stop_its_server(start, row):
+def test_a_view_can_stop_its_server(start: Serve, row: Row) -> None:
     server = start(row)
     address = server.address
     assert server.get("/stop") == (200, b"stopping")
@@ -221,7 +225,7 @@ def ends(sock):
 
 
 @contextlib.contextmanager
-def kept(address):
+def kept(address: tuple[str, int]):
     """A connection that has had an answer, and is open."""
     connection = HTTPConnection(*address, timeout=TIMEOUT)
     with contextlib.closing(connection):
@@ -238,7 +242,9 @@ def ask(connection, path):
 
 
 @all_rows(reloadable)
-def test_a_reload_answers_by_the_old_code_who_has_asked_and_then_serves_the_new(start, program, row):
+def test_a_reload_answers_by_the_old_code_who_has_asked_and_then_serves_the_new(
+    start: Serve, program: Program, row: Row
+) -> None:
     server = start(row)
     address, before, old = server.address, server.status(), workers(server)
     assert server.get("/version") == (200, b"old")
@@ -272,7 +278,7 @@ def test_a_reload_answers_by_the_old_code_who_has_asked_and_then_serves_the_new(
 
 
 @each_mechanism()
-def test_broken_code_is_refused_and_the_service_untouched(start, program, row):
+def test_broken_code_is_refused_and_the_service_untouched(start: Serve, program: Program, row: Row) -> None:
     server = start(row)
     before = workers(server)
     held = server.begin("/hold/a")
@@ -289,7 +295,7 @@ def test_broken_code_is_refused_and_the_service_untouched(start, program, row):
 
 
 @all_rows(lambda row: row.preloaded)
-def test_preloaded_code_is_not_said_to_be_reloaded(start, row):
+def test_preloaded_code_is_not_said_to_be_reloaded(start: Serve, row: Row) -> None:
     server = start(row)
     before = workers(server)
     with pytest.raises(CommandError, match=f"kill -USR2 {server.pid}") as refusal:
@@ -300,7 +306,7 @@ def test_preloaded_code_is_not_said_to_be_reloaded(start, row):
 
 @pytest.mark.full
 @each_mechanism()
-def test_reloads_under_load_lose_nothing_and_leave_nothing(start, program, row):
+def test_reloads_under_load_lose_nothing_and_leave_nothing(start: Serve, program: Program, row: Row) -> None:
     """What is left by each shows after four already, as it is counted; `make hammer` does 200."""
     server, times = start(row), 4
     address = server.address
@@ -321,13 +327,13 @@ def test_reloads_under_load_lose_nothing_and_leave_nothing(start, program, row):
     assert server.client().stop()["outcome"] == "drained"
 
 
-def answered_by_all(server):
+def answered_by_all(server: Server):
     """Each worker has answered once, so that it has all that it needs for that."""
     until(lambda: server.get("/version") and all(item["total"] for item in server.status()["workers"]), "all answer")
     return server
 
 
-def counts(server):
+def counts(server: Server):
     """Descriptors and threads of the server, its workers and its hub, and the number of its children."""
     pids = [server.pid, *workers(server), *([hub(server)] if workers(server) else [])]
     processes = [psutil.Process(pid) for pid in pids]
@@ -336,7 +342,7 @@ def counts(server):
 
 
 @each_mechanism()
-def test_after_a_kill_a_new_one_starts_on_the_same_socket(start, row, short_path):
+def test_after_a_kill_a_new_one_starts_on_the_same_socket(start: Serve, row: Row, short_path: pathlib.Path) -> None:
     path = short_path / "same.sock"
     killed = start(row, socket=path)
     left = workers(killed)
@@ -353,7 +359,7 @@ def test_after_a_kill_a_new_one_starts_on_the_same_socket(start, row, short_path
 
 
 @each_mechanism(with_workers)
-def test_workers_and_hubs_that_are_killed_come_back_and_the_totals_stay(start, row):
+def test_workers_and_hubs_that_are_killed_come_back_and_the_totals_stay(start: Serve, row: Row) -> None:
     server = start(row)
     address = server.address
     for _ in range(5):
@@ -379,7 +385,7 @@ def test_workers_and_hubs_that_are_killed_come_back_and_the_totals_stay(start, r
 
 
 @each_mechanism(with_workers)
-def test_commands_run_in_each_worker_one_or_a_certain_one(start, row):
+def test_commands_run_in_each_worker_one_or_a_certain_one(start: Serve, row: Row) -> None:
     server = start(row)
     pids = workers(server)
     answers = server.call("greet", name="ann")

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import pathlib
 import subprocess
 import sys
 
 import pytest
-from harness import APPS, Pending, get, until
+from harness import APPS, Pending, Serve, get, until
 
 from flask_ctl import ControlClient, ControlError
 
 
-def test_status_counts_requests_errors_and_what_is_in_flight(serve):
+def test_status_counts_requests_errors_and_what_is_in_flight(serve: Serve) -> None:
     server = serve()
     server.get("/")
     server.get("/boom")
@@ -24,7 +25,7 @@ def test_status_counts_requests_errors_and_what_is_in_flight(serve):
     until(lambda: server.status()["requests"]["in_flight"] == 0, "no request in flight")
 
 
-def test_status_has_every_field_of_the_contract(serve):
+def test_status_has_every_field_of_the_contract(serve: Serve) -> None:
     server = serve()
     status = server.status()
     assert status["protocol"] == 1
@@ -39,7 +40,7 @@ def test_status_has_every_field_of_the_contract(serve):
     assert isinstance(status["uptime"], float)
 
 
-def test_wsgiref_comes_under_control_with_its_first_request(serve, free_port):
+def test_wsgiref_comes_under_control_with_its_first_request(serve: Serve, free_port: int) -> None:
     server = serve(command=[sys.executable, "sample.py", "wsgiref"], env={"PORT": str(free_port)}, ready=False)
     until(lambda: "listening" in server.lines, "listening")
     with pytest.raises(ControlError), server.client() as client:
@@ -54,14 +55,16 @@ def test_wsgiref_comes_under_control_with_its_first_request(serve, free_port):
 
 
 @pytest.mark.parametrize("arguments", [["routes"], ["shell"]], ids=" ".join)
-def test_flask_commands_that_do_not_serve_bind_nothing(short_path, arguments, monkeypatch):
+def test_flask_commands_that_do_not_serve_bind_nothing(
+    short_path: pathlib.Path, arguments: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("FLASK_CTL_SOCKET", str(short_path / "x.sock"))
     command = [sys.executable, "-m", "flask", "--app", "sample", *arguments]
     subprocess.run(command, cwd=APPS, check=True, capture_output=True, input=b"print(app)\n")
     assert not list(short_path.glob("x.sock*"))
 
 
-def test_the_test_client_binds_nothing(short_path):
+def test_the_test_client_binds_nothing(short_path: pathlib.Path) -> None:
     from flask import Flask
 
     from flask_ctl import Control
@@ -89,7 +92,7 @@ run_simple("127.0.0.1", 0, DispatcherMiddleware(one, {"/two": two}), threaded=Tr
 """
 
 
-def test_each_of_several_apps_has_a_socket_of_its_own(serve, short_path):
+def test_each_of_several_apps_has_a_socket_of_its_own(serve: Serve, short_path: pathlib.Path) -> None:
     paths = [str(short_path / "one.sock"), str(short_path / "two.sock")]
     command = [sys.executable, "-c", TWO_APPS, *paths]
     server = serve(command=command, socket=paths[0], env={"FLASK_CTL_SOCKET": ""})
@@ -124,13 +127,13 @@ thread.join()
 """
 
 
-def test_without_unix_sockets_the_app_warns_once_and_serves():
+def test_without_unix_sockets_the_app_warns_once_and_serves() -> None:
     result = subprocess.run([sys.executable, "-c", WITHOUT_AF_UNIX], capture_output=True, text=True, check=True)
     assert result.stdout == "hello\n"
     assert result.stderr.count("no Unix sockets") == 1
 
 
-def test_off_in_the_environment_leaves_the_app_alone(serve, short_path, free_port):
+def test_off_in_the_environment_leaves_the_app_alone(serve: Serve, short_path: pathlib.Path, free_port: int) -> None:
     code = f"import sample, signal; print(signal.getsignal(signal.SIGTERM)); sample.app.run(port={free_port})"
     server = serve(command=[sys.executable, "-c", code], env={"FLASK_CTL_SOCKET": "off"}, ready=False)
     until(lambda: "Running on" in server.output, "serving")
@@ -140,7 +143,7 @@ def test_off_in_the_environment_leaves_the_app_alone(serve, short_path, free_por
     assert server.wait() == -15
 
 
-def test_an_app_that_is_embedded_in_a_thread_is_stopped_and_the_program_goes_on(serve):
+def test_an_app_that_is_embedded_in_a_thread_is_stopped_and_the_program_goes_on(serve: Serve) -> None:
     code = """
 import threading, sample
 from werkzeug.serving import make_server
@@ -160,7 +163,7 @@ print("the program goes on"); input(); print("it ends")
     assert server.wait() == 0
 
 
-def test_a_stop_waits_for_the_threads_of_a_loop_that_the_program_has_ended(serve):
+def test_a_stop_waits_for_the_threads_of_a_loop_that_the_program_has_ended(serve: Serve) -> None:
     code = """
 import threading, sample
 from werkzeug.serving import make_server
@@ -184,7 +187,7 @@ thread.start(); thread.join()
     assert (result["outcome"], result["drained"], result["cut"]) == ("drained", 1, 0)
 
 
-def test_immediate_is_refused_where_it_would_end_a_bigger_program(short_path):
+def test_immediate_is_refused_where_it_would_end_a_bigger_program(short_path: pathlib.Path) -> None:
     from flask import Flask
 
     from flask_ctl import BackgroundServer, CommandError
@@ -195,7 +198,7 @@ def test_immediate_is_refused_where_it_would_end_a_bigger_program(short_path):
     assert refusal.value.code == -32001
 
 
-def test_a_second_loop_of_the_same_program_is_under_control_again(serve):
+def test_a_second_loop_of_the_same_program_is_under_control_again(serve: Serve) -> None:
     server = serve(command=[sys.executable, "-c", "import sample\nfor _ in range(2): sample.app.run(port=0)"])
     with pytest.raises(ControlError, match="main thread has not returned"), server.client() as client:
         client.stop(timeout=0.5)
@@ -204,7 +207,7 @@ def test_a_second_loop_of_the_same_program_is_under_control_again(serve):
     assert server.wait() == 0
 
 
-def test_middleware_that_holds_a_proxy_is_no_obstacle(serve):
+def test_middleware_that_holds_a_proxy_is_no_obstacle(serve: Serve) -> None:
     code = """
 import sample
 from flask import request
@@ -220,7 +223,7 @@ run_simple("127.0.0.1", 0, Middleware(sample.app), threaded=True)
     assert server.status()["app"] == "sample"
 
 
-def test_a_standard_error_that_is_no_terminal_nor_file_is_no_obstacle(serve):
+def test_a_standard_error_that_is_no_terminal_nor_file_is_no_obstacle(serve: Serve) -> None:
     code = """
 import sys, sample
 class Log:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+import pathlib
 import pty
 import signal
 import subprocess
 import sys
 
 import pytest
-from harness import FLASK, MODES, TIMEOUT, until
+from harness import FLASK, MODES, TIMEOUT, Serve, until
 
 PROGRAM = """
 import os, signal, sys, threading
@@ -38,7 +39,9 @@ def program(action):
         ("raise RuntimeError('x')", 0),
     ],
 )
-def test_the_programs_own_handler_is_called_once_and_only_systemexit_sets_the_exit_code(serve, action, exit_code):
+def test_the_programs_own_handler_is_called_once_and_only_systemexit_sets_the_exit_code(
+    serve: Serve, action: str, exit_code: int
+) -> None:
     server = serve(command=program(action))
     held = server.begin("/hold/a")
     os.kill(server.pid, signal.SIGTERM)
@@ -51,14 +54,14 @@ def test_the_programs_own_handler_is_called_once_and_only_systemexit_sets_the_ex
     assert server.lines[-1] == "atexit"
 
 
-def test_handlers_are_put_back_when_the_server_has_ended(serve):
+def test_handlers_are_put_back_when_the_server_has_ended(serve: Serve) -> None:
     server = serve(command=program("pass"))
     server.client().stop()
     assert server.wait() == 0
     assert "restored True" in server.lines
 
 
-def test_a_second_interrupt_cuts(serve):
+def test_a_second_interrupt_cuts(serve: Serve) -> None:
     server = serve()
     held = server.begin("/hold/a")
     os.kill(server.pid, signal.SIGINT)
@@ -69,7 +72,7 @@ def test_a_second_interrupt_cuts(serve):
         held.result()
 
 
-def test_a_second_term_does_not_cut(serve):
+def test_a_second_term_does_not_cut(serve: Serve) -> None:
     server = serve()
     held = server.begin("/hold/a")
     for _ in range(2):
@@ -80,7 +83,7 @@ def test_a_second_term_does_not_cut(serve):
     assert server.wait() == 0
 
 
-def test_an_interrupt_in_a_terminal_says_what_it_waits_for(serve):
+def test_an_interrupt_in_a_terminal_says_what_it_waits_for(serve: Serve) -> None:
     leader, follower = pty.openpty()
     server = serve(command=[sys.executable, "-c", f"import os; os.dup2({follower}, 2); import sample; "
                             "sample.app.run(port=0)"], pass_fds=[follower])  # fmt: skip
@@ -97,7 +100,7 @@ def test_an_interrupt_in_a_terminal_says_what_it_waits_for(serve):
     assert server.wait() == 0
 
 
-def test_signals_can_be_left_to_the_program(serve):
+def test_signals_can_be_left_to_the_program(serve: Serve) -> None:
     code = "import sample; sample.app.config['CTL_SIGNALS'] = False; sample.app.run(port=0)"
     server = serve(command=[sys.executable, "-c", code])
     os.kill(server.pid, signal.SIGTERM)
@@ -105,14 +108,14 @@ def test_signals_can_be_left_to_the_program(serve):
 
 
 @pytest.mark.parametrize("mode", ["app.run debug", "flask run --debug", "app.run"])
-def test_a_stop_works_without_our_signal_handlers(serve, mode, short_path):
+def test_a_stop_works_without_our_signal_handlers(serve: Serve, mode: str, short_path: pathlib.Path) -> None:
     command = [*MODES[mode]]
     server = serve(command=command, env={"FLASK_CTL_SIGNALS": "false"})
     assert server.client().stop()["outcome"] == "drained"
     assert server.wait() == 0
 
 
-def test_a_child_that_the_app_forks_does_not_inherit_the_handlers(serve):
+def test_a_child_that_the_app_forks_does_not_inherit_the_handlers(serve: Serve) -> None:
     server = serve(stdin=subprocess.PIPE)
     child = int(server.get("/fork")[1])
 
@@ -127,7 +130,7 @@ def test_a_child_that_the_app_forks_does_not_inherit_the_handlers(serve):
     server.process.communicate(timeout=TIMEOUT)
 
 
-def _is_zombie_or_gone(pid):
+def _is_zombie_or_gone(pid: int):
     try:
         with open(f"/proc/{pid}/stat") as stat:
             return stat.read().rpartition(")")[2].split()[0] == "Z"
@@ -135,7 +138,7 @@ def _is_zombie_or_gone(pid):
         return True
 
 
-def test_a_term_before_the_server_serves_ends_the_reloader_at_once(serve):
+def test_a_term_before_the_server_serves_ends_the_reloader_at_once(serve: Serve) -> None:
     """The child is asked while it still imports the app: nothing is in flight, both processes end."""
     server = serve(command=[*FLASK, "--debug"], ready=False)
     until(lambda: "Restarting with" in server.output, "the child is being started")

@@ -2,13 +2,14 @@
 
 import json
 import os
+import pathlib
 import re
 import signal
 import subprocess
 import time
 
 import pytest
-from harness import PYTHON, raw, read_all, run_cli
+from harness import PYTHON, Serve, raw, read_all, run_cli
 from servers import SERVERS
 
 from flask_ctl.dispatch.audit import asker
@@ -19,7 +20,7 @@ from flask_ctl.protocol.text import render_result
 BARE = "import flask, flask_ctl; app = flask.Flask('bare'); flask_ctl.Control(app); app.run(port=0)"
 
 
-def test_a_reload_of_the_config_without_hooks_says_so(serve):
+def test_a_reload_of_the_config_without_hooks_says_so(serve: Serve) -> None:
     server = serve(command=[*PYTHON, "-c", BARE])
     done = run_cli("reload", "--config", "-s", server.socket)
     nothing = f"pid {server.pid} has no function that is decorated with on_reload: nothing was done\n"
@@ -30,7 +31,7 @@ def test_a_reload_of_the_config_without_hooks_says_so(serve):
         assert read_all(sock).decode() == nothing
 
 
-def test_a_reload_of_the_config_tells_how_many_hooks_were_called(serve):
+def test_a_reload_of_the_config_tells_how_many_hooks_were_called(serve: Serve) -> None:
     code = (
         "import flask, flask_ctl; app = flask.Flask('bare'); control = flask_ctl.Control(app)\n"
         "control.on_reload(lambda: None); control.on_reload(lambda: None); app.run(port=0)"
@@ -41,7 +42,7 @@ def test_a_reload_of_the_config_tells_how_many_hooks_were_called(serve):
     assert done.returncode == 0
 
 
-def test_hooks_of_all_workers_count(start):
+def test_hooks_of_all_workers_count(start: Serve) -> None:
     server = start(SERVERS["gunicorn sync"])
     hooks = server.reload(what="config")["hooks_run"]
     assert hooks > 0
@@ -61,17 +62,17 @@ ASKERS = {
 
 
 @pytest.mark.parametrize("text", [text for text, by in ASKERS.items() if by is not None])
-def test_who_has_asked_is_told_as_in_the_audit_log(text):
+def test_who_has_asked_is_told_as_in_the_audit_log(text: str) -> None:
     assert asker(ASKERS[text]) == text
 
 
-def test_the_program_of_a_process_is_named():
+def test_the_program_of_a_process_is_named() -> None:
     with open(f"/proc/{os.getpid()}/comm") as file:
         assert asker({"uid": 1, "pid": os.getpid()}) == f'uid 1, pid {os.getpid()}, program "{file.read().strip()}"'
 
 
 @pytest.mark.parametrize("name", ["werkzeug", "gunicorn sync"])
-def test_log_lines_have_that_form_too(start, serve, name):
+def test_log_lines_have_that_form_too(start: Serve, serve: Serve, name: str) -> None:
     """Beside the record of the audit log itself, whoever is asked: a single process, or a hub."""
     server = serve("flask-ctl run") if name == "werkzeug" else start(SERVERS[name])
     server.reload()
@@ -87,11 +88,11 @@ def test_log_lines_have_that_form_too(start, serve, name):
 # ping --wait --pid
 
 
-def wait_for(*arguments):
+def wait_for(*arguments: str):
     return run_cli("ping", "--wait", "3600", *arguments)
 
 
-def test_a_ping_that_waits_ends_with_the_process_that_was_to_answer(short_path):
+def test_a_ping_that_waits_ends_with_the_process_that_was_to_answer(short_path: pathlib.Path) -> None:
     """Exit 3, as soon as it is gone, also before it began to listen; a zombie is gone."""
     process = subprocess.Popen([*PYTHON, "-c", "input()"], stdin=subprocess.PIPE)
     words = ["ping", "--wait", "3600", "--pid", str(process.pid), "-s", f"{short_path}/x.sock"]
@@ -103,27 +104,27 @@ def test_a_ping_that_waits_ends_with_the_process_that_was_to_answer(short_path):
     assert wait_for("--pid", str(process.pid), "-s", f"{short_path}/x.sock").returncode == 3
 
 
-def test_a_zombie_is_no_process_to_wait_for(short_path):
+def test_a_zombie_is_no_process_to_wait_for(short_path: pathlib.Path) -> None:
     process = subprocess.Popen([*PYTHON, "-c", ""])
     os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
     assert wait_for("--pid", str(process.pid), "-s", f"{short_path}/x.sock").returncode == 3
     process.wait()
 
 
-def test_an_answer_is_an_answer_whatever_has_ended(serve):
+def test_an_answer_is_an_answer_whatever_has_ended(serve: Serve) -> None:
     server = serve()
     assert wait_for("--pid", str(server.pid), "-s", server.socket).returncode == 0
     assert wait_for("--pid", str(2**22), "-s", server.socket).returncode == 0
 
 
-def test_a_server_that_stays_silent_is_still_exit_4(serve):
+def test_a_server_that_stays_silent_is_still_exit_4(serve: Serve) -> None:
     server = serve().suspend()
     done = run_cli("ping", "--wait", "0.3", "--pid", str(server.pid), "-s", server.socket)
     assert done.returncode == 4
     os.kill(server.pid, signal.SIGCONT)
 
 
-def test_a_pid_without_waiting_is_exit_2():
+def test_a_pid_without_waiting_is_exit_2() -> None:
     assert run_cli("ping", "--pid", "1", "-s", "/nowhere/x.sock").returncode == 2
 
 
@@ -140,7 +141,7 @@ def numbers(value):
 
 
 @pytest.mark.parametrize("name", ["werkzeug", "gunicorn sync"])
-def test_figures_are_rounded_to_milliseconds(start, name):
+def test_figures_are_rounded_to_milliseconds(start: Serve, name: str) -> None:
     server = start(SERVERS[name])
     held = server.begin("/hold/a")
     server.reload(what="config")
@@ -157,7 +158,7 @@ def test_figures_are_rounded_to_milliseconds(start, name):
 # commands
 
 
-def test_commands_shows_role_and_scope(serve):
+def test_commands_shows_role_and_scope(serve: Serve) -> None:
     server = serve()
     with raw(server.socket) as sock:
         sock.sendall(b"commands\n")
@@ -172,7 +173,7 @@ def test_commands_shows_role_and_scope(serve):
     assert run_cli("call", "commands", "-s", server.socket).stdout == text
 
 
-def test_no_command_is_no_line():
+def test_no_command_is_no_line() -> None:
     assert render_result("commands", {}) == ""
 
 
@@ -180,7 +181,7 @@ def test_no_command_is_no_line():
 
 
 @pytest.mark.parametrize("name", ["werkzeug", "gunicorn sync"])
-def test_a_stop_tells_when_the_process_was_gone(start, name):
+def test_a_stop_tells_when_the_process_was_gone(start: Serve, name: str) -> None:
     """An exit function counts for that, and not for what the server needed until it answered."""
     server = start(SERVERS[name])
     began = time.monotonic()
@@ -189,13 +190,13 @@ def test_a_stop_tells_when_the_process_was_gone(start, name):
     assert result["elapsed"] <= result["ended_after"] <= time.monotonic() - began + 0.001
 
 
-def test_a_killed_server_is_gone_when_it_was_killed(serve):
+def test_a_killed_server_is_gone_when_it_was_killed(serve: Serve) -> None:
     server = serve().suspend()
     result = server.client().stop(kill_after=0.1)
     assert result["ended_after"] == result["elapsed"] >= 0.1
 
 
-def test_where_the_kernel_does_not_say_when_the_time_is_not_known(serve):
+def test_where_the_kernel_does_not_say_when_the_time_is_not_known(serve: Serve) -> None:
     from flask import Flask
 
     from flask_ctl import BackgroundServer

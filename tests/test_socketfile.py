@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import pathlib
 import re
 import signal
 import socket
@@ -12,19 +13,19 @@ import stat
 import sys
 
 import pytest
-from harness import PYTHON, Server, until
+from harness import PYTHON, Serve, Server, until
 
 from flask_ctl import ConfigurationError, ControlClient
 from flask_ctl.transports.socketfile import SocketFile
 
 
 @pytest.fixture
-def path(short_path):
+def path(short_path: pathlib.Path) -> pathlib.Path:
     return short_path / "x.sock"
 
 
 @contextlib.contextmanager
-def owned(path):
+def owned(path: pathlib.Path):
     """A socket file of this process."""
     file = SocketFile(str(path))
     with file.acquire() as listener:
@@ -33,7 +34,7 @@ def owned(path):
 
 
 @pytest.mark.parametrize("umask", [0, 0o022, 0o777])
-def test_only_its_owner_may_connect_at_every_instant(path, umask):
+def test_only_its_owner_may_connect_at_every_instant(path: pathlib.Path, umask: int) -> None:
     path.with_name("x.sock.lock").touch(mode=0o600)
     before = os.umask(umask)
     try:
@@ -43,7 +44,7 @@ def test_only_its_owner_may_connect_at_every_instant(path, umask):
         os.umask(before)
 
 
-def test_released_the_socket_is_gone_and_the_lock_stays(path):
+def test_released_the_socket_is_gone_and_the_lock_stays(path: pathlib.Path) -> None:
     with owned(path) as (file, _):
         assert file.in_place()
     assert not path.exists()
@@ -51,12 +52,12 @@ def test_released_the_socket_is_gone_and_the_lock_stays(path):
     file.release()
 
 
-def test_a_live_owner_is_refused_and_named(path):
+def test_a_live_owner_is_refused_and_named(path: pathlib.Path) -> None:
     with owned(path), pytest.raises(ConfigurationError, match=f"in use by pid {os.getpid()}"):
         SocketFile(str(path)).acquire()
 
 
-def test_a_live_listener_without_a_lock_is_refused_and_named(path):
+def test_a_live_listener_without_a_lock_is_refused_and_named(path: pathlib.Path) -> None:
     with socket.socket(socket.AF_UNIX) as foreign:
         foreign.bind(str(path))
         foreign.listen()
@@ -65,7 +66,7 @@ def test_a_live_listener_without_a_lock_is_refused_and_named(path):
     assert path.exists()
 
 
-def test_a_dead_socket_is_replaced(path):
+def test_a_dead_socket_is_replaced(path: pathlib.Path) -> None:
     with socket.socket(socket.AF_UNIX) as dead:
         dead.bind(str(path))
     with owned(path) as (file, _):
@@ -73,7 +74,7 @@ def test_a_dead_socket_is_replaced(path):
 
 
 @pytest.mark.parametrize("kind", ["file", "directory", "symlink"])
-def test_what_is_no_socket_is_refused_and_left_alone(path, kind):
+def test_what_is_no_socket_is_refused_and_left_alone(path: pathlib.Path, kind: str) -> None:
     {"file": lambda: path.write_text("precious"), "directory": path.mkdir, "symlink": lambda: path.symlink_to("/x")}[
         kind
     ]()
@@ -83,31 +84,31 @@ def test_what_is_no_socket_is_refused_and_left_alone(path, kind):
     assert os.lstat(path) == before
 
 
-def test_a_lock_that_is_a_symlink_is_refused(path):
+def test_a_lock_that_is_a_symlink_is_refused(path: pathlib.Path) -> None:
     path.with_name("x.sock.lock").symlink_to(path.with_name("elsewhere"))
     with pytest.raises(ConfigurationError, match="FLASK_CTL_SOCKET"):
         SocketFile(str(path)).acquire()
     assert not path.with_name("elsewhere").exists()
 
 
-def test_what_somebody_else_put_there_is_not_removed(path):
+def test_what_somebody_else_put_there_is_not_removed(path: pathlib.Path) -> None:
     with owned(path):
         path.unlink()
         path.write_text("precious")
     assert path.read_text() == "precious"
 
 
-def test_a_path_that_is_too_long_names_the_remedy(short_path):
+def test_a_path_that_is_too_long_names_the_remedy(short_path: pathlib.Path) -> None:
     with pytest.raises(ConfigurationError, match="107 bytes; give a shorter path by FLASK_CTL_SOCKET"):
         SocketFile(str(short_path / ("x" * 108))).acquire()
 
 
-def test_a_directory_that_is_not_there_names_the_remedy(short_path):
+def test_a_directory_that_is_not_there_names_the_remedy(short_path: pathlib.Path) -> None:
     with pytest.raises(ConfigurationError, match="FLASK_CTL_SOCKET"):
         SocketFile(str(short_path / "no" / "x.sock")).acquire()
 
 
-def test_after_a_failure_the_lock_is_free(path):
+def test_after_a_failure_the_lock_is_free(path: pathlib.Path) -> None:
     path.write_text("precious")
     with pytest.raises(ConfigurationError):
         SocketFile(str(path)).acquire()
@@ -116,7 +117,7 @@ def test_after_a_failure_the_lock_is_free(path):
         assert file.in_place()
 
 
-def test_after_kill_9_the_next_start_takes_the_path(serve, path):
+def test_after_kill_9_the_next_start_takes_the_path(serve: Serve, path: pathlib.Path) -> None:
     first = serve(socket=path)
     first.process.kill()
     first.wait()
@@ -125,7 +126,7 @@ def test_after_kill_9_the_next_start_takes_the_path(serve, path):
     assert second.status()["pid"] == second.pid
 
 
-def test_twenty_starters_race_for_a_stale_socket_and_one_wins(short_path, path):
+def test_twenty_starters_race_for_a_stale_socket_and_one_wins(short_path: pathlib.Path, path: pathlib.Path) -> None:
     """The others say whose it is, and serve without."""
     with socket.socket(socket.AF_UNIX) as dead:
         dead.bind(str(path))
@@ -148,7 +149,7 @@ def test_twenty_starters_race_for_a_stale_socket_and_one_wins(short_path, path):
             starter.kill()
 
 
-def test_a_socket_file_that_is_removed_is_back_while_it_runs(serve):
+def test_a_socket_file_that_is_removed_is_back_while_it_runs(serve: Serve) -> None:
     server = serve()
     held = server.begin("/hold/a")
     os.unlink(server.socket)
@@ -161,7 +162,7 @@ def test_a_socket_file_that_is_removed_is_back_while_it_runs(serve):
     assert not os.path.exists(server.socket)
 
 
-def test_a_default_directory_that_is_removed_is_back_while_it_runs(serve, short_path):
+def test_a_default_directory_that_is_removed_is_back_while_it_runs(serve: Serve, short_path: pathlib.Path) -> None:
     server = serve(env={"FLASK_CTL_SOCKET": ""}, ready=False)
     directory = short_path / "run" / "flask-ctl"
     until(lambda: list(directory.glob("sample-*.sock")), "the default socket")
@@ -174,7 +175,7 @@ def test_a_default_directory_that_is_removed_is_back_while_it_runs(serve, short_
         assert client.stop()["pid"] == server.pid
 
 
-def test_what_took_the_place_of_a_removed_socket_is_left_alone(serve, path):
+def test_what_took_the_place_of_a_removed_socket_is_left_alone(serve: Serve, path: pathlib.Path) -> None:
     server = serve(socket=path)
     path.unlink()
     path.write_text("precious")
@@ -184,7 +185,9 @@ def test_what_took_the_place_of_a_removed_socket_is_left_alone(serve, path):
 
 @pytest.mark.parametrize("address", ["{dir}/no/x.sock", "{dir}/" + "x" * 120, "nonsense:x", "{dir}/file"])
 @pytest.mark.parametrize("mode", ["app.run", "flask run"])
-def test_an_address_that_cannot_be_used_costs_one_warning_and_the_app_serves(serve, short_path, mode, address):
+def test_an_address_that_cannot_be_used_costs_one_warning_and_the_app_serves(
+    serve: Serve, short_path: pathlib.Path, mode: str, address: str
+) -> None:
     (short_path / "file").write_text("precious")
     env = {"FLASK_CTL_SOCKET": address.format(dir=short_path)}
     server = serve(mode, env=env, ready=False)
@@ -197,7 +200,7 @@ def test_an_address_that_cannot_be_used_costs_one_warning_and_the_app_serves(ser
     assert server.wait() == 0
 
 
-def test_an_app_that_requires_its_socket_does_not_serve_without(serve, short_path):
+def test_an_app_that_requires_its_socket_does_not_serve_without(serve: Serve, short_path: pathlib.Path) -> None:
     code = "import sample; sample.app.config['CTL_REQUIRED'] = True; sample.app.run(port=0)"
     server = serve(command=[sys.executable, "-c", code], env={"FLASK_CTL_SOCKET": "/no/such/x.sock"}, ready=False)
     assert server.wait() == 1
@@ -205,7 +208,7 @@ def test_an_app_that_requires_its_socket_does_not_serve_without(serve, short_pat
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
-def test_another_user_can_not_connect(serve, short_path):
+def test_another_user_can_not_connect(serve: Serve, short_path: pathlib.Path) -> None:
     """As `nobody`, with the directory open to all: the file's mode is what refuses."""
     server = serve()
     os.chmod(short_path, 0o711)
@@ -220,7 +223,9 @@ def test_another_user_can_not_connect(serve, short_path):
     assert server.status()["pid"] == server.pid
 
 
-def test_the_environments_address_is_the_first_apps_and_others_use_their_defaults(short_path, monkeypatch):
+def test_the_environments_address_is_the_first_apps_and_others_use_their_defaults(
+    short_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from flask import Flask
 
     from flask_ctl import Control

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import os
+import pathlib
 import re
 import signal
+from collections.abc import Iterator
 from types import SimpleNamespace
+from typing import NoReturn
 
 import pytest
 from harness import TIMEOUT
-from holders import HOLDER, Holder
+from holders import HOLDER, Hold, Holder
 
 from flask_ctl import AccessDenied, ConfigurationError
 from flask_ctl.client import targets
@@ -26,12 +29,12 @@ WORKER = f"p = presence.Presence({ME}); p.be_at([path[:-5]])"
 
 
 @pytest.fixture
-def path(short_path):
+def path(short_path: pathlib.Path) -> str:
     return str(short_path / "x.sock")
 
 
 @pytest.fixture
-def hold(path):
+def hold(path: str) -> Iterator[Hold]:
     holders = []
 
     def start(todo):
@@ -43,7 +46,7 @@ def hold(path):
         holder.end()
 
 
-def connection(path, pid):
+def connection(path: str, pid: int):
     """What `targets_of` asks of a connection with a listener of that pid."""
     return SimpleNamespace(
         endpoint=path or "tcp://1.2.3.4:5", path=path, peer_pid=lambda: pid, peer=lambda: open_process(pid)
@@ -61,12 +64,12 @@ def pids(processes):
     return [process.pid for process in processes]
 
 
-def tells(it, words):
+def tells(it, words: str):
     """Whether the server can't be killed, for a reason with these words."""
     return isinstance(it.obstacle, ConfigurationError) and re.search(words, it.obstacle.message)
 
 
-def test_a_single_process_is_its_listener(path, hold):
+def test_a_single_process_is_its_listener(path: str, hold: Hold) -> None:
     server = hold(LISTENER)
     for way in (lambda: targets_of(connection(path, server.pid)), lambda: targets_at(path, Trust())):
         with found(way()) as it:
@@ -79,7 +82,7 @@ def test_a_single_process_is_its_listener(path, hold):
             )
 
 
-def test_behind_a_hub_the_master_is_the_workers_parent(path, hold):
+def test_behind_a_hub_the_master_is_the_workers_parent(path: str, hold: Hold) -> None:
     hub, one, two = hold(HUB), hold(WORKER), hold(WORKER)
     for way in (lambda: targets_of(connection(path, hub.pid)), lambda: targets_at(path, Trust())):
         with found(way()) as it:
@@ -88,13 +91,13 @@ def test_behind_a_hub_the_master_is_the_workers_parent(path, hold):
             assert it.obstacle is None
 
 
-def test_where_the_hub_has_died_the_workers_tell_of_their_master(path, hold):
+def test_where_the_hub_has_died_the_workers_tell_of_their_master(path: str, hold: Hold) -> None:
     worker = hold(WORKER)
     with found(targets_at(path, Trust())) as it:
         assert (pids(it.server), it.hub, pids(it.workers)) == ([ME], None, [worker.pid])
 
 
-def test_a_process_without_a_master_is_its_own(path, hold):
+def test_a_process_without_a_master_is_its_own(path: str, hold: Hold) -> None:
     hub = hold(f"{LISTENER}; master = os.getppid()")
     alone = hold("p = presence.Presence(os.getpid()); p.be_at([path[:-5]])")
     hub.do(f"locks.take(descriptor, locks.hub_byte({alone.pid}))")
@@ -102,7 +105,7 @@ def test_a_process_without_a_master_is_its_own(path, hold):
         assert (it.pid, pids(it.server), it.hub.pid) == (alone.pid, [alone.pid], hub.pid)
 
 
-def test_orphans_that_nobody_can_replace_are_killed_themselves_and_not_their_new_parent(path, hold):
+def test_orphans_that_nobody_can_replace_are_killed_themselves_and_not_their_new_parent(path: str, hold: Hold) -> None:
     orphan = hold("p = presence.Presence(99); p.be_at([path[:-5]])")
     with found(targets_at(path, Trust())) as it:
         assert (it.pid, pids(it.server), it.obstacle) == (orphan.pid, [orphan.pid], None)
@@ -120,7 +123,7 @@ OBSTACLES = {
 
 
 @pytest.mark.parametrize(("todo", "words"), OBSTACLES.values(), ids=OBSTACLES)
-def test_where_the_master_is_not_certain_nobody_is_killed(path, hold, todo, words):
+def test_where_the_master_is_not_certain_nobody_is_killed(path: str, hold: Hold, todo: list[str], words: str) -> None:
     hub, *_ = [hold(code) for code in todo]
     with found(targets_of(connection(path, hub.pid))) as it:
         assert (it.server, it.hub.pid) == ([], hub.pid)
@@ -137,7 +140,9 @@ REFUSALS = {
 
 
 @pytest.mark.parametrize(("where", "pid", "words"), REFUSALS.values(), ids=REFUSALS)
-def test_where_the_kernel_does_not_name_the_server_there_is_an_obstacle(path, hold, where, pid, words):
+def test_where_the_kernel_does_not_name_the_server_there_is_an_obstacle(
+    path: str, hold: Hold, where: str | None, pid: int | str | None, words: str
+) -> None:
     hold(LISTENER)
     if pid == "other":
         pid = hold("1").pid
@@ -146,22 +151,24 @@ def test_where_the_kernel_does_not_name_the_server_there_is_an_obstacle(path, ho
         assert tells(it, words)
 
 
-def test_without_a_lock_file_nobody_is_killed(path, hold):
+def test_without_a_lock_file_nobody_is_killed(path: str, hold: Hold) -> None:
     other = hold("os.unlink(path)")
     with found(targets_of(connection(path, other.pid))) as it:
         assert isinstance(it.obstacle, ConfigurationError)
     assert targets_at(path, Trust()) is None
 
 
-def test_a_lock_that_nobody_holds_is_no_server(path, hold):
+def test_a_lock_that_nobody_holds_is_no_server(path: str, hold: Hold) -> None:
     hold("1")
     assert targets_at(path, Trust()) is None
 
 
-def test_a_client_that_may_not_read_the_lock_file_can_not_kill_but_watches_the_listener(path, hold, monkeypatch):
+def test_a_client_that_may_not_read_the_lock_file_can_not_kill_but_watches_the_listener(
+    path: str, hold: Hold, monkeypatch: pytest.MonkeyPatch
+) -> None:
     server = hold(LISTENER)
 
-    def unreadable(path):
+    def unreadable(path) -> NoReturn:
         raise PermissionError(path)
 
     monkeypatch.setattr(targets, "LockFile", unreadable)
@@ -171,7 +178,9 @@ def test_a_client_that_may_not_read_the_lock_file_can_not_kill_but_watches_the_l
     assert isinstance(targets_at(path, Trust()).obstacle, AccessDenied)
 
 
-def test_processes_of_another_user_than_the_lock_files_are_not_killed(path, hold, monkeypatch):
+def test_processes_of_another_user_than_the_lock_files_are_not_killed(
+    path: str, hold: Hold, monkeypatch: pytest.MonkeyPatch
+) -> None:
     hub, worker = hold(HUB), hold(WORKER)
     monkeypatch.setattr(targets, "owner_of", lambda pid: os.geteuid() + 1)
     with found(targets_of(connection(path, hub.pid))) as it:
@@ -182,7 +191,7 @@ def test_processes_of_another_user_than_the_lock_files_are_not_killed(path, hold
     assert worker.process.poll() is None
 
 
-def test_a_master_of_another_user_is_not_killed(path, hold, monkeypatch):
+def test_a_master_of_another_user_is_not_killed(path: str, hold: Hold, monkeypatch: pytest.MonkeyPatch) -> None:
     hub, worker = hold(HUB), hold(WORKER)
     owners = {ME: os.geteuid() + 1}
     monkeypatch.setattr("flask_ctl.system.processes.owner_of", lambda pid: owners.get(pid, os.geteuid()))
@@ -191,21 +200,25 @@ def test_a_master_of_another_user_is_not_killed(path, hold, monkeypatch):
         assert isinstance(it.obstacle, ConfigurationError)
 
 
-def test_who_is_neither_the_owner_nor_root_is_told_before_anything_is_sent(path, hold, monkeypatch):
+def test_who_is_neither_the_owner_nor_root_is_told_before_anything_is_sent(
+    path: str, hold: Hold, monkeypatch: pytest.MonkeyPatch
+) -> None:
     server = hold(LISTENER)
     monkeypatch.setattr(os, "geteuid", lambda: 54321)
     with found(targets_of(connection(path, server.pid))) as it:
         assert isinstance(it.obstacle, AccessDenied)
 
 
-def test_the_lock_file_of_somebody_who_is_not_trusted_names_nobody(path, hold, monkeypatch):
+def test_the_lock_file_of_somebody_who_is_not_trusted_names_nobody(
+    path: str, hold: Hold, monkeypatch: pytest.MonkeyPatch
+) -> None:
     hold(LISTENER)
     monkeypatch.setattr(Trust, "accepts", lambda self, uid: False)
     with pytest.raises(AccessDenied, match="belongs to"):
         targets_at(path, Trust())
 
 
-def test_the_hub_of_a_killed_master_is_not_killed(path, hold):
+def test_the_hub_of_a_killed_master_is_not_killed(path: str, hold: Hold) -> None:
     master = hold("import subprocess, sys; child = None")
     code = f"{LISTENER}; locks.take(descriptor, locks.hub_byte({master.pid}))"
     hub = hold(code)
@@ -223,7 +236,7 @@ def test_the_hub_of_a_killed_master_is_not_killed(path, hold):
         assert worker != master.pid
 
 
-def test_what_the_kernel_tells_of_processes(hold):
+def test_what_the_kernel_tells_of_processes(hold: Hold) -> None:
     child = hold("1")
     assert (parent_of(child.pid), inner_pid(child.pid), owner_of(child.pid)) == (ME, child.pid, os.geteuid())
     handle = open_process(child.pid)

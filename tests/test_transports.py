@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import os
+import pathlib
 import threading
+from collections.abc import Iterator
+from typing import NoReturn
 
 import pytest
-from harness import SITES, TIMEOUT, Pending, first_quick, get, until
+from harness import SITES, TIMEOUT, Pending, Program, Serve, Server, Site, first_quick, get, until
 from wires import WIRES, Peer, request
 
 from flask_ctl import CommandError, ControlClient, ServerReloaded, TimedOut
@@ -17,30 +20,30 @@ from flask_ctl.system.handover import Handover
 
 
 @pytest.fixture(params=WIRES)
-def peer(request, short_path, free_port):
+def peer(request: pytest.FixtureRequest, short_path: pathlib.Path, free_port: int) -> Iterator[Peer]:
     peer = Peer(WIRES[request.param](short_path, free_port))
     yield peer
     peer.close()
 
 
-def receive(talk, count):
+def receive(talk, count: int):
     """The next so many answers, by their ids."""
     answers = [talk.receive() for _ in range(count)]
     assert len({answer["id"] for answer in answers}) == count
     return {answer["id"]: answer for answer in answers}
 
 
-def test_a_command_is_answered(peer):
+def test_a_command_is_answered(peer: Peer) -> None:
     with peer.client() as client:
         assert client.call("echo", text="hello") == "hello"
 
 
-def test_a_connection_is_kept_for_any_number_of_commands(peer):
+def test_a_connection_is_kept_for_any_number_of_commands(peer: Peer) -> None:
     with peer.client() as client:
         assert [client.call("echo", text=str(n)) for n in range(100)] == [str(n) for n in range(100)]
 
 
-def test_commands_sent_at_once_are_all_answered(peer):
+def test_commands_sent_at_once_are_all_answered(peer: Peer) -> None:
     with peer.raw() as talk:
         sender = threading.Thread(target=lambda: talk.send(*(request("echo", n, text=str(n)) for n in range(500))))
         sender.start()
@@ -49,25 +52,25 @@ def test_commands_sent_at_once_are_all_answered(peer):
     assert [answers[n]["result"] for n in range(500)] == [str(n) for n in range(500)]
 
 
-def test_a_batch_is_answered_as_one(peer):
+def test_a_batch_is_answered_as_one(peer: Peer) -> None:
     with peer.raw() as talk:
         talk.send(b"[" + request("ping", 1) + b"," + request("echo", 2, text="x") + b"]")
         assert [answer["id"] for answer in talk.receive()] == [1, 2]
 
 
-def test_a_notification_is_not_answered(peer):
+def test_a_notification_is_not_answered(peer: Peer) -> None:
     with peer.raw() as talk:
         talk.send(b'{"jsonrpc":"2.0","method":"ping"}', request("echo", 7, text="x"))
         assert talk.receive()["id"] == 7
 
 
-def test_a_batch_of_notifications_is_not_answered(peer):
+def test_a_batch_of_notifications_is_not_answered(peer: Peer) -> None:
     with peer.raw() as talk:
         talk.send(b'[{"jsonrpc":"2.0","method":"ping"}]', request("echo", 7, text="x"))
         assert talk.receive()["id"] == 7
 
 
-def test_progress_comes_to_who_asked_for_it(peer):
+def test_progress_comes_to_who_asked_for_it(peer: Peer) -> None:
     """The id says of what. It is no answer, so none of it is queued for a client that does not read."""
     with peer.raw() as talk:
         talk.send(request("steps", 1, count=3), request("steps", "a", count=3, _progress=True))
@@ -78,18 +81,18 @@ def test_progress_comes_to_who_asked_for_it(peer):
 
 
 @pytest.mark.parametrize("size", [1, 65536, MAX_FRAME - 100])
-def test_big_results_arrive_whole(peer, size):
+def test_big_results_arrive_whole(peer: Peer, size: int) -> None:
     with peer.client() as client:
         assert client.call("big", size=size) == "x" * size
 
 
-def test_big_commands_arrive_whole(peer):
+def test_big_commands_arrive_whole(peer: Peer) -> None:
     text = "x" * (MAX_FRAME - 100)
     with peer.client() as client:
         assert client.call("echo", text=text) == text
 
 
-def test_a_result_over_the_limit_is_an_error(peer):
+def test_a_result_over_the_limit_is_an_error(peer: Peer) -> None:
     with peer.raw() as talk:
         talk.send(request("big", size=MAX_FRAME))
         assert talk.receive()["error"]["code"] == -32603
@@ -110,7 +113,7 @@ def test_a_result_over_the_limit_is_an_error(peer):
     ],
     ids=["not JSON", "not UTF-8", "deep", "empty batch", "version", "method", "unknown", "missing", "wrong type"],
 )
-def test_garbage_gets_its_error_and_the_connection_lives(peer, garbage, code):
+def test_garbage_gets_its_error_and_the_connection_lives(peer: Peer, garbage: bytes, code: int) -> None:
     with peer.raw() as talk:
         talk.send(garbage)
         assert talk.receive()["error"]["code"] == code
@@ -118,7 +121,7 @@ def test_garbage_gets_its_error_and_the_connection_lives(peer, garbage, code):
         assert talk.receive()["result"] == "still here"
 
 
-def test_a_message_over_the_limit_ends_nothing_but_its_own_connection(peer):
+def test_a_message_over_the_limit_ends_nothing_but_its_own_connection(peer: Peer) -> None:
     with peer.raw() as other:
         with peer.raw() as talk, contextlib.suppress(BrokenPipeError, ConnectionResetError):
             talk.send(b"{" + b"x" * (2 * MAX_FRAME))
@@ -130,7 +133,7 @@ def test_a_message_over_the_limit_ends_nothing_but_its_own_connection(peer):
         assert peer.answers()
 
 
-def test_commands_that_hang_lock_out_nobody(peer):
+def test_commands_that_hang_lock_out_nobody(peer: Peer) -> None:
     with peer.raw() as talk:
         talk.send(*(request("hang", n) for n in range(8)))
         assert peer.answers()
@@ -140,7 +143,7 @@ def test_commands_that_hang_lock_out_nobody(peer):
         assert {answer["result"] for answer in receive(talk, 8).values()} == {"released"}
 
 
-def test_more_commands_than_may_be_pending_are_handled_later(peer):
+def test_more_commands_than_may_be_pending_are_handled_later(peer: Peer) -> None:
     with peer.raw() as talk:
         talk.send(*(request("hang", n) for n in range(2 * MAX_PENDING)))
         assert peer.answers()
@@ -149,7 +152,7 @@ def test_more_commands_than_may_be_pending_are_handled_later(peer):
         assert set(receive(talk, 2 * MAX_PENDING)) == set(range(2 * MAX_PENDING))
 
 
-def test_commands_over_the_pools_limit_are_refused(peer):
+def test_commands_over_the_pools_limit_are_refused(peer: Peer) -> None:
     with peer.raw() as one, peer.raw() as other:
         one.send(*(request("hang", n) for n in range(MAX_PENDING)))
         until(lambda: peer.pool.unfinished == MAX_PENDING, "all are waiting")
@@ -158,7 +161,7 @@ def test_commands_over_the_pools_limit_are_refused(peer):
         peer.gate.set()
 
 
-def test_a_client_that_does_not_read_holds_up_nobody_and_gets_everything_later(peer):
+def test_a_client_that_does_not_read_holds_up_nobody_and_gets_everything_later(peer: Peer) -> None:
     """Far more than fits into any buffer on the way."""
     count = 16
     with peer.raw() as talk:
@@ -170,7 +173,7 @@ def test_a_client_that_does_not_read_holds_up_nobody_and_gets_everything_later(p
         assert talk.receive()["result"] == "x"
 
 
-def test_who_sends_and_never_reads_fills_nothing(peer):
+def test_who_sends_and_never_reads_fills_nothing(peer: Peer) -> None:
     """In the end nothing more is taken from it, or it is told that it was too much."""
     with peer.raw() as talk:
         sent = 0
@@ -179,14 +182,14 @@ def test_who_sends_and_never_reads_fills_nothing(peer):
         assert peer.answers()
 
 
-def test_two_hundred_idle_clients_lock_out_nobody(peer):
+def test_two_hundred_idle_clients_lock_out_nobody(peer: Peer) -> None:
     with contextlib.ExitStack() as stack:
         for _ in range(200):
             stack.enter_context(peer.raw())
         assert peer.answers()
 
 
-def test_over_the_limit_of_connections_one_that_waits_for_its_answer_stays(peer):
+def test_over_the_limit_of_connections_one_that_waits_for_its_answer_stays(peer: Peer) -> None:
     with contextlib.ExitStack() as stack:
         working = stack.enter_context(peer.raw())
         working.send(request("hang"))
@@ -198,7 +201,7 @@ def test_over_the_limit_of_connections_one_that_waits_for_its_answer_stays(peer)
         assert working.receive()["result"] == "released"
 
 
-def test_over_the_limit_of_connections_the_one_idle_longest_gives_way(peer):
+def test_over_the_limit_of_connections_the_one_idle_longest_gives_way(peer: Peer) -> None:
     with contextlib.ExitStack() as stack:
         talks = [stack.enter_context(peer.raw()) for _ in range(MAX_CONNECTIONS)]
         for talk in talks:
@@ -210,7 +213,7 @@ def test_over_the_limit_of_connections_the_one_idle_longest_gives_way(peer):
         assert talks[-1].receive()["result"]
 
 
-def test_many_clients_at_once_get_each_their_own(peer):
+def test_many_clients_at_once_get_each_their_own(peer: Peer) -> None:
     def talk(number):
         with peer.client() as client:
             return [client.call("echo", text=f"{number} {n}") for n in range(25)]
@@ -220,7 +223,7 @@ def test_many_clients_at_once_get_each_their_own(peer):
         assert each.result() == [f"{number} {n}" for n in range(25)]
 
 
-def test_a_client_that_is_gone_before_its_answer_is_forgotten(peer):
+def test_a_client_that_is_gone_before_its_answer_is_forgotten(peer: Peer) -> None:
     with peer.raw() as talk:
         talk.send(request("hang"))
         until(lambda: peer.pool.unfinished == 1, "it hangs")
@@ -228,7 +231,7 @@ def test_a_client_that_is_gone_before_its_answer_is_forgotten(peer):
     assert peer.answers()
 
 
-def test_a_client_that_vanishes_with_much_to_read_is_forgotten(peer):
+def test_a_client_that_vanishes_with_much_to_read_is_forgotten(peer: Peer) -> None:
     with peer.raw() as talk:
         talk.send(*(request("big", n, size=MAX_FRAME - 100) for n in range(8)))
         talk.receive()
@@ -236,7 +239,7 @@ def test_a_client_that_vanishes_with_much_to_read_is_forgotten(peer):
     until(lambda: not peer.pool.unfinished, "nothing goes on")
 
 
-def test_a_timeout_leaves_the_connection_usable(peer):
+def test_a_timeout_leaves_the_connection_usable(peer: Peer) -> None:
     with peer.client() as client:
         # Else it may have been the beginning of the connection that took so long.
         client.ping(timeout=TIMEOUT)
@@ -246,11 +249,13 @@ def test_a_timeout_leaves_the_connection_usable(peer):
         assert client.call("echo", text="x", timeout=TIMEOUT) == "x"
 
 
-def test_a_failure_of_the_control_thread_is_logged_counted_and_mended(peer, caplog):
+def test_a_failure_of_the_control_thread_is_logged_counted_and_mended(
+    peer: Peer, caplog: pytest.LogCaptureFixture
+) -> None:
     class Broken(Exception):
         pass
 
-    def fail():
+    def fail() -> NoReturn:
         raise Broken
 
     assert peer.answers()
@@ -260,7 +265,7 @@ def test_a_failure_of_the_control_thread_is_logged_counted_and_mended(peer, capl
     assert "the control thread failed" in caplog.text
 
 
-def test_what_a_reload_cuts_off_is_an_error_that_says_so_and_the_connection_ends(peer):
+def test_what_a_reload_cuts_off_is_an_error_that_says_so_and_the_connection_ends(peer: Peer) -> None:
     with peer.raw() as talk:
         talk.send(request("hang", 1), b"[" + request("hang", 2) + b"]")
         until(lambda: peer.pool.unfinished == 2, "they hang")
@@ -272,7 +277,7 @@ def test_what_a_reload_cuts_off_is_an_error_that_says_so_and_the_connection_ends
         assert talk.ended()
 
 
-def test_closing_twice_is_fine(peer):
+def test_closing_twice_is_fine(peer: Peer) -> None:
     peer.server.close()
     peer.server.close()
 
@@ -280,7 +285,7 @@ def test_closing_twice_is_fine(peer):
 # The same with real servers: the ends of a process, and of an image of it.
 
 
-def gone(server):
+def gone(server: Server):
     """Whether the process has ended well; over TCP the end of the connection tells it a moment before."""
     return (server.wait() if server.socket.startswith("tcp:") else server.process.poll()) == 0
 
@@ -289,7 +294,7 @@ everywhere = pytest.mark.parametrize("site", SITES, indirect=True)
 
 
 @everywhere
-def test_the_methods_that_every_server_answers(serve, site):
+def test_the_methods_that_every_server_answers(serve: Serve, site: Site) -> None:
     server = serve(socket=site)
     with server.client() as client:
         assert client.ping()["pid"] == server.pid
@@ -299,7 +304,7 @@ def test_the_methods_that_every_server_answers(serve, site):
 
 
 @everywhere
-def test_when_stop_returns_the_process_is_gone(serve, site):
+def test_when_stop_returns_the_process_is_gone(serve: Serve, site: Site) -> None:
     server = serve(socket=site)
     with server.client() as held, server.client() as client:
         assert held.ping()["pong"]
@@ -308,12 +313,12 @@ def test_when_stop_returns_the_process_is_gone(serve, site):
 
 
 @everywhere
-def test_stop_tells_how_it_goes_and_waits_for_the_request_in_flight(serve, site):
+def test_stop_tells_how_it_goes_and_waits_for_the_request_in_flight(serve: Serve, site: Site) -> None:
     server = serve(socket=site)
     held = server.begin("/hold/a")
     told = []
 
-    def on_progress(progress):
+    def on_progress(progress) -> None:
         told.append(progress)
         if len(told) == 1:
             server.release("a")
@@ -327,7 +332,7 @@ def test_stop_tells_how_it_goes_and_waits_for_the_request_in_flight(serve, site)
 
 
 @everywhere
-def test_two_stops_get_the_same_result(serve, site):
+def test_two_stops_get_the_same_result(serve: Serve, site: Site) -> None:
     server = serve(socket=site)
     held = server.begin("/hold/a")
     first = Pending.call(lambda: server.client().stop())
@@ -345,7 +350,9 @@ def test_two_stops_get_the_same_result(serve, site):
 
 
 @everywhere
-def test_a_reload_under_a_held_connection_is_answered_by_the_new_image(serve, site, program):
+def test_a_reload_under_a_held_connection_is_answered_by_the_new_image(
+    serve: Serve, site: Site, program: Program
+) -> None:
     server = serve(socket=site, cwd=program.directory)
     address = server.address
     with server.client() as other, server.client() as client:
@@ -361,7 +368,7 @@ def test_a_reload_under_a_held_connection_is_answered_by_the_new_image(serve, si
 
 
 @everywhere
-def test_a_command_that_a_reload_cuts_off_may_have_run(serve, site):
+def test_a_command_that_a_reload_cuts_off_may_have_run(serve: Serve, site: Site) -> None:
     server = serve(socket=site)
     call = Pending.call(lambda: server.call("wait_for", name="never"))
     until(lambda: "waits for never" in server.lines, "the command")
@@ -372,7 +379,9 @@ def test_a_command_that_a_reload_cuts_off_may_have_run(serve, site):
 
 
 @everywhere
-def test_a_stop_that_was_accepted_goes_over_the_exec_and_its_client_joins_it(serve, site, program):
+def test_a_stop_that_was_accepted_goes_over_the_exec_and_its_client_joins_it(
+    serve: Serve, site: Site, program: Program
+) -> None:
     program.edit("old", "@control.on_stop\ndef hold_on(): say('held'); gates['hook'].wait()")
     server = serve(socket=site, cwd=program.directory)
     address = server.address
@@ -395,7 +404,7 @@ def test_a_stop_that_was_accepted_goes_over_the_exec_and_its_client_joins_it(ser
 
 
 @pytest.mark.parametrize("site", first_quick(SITES), indirect=True)
-def test_a_reload_leaves_nothing_open(serve, site, program):
+def test_a_reload_leaves_nothing_open(serve: Serve, site: Site, program: Program) -> None:
     server = serve(socket=site, cwd=program.directory)
     server.reload()
     before = len(os.listdir(f"/proc/{server.pid}/fd"))
@@ -405,7 +414,7 @@ def test_a_reload_leaves_nothing_open(serve, site, program):
 
 
 @everywhere
-def test_a_client_that_dies_does_not_end_the_stop_it_asked_for(serve, site):
+def test_a_client_that_dies_does_not_end_the_stop_it_asked_for(serve: Serve, site: Site) -> None:
     server = serve(socket=site)
     held = server.begin("/hold/a")
     client = server.client()
@@ -420,7 +429,9 @@ def test_a_client_that_dies_does_not_end_the_stop_it_asked_for(serve, site):
 
 @everywhere
 @pytest.mark.parametrize("delay", [0.0, 0.3], ids=["at once", "with a delay"])
-def test_a_reload_that_a_stop_calls_off_is_answered_before_the_process_ends(serve, program, site, delay):
+def test_a_reload_that_a_stop_calls_off_is_answered_before_the_process_ends(
+    serve: Serve, program: Program, site: Site, delay: float
+) -> None:
     server = serve(socket=site, cwd=program.directory)
     program.edit("new", "threading.Event().wait()")
     seen = []

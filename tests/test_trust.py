@@ -5,10 +5,13 @@ from __future__ import annotations
 import contextlib
 import grp
 import os
+import pathlib
 import pwd
 import signal
 import socket
 import stat
+from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from harness import TIMEOUT, run_cli
@@ -26,25 +29,25 @@ FORMS = {"unix": "{}", "ipc": "ipc://{}"}
 
 
 @pytest.fixture
-def directory(short_path):
+def directory(short_path: pathlib.Path) -> pathlib.Path:
     directory = short_path / "place"
     directory.mkdir(mode=0o700)
     return directory
 
 
 @pytest.fixture(params=[unix_wire, ipc_wire], ids=FORMS)
-def peer(request, directory, free_port):
+def peer(request: pytest.FixtureRequest, directory: pathlib.Path, free_port: int) -> Iterator[Peer]:
     """A server of our own, in a directory of its own."""
     peer = Peer(request.param(directory, free_port))
     yield peer
     peer.close()
 
 
-def path_of(peer):
+def path_of(peer: Peer):
     return peer.wire.target.removeprefix("ipc://")
 
 
-def refused(address, words, **options):
+def refused(address: tuple[str, int], words: str, **options: Any) -> None:
     """By the Python client and by the command line."""
     with ControlClient(address, **options) as client, pytest.raises(AccessDenied, match=words):
         client.ping()
@@ -52,25 +55,25 @@ def refused(address, words, **options):
     assert done.returncode == 5, done.stderr
 
 
-def test_our_own_socket_is_believed_in(peer):
+def test_our_own_socket_is_believed_in(peer: Peer) -> None:
     assert peer.answers()
 
 
-def test_a_symlink_is_not_followed(peer, directory):
+def test_a_symlink_is_not_followed(peer: Peer, directory: pathlib.Path) -> None:
     link = directory / "link"
     link.symlink_to(path_of(peer))
     refused(peer.wire.target.replace(path_of(peer), str(link)), "is a symbolic link, which may lead anywhere")
 
 
 @pytest.mark.parametrize("mode", [0o777, 0o707, 0o733, 0o702])
-def test_a_directory_that_others_can_write_to_is_refused(peer, directory, mode):
+def test_a_directory_that_others_can_write_to_is_refused(peer: Peer, directory: pathlib.Path, mode: int) -> None:
     directory.chmod(mode)
     refused(peer.wire.target, f"others can write to {directory} .mode 0{mode:o}., .*chmod go-w")
     directory.chmod(0o755)
     assert peer.answers()
 
 
-def test_where_only_owners_remove_files_all_may_write(peer, directory):
+def test_where_only_owners_remove_files_all_may_write(peer: Peer, directory: pathlib.Path) -> None:
     """As in /tmp."""
     directory.chmod(0o1777)
     assert peer.answers()
@@ -83,14 +86,14 @@ def _has_private_group():
 
 
 @pytest.mark.skipif(not _has_private_group(), reason="this user has no group of its own")
-def test_a_group_that_is_its_owners_alone_may_write(peer, directory):
+def test_a_group_that_is_its_owners_alone_may_write(peer: Peer, directory: pathlib.Path) -> None:
     os.chown(directory, -1, pwd.getpwuid(os.geteuid()).pw_gid)
     directory.chmod(0o770)
     assert peer.answers()
 
 
 @needs_root
-def test_a_group_of_others_may_not_write(peer, directory):
+def test_a_group_of_others_may_not_write(peer: Peer, directory: pathlib.Path) -> None:
     os.chown(directory, 0, NOBODY.pw_gid)
     directory.chmod(0o770)
     refused(peer.wire.target, "others can write to")
@@ -98,7 +101,9 @@ def test_a_group_of_others_may_not_write(peer, directory):
 
 @needs_root
 @pytest.mark.parametrize("what", ["socket", "directory"])
-def test_what_belongs_to_somebody_else_is_refused_unless_that_is_said(peer, directory, what):
+def test_what_belongs_to_somebody_else_is_refused_unless_that_is_said(
+    peer: Peer, directory: pathlib.Path, what: str
+) -> None:
     os.chown(path_of(peer) if what == "socket" else directory, NOBODY.pw_uid, -1)
     refused(peer.wire.target, f"belongs to {NOBODY.pw_name}, neither you nor root; .*: --owner {NOBODY.pw_name}")
     refused(peer.wire.target, "belongs to", owner=54321)
@@ -142,7 +147,7 @@ def foreign_listener(path, heard):
 
 @needs_root
 @pytest.mark.parametrize("form", FORMS.values(), ids=FORMS)
-def test_a_foreign_listener_hears_nothing(directory, form):
+def test_a_foreign_listener_hears_nothing(directory: pathlib.Path, form: str) -> None:
     """Though directory and socket are ours."""
     path, heard = str(directory / "x.sock"), []
     with foreign_listener(path, heard):
@@ -151,7 +156,7 @@ def test_a_foreign_listener_hears_nothing(directory, form):
 
 
 @needs_root
-def test_a_foreign_listener_is_believed_in_if_that_is_said(directory):
+def test_a_foreign_listener_is_believed_in_if_that_is_said(directory: pathlib.Path) -> None:
     path, heard = str(directory / "x.sock"), []
     with foreign_listener(path, heard), ControlClient(path, owner=NOBODY.pw_name) as client:
         assert client.ping()["pong"]
@@ -160,7 +165,7 @@ def test_a_foreign_listener_is_believed_in_if_that_is_said(directory):
 
 @pytest.mark.parametrize("form", FORMS.values(), ids=FORMS)
 @pytest.mark.parametrize("what", ["nothing", "a dead socket", "no directory"])
-def test_where_nobody_listens_nothing_is_running(directory, form, what):
+def test_where_nobody_listens_nothing_is_running(directory: pathlib.Path, form: str, what: str) -> None:
     path = directory / "x.sock"
     if what == "a dead socket":
         with socket.socket(socket.AF_UNIX) as dead:
@@ -186,12 +191,12 @@ PEERS = {
 
 
 @pytest.mark.parametrize(("trust", "uid", "believed"), PEERS.values(), ids=PEERS)
-def test_a_listener_is_believed_in_by_its_uid(trust, uid, believed):
+def test_a_listener_is_believed_in_by_its_uid(trust: Trust, uid: int | None, believed: bool) -> None:
     with contextlib.nullcontext() if believed else pytest.raises(AccessDenied, match="/x"):
         trust.check_peer("/x", uid)
 
 
-def test_the_checks_touch_nothing(directory):
+def test_the_checks_touch_nothing(directory: pathlib.Path) -> None:
     path = directory / "x.sock"
     with socket.socket(socket.AF_UNIX) as sock:
         sock.bind(str(path))
@@ -201,7 +206,7 @@ def test_the_checks_touch_nothing(directory):
         assert stat.S_ISSOCK(before.st_mode)
 
 
-def test_an_owner_may_be_a_name_a_number_or_in_the_environment(monkeypatch):
+def test_an_owner_may_be_a_name_a_number_or_in_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     assert make_trust(owner=NOBODY.pw_name).owner == make_trust(owner="65534").owner == NOBODY.pw_uid
     assert make_trust(owner=0).owner == 0
     assert make_trust().owner is None

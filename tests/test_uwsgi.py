@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
+from harness import Program, Serve
 from manyworkers import workers
-from servers import SERVERS, uwsgi
+from servers import SERVERS, Row, uwsgi
 
 from flask_ctl import CommandError
 
@@ -17,12 +18,12 @@ OTHERS = {
 }
 
 
-def test_mules_are_no_workers(start):
+def test_mules_are_no_workers(start: Serve) -> None:
     assert len(start(UWSGI, "--mule").status()["workers"]) == 2
 
 
 @pytest.mark.parametrize("row", OTHERS.values(), ids=OTHERS)
-def test_a_reload_brings_the_new_code(start, program, row):
+def test_a_reload_brings_the_new_code(start: Serve, program: Program, row: Row) -> None:
     server = start(row)
     before = workers(server)
     program.edit("new")
@@ -33,13 +34,13 @@ def test_a_reload_brings_the_new_code(start, program, row):
     assert server.wait() == 0
 
 
-def test_an_app_that_uses_the_server_has_a_preflight_all_the_same(start, program):
+def test_an_app_that_uses_the_server_has_a_preflight_all_the_same(start: Serve, program: Program) -> None:
     server = start(UWSGI)
     program.edit("new", "import uwsgi\nuwsgi.register_signal(17, '', print)\nassert uwsgi.masterpid() > 0")
     assert server.reload()["generation"] == 2
 
 
-def test_where_it_would_not_find_itself_again_a_reload_is_refused(start):
+def test_where_it_would_not_find_itself_again_a_reload_is_refused(start: Serve) -> None:
     server = start(replace(UWSGI, env={}))
     before = workers(server)
     with pytest.raises(CommandError, match="start it with PYTHONPATH=") as refusal:

@@ -7,6 +7,7 @@ import os
 import pathlib
 import signal
 import threading
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -17,12 +18,12 @@ from flask_ctl.system.waiting import Waker, wait_readable
 
 
 @pytest.fixture
-def waker():
+def waker() -> Iterator[Waker]:
     with contextlib.closing(Waker()) as waker:
         yield waker
 
 
-def test_a_waker_is_readable_once_somebody_wakes_it(waker):
+def test_a_waker_is_readable_once_somebody_wakes_it(waker: Waker) -> None:
     assert not wait_readable([waker.fileno()], 0)
     waker.wake()
     assert wait_readable([waker.fileno()], 0)
@@ -30,13 +31,15 @@ def test_a_waker_is_readable_once_somebody_wakes_it(waker):
     assert not wait_readable([waker.fileno()], 0)
 
 
-def test_to_wake_a_closed_waker_is_nothing(waker):
+def test_to_wake_a_closed_waker_is_nothing(waker: Waker) -> None:
     waker.close()
     waker.wake()
     waker.close()
 
 
-def test_a_file_that_gets_the_number_of_a_closed_waker_is_not_written_to(waker, tmp_path, monkeypatch):
+def test_a_file_that_gets_the_number_of_a_closed_waker_is_not_written_to(
+    waker: Waker, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = tmp_path / "database"
     files: list[Any] = []
 
@@ -61,7 +64,7 @@ def test_a_file_that_gets_the_number_of_a_closed_waker_is_not_written_to(waker, 
     assert pathlib.Path(path).read_bytes() == b""
 
 
-def test_a_signal_handler_may_wake_while_its_thread_wakes(waker, monkeypatch):
+def test_a_signal_handler_may_wake_while_its_thread_wakes(waker: Waker, monkeypatch: pytest.MonkeyPatch) -> None:
     write = os.write
 
     def interrupted(descriptor: int, data: bytes) -> int:
@@ -78,7 +81,9 @@ def test_a_signal_handler_may_wake_while_its_thread_wakes(waker, monkeypatch):
     assert wait_readable([waker.fileno()], 0)
 
 
-def test_a_forked_child_may_close_a_waker_that_another_thread_was_waking(waker, monkeypatch):
+def test_a_forked_child_may_close_a_waker_that_another_thread_was_waking(
+    waker: Waker, monkeypatch: pytest.MonkeyPatch
+) -> None:
     forked = threading.Event()
     waking = threading.Event()
     write = os.write

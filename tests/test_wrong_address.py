@@ -5,13 +5,15 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import pathlib
 import socket
 import subprocess
 import sys
 import threading
+from collections.abc import Callable, Iterator
 
 import pytest
-from harness import TIMEOUT, raw, read_all, run_cli
+from harness import TIMEOUT, Serve, raw, read_all, run_cli
 
 from flask_ctl import ConfigurationError, ControlClient, RemoteProtocolError, TimedOut, WrongScheme
 from flask_ctl.system.addresses import default_path
@@ -20,7 +22,7 @@ COMMANDS = [["status"], ["ping"], ["ping", "--wait", "30"], ["stop"], ["reload"]
 
 
 @pytest.mark.parametrize("words", COMMANDS, ids=" ".join)
-def test_a_zeromq_address_at_a_plain_socket_is_told_with_the_right_one(serve, words):
+def test_a_zeromq_address_at_a_plain_socket_is_told_with_the_right_one(serve: Serve, words: list[str]) -> None:
     server = serve()
     done = run_cli(*words, "--socket", f"ipc://{server.socket}")
     assert (done.returncode, done.stdout) == (8, "")
@@ -30,7 +32,9 @@ def test_a_zeromq_address_at_a_plain_socket_is_told_with_the_right_one(serve, wo
 
 
 @pytest.mark.parametrize("words", COMMANDS, ids=" ".join)
-def test_a_plain_path_at_a_zeromq_socket_is_told_with_the_right_address(serve, short_path, words):
+def test_a_plain_path_at_a_zeromq_socket_is_told_with_the_right_address(
+    serve: Serve, short_path: pathlib.Path, words: list[str]
+) -> None:
     path = short_path / "a.zmq"
     server = serve(socket=f"ipc://{path}")
     done = run_cli(*words, "--socket", str(path))
@@ -39,7 +43,7 @@ def test_a_plain_path_at_a_zeromq_socket_is_told_with_the_right_address(serve, s
     assert server.status()["state"] == "running"
 
 
-def test_the_right_address_is_in_the_data(serve):
+def test_the_right_address_is_in_the_data(serve: Serve) -> None:
     server = serve()
     with ControlClient(f"ipc://{server.socket}") as client, pytest.raises(WrongScheme) as caught:
         client.status(timeout=TIMEOUT)
@@ -50,7 +54,7 @@ def test_the_right_address_is_in_the_data(serve):
     assert told["exit"] == 8
 
 
-def test_a_plain_socket_ends_the_connection_of_a_zeromq_client(serve):
+def test_a_plain_socket_ends_the_connection_of_a_zeromq_client(serve: Serve) -> None:
     server = serve()
     with raw(server.socket) as sock:
         sock.sendall(b"\xff\0\0\0\0\0\0\0\x01\x7f")
@@ -61,7 +65,7 @@ def test_a_plain_socket_ends_the_connection_of_a_zeromq_client(serve):
 
 
 @pytest.fixture
-def answering(short_path):
+def answering(short_path: pathlib.Path) -> Iterator[Callable[[bytes], str]]:
     """A socket where somebody says the same to everybody, or nothing at all."""
     path = str(short_path / "other.sock")
     with socket.socket(socket.AF_UNIX) as listener:
@@ -69,7 +73,7 @@ def answering(short_path):
         listener.listen()
         kept = []
 
-        def serve(said):
+        def serve(said) -> None:
             while True:
                 try:
                     connection, _ = listener.accept()
@@ -96,14 +100,14 @@ def answering(short_path):
             connection.close()
 
 
-def test_a_zeromq_server_that_has_the_question_before_it_greets_is_known_all_the_same(short_path):
+def test_a_zeromq_server_that_has_the_question_before_it_greets_is_known_all_the_same(short_path: pathlib.Path) -> None:
     """libzmq ends such a connection without a word; only who says nothing is greeted."""
     path = str(short_path / "a.zmq")
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(path)
         listener.listen()
 
-        def serve():
+        def serve() -> None:
             with listener.accept()[0] as first:
                 first.recv(65536)
             with listener.accept()[0] as second:
@@ -116,20 +120,20 @@ def test_a_zeromq_server_that_has_the_question_before_it_greets_is_known_all_the
         thread.join(TIMEOUT)
 
 
-def test_what_is_neither_is_not_given_an_address(answering):
+def test_what_is_neither_is_not_given_an_address(answering: Callable[[bytes], str]) -> None:
     path = answering(b"HTTP/1.1 400 Bad Request\r\n\r\n")
     with ControlClient(f"ipc://{path}") as client, pytest.raises(RemoteProtocolError, match="does not speak") as caught:
         client.status(timeout=TIMEOUT)
     assert not isinstance(caught.value, WrongScheme)
 
 
-def test_who_says_nothing_may_be_a_server_that_hangs(answering):
+def test_who_says_nothing_may_be_a_server_that_hangs(answering: Callable[[bytes], str]) -> None:
     path = answering(b"")
     with ControlClient(f"ipc://{path}") as client, pytest.raises(TimedOut):
         client.status(timeout=0.5)
 
 
-def test_a_suspended_server_of_zeromq_is_still_there(serve, short_path):
+def test_a_suspended_server_of_zeromq_is_still_there(serve: Serve, short_path: pathlib.Path) -> None:
     server = serve(socket=f"ipc://{short_path / 'a.zmq'}").suspend()
     with server.client() as client, pytest.raises(TimedOut):
         client.status(timeout=1.0)
@@ -140,7 +144,7 @@ def test_a_suspended_server_of_zeromq_is_still_there(serve, short_path):
 
 @pytest.mark.parametrize("scheme", ["", "unix:", "ipc://"])
 @pytest.mark.parametrize("kind", ["a regular file", "a directory", "something else"])
-def test_what_is_no_socket_is_a_wrong_address(short_path, scheme, kind):
+def test_what_is_no_socket_is_a_wrong_address(short_path: pathlib.Path, scheme: str, kind: str) -> None:
     path = short_path / "app"
     {"a regular file": path.touch, "a directory": path.mkdir, "something else": lambda: os.mkfifo(path)}[kind]()
     for words in (
@@ -156,7 +160,7 @@ def test_what_is_no_socket_is_a_wrong_address(short_path, scheme, kind):
     assert path.exists()
 
 
-def test_a_path_below_a_file_is_no_file(short_path):
+def test_a_path_below_a_file_is_no_file(short_path: pathlib.Path) -> None:
     (short_path / "file").touch()
     with ControlClient(short_path / "file" / "app.sock") as client, pytest.raises(Exception, match="no such socket"):
         client.status()
@@ -185,13 +189,15 @@ BROKEN = {
 }
 
 
-def flask_ctl(*words, cwd):
+def flask_ctl(*words: str, cwd):
     command = [sys.executable, "-m", "flask", "--app", "shop", "ctl", *words]
     return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=TIMEOUT)
 
 
 @pytest.mark.parametrize("code", BROKEN)
-def test_the_running_instance_of_an_app_whose_source_is_broken_is_found(serve, short_path, code):
+def test_the_running_instance_of_an_app_whose_source_is_broken_is_found(
+    serve: Serve, short_path: pathlib.Path, code: str
+) -> None:
     directory = short_path.resolve() / "shop"
     directory.mkdir()
     (directory / "shop.py").write_text(APP)
@@ -212,7 +218,7 @@ def test_the_running_instance_of_an_app_whose_source_is_broken_is_found(serve, s
     assert "Traceback" not in done.stderr
 
 
-def test_no_app_at_all_is_wrong_usage(tmp_path):
+def test_no_app_at_all_is_wrong_usage(tmp_path: pathlib.Path) -> None:
     done = flask_ctl("status", cwd=tmp_path)
     assert done.returncode == 2
     assert "Could not import 'shop'" in done.stderr

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import pathlib
+from typing import Any
+
 import pytest
 from wires import Peer, Wire, zmq_wire
 
@@ -31,11 +34,11 @@ class UserDatabase:
 
 
 @pytest.fixture
-def database(monkeypatch):
+def database(monkeypatch: pytest.MonkeyPatch) -> UserDatabase:
     return UserDatabase(monkeypatch)
 
 
-def test_the_groups_of_a_peer_are_those_of_the_moment_when_it_connected(database):
+def test_the_groups_of_a_peer_are_those_of_the_moment_when_it_connected(database: UserDatabase) -> None:
     identity, address = LocalIdentity(), ":1000:100:42"
     before = identity.user_id(address, [])
     database.groups = ()
@@ -44,7 +47,7 @@ def test_the_groups_of_a_peer_are_those_of_the_moment_when_it_connected(database
     assert identity.peer(address, after).groups == ()
 
 
-def test_the_user_database_is_not_asked_for_each_message(database):
+def test_the_user_database_is_not_asked_for_each_message(database: UserDatabase) -> None:
     identity = LocalIdentity()
     user_id = identity.user_id(":1000:100:42", [])
     for _ in range(100):
@@ -62,7 +65,9 @@ def test_the_user_database_is_not_asked_for_each_message(database):
         ("127.0.0.1", (None, None, None)),
     ],
 )
-def test_a_peer_is_read_from_the_address_that_libzmq_gives(database, address, credentials):
+def test_a_peer_is_read_from_the_address_that_libzmq_gives(
+    database: UserDatabase, address: str, credentials: Any
+) -> None:
     database.groups = ()
     identity = LocalIdentity()
     peer = identity.peer(address, identity.user_id(address, []))
@@ -78,8 +83,8 @@ class _AnotherUser(LocalIdentity):
 
 
 def test_a_user_who_is_removed_from_a_group_is_refused_at_the_next_connection_from_the_same_process(
-    database, short_path
-):
+    database: UserDatabase, short_path: pathlib.Path
+) -> None:
     address = parse_address(f"ipc://{short_path}/x.zmq")
     guard = Guard(Policy.from_config({"operate": [f"gid:{OPS}"]}))
     wire = zmq_wire(str(address), None, guard)

@@ -5,14 +5,17 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import pathlib
 import signal
 import socket
 import stat
 import subprocess
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 import zmq
-from harness import APPS, PYTHON, SITES, TIMEOUT, Pending, as_user, run_cli, until
+from harness import APPS, PYTHON, SITES, TIMEOUT, Pending, Program, Serve, Server, Site, as_user, run_cli, until
 from wires import GUARD, ZEROMQ, Peer, Wire, ZmqTalk, ipc_wire, request
 
 from flask_ctl import AccessDenied, ControlClient, NotRunning, ServerDied, TimedOut
@@ -33,14 +36,14 @@ over_ipc = pytest.mark.parametrize("site", ["ipc"], indirect=True)
 
 
 @pytest.fixture(params=ZEROMQ)
-def peer(request, short_path, free_port):
+def peer(request: pytest.FixtureRequest, short_path: pathlib.Path, free_port: int) -> Iterator[Peer]:
     peer = Peer(ZEROMQ[request.param](short_path, free_port))
     yield peer
     peer.close()
 
 
 @pytest.fixture
-def dealer():
+def dealer() -> Iterator[Callable[..., ZmqTalk]]:
     """Raw connections with a real server, by its site; each may say who it is."""
     with contextlib.ExitStack() as stack:
         context = stack.enter_context(contextlib.closing(_Context()))
@@ -58,14 +61,14 @@ def dealer():
 
 
 class _Context:
-    def __init__(self):
+    def __init__(self) -> None:
         self.zmq = zmq.Context()
 
-    def close(self):
+    def close(self) -> None:
         self.zmq.term()
 
 
-def path_of(server):
+def path_of(server: Server):
     return server.socket.removeprefix("ipc://")
 
 
@@ -73,7 +76,7 @@ def path_of(server):
 
 
 @over_ipc
-def test_a_second_server_never_steals_the_path(serve, site):
+def test_a_second_server_never_steals_the_path(serve: Serve, site: Site) -> None:
     first = serve(socket=site)
     second = serve(socket=site, ready=False)
     until(lambda: f"in use by pid {first.pid};" in second.output, "whose it is")
@@ -83,7 +86,7 @@ def test_a_second_server_never_steals_the_path(serve, site):
 
 
 @over_ipc
-def test_a_regular_file_is_never_replaced(serve, site, short_path):
+def test_a_regular_file_is_never_replaced(serve: Serve, site: Site, short_path: pathlib.Path) -> None:
     (short_path / "site.zmq").write_text("precious")
     server = serve(socket=site, ready=False)
     until(lambda: "is no socket; remove it" in server.output, "a warning")
@@ -92,7 +95,7 @@ def test_a_regular_file_is_never_replaced(serve, site, short_path):
 
 
 @over_ipc
-def test_only_its_owner_may_connect_at_every_instant(serve, site, short_path):
+def test_only_its_owner_may_connect_at_every_instant(serve: Serve, site: Site, short_path: pathlib.Path) -> None:
     """Looked at as often as it goes, from before the start to the end, whatever the umask."""
     path, modes = short_path / "site.zmq", set()
 
@@ -111,7 +114,7 @@ def test_only_its_owner_may_connect_at_every_instant(serve, site, short_path):
 
 
 @over_ipc
-def test_after_kill_9_the_next_start_takes_the_path(serve, site):
+def test_after_kill_9_the_next_start_takes_the_path(serve: Serve, site: Site) -> None:
     first = serve(socket=site)
     first.process.kill()
     first.wait()
@@ -122,7 +125,9 @@ def test_after_kill_9_the_next_start_takes_the_path(serve, site):
 
 
 @over_ipc
-def test_a_removed_file_is_back_and_connections_live_on(serve, site, dealer):
+def test_a_removed_file_is_back_and_connections_live_on(
+    serve: Serve, site: Site, dealer: Callable[..., ZmqTalk]
+) -> None:
     server = serve(socket=site)
     kept = dealer(site)
     kept.send(request("ping", 1))
@@ -140,7 +145,7 @@ def test_a_removed_file_is_back_and_connections_live_on(serve, site, dealer):
 # Who is at the other end.
 
 
-def exit_code(*arguments):
+def exit_code(*arguments: str):
     """Of the command line in this process."""
     try:
         cli.main(list(arguments), prog_name="flask-ctl")
@@ -151,7 +156,7 @@ def exit_code(*arguments):
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user; see the next test")
 @over_ipc
-def test_another_user_is_refused_by_its_credentials(serve, site, short_path):
+def test_another_user_is_refused_by_its_credentials(serve: Serve, site: Site, short_path: pathlib.Path) -> None:
     """As `nobody`, whom neither the directory nor the file's mode keeps out."""
     server = serve(socket=site)
     os.chmod(short_path, 0o711)
@@ -171,13 +176,13 @@ def test_another_user_is_refused_by_its_credentials(serve, site, short_path):
 
 
 class _AnotherUser(LocalIdentity):
-    def peer(self, address, user_id):
+    def peer(self, address: tuple[str, int], user_id):
         real = super().peer(address, user_id)
         assert (real.uid, real.pid) == (os.geteuid(), os.getpid()), "libzmq tells who it is"
         return peer_module.Peer(real.pid, 54321, 54321)
 
 
-def test_a_peer_that_is_another_user_is_refused(short_path):
+def test_a_peer_that_is_another_user_is_refused(short_path: pathlib.Path) -> None:
     """The same with a substituted identity, where nobody can become another user."""
     address = parse_address(f"ipc://{short_path}/x.zmq")
     listener = ZmqListener(address, SocketFile(address.path), _AnotherUser(), GUARD)
@@ -193,7 +198,7 @@ def test_a_peer_that_is_another_user_is_refused(short_path):
 
 
 @over_both
-def test_a_forked_child_holds_neither_the_socket_nor_connections(serve, site):
+def test_a_forked_child_holds_neither_the_socket_nor_connections(serve: Serve, site: Site) -> None:
     """It lives on after its parent was killed, and that ends everything."""
     server = serve(socket=site, stdin=subprocess.PIPE)
     with server.client() as waiting:
@@ -228,7 +233,7 @@ server.stop()
 
 
 @over_ipc
-def test_a_forked_child_ends_like_any_other(site):
+def test_a_forked_child_ends_like_any_other(site: Site) -> None:
     done = subprocess.run(
         [*PYTHON, "-c", FORKING, site.socket], cwd=APPS, capture_output=True, text=True, timeout=TIMEOUT,
         env={**os.environ, **site.env}, check=False,
@@ -242,7 +247,7 @@ def test_a_forked_child_ends_like_any_other(site):
 
 @pytest.mark.parametrize("mode", ["graceful", "immediate"])
 @over_both
-def test_the_answer_to_stop_is_never_lost(serve, site, mode):
+def test_the_answer_to_stop_is_never_lost(serve: Serve, site: Site, mode: str) -> None:
     for _ in range(5):
         server = serve(socket=site)
         with server.client() as client:
@@ -251,7 +256,9 @@ def test_the_answer_to_stop_is_never_lost(serve, site, mode):
 
 
 @over_both
-def test_the_answer_to_stop_is_not_lost_behind_another_clients_big_one(serve, site, program, dealer):
+def test_the_answer_to_stop_is_not_lost_behind_another_clients_big_one(
+    serve: Serve, site: Site, program: Program, dealer: Callable[..., ZmqTalk]
+) -> None:
     program.edit("new", "@control.command(role='observe')\ndef big() -> str:\n    return 'x' * 1_000_000\n")
     server = serve(socket=site, cwd=program.directory)
     slow = dealer(site)
@@ -262,7 +269,7 @@ def test_the_answer_to_stop_is_not_lost_behind_another_clients_big_one(serve, si
     assert server.wait() == 0
 
 
-def test_the_last_answers_before_the_end_of_the_server_arrive(short_path, free_port):
+def test_the_last_answers_before_the_end_of_the_server_arrive(short_path: pathlib.Path, free_port: int) -> None:
     """To all clients, time after time."""
     for _ in range(20):
         peer = Peer(ipc_wire(short_path, free_port))
@@ -280,7 +287,7 @@ def test_the_last_answers_before_the_end_of_the_server_arrive(short_path, free_p
             peer.close()
 
 
-def test_a_peer_that_does_not_read_can_not_hold_up_the_end(peer):
+def test_a_peer_that_does_not_read_can_not_hold_up_the_end(peer: Peer) -> None:
     with peer.raw() as talk:
         talk.send(*(request("big", n, size=MAX_FRAME - 100) for n in range(16)))
         until(lambda: not peer.pool.unfinished, "it does what it can")
@@ -288,7 +295,7 @@ def test_a_peer_that_does_not_read_can_not_hold_up_the_end(peer):
 
 
 @over_both
-def test_kill_9_is_noticed_at_once(serve, site):
+def test_kill_9_is_noticed_at_once(serve: Serve, site: Site) -> None:
     server = serve(socket=site)
     with server.client() as client:
         assert client.ping()["pong"]
@@ -299,7 +306,7 @@ def test_kill_9_is_noticed_at_once(serve, site):
 
 
 @over_both
-def test_a_stopped_process_is_a_timeout(serve, site):
+def test_a_stopped_process_is_a_timeout(serve: Serve, site: Site) -> None:
     server = serve(socket=site)
     with server.client() as client:
         assert client.ping()["pong"]
@@ -317,7 +324,7 @@ def test_a_stopped_process_is_a_timeout(serve, site):
 
 
 @over_both
-def test_the_caller_of_ten_reloads_in_a_row_is_found_again_each_time(serve, site):
+def test_the_caller_of_ten_reloads_in_a_row_is_found_again_each_time(serve: Serve, site: Site) -> None:
     """Over one client, while another one is held."""
     server = serve(socket=site)
     with server.client() as held, server.client() as client:
@@ -328,7 +335,9 @@ def test_the_caller_of_ten_reloads_in_a_row_is_found_again_each_time(serve, site
 
 
 @pytest.mark.parametrize("site", ["tcp with CURVE"], indirect=True)
-def test_a_peer_with_the_callers_routing_id_but_another_key_does_not_get_the_answer(serve, site, dealer):
+def test_a_peer_with_the_callers_routing_id_but_another_key_does_not_get_the_answer(
+    serve: Serve, site: Site, dealer: Callable[..., ZmqTalk]
+) -> None:
     other_key = site.keys.new_client("other", allowed=True)
     server = serve(socket=site)
     caller = dealer(site, b"caller")
@@ -354,7 +363,7 @@ def _owed(talk):
     return answer
 
 
-def test_several_sockets_at_once(serve, short_path, free_port):
+def test_several_sockets_at_once(serve: Serve, short_path: pathlib.Path, free_port: int) -> None:
     """All of them outlive a reload, and end with the process."""
     sites = [make(short_path, free_port) for make in SITES.values()]
     env = {"FLASK_CTL_SOCKET": json.dumps([site.socket for site in sites])}
@@ -391,7 +400,7 @@ GARBAGE = {
 }
 
 
-def connected(peer):
+def connected(peer: Peer):
     """A plain socket, connected to the port or path of the server."""
     address = parse_address(peer.wire.target)
     if address.transport == "tcp":
@@ -403,7 +412,7 @@ def connected(peer):
 
 
 @pytest.mark.parametrize("garbage", GARBAGE.values(), ids=GARBAGE)
-def test_raw_garbage_changes_nothing(peer, garbage):
+def test_raw_garbage_changes_nothing(peer: Peer, garbage: bytes) -> None:
     with peer.raw() as kept, connected(peer) as sock:
         kept.send(request("echo", text="x"))
         assert kept.receive()["result"] == "x"
@@ -416,7 +425,9 @@ def test_raw_garbage_changes_nothing(peer, garbage):
     assert peer.server.restarts == 0
 
 
-def test_who_does_not_say_who_it_is_is_sent_away(short_path, free_port, monkeypatch):
+def test_who_does_not_say_who_it_is_is_sent_away(
+    short_path: pathlib.Path, free_port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("flask_ctl.transports.zeromq.router.HANDSHAKE_TIMEOUT", 0.1)
     peer = Peer(ipc_wire(short_path, free_port))
     with contextlib.closing(peer), connected(peer) as sock:
@@ -426,7 +437,7 @@ def test_who_does_not_say_who_it_is_is_sent_away(short_path, free_port, monkeypa
         assert peer.answers()
 
 
-def test_a_message_of_two_frames_is_refused_and_the_connection_lives(peer):
+def test_a_message_of_two_frames_is_refused_and_the_connection_lives(peer: Peer) -> None:
     with peer.raw() as talk:
         for frames in ([request("echo", 1, text="x"), b""], [b"", request("echo", 1, text="x")], [b""] * 100):
             talk.sock.send_multipart(frames)
@@ -435,7 +446,7 @@ def test_a_message_of_two_frames_is_refused_and_the_connection_lives(peer):
         assert talk.receive()["id"] == 2
 
 
-def test_a_fence_is_answered_after_everything_before_it(peer):
+def test_a_fence_is_answered_after_everything_before_it(peer: Peer) -> None:
     with peer.raw() as talk:
         talk.send(*(request("hang", n) for n in range(8)), FENCE)
         assert peer.answers()
@@ -446,7 +457,7 @@ def test_a_fence_is_answered_after_everything_before_it(peer):
         assert talk.receive_bytes() == FENCE
 
 
-def test_what_is_too_much_is_refused_and_at_last_not_even_answered(short_path, free_port):
+def test_what_is_too_much_is_refused_and_at_last_not_even_answered(short_path: pathlib.Path, free_port: int) -> None:
     """A ROUTER can't stop reading from one peer; what waits for that peer is bounded all the same.
 
     Over ipc, where the kernel keeps less for the peer than is sent.
@@ -469,7 +480,7 @@ def test_what_is_too_much_is_refused_and_at_last_not_even_answered(short_path, f
         assert talk.receive()["result"] == "x"
 
 
-def test_over_the_limit_the_silent_ones_go_and_the_working_one_stays(short_path, free_port):
+def test_over_the_limit_the_silent_ones_go_and_the_working_one_stays(short_path: pathlib.Path, free_port: int) -> None:
     peer = Peer(ipc_wire(short_path, free_port, Guard(limits=Limits(connections=8))))
     with contextlib.closing(peer), contextlib.ExitStack() as stack:
         silent = [stack.enter_context(connected(peer)) for _ in range(4)]
@@ -492,7 +503,7 @@ def test_over_the_limit_the_silent_ones_go_and_the_working_one_stays(short_path,
 
 
 @over_both
-def test_a_client_that_comes_and_goes_leaves_nothing_open(serve, site):
+def test_a_client_that_comes_and_goes_leaves_nothing_open(serve: Serve, site: Site) -> None:
     server = serve(socket=site)
     before = len(os.listdir(f"/proc/{server.pid}/fd"))
     for _ in range(30):
@@ -506,7 +517,7 @@ def test_a_client_that_comes_and_goes_leaves_nothing_open(serve, site):
     [("ipc", {"uid": os.geteuid(), "gid": os.getegid(), "pid": os.getpid()}), ("tcp with CURVE", {"key": "me"})],
     indirect=["site"],
 )
-def test_status_names_who_asked_for_the_reload_and_the_stop(serve, site, asked_by):
+def test_status_names_who_asked_for_the_reload_and_the_stop(serve: Serve, site: Site, asked_by: dict[str, Any]) -> None:
     server = serve(socket=site)
     assert server.reload()["generation"] == 2
     assert server.status()["last_reload"]["by"] == asked_by

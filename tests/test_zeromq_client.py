@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
+import pathlib
 import socket
 import struct
 import threading
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 
@@ -19,12 +22,12 @@ RESET = struct.pack("ii", 1, 0)
 
 
 @pytest.fixture
-def stranger():
+def stranger() -> Iterator[Callable[[Any], str]]:
     """Serves one answer to all who connect, and ends the connection: what to send, or RESET."""
     listener = socket.create_server(("127.0.0.1", 0))
     said = []
 
-    def run():
+    def run() -> None:
         while True:
             try:
                 sock = listener.accept()[0]
@@ -40,7 +43,7 @@ def stranger():
     thread = threading.Thread(target=run)
     thread.start()
 
-    def start(answer):
+    def start(answer) -> str:
         said.append(answer)
         return f"tcp://127.0.0.1:{listener.getsockname()[1]}"
 
@@ -58,12 +61,14 @@ def stranger():
         (GREETING + b"PLAIN".ljust(20, b"\0") + bytes(32), "wants PLAIN"),
     ],
 )
-def test_what_listens_there_and_is_none_of_ours_is_not_said_to_be_absent(stranger, answer, reason):
+def test_what_listens_there_and_is_none_of_ours_is_not_said_to_be_absent(
+    stranger: Callable[[Any], str], answer: bytes, reason: str
+) -> None:
     with ControlClient(stranger(answer)) as client, pytest.raises(RemoteProtocolError, match=reason):
         client.ping()
 
 
-def test_a_key_file_that_is_a_fifo_holds_up_nobody(short_path):
+def test_a_key_file_that_is_a_fifo_holds_up_nobody(short_path: pathlib.Path) -> None:
     os.mkfifo(short_path / "x.pub", 0o600)
     with pytest.raises(ConfigurationError, match="holds no CURVE key"):
         load_public_key(short_path / "x.pub")
@@ -72,7 +77,7 @@ def test_a_key_file_that_is_a_fifo_holds_up_nobody(short_path):
 
 
 @pytest.mark.parametrize(("kind", "host"), [(socket.SOCK_DGRAM, "127.0.0.1"), (socket.SOCK_STREAM, "127.0.0.2")])
-def test_another_socket_with_the_same_port_is_not_taken_for_ours(kind, host):
+def test_another_socket_with_the_same_port_is_not_taken_for_ours(kind: socket.SocketKind, host: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener, socket.socket(socket.AF_INET, kind) as other:
         other.bind((host, listener.getsockname()[1]))
         assert not is_named(other, listener.getsockname())

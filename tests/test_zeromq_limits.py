@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import pathlib
 import resource
 import select
 import signal
 import socket
 import time
+from collections.abc import Iterator
 
 import pytest
 import zmq
-from harness import Pending, get, until
+from harness import Pending, Program, Serve, get, until
 from wires import ZEROMQ, Peer, request
 
 from flask_ctl import ServerReloaded, TimedOut
@@ -23,7 +25,7 @@ from flask_ctl.transports.zeromq.session import MAX_WAITING
 
 
 @pytest.fixture(params=ZEROMQ)
-def peer(request, short_path, free_port):
+def peer(request: pytest.FixtureRequest, short_path: pathlib.Path, free_port: int) -> Iterator[Peer]:
     peer = Peer(ZEROMQ[request.param](short_path, free_port))
     yield peer
     peer.close()
@@ -43,7 +45,7 @@ def is_ended(sock):
     return bool(poll.poll(0))
 
 
-def knock(address):
+def knock(address: tuple[str, int]):
     """A connection to an address of ZeroMQ, without a word."""
     address = parse_address(address)
     sock = socket.socket(socket.AF_UNIX if address.transport == "ipc" else socket.AF_INET)
@@ -51,7 +53,7 @@ def knock(address):
     return sock
 
 
-def test_many_who_come_and_go_while_the_control_thread_is_busy_do_not_keep_it_from_ending(peer):
+def test_many_who_come_and_go_while_the_control_thread_is_busy_do_not_keep_it_from_ending(peer: Peer) -> None:
     peer.server.call_soon(peer.gate.wait)
     for _ in range(3000):
         knock(peer.wire.target).close()
@@ -60,7 +62,7 @@ def test_many_who_come_and_go_while_the_control_thread_is_busy_do_not_keep_it_fr
     closing.result()
 
 
-def test_more_connections_than_there_are_descriptors_are_ended_down_to_the_limit(serve, free_port):
+def test_more_connections_than_there_are_descriptors_are_ended_down_to_the_limit(serve: Serve, free_port: int) -> None:
     server = serve(socket=f"tcp://127.0.0.1:{free_port}", env={"FLASK_CTL_MAX_CONNECTIONS": "20"})
     address = server.address
     resource.prlimit(server.pid, resource.RLIMIT_NOFILE, (100, 100))
@@ -75,7 +77,7 @@ def test_more_connections_than_there_are_descriptors_are_ended_down_to_the_limit
         sock.close()
 
 
-def test_who_never_reads_is_told_no_more_of_what_is_wrong_with_its_messages(peer):
+def test_who_never_reads_is_told_no_more_of_what_is_wrong_with_its_messages(peer: Peer) -> None:
     with peer.raw() as talk:
         for _ in range(10 * MAX_WAITING):
             talk.sock.send_multipart([b"one", b"two"])
@@ -84,7 +86,7 @@ def test_who_never_reads_is_told_no_more_of_what_is_wrong_with_its_messages(peer
         assert max(len(client._out) for client in peer.wire.listener._router.clients.values()) <= MAX_WAITING + 1
 
 
-def test_a_server_that_accepts_nobody_is_there_all_the_same(serve, short_path):
+def test_a_server_that_accepts_nobody_is_there_all_the_same(serve: Serve, short_path: pathlib.Path) -> None:
     server = serve(socket=f"ipc://{short_path / 'x.zmq'}").suspend()
     waiting = [knock(server.socket) for _ in range(BACKLOG)]
     with server.client(timeout=0.05) as client:
@@ -95,14 +97,16 @@ def test_a_server_that_accepts_nobody_is_there_all_the_same(serve, short_path):
         sock.close()
 
 
-def test_a_server_that_is_suspended_can_be_killed_over_ipc(serve, short_path):
+def test_a_server_that_is_suspended_can_be_killed_over_ipc(serve: Serve, short_path: pathlib.Path) -> None:
     server = serve(socket=f"ipc://{short_path / 'x.zmq'}").suspend()
     with server.client(timeout=0.05) as client:
         assert client.stop(kill_after=0.05)["outcome"] == "killed"
     assert server.wait() == -signal.SIGKILL
 
 
-def test_a_client_that_never_reads_does_not_keep_a_reload_from_its_end(serve, short_path, program):
+def test_a_client_that_never_reads_does_not_keep_a_reload_from_its_end(
+    serve: Serve, short_path: pathlib.Path, program: Program
+) -> None:
     site = f"ipc://{short_path / 'x.zmq'}"
     server = serve(socket=site, cwd=program.directory)
     with zmq.Context() as context, context.socket(zmq.DEALER) as sock:
@@ -115,7 +119,7 @@ def test_a_client_that_never_reads_does_not_keep_a_reload_from_its_end(serve, sh
         assert server.status()["pid"] == server.pid
 
 
-def test_a_message_that_comes_while_the_socket_is_handed_over_is_rejected_and_not_handled(peer):
+def test_a_message_that_comes_while_the_socket_is_handed_over_is_rejected_and_not_handled(peer: Peer) -> None:
     """What is flushed to a slow client then takes turns in which messages are received, too."""
     with peer.raw() as slow, peer.raw() as late:
         late.send(request("echo", 1, text="x"))

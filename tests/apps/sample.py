@@ -11,6 +11,7 @@ if "patched" in sys.argv:
 import atexit
 import threading
 from collections import defaultdict
+from typing import NoReturn
 
 from flask import Flask, request
 
@@ -23,13 +24,13 @@ gates = defaultdict(threading.Event)
 VERSION = "old"
 
 
-def say(text):
+def say(text: str) -> None:
     """Print one line at once, whole."""
     os.write(1, f"{text}\n".encode())
 
 
 @app.get("/")
-def index():
+def index() -> str:
     return "hello"
 
 
@@ -39,13 +40,13 @@ def version():
 
 
 @app.get("/hold/<name>")
-def hold(name):
+def hold(name: str) -> str:
     gates[name].wait()
     return f"held {name}"
 
 
 @app.get("/stream/<name>")
-def stream(name):
+def stream(name: str):
     def pieces():
         yield "first "
         gates[name].wait()
@@ -65,12 +66,12 @@ def echo():
 
 
 @app.get("/boom")
-def boom():
+def boom() -> NoReturn:
     raise RuntimeError("boom")
 
 
 @app.get("/spin")
-def spin():
+def spin() -> str:
     """Compute, and let nothing else of this thread run, until a file is there."""
     while not os.path.exists(request.args["until"]):
         pass
@@ -78,7 +79,7 @@ def spin():
 
 
 @app.get("/stop")
-def stop_from_view():
+def stop_from_view() -> str:
     control.stop()
     return "stopping"
 
@@ -133,12 +134,12 @@ def wait_for(name: str) -> str:
 
 
 @control.on_reload
-def reread():
+def reread() -> None:
     say("on_reload")
 
 
 @control.on_stop
-def on_stop():
+def on_stop() -> None:
     say("on_stop")
 
 

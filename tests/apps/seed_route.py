@@ -10,7 +10,7 @@ Control(app)
 
 
 @app.route("/shutdown", methods=["POST"])
-def shutdown():
+def shutdown() -> str:
     func = request.environ.get("werkzeug.server.shutdown")
     if func is None:
         raise RuntimeError("Not running with the Werkzeug Server")

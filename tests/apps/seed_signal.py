@@ -10,7 +10,7 @@ app = Flask(__name__)
 Control(app)
 
 
-def shutdown_server(signum, frame):
+def shutdown_server(signum: int, frame) -> None:
     print("Shutting down server...")
     func = request.environ.get("werkzeug.server.shutdown")  # noqa: F821
     if func is not None:
@@ -18,7 +18,7 @@ def shutdown_server(signum, frame):
 
 
 @app.route("/")
-def index():
+def index() -> str:
     return "Hello, World!"
 
 

@@ -41,7 +41,7 @@ def key_of(message):
 class Client:
     """A connection, what it has still to send, and the answers that it is owed."""
 
-    def __init__(self, talk):
+    def __init__(self, talk) -> None:
         self.talk = talk
         self.queue = collections.deque()
         self.owed = collections.Counter()
@@ -56,12 +56,12 @@ class Client:
         self.last_id += 1
         return self.last_id
 
-    def add(self, message, *keys):
+    def add(self, message, *keys) -> None:
         """Queue a message that is owed these answers."""
         if not self.over:
             self.queue.append((message if self.over_frames else message + b"\n", keys))
 
-    def push(self, size):
+    def push(self, size) -> None:
         """Send so many bytes, or messages where these can't be torn."""
         while self.queue and size > 0:
             data, keys = self.queue.popleft()
@@ -76,24 +76,24 @@ class Client:
             else:
                 self.owed.update(keys)
 
-    def push_all(self):
+    def push_all(self) -> None:
         self.push(sum(len(data) + 1 for data, _ in self.queue))
 
-    def take(self, message):
+    def take(self, message) -> None:
         """Check that a message is owed, once."""
         key = key_of(message)
         if key is not None:
             assert self.owed[key] > 0, f"nobody asked for {message}"
             self.owed[key] -= 1
 
-    def receive(self, count):
+    def receive(self, count: int) -> None:
         """So many of the answers that are owed."""
         while count > 0 and self.owed.total():
             before = self.owed.total()
             self.take(self.talk.receive())
             count -= before - self.owed.total()
 
-    def finish(self):
+    def finish(self) -> None:
         """Everything that is owed has come, and nothing else."""
         self.push_all()
         if self.over_frames:
@@ -106,7 +106,7 @@ class Client:
             self._read_to_the_end()
         assert not +self.owed, f"never answered: {+self.owed}"
 
-    def _read_to_the_end(self):
+    def _read_to_the_end(self) -> None:
         data = self.talk._received
         while piece := self.talk.sock.recv(65536):
             data += piece
@@ -134,7 +134,7 @@ class Fuzz(RuleBasedStateMachine):
 
     make = staticmethod(ipc_wire)
 
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__()
         self.before = (threading.active_count(), len(os.listdir("/proc/self/fd")))
         self.directory = tempfile.TemporaryDirectory(prefix="ctl-")
@@ -146,67 +146,67 @@ class Fuzz(RuleBasedStateMachine):
         return self.clients[index % len(self.clients)]
 
     @initialize()
-    def first(self):
+    def first(self) -> None:
         self.connect()
 
     @precondition(lambda self: len(self.clients) < MAX_CLIENTS)
     @rule()
-    def connect(self):
+    def connect(self) -> None:
         self.clients.append(Client(self.peer.wire.talk()))
 
     @rule(index=st.integers(0), text=texts)
-    def ask(self, index, text):
+    def ask(self, index, text: str) -> None:
         client = self.pick(index)
         id = client.next_id()
         client.add(request("echo", id, text=text), ("id", id))
 
     @rule(index=st.integers(0), count=st.integers(0, 3))
-    def ask_for_progress(self, index, count):
+    def ask_for_progress(self, index, count: int) -> None:
         client = self.pick(index)
         id = client.next_id()
         client.add(request("steps", id, count=count, _progress=True), ("id", id))
 
     @rule(index=st.integers(0))
-    def ask_for_much(self, index):
+    def ask_for_much(self, index) -> None:
         client = self.pick(index)
         id = client.next_id()
         client.add(request("big", id, size=100_000), ("id", id))
 
     @rule(index=st.integers(0), method=st.sampled_from(["nope", "echo", "big", "", "ping "]))
-    def ask_what_is_refused(self, index, method):
+    def ask_what_is_refused(self, index, method: str) -> None:
         client = self.pick(index)
         id = client.next_id()
         client.add(request(method, id, wrong=1), ("id", id))
 
     @rule(index=st.integers(0), text=texts)
-    def notify(self, index, text):
+    def notify(self, index, text: str) -> None:
         message = json.loads(request("echo", text=text))
         del message["id"]
         self.pick(index).add(json.dumps(message).encode())
 
     @rule(index=st.integers(0), text=texts, count=st.integers(1, 5))
-    def ask_a_batch(self, index, text, count):
+    def ask_a_batch(self, index, text: str, count: int) -> None:
         client = self.pick(index)
         ids = [client.next_id() for _ in range(count)]
         messages = [request("ping" if id % 2 else "echo", id, **({} if id % 2 else {"text": text})) for id in ids]
         client.add(b"[" + b",".join(messages) + b"]", tuple(("id", id) for id in ids))
 
     @rule(index=st.integers(0), message=garbage)
-    def send_garbage(self, index, message):
+    def send_garbage(self, index, message) -> None:
         self.pick(index).add(message, ERROR)
 
     @rule(index=st.integers(0), message=invalid)
-    def send_what_is_no_request(self, index, message):
+    def send_what_is_no_request(self, index, message) -> None:
         self.pick(index).add(message, (ERROR,) if message == b"[1]" else ERROR)
 
     @rule(index=st.integers(0), blank=st.sampled_from([b"", b" ", b"\r", b"\t "]))
-    def send_nothing(self, index, blank):
+    def send_nothing(self, index, blank) -> None:
         client = self.pick(index)
         if not client.over_frames:
             client.add(blank.strip(b" \t"))
 
     @rule(index=st.integers(0))
-    def send_two_frames(self, index):
+    def send_two_frames(self, index) -> None:
         client = self.pick(index)
         if client.over_frames:
             client.push_all()
@@ -214,7 +214,7 @@ class Fuzz(RuleBasedStateMachine):
             client.owed[ERROR] += 1
 
     @rule(index=st.integers(0))
-    def send_plain_text(self, index):
+    def send_plain_text(self, index) -> None:
         """One command, and the end: what comes behind it is not looked at."""
         client = self.pick(index)
         if not client.over_frames:
@@ -223,17 +223,17 @@ class Fuzz(RuleBasedStateMachine):
             client.over = True
 
     @rule(index=st.integers(0), size=sizes)
-    def push(self, index, size):
+    def push(self, index, size) -> None:
         self.pick(index).push(size)
 
     @rule(index=st.integers(0), count=st.integers(1, 3))
-    def read(self, index, count):
+    def read(self, index, count: int) -> None:
         client = self.pick(index)
         if not client.over:
             client.receive(count)
 
     @rule(index=st.integers(0), whole=st.booleans())
-    def half_close(self, index, whole):
+    def half_close(self, index, whole) -> None:
         """The last line needs no end."""
         client = self.pick(index)
         if not client.over_frames:
@@ -247,16 +247,16 @@ class Fuzz(RuleBasedStateMachine):
 
     @precondition(lambda self: len(self.clients) > 1)
     @rule(index=st.integers(0))
-    def vanish(self, index):
+    def vanish(self, index) -> None:
         client = self.pick(index)
         self.clients.remove(client)
         client.talk.close()
 
     @rule()
-    def somebody_new_is_answered(self):
+    def somebody_new_is_answered(self) -> None:
         assert self.peer.answers()
 
-    def teardown(self):
+    def teardown(self) -> None:
         try:
             for client in self.clients:
                 client.finish()
@@ -272,7 +272,7 @@ class Fuzz(RuleBasedStateMachine):
 
 
 @pytest.mark.parametrize("wire", WIRES)
-def test_every_request_gets_its_answer_and_nothing_is_left(wire):
+def test_every_request_gets_its_answer_and_nothing_is_left(wire: str) -> None:
     machine = type("Fuzz", (Fuzz,), {"make": staticmethod(WIRES[wire])})
     run_state_machine_as_test(
         machine,
