@@ -387,21 +387,24 @@ class FakeWorker(FakeProcess):
     def do_figures(self, id: int) -> Any:
         return messages.as_json(self._figures())
 
-    def do_hold_back(self, id: int, yes: bool) -> Any:
-        self.held = yes
+    def do_drain(self, id: int) -> Any:
+        self.held = True
         return self.world.can_hold_back
 
-    def do_calm(self, id: int, yes: bool) -> Any:
+    def do_pause(self, id: int) -> Any:
+        return None
+
+    def do_resume(self, id: int) -> Any:
         return None
 
     def do_close_silent(self, id: int) -> Any:
         return None
 
-    def do_allow(self, id: int, seconds: float) -> Any:
+    def do_extend_grace(self, id: int, seconds: float) -> Any:
         return None
 
-    def do_memory(self, id: None, **memory: Any) -> Any:
-        self.world.memory = self.memory = memory
+    def do_save_state(self, id: None, **state: Any) -> Any:
+        self.world.memory = self.memory = state
         return NotImplemented
 
     def do_audit(self, id: int, level: int, fields: dict[str, Any]) -> Any:
@@ -411,8 +414,8 @@ class FakeWorker(FakeProcess):
     def do_preflight(self, id: int) -> Any:
         return {"command": ["x"], "directory": "/", "environment": {}}
 
-    def do_stop_hooks(self, id: int) -> Any:
-        self._send(messages.request("taken", {"id": id}))
+    def do_run_stop_hooks(self, id: int) -> Any:
+        self._send(messages.request("received", {"id": id}))
         if self.hook_kills:
             self.die()
             return NotImplemented
@@ -422,14 +425,14 @@ class FakeWorker(FakeProcess):
         self.hooks_ran += 1
         return None
 
-    def do_reload_hooks(self, id: int) -> Any:
+    def do_run_reload_hooks(self, id: int) -> Any:
         return None
 
     def do_call(self, id: int, **call: Any) -> Any:
-        self._send(messages.request("taken", {"id": id}))
+        self._send(messages.request("received", {"id": id}))
         return f"by {self.pid}"
 
-    def do_leave(self, id: int, wait: bool = False) -> Any:
+    def do_exit(self, id: int, wait: bool = False) -> Any:
         if self.ending:
             return None
         self.ending = self.exit_functions_ran = True
@@ -469,7 +472,7 @@ class FakeWorker(FakeProcess):
         return Hello(
             process._package_version(), self.pid, world.master.pid, Loaded(self.pid, self.loaded_at), world.wanted,
             "/srv", {"name": "fake", "version": "1", "listeners": []}, SIGNALS, world.drains_by_itself, None,
-            [record], self._figures(), memory=self.memory, last_words=world.runs_exit_handlers,
+            [record], self._figures(), saved_state=self.memory, runs_exit_handlers=world.runs_exit_handlers,
         )  # fmt: skip
 
     def _send(self, line: bytes) -> None:
@@ -614,9 +617,9 @@ class FakeStateFile:
     def read(self) -> messages.SavedState | None:
         return None if self._text is None else messages.SavedState.from_json(json.loads(self._text))
 
-    def write(self, memory: messages.SavedState) -> None:
+    def write(self, state: messages.SavedState) -> None:
         if not self.broken:
-            self._text = json.dumps(messages.as_json(memory))
+            self._text = json.dumps(messages.as_json(state))
 
 
 class Asked:

@@ -114,21 +114,21 @@ def _talk(sock: socket.socket, hello: Hello, memory: list[Any]) -> None:
         if "error" in message:
             # As a worker does that is refused: it tries again.
             return
-        if message.get("method") == "memory":
+        if message.get("method") == "save_state":
             # For the next hub.
             memory[0] = message["params"]
         if "id" not in message or "method" not in message:
             continue
-        if message["method"] == "leave":
+        if message["method"] == "exit":
             os._exit(0)
-        if message["method"] in ("call", "stop_hooks"):
-            sock.sendall(messages.request("taken", {"id": message["id"]}))
+        if message["method"] in ("call", "run_stop_hooks"):
+            sock.sendall(messages.request("received", {"id": message["id"]}))
         sock.sendall(messages.answer(message["id"], ANSWERS.get(message["method"])))
 
 
 ANSWERS = {
     "figures": messages.as_json(Figures()),
-    "hold_back": True,
+    "drain": True,
     "preflight": {"command": ["true"], "directory": "/", "environment": dict(os.environ)},
     "call": "hello",
 }
@@ -144,7 +144,7 @@ def _hello(app_socket: str, master: int, loaded: Loaded, memory: Any) -> Hello:
     return Hello(
         PACKAGE, os.getpid(), master, loaded, WORKERS, "/", {"name": "small", "version": "1", "listeners": []},
         {name: int(signum) for name, signum in SIGNALS.items()}, True, None, [record], Figures({app_socket: Tally()}),
-        memory=memory,
+        saved_state=memory,
     )  # fmt: skip
 
 

@@ -340,7 +340,7 @@ def test_an_address_that_cannot_be_used_is_told_to_the_worker_and_tried_again(
         listener.close()
         other.release()
     until(lambda: os.path.exists(socket_path), "the address is taken when it is free")
-    assert worker.until("be_at")["params"] == {"endpoints": [socket_path]}
+    assert worker.until("listening")["params"] == {"endpoints": [socket_path]}
 
 
 def test_a_new_version_takes_the_place_of_an_old_hub_which_leaves_what_it_knew(
@@ -362,8 +362,8 @@ def test_a_new_version_takes_the_place_of_an_old_hub_which_leaves_what_it_knew(
     with raw(path) as sock:
         again = TestWorker(sock)
         history = {"generation": 7, "reloaded_at": None, "last_reload": None}
-        memory = {"number": 3, "totals": {socket_path: [100, 5]}, "history": history}
-        again.say(hello(socket_path, master.pid, memory=memory))
+        state = {"number": 3, "totals": {socket_path: [100, 5]}, "history": history}
+        again.say(hello(socket_path, master.pid, saved_state=state))
         with ControlClient(socket_path) as client:
             status = client.status()
             assert (status["generation"], status["requests"]["total"], status["requests"]["errors"]) == (7, 100, 5)
@@ -409,7 +409,7 @@ def test_a_request_that_is_not_taken_in_or_not_answered_is_given_up() -> None:
     with pytest.raises(CommandError, match="does not answer"):
         future.result()
     taken = worker.ask(2, "call", {}, math.inf)
-    worker.take_in(2)
+    worker.received(2)
     worker.expire(time.monotonic() + 1000)
     assert not taken.done()
     worker.close()
@@ -430,7 +430,7 @@ def test_what_is_no_hello_is_a_protocol_error(value: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    "memory",
+    "state",
     [
         {},
         {"number": "1", "totals": {}, "history": {"generation": 1}},
@@ -441,14 +441,14 @@ def test_what_is_no_hello_is_a_protocol_error(value: Any) -> None:
         {"number": 1, "totals": {}, "history": {"generation": None}},
     ],
 )
-def test_what_is_no_memory_is_a_protocol_error(memory: dict[str, Any]) -> None:
+def test_what_is_no_saved_state_is_a_protocol_error(state: dict[str, Any]) -> None:
     with pytest.raises(RemoteProtocolError):
-        Hello.from_json({**messages.as_json(hello("x")), "memory": memory})
+        Hello.from_json({**messages.as_json(hello("x")), "saved_state": state})
 
 
-def test_of_a_memory_only_what_is_known_is_taken() -> None:
-    memory = {"number": 1, "totals": {}, "history": {"generation": 2, "began": 0.0, "_note": None}, "later": 1}
-    remembered = Hello.from_json({**messages.as_json(hello("x")), "memory": memory}).memory
+def test_fields_of_a_saved_state_that_are_unknown_are_ignored() -> None:
+    state = {"number": 1, "totals": {}, "history": {"generation": 2, "began": 0.0, "_note": None}, "later": 1}
+    remembered = Hello.from_json({**messages.as_json(hello("x")), "saved_state": state}).saved_state
     assert remembered == SavedState(1, {}, SavedHistory(2))
 
 
@@ -467,7 +467,7 @@ print(os.listdir("/proc/self/fd"))
 
 
 def test_a_hello_survives_the_wire_with_what_a_later_version_adds() -> None:
-    greeting = hello("x", memory=SavedState(1, {"x": [1, 2]}, SavedHistory(3)))
+    greeting = hello("x", saved_state=SavedState(1, {"x": [1, 2]}, SavedHistory(3)))
     value = json.loads(json.dumps({**messages.as_json(greeting), "later": 1}))
     assert Hello.from_json(value) == greeting
 

@@ -119,10 +119,10 @@ def worker():
         ({"method": "nothing"}, NO_METHOD),
         ({"method": []}, NO_METHOD),
         ({"method": None}, NO_METHOD),
-        ({"method": "taken"}, INVALID_PARAMS),
-        ({"method": "taken", "params": []}, INVALID_PARAMS),
-        ({"method": "taken", "params": {"id": []}}, INVALID_PARAMS),
-        ({"method": "taken", "params": {"id": "1"}}, INVALID_PARAMS),
+        ({"method": "received"}, INVALID_PARAMS),
+        ({"method": "received", "params": []}, INVALID_PARAMS),
+        ({"method": "received", "params": {"id": []}}, INVALID_PARAMS),
+        ({"method": "received", "params": {"id": "1"}}, INVALID_PARAMS),
         ({"method": "stop"}, INVALID_PARAMS),
         ({"method": "stop", "params": {"mode": "fast"}}, INVALID_PARAMS),
         ({"method": "stop", "params": {"mode": "gently", "grace": 1}}, INVALID_PARAMS),
@@ -157,7 +157,7 @@ def test_what_has_not_the_right_form_is_answered_with_an_error(worker, message: 
     "message",
     [
         {"method": "report", "params": {"figures": {"commands": 1, "later": "field"}, "later": 1}},
-        {"method": "taken", "params": {"id": 99}},
+        {"method": "received", "params": {"id": 99}},
         {"method": "stop", "params": {"mode": "fast", "grace": 0}},
         {"id": 99, "result": None},
         {"id": 99, "error": {"code": -32000, "message": "x"}},
@@ -184,7 +184,7 @@ messages_of_any_kind = st.fixed_dictionaries(
     {},
     optional={
         "id": json_values,
-        "method": st.sampled_from(["hello", "report", "taken", "stop", "nothing"]) | json_values,
+        "method": st.sampled_from(["hello", "report", "received", "stop", "nothing"]) | json_values,
         "params": json_values
         | st.fixed_dictionaries({}, optional=dict.fromkeys(("id", "mode", "grace", "figures", "final"), json_values))
         | st.builds(

@@ -134,16 +134,16 @@ def test_nobody_died_where_all_ended_in_order(seed: int) -> None:
         assert "died" not in stop.result
 
 
-@pytest.mark.parametrize("tells", [True, False])
-def test_of_workers_without_last_words_nobody_can_tell(seed: int, tells: bool) -> None:
-    with world(seed, runs_exit_handlers=tells) as w:
+@pytest.mark.parametrize("runs", [True, False])
+def test_workers_that_run_no_exit_handlers_are_not_counted_as_died(seed: int, runs: bool) -> None:
+    with world(seed, runs_exit_handlers=runs) as w:
         worker = busy(w)
         stop = w.ask("stop")
         w.run(lambda: "drain" in stop.phases)
         w.living()[1].die()
         worker.finish()
         w.run()
-        assert stop.result.get("died") == (1 if tells else None)
+        assert stop.result.get("died") == (1 if runs else None)
 
 
 def test_a_worker_that_was_forked_as_the_server_ended_does_not_hold_it_up(seed: int) -> None:

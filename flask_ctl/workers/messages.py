@@ -1,8 +1,28 @@
 """What workers and their hub tell each other: JSON-RPC both ways over a private Unix socket. No I/O here.
 
-A worker's first request is `hello`; the answer is a Welcome. From then on it sends `report` when its figures change,
-and the hub sends requests. Workers and hub may be of different versions of the package for the time of a reload: fields
-may be added, never changed, unknown ones are ignored, and `hello` means the same for ever.
+A worker begins each connection with the request `hello`; the answer is a Welcome. Then it notifies the hub:
+
+- ``report``: its figures have changed. With ``final`` they are the last, and it ends in order.
+- ``received``: it has a request of the hub that runs the app's own code, which may take any time.
+- ``stop``: the app asks for a stop of the server.
+
+The hub sends requests:
+
+- ``figures``: the answer is the worker's Figures of this moment.
+- ``drain``: accept no new connections; the answer is whether the server can do that.
+- ``close_silent``: close the connections that have not sent a byte.
+- ``pause``, ``resume``: accept no connections while the master is signalled to replace the workers.
+- ``preflight``: the answer is the command that loads the new code and ends.
+- ``extend_grace``: the least number of seconds for requests in flight at the worker's end.
+- ``call``, ``run_stop_hooks``, ``run_reload_hooks``: run a command or the hooks of the app.
+- ``audit``: write a record to the app's audit log.
+- ``exit``: run the exit handlers and end, although requests are in flight.
+
+And it notifies them: ``listening`` has its addresses, at which the workers show that they live; ``save_state`` has a
+SavedState, which they keep for the next hub.
+
+Workers and hub may be of different versions of the package for the time of a reload: fields may be added, never
+changed, unknown ones are ignored, and `hello` means the same for ever.
 """
 
 from __future__ import annotations
@@ -164,12 +184,12 @@ class SavedState:
     @classmethod
     def from_json(cls, value: Any) -> SavedState:
         """Raises RemoteProtocolError for anything else."""
-        memory = known(cls, value)
-        numbers = [memory.number, *(number for pair in _pairs(memory.totals) for number in pair)]
-        memory = replace(memory, history=SavedHistory.from_json(memory.history))
-        if not all(isinstance(number, int) for number in [*numbers, memory.history.generation]):
+        state = known(cls, value)
+        numbers = [state.number, *(number for pair in _pairs(state.totals) for number in pair)]
+        state = replace(state, history=SavedHistory.from_json(state.history))
+        if not all(isinstance(number, int) for number in [*numbers, state.history.generation]):
             raise RemoteProtocolError("no SavedState: a number is missing")
-        return memory
+        return state
 
 
 def _pairs(totals: Any) -> list[list[Any]]:
@@ -185,8 +205,7 @@ class Hello:
 
     `signals` are the master's, by what they ask of it: stop, fast, reload. `obstacle` says why a reload can't be done.
     A worker that has to know first whether it may serve is not `ready`, and says hello again when it serves.
-    `directory` is that of its code. A worker with `last_words` runs its exit handlers, and has died if it ends without
-    a final report.
+    `directory` is that of its code. A worker that `runs_exit_handlers` has died if it ends without a final report.
     """
 
     package: str
@@ -201,10 +220,10 @@ class Hello:
     obstacle: str | None
     apps: list[AppRecord]
     figures: Figures
-    memory: SavedState | None = None
+    saved_state: SavedState | None = None
     ready: bool = True
     directory: StartDirectory | None = None
-    last_words: bool = False
+    runs_exit_handlers: bool = False
     protocol: int = VERSION
 
     @classmethod
@@ -217,7 +236,7 @@ class Hello:
             "loaded": known(Loaded, made.loaded),
             "apps": [AppRecord.from_json(app) for app in made.apps],
             "figures": Figures.from_json(made.figures),
-            "memory": None if made.memory is None else SavedState.from_json(made.memory),
+            "saved_state": None if made.saved_state is None else SavedState.from_json(made.saved_state),
             "directory": None if made.directory is None else known(StartDirectory, made.directory),
         }
         return cls(**{**{f.name: getattr(made, f.name) for f in fields(cls)}, **changes})
@@ -232,7 +251,7 @@ class Welcome:
 
     endpoints: list[str]
     problems: list[str]
-    holding: bool
+    draining: bool
     first: bool
     protocol: int = VERSION
 

@@ -110,8 +110,8 @@ class WorkerEndpoint:
             worker.final = bool(params.get("final"))
             worker.hear(figures)
             self._on_report()
-        elif method == "taken":
-            worker.take_in(_parameter(params, "id", int))
+        elif method == "received":
+            worker.received(_parameter(params, "id", int))
         elif method == "stop":
             mode, grace = _parameter(params, "mode", str), _parameter(params, "grace", float)
             if mode not in get_args(Mode) or not 0 <= grace < math.inf:

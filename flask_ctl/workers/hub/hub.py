@@ -124,7 +124,7 @@ class Hub(Controller[HubReload]):
     # What the endpoint of the workers calls
 
     def _generation_of(self, hello: Hello) -> int:
-        self._restore(hello.memory)
+        self._restore(hello.saved_state)
         begun, reload = self._history.begun, self._reload
         if begun is not None:
             is_new = hello.loaded.at > begun.since
@@ -135,7 +135,7 @@ class Hub(Controller[HubReload]):
     def _welcome(self, worker: Worker) -> Welcome:
         hello = worker.hello
         first = not self._apps
-        self._restore(hello.memory)
+        self._restore(hello.saved_state)
         for record in hello.apps:
             self._note_app(record, hello)
         self._open_sockets(worker)
@@ -153,7 +153,7 @@ class Hub(Controller[HubReload]):
         return Welcome(
             endpoints=self.endpoints,
             problems=[problem for app in self._apps.values() for problem in app.problems.values()],
-            holding=self._requests.holding,
+            draining=self._requests.draining,
             first=first,
         )
 
@@ -177,9 +177,9 @@ class Hub(Controller[HubReload]):
         past = self._history.export_past(self._history.begun if self._reload is None else self._reload.export_state())
         left = SavedState(self._saved_number, self._requests.workers.export_totals(), past)
         self._state_file.write(left)
-        memory = as_json(left)
+        state = as_json(left)
         for worker in self._requests.workers:
-            worker.tell("memory", memory)
+            worker.tell("save_state", state)
 
     # What the built-in commands ask
 
@@ -227,7 +227,7 @@ class Hub(Controller[HubReload]):
             # A worker of an older version does not tell their number.
             return sum(count for _, count in outcomes if isinstance(count, int))
 
-        return then(self._requests.ask(list(self._requests.workers), "reload_hooks", {}, math.inf), count)
+        return then(self._requests.ask(list(self._requests.workers), "run_reload_hooks", {}, math.inf), count)
 
     # Helpers
 
@@ -254,15 +254,15 @@ class Hub(Controller[HubReload]):
         if self._control.endpoints != before:
             # Workers hold a lock beside each socket: it shows clients that they are alive.
             for worker in (worker for worker in self._requests.workers if worker is not asking):
-                worker.tell("be_at", {"endpoints": self.endpoints})
+                worker.tell("listening", {"endpoints": self.endpoints})
 
-    def _restore(self, memory: SavedState | None) -> None:
-        if memory is not None and memory.number > self._saved_number:
-            self._saved_number = memory.number
-            self._requests.workers.restore_totals(memory.totals)
-            self._history.restore_past(memory.history)
+    def _restore(self, state: SavedState | None) -> None:
+        if state is not None and state.number > self._saved_number:
+            self._saved_number = state.number
+            self._requests.workers.restore_totals(state.totals)
+            self._history.restore_past(state.history)
             if self._reload is None:
-                self._history.begun = memory.history.begun
+                self._history.begun = state.history.begun
 
     def _describe(self, app: AppRecord) -> dict[str, Any]:
         workers = self._requests.workers

@@ -17,13 +17,13 @@ from .table import Worker
 ANSWER_TIMEOUT = 2.0
 """Seconds for the workers to do what takes no time."""
 
-CALM_TIMEOUT = 0.5
+PAUSE_TIMEOUT = 0.5
 """Seconds for idle workers to accept the connections that wait. Busy workers accept none."""
 
 SIGNAL_TIMEOUT, SIGNAL_INTERVAL = 0.2, 0.005
 """Seconds for an idle worker to end of the master's signal, and between two looks; busy ones take their time."""
 
-CUT_LINGER = 1.0
+EXIT_TIMEOUT = 1.0
 """Seconds for a worker whose requests are cut to run its exit handlers."""
 
 logger = logging.getLogger("flask_ctl")
@@ -60,8 +60,8 @@ class MasterServer:
 
     def drain(self) -> None:
         self._draining = True
-        self._requests.holding = True
-        answers = self._requests.ask_all("hold_back", {"yes": True}, ANSWER_TIMEOUT)
+        self._requests.draining = True
+        answers = self._requests.ask_all("drain", {}, ANSWER_TIMEOUT)
         held = all(held is True for _, held in answers)
         if not held and self._requests.drains_by_itself():
             # Its listeners are shared with others, or are no TCP sockets: only the master can let go of them.
@@ -95,7 +95,7 @@ class MasterServer:
         self._requests.call_soon(self.look_again)
 
     def cut(self) -> int:
-        return self._requests.on_control(self._condemn)
+        return self._requests.on_control(self._choose_to_cut)
 
     def leave_behind(self, pids: set[int]) -> None:
         """These workers would never end by themselves: `end` ends them."""
@@ -105,14 +105,14 @@ class MasterServer:
         """Have the master end, and with it what is to be cut."""
         if self._left or (self._cutting and not self._requests.drains_by_itself()):
             # They would not come to their exit handlers, or the master's signal would end them without.
-            self._requests.ask_all("leave", {"wait": True}, CUT_LINGER)
+            self._requests.ask_all("exit", {"wait": True}, EXIT_TIMEOUT)
         self._signal("stop")
         self._cutting = (self._cutting or set()) | self._left
         if self.has_ended():
             # The master can no longer signal them.
             self._cutting = {worker.pid for worker in self._requests.workers}
         if self._cutting:
-            self._requests.ask_all("leave", {}, CUT_LINGER)
+            self._requests.ask_all("exit", {}, EXIT_TIMEOUT)
             self._requests.call_soon(self._kill, self._cutting)
 
     def end_at_once(self) -> None:
@@ -145,9 +145,9 @@ class MasterServer:
     @contextlib.contextmanager
     def _quiesced(self) -> Iterator[None]:
         """No connection is being accepted meanwhile: it would be closed with its worker, which counts as idle."""
-        self._requests.ask_all("calm", {"yes": True}, ANSWER_TIMEOUT)
+        self._requests.ask_all("pause", {}, ANSWER_TIMEOUT)
         try:
-            limit = time.monotonic() + CALM_TIMEOUT
+            limit = time.monotonic() + PAUSE_TIMEOUT
             self._requests.refresh_now()
             while self._requests.workers.waiting and time.monotonic() < limit:
                 self._requests.refresh_now()
@@ -157,15 +157,15 @@ class MasterServer:
             while len(self._requests.workers) == count and time.monotonic() < limit:
                 time.sleep(SIGNAL_INTERVAL)
         finally:
-            self._requests.ask_all("calm", {"yes": False}, ANSWER_TIMEOUT)
+            self._requests.ask_all("resume", {}, ANSWER_TIMEOUT)
 
-    def _condemn(self) -> int:
+    def _choose_to_cut(self) -> int:
         busy = {worker.pid for worker in self._requests.workers if worker.figures.in_flight}
         # The requests of a worker that does not answer are unknown: it counts as one that was cut.
         unheard = {worker.pid for worker in self._requests.workers} & self._unheard - busy
         self._cutting = busy | unheard
         for worker in self._requests.workers:
-            worker.condemned = worker.pid in self._cutting
+            worker.counted_as_cut = worker.pid in self._cutting
         return self.in_flight() + len(unheard)
 
     def _confirm(self, refreshed: Future[set[int]]) -> None:

@@ -132,7 +132,7 @@ class HubReload(ReloadOperation):
             self._run_preflight()
         self._deadline = time.monotonic() + min(self._request.grace, MAX_SECONDS)
         # Their own patience must not be shorter than what was asked for.
-        self._requests.ask_all("allow", {"seconds": self._request.grace}, ANSWER_TIMEOUT)
+        self._requests.ask_all("extend_grace", {"seconds": self._request.grace}, ANSWER_TIMEOUT)
         with self._changed:
             self._check()
             self.turnover.begin()
@@ -222,7 +222,7 @@ class HubReload(ReloadOperation):
         def kill() -> None:
             for worker in filter(self._lives, workers):
                 self.turnover.cut += worker.figures.in_flight
-                worker.condemned = True
+                worker.counted_as_cut = True
                 worker.handle.kill()
 
         self._requests.on_control(kill)

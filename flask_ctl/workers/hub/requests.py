@@ -31,7 +31,7 @@ class WorkerRequests:
 
     def __init__(self, call_soon: Callable[..., Any], wake: Callable[[], Any], on_news: Callable[[], Any]) -> None:
         self.workers = Workers()
-        self.holding = False
+        self.draining = False
         """Whether the workers accept no new connections."""
         self.call_soon = call_soon
         self._wake = wake

@@ -34,9 +34,9 @@ class StateFile:
             logger.debug("the state of a previous hub can't be read: %s", error)
             return None
 
-    def write(self, memory: SavedState) -> None:
+    def write(self, state: SavedState) -> None:
         """Replace what is there. Where that can't be done, as on a full disk, what the workers keep has to do."""
-        line = json.dumps(as_json(memory)).encode() + b"\n"
+        line = json.dumps(as_json(state)).encode() + b"\n"
         try:
             # What a longer text has left behind the line does not count.
             if os.pwrite(self._descriptor, line, 0) != len(line):

@@ -26,7 +26,7 @@ class WorkersWork:
 
     def run_stop_hooks(self) -> None:
         """Each worker's, until the last has come to an end."""
-        self._requests.ask_all("stop_hooks", {}, MAX_WAIT, self._note)
+        self._requests.ask_all("run_stop_hooks", {}, MAX_WAIT, self._note)
 
     def hanging(self) -> set[int]:
         """The workers whose hooks have not come to an end."""

@@ -18,7 +18,7 @@ from ..messages import Figures, Hello, Tally
 MAX_WORKERS = 1024
 """More are refused: each costs two descriptors and a line in `status`."""
 
-TAKEN_TIMEOUT = 5.0
+RECEIPT_TIMEOUT = 5.0
 """Seconds for a worker to confirm that it has received a request; a thread of its own does so."""
 
 Send = Callable[[bytes], Any]
@@ -27,19 +27,19 @@ Send = Callable[[bytes], Any]
 class Call:
     """A request to a worker, until it has been answered."""
 
-    def __init__(self, deadline: float, until_taken: float) -> None:
+    def __init__(self, deadline: float, until_received: float) -> None:
         self.future: Future[Any] = new_future()
         self._deadline = deadline
-        self._until_taken = until_taken
+        self._until_received = until_received
 
     @property
     def deadline(self) -> float:
         """The time at which it fails."""
-        return min(self._deadline, self._until_taken)
+        return min(self._deadline, self._until_received)
 
-    def taken(self) -> None:
-        """The worker has it; what it takes from now on is the app's own time."""
-        self._until_taken = self._deadline
+    def received(self) -> None:
+        """The worker has received it; from now on the app takes its time."""
+        self._until_received = self._deadline
 
 
 class Worker:
@@ -53,7 +53,7 @@ class Worker:
         self.generation = generation
         self.final = False
         """Whether it has sent its final report: it ends in order."""
-        self.condemned = False
+        self.counted_as_cut = False
         """Whether what it has in flight has been counted as cut already."""
         self._send = send
         self._calls: dict[int, Call] = {}
@@ -77,8 +77,8 @@ class Worker:
         self._send(messages.request(method, params))
 
     def ask(self, id: int, method: str, params: dict[str, Any], deadline: float) -> Future[Any]:
-        """Send a request; the Future gets its result, or CommandError: TimedOut at `deadline`, or not taken in time."""
-        call = Call(deadline, min(deadline, time.monotonic() + TAKEN_TIMEOUT))
+        """Send a request; the Future gets its result or CommandError, TimedOut at `deadline` or without a receipt."""
+        call = Call(deadline, min(deadline, time.monotonic() + RECEIPT_TIMEOUT))
         line = messages.request(method, params, id)
         if len(line) > MAX_FRAME:
             call.future.set_exception(
@@ -89,10 +89,10 @@ class Worker:
         self._send(line)
         return call.future
 
-    def take_in(self, id: int) -> None:
-        """It has a request."""
+    def received(self, id: int) -> None:
+        """It has received a request."""
         if id in self._calls:
-            self._calls[id].taken()
+            self._calls[id].received()
 
     def settle(self, id: Any, value: dict[str, Any]) -> None:
         """It has answered a request; an answer after the deadline is ignored."""
@@ -172,9 +172,9 @@ class Workers:
         if self._workers.pop(worker.pid, None) is None:
             return 0
         figures = worker.figures
-        lost = figures.aborted + (0 if worker.condemned else figures.in_flight)
+        lost = figures.aborted + (0 if worker.counted_as_cut else figures.in_flight)
         self._lost += lost
-        self.died += worker.hello.last_words and not (worker.final or worker.condemned)
+        self.died += worker.hello.runs_exit_handlers and not (worker.final or worker.counted_as_cut)
         for key, tally in figures.apps.items():
             past = self._past.get(key, Tally())
             self._past[key] = Tally(0, None, past.total + tally.total, past.errors + tally.errors)
