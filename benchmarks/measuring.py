@@ -1,43 +1,61 @@
-"""Samples taken by turns, their medians, and the table."""
+"""Samples taken by turns, the medians of their ratios, and the tables of the page."""
 
 from __future__ import annotations
 
 import statistics
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import astuple, dataclass
+from dataclasses import dataclass
 
-Samples = Callable[[], Sequence[float]]
-"""Takes some samples, in seconds."""
+Take = Callable[[], float]
+"""Takes one sample: seconds, or another quantity of which less is better."""
 
-
-def medians(rounds: int, *measured: Samples) -> list[float]:
-    """The median of each, all taken by turns (A B A B …): what else the machine does then meets them alike."""
-    samples: list[list[float]] = [[] for _ in measured]
-    for _ in range(rounds):
-        for taken, take in zip(samples, measured):
-            taken += take()
-    return [statistics.median(taken) for taken in samples]
+MIN_ROUNDS = 7
 
 
-def each(calls: int, function: Callable[[], object]) -> Samples:
-    """Every call's own time."""
+@dataclass(frozen=True)
+class Comparison:
+    """The medians of `ours` and `theirs` over some rounds, and of the ratios of each round.
 
-    def take() -> list[float]:
-        return [elapsed(function) for _ in range(calls)]
+    `same` is the A/A run: the ratio of two samples of the same thing, taken in the same rounds. How far it is from 1
+    tells how little a difference in `ratio` means.
+    """
 
-    return take
+    ours: float
+    theirs: float
+    ratio: float
+    same: float
+
+    @classmethod
+    def of(cls, rounds: Sequence[tuple[float, float, float]]) -> Comparison:
+        """Of rounds with a sample of ours, and two of theirs."""
+        return cls(
+            statistics.median(ours for ours, _, _ in rounds),
+            statistics.median(theirs for _, theirs, _ in rounds),
+            statistics.median(ours / theirs for ours, theirs, _ in rounds),
+            statistics.median(again / theirs for _, theirs, again in rounds),
+        )
 
 
-def average(calls: int, function: Callable[[], object]) -> Samples:
+def compare(rounds: int, ours: Take, theirs: Take) -> Comparison:
+    """Take samples by turns, ours, theirs, theirs again: what else the machine does meets them alike."""
+    return Comparison.of([(ours(), theirs(), theirs()) for _ in range(max(rounds, MIN_ROUNDS))])
+
+
+def median_time(calls: int, function: Callable[[], object]) -> Take:
+    """The median of the times of some calls."""
+    return lambda: statistics.median(elapsed(function) for _ in range(calls))
+
+
+def average_time(calls: int, function: Callable[[], object]) -> Take:
     """The average time of a call, for calls so short that the clock itself would show."""
 
-    def take() -> list[float]:
+    def take() -> float:
         repeated = range(calls)
         began = time.perf_counter()
         for _ in repeated:
             function()
-        return [(time.perf_counter() - began) / calls]
+        return (time.perf_counter() - began) / calls
 
     return take
 
@@ -49,53 +67,71 @@ def elapsed(function: Callable[[], object]) -> float:
     return time.perf_counter() - began
 
 
-@dataclass
-class Row:
-    """One line of the table: a figure of ours beside another one that was taken in the same run."""
+@dataclass(frozen=True)
+class Figure:
+    """One line of the table. `reached` is None without a goal; `reason` says why a goal is missed, if it is."""
 
     what: str
     ours: str
-    beside: str = "–"
-    theirs: str = "–"
-    ratio: str = "–"
-    target: str = "–"
-    reached: str = ""
+    beside: str
+    theirs: str
+    figure: str
+    same: str
+    goal: str = "–"
+    reached: bool | None = None
+    reason: str = ""
 
     @classmethod
-    def compare(
-        cls, what: str, ours: float, beside: str, theirs: float, most: float | None = None, target: str | None = None
-    ) -> Row:
-        """Times in seconds; the target is `most` times theirs, if there is one."""
-        ratio = ours / theirs
-        if most is None:
-            return cls(what, duration(ours), beside, duration(theirs), f"{ratio:.2f}")
-        target = target or f"≤ {most:g}"
-        return cls(what, duration(ours), beside, duration(theirs), f"{ratio:.2f}", target, verdict(ratio <= most))
+    def ratio(
+        cls,
+        what: str,
+        beside: str,
+        compared: Comparison,
+        most: float | None = None,
+        reason: str = "",
+        unit: Callable[[float], str] | None = None,
+    ) -> Figure:
+        """A ratio that is to be `most` at the most."""
+        show = unit or duration
+        return cls(
+            what,
+            show(compared.ours),
+            beside,
+            show(compared.theirs),
+            f"{compared.ratio:.2f} ×",
+            f"{compared.same:.2f} ×",
+            "–" if most is None else f"≤ {most:g} ×",
+            None if most is None else round(compared.ratio, 2) <= most,
+            reason,
+        )
 
-
-def verdict(reached: bool) -> str:
-    return "yes" if reached else "NO"
+    @property
+    def missed(self) -> bool:
+        return self.reached is False
 
 
 def duration(seconds: float) -> str:
     """A time with three digits that mean something: 1.23 µs, 45.6 ms."""
     for unit, factor in (("s", 1), ("ms", 1e3), ("µs", 1e6)):
-        if seconds * factor >= 1 or unit == "µs":
+        if abs(seconds) * factor >= 1 or unit == "µs":
             break
     value = seconds * factor
-    return f"{value:.0f} {unit}" if value >= 100 else f"{value:.3g} {unit}"
+    return f"{value:.0f} {unit}" if abs(value) >= 100 else f"{value:.3g} {unit}"
 
 
-def table(rows: Sequence[Row]) -> str:
-    """The rows as text, in columns."""
-    head = ("what", "ours", "beside", "theirs", "ratio", "target", "reached")
-    lines = [head, *(astuple(row) for row in rows)]
-    widths = [max(len(line[column]) for line in lines) for column in range(len(head))]
+def table(figures: Sequence[Figure]) -> str:
+    """The figures as a Markdown table."""
+    lines: list[tuple[str, ...]] = [("figure", "ours", "beside", "theirs", "reached", "A/A", "goal", "")]
+    lines += [(f.what, f.ours, f.beside, f.theirs, f.figure, f.same, f.goal, _verdict(f)) for f in figures]
+    widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
     lines.insert(1, tuple("-" * width for width in widths))
-    right = {1, 3, 4, 5}
-    return "\n".join(
-        "  ".join(
-            cell.rjust(width) if i in right else cell.ljust(width) for i, (cell, width) in enumerate(zip(line, widths))
-        ).rstrip()
-        for line in lines
-    )
+    return "\n".join("| " + " | ".join(cell.ljust(width) for cell, width in zip(line, widths)) + " |" for line in lines)
+
+
+def misses(figures: Sequence[Figure]) -> str:
+    """A line for each goal that is missed, with the reason."""
+    return "\n".join(f"- **{figure.what}**: {figure.reason}" for figure in figures if figure.missed)
+
+
+def _verdict(figure: Figure) -> str:
+    return "" if figure.reached is None else "yes" if figure.reached else "**no**"

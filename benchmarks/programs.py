@@ -32,15 +32,15 @@ def flask_app() -> Any:
 
 
 def echo(path: str) -> None:
-    """Send back what arrives: the floor under every control socket written in Python."""
+    """Send back what arrives, for one client after another: the floor under every control socket written in Python."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
         listener.bind(path)
         listener.listen()
         _ready()
-        connection = listener.accept()[0]
-        with connection:
-            while data := connection.recv(65536):
-                connection.sendall(data)
+        while True:
+            with listener.accept()[0] as connection:
+                while data := connection.recv(65536):
+                    connection.sendall(data)
 
 
 def zmq_echo(address: str) -> None:
@@ -54,23 +54,28 @@ def zmq_echo(address: str) -> None:
             router.send_multipart(router.recv_multipart())
 
 
-def controlled(address: str, curve_key: str | None = None, curve_clients: str | None = None) -> None:
-    """A Flask app under control, served by `app.run`."""
-    from flask_ctl import Control
-
-    app = flask_app()
-    app.config.update(CTL_CURVE_KEY=curve_key, CTL_CURVE_CLIENTS=curve_clients)
-    Control(app, socket=address)
-    app.run(port=0)
+def controlled(*addresses: str) -> None:
+    """A Flask app under control at some addresses, served by `app.run`."""
+    controlled_app(*addresses).run(port=0)
 
 
-def flooded(*addresses: str) -> None:
-    """A Flask app under control at several addresses."""
-    from flask_ctl import Control
+def spinning(address: str, echo_path: str) -> None:
+    """A Flask app under control, in whose process four threads compute, and another one echoes."""
 
-    app = flask_app()
-    Control(app, socket=list(addresses))
-    app.run(port=0)
+    def spin() -> None:
+        while True:
+            pass
+
+    threading.Thread(target=echo, args=(echo_path,), daemon=True).start()
+    for _ in range(4):
+        threading.Thread(target=spin, daemon=True).start()
+    controlled(address)
+
+
+def serving(port: str, *addresses: str) -> None:
+    """A Flask app served by `app.run` at that port, under control if there are addresses."""
+    app = controlled_app(*addresses) if addresses else flask_app()
+    app.run(port=int(port))
 
 
 def flood(port: str, connections: str, message: str) -> None:
@@ -97,12 +102,12 @@ def flood(port: str, connections: str, message: str) -> None:
                 unsent[sock] = unsent[sock][sock.send(unsent[sock]) :] or memoryview(frames)
 
 
-def gunicorn_app(address: str) -> Any:
-    """A Flask app under control, for gunicorn to serve."""
+def controlled_app(*addresses: str) -> Any:
+    """The smallest Flask app, under control."""
     from flask_ctl import Control
 
     app = flask_app()
-    Control(app, socket=address)
+    Control(app, socket=list(addresses))
     return app
 
 
@@ -130,7 +135,8 @@ if __name__ == "__main__":
         "echo": echo,
         "zmq_echo": zmq_echo,
         "controlled": controlled,
-        "flooded": flooded,
+        "spinning": spinning,
+        "serving": serving,
         "flood": flood,
         "plain": plain,
     }

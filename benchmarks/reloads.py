@@ -5,14 +5,13 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-import statistics
 import threading
 import time
 from collections.abc import Callable
 from http.client import HTTPConnection, HTTPException
 
-from benchmarks.measuring import Row
-from benchmarks.running import HERE, Program, scratch_directory
+from benchmarks.measuring import Figure, compare
+from benchmarks.running import gunicorn_server, scratch_directory, workers_of
 from flask_ctl import ControlClient
 
 CLIENTS = 3
@@ -20,32 +19,25 @@ WORKERS = 2
 KINDS = {"": ["-k", "sync"], ", keep-alive": ["-k", "gthread", "--threads", "4"]}
 
 
-def reloads(quick: bool) -> list[Row]:
+def reloads(rounds: int) -> list[Figure]:
     """A reload under load, with and without kept connections."""
-    return [row for name, options in KINDS.items() for row in _compare(name, options, 5 if quick else 20)]
+    return [_compare(name, options, rounds) for name, options in KINDS.items()]
 
 
-def _compare(name: str, options: list[str], count: int) -> list[Row]:
+def _compare(name: str, options: list[str], rounds: int) -> Figure:
     with scratch_directory() as scratch:
         address = str(scratch / "app.sock")
-        arguments = ["-m", "gunicorn", "--no-control-socket", "-b", "127.0.0.1:0", "-w", str(WORKERS), *options]
-        target = f"benchmarks.programs:gunicorn_app({address!r})"
-        with (
-            Program(*arguments, "--pythonpath", str(HERE.parent), target, log=scratch / "log") as server,
-            ControlClient(address) as client,
-        ):
-            server.wait_until(lambda: _workers(client))
-            load = _Load(_listener(client), keep=bool(name))
-            ours, theirs = [], []
-            for _ in range(count):
-                ours.append(load.slowest_during(lambda: client.reload()))
-                theirs.append(load.slowest_during(lambda: _hang_up(server.pid, client)))
-            load.stop()
-    lost = f"{load.answered} requests, {load.lost} lost"
-    return [
-        Row.compare(f"gunicorn reload{name}: slowest request of all", max(ours), "plain HUP", max(theirs), 1.0),
-        Row.compare(f"  the same, median reload; {lost}", statistics.median(ours), "", statistics.median(theirs)),
-    ]
+        server = gunicorn_server(scratch, f"controlled_app({address!r})", WORKERS, *options)
+        with server, ControlClient(address) as client:
+            server.wait_until(lambda: workers_of(client, WORKERS))
+            with contextlib.closing(_Load(_listener(client), keep=bool(name))) as load:
+                compared = compare(
+                    rounds,
+                    lambda: load.slowest_during(client.reload),
+                    lambda: load.slowest_during(lambda: _hang_up(server.pid, client)),
+                )
+    what = f"gunicorn reload{name}: slowest request ({load.answered} requests, {load.lost} lost)"
+    return Figure.ratio(what, "plain HUP", compared)
 
 
 class _Load:
@@ -66,7 +58,7 @@ class _Load:
         action()
         return self._slowest
 
-    def stop(self) -> None:
+    def close(self) -> None:
         self._over = True
         for thread in self._threads:
             thread.join()
@@ -97,16 +89,9 @@ def _listener(client: ControlClient) -> tuple[str, int]:
     return host, int(port)
 
 
-def _workers(client: ControlClient) -> set[int]:
-    pids = {worker["pid"] for worker in client.status()["workers"]}
-    if len(pids) < WORKERS:
-        raise RuntimeError("not all workers are there")
-    return pids
-
-
 def _hang_up(master: int, client: ControlClient) -> None:
     """HUP, until other workers serve."""
-    before = _workers(client)
+    before = {worker["pid"] for worker in client.status()["workers"]}
     os.kill(master, signal.SIGHUP)
     while True:
         now = {worker["pid"] for worker in client.status()["workers"]}

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import os
 import pathlib
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -13,7 +15,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from types import TracebackType
-from typing import Any
 
 from flask_ctl import ControlClient
 
@@ -22,6 +23,7 @@ START_TIMEOUT = 30.0
 
 HERE = pathlib.Path(__file__).parent
 PROGRAMS = str(HERE / "programs.py")
+TOOL = str(pathlib.Path(sys.executable).parent / "flask-ctl")
 
 
 def clean_environment() -> dict[str, str]:
@@ -71,13 +73,14 @@ class Program:
             if pipe is not None:
                 pipe.close()
 
-    def wait_until_ready(self) -> None:
-        """Wait for its word on stdout."""
+    def wait_until_ready(self) -> str:
+        """Wait for the line on stdout that begins with ``ready``; what follows in it."""
         assert self._process.stdout is not None
         with self._limited():
-            line = self._process.stdout.readline()
-        if line != b"ready\n":
+            word, _, rest = self._process.stdout.readline().decode().strip().partition(" ")
+        if word != "ready":
             raise RuntimeError(self._failure())
+        return rest
 
     def wait_until(self, answers: Callable[[], object]) -> None:
         """Call `answers` until it raises nothing."""
@@ -96,6 +99,10 @@ class Program:
         assert self._process.stdin is not None
         self._process.stdin.write(line)
         self._process.stdin.flush()
+
+    def terminate(self) -> None:
+        """Send SIGTERM."""
+        self._process.terminate()
 
     def wait(self) -> None:
         """Wait in the kernel until it has ended, so that its end is seen at once."""
@@ -132,15 +139,40 @@ def one_processor() -> Iterator[None]:
 
 
 def controlled(
-    stack: contextlib.ExitStack, scratch: pathlib.Path, address: str | None = None, **keys: Any
+    stack: contextlib.ExitStack,
+    scratch: pathlib.Path,
+    address: str | None = None,
+    *arguments: str,
+    program: str = "controlled",
 ) -> tuple[ControlClient, Program]:
-    """A Flask app under control that answers at `address`, and a connected client of it; `keys` are both sides'."""
+    """A Flask app under control that answers at `address`, and a connected client of it."""
     address = address or str(scratch / "app")
-    files = [keys.pop(name) for name in ("curve_key", "curve_clients") if name in keys]
-    server = stack.enter_context(Program(PROGRAMS, "controlled", address, *files, log=scratch / "app.log"))
-    client = stack.enter_context(ControlClient(address, **keys))
+    server = stack.enter_context(Program(PROGRAMS, program, address, *arguments, log=scratch / "app.log"))
+    client = stack.enter_context(ControlClient(address))
     server.wait_until(client.ping)
     return client, server
+
+
+def gunicorn_server(scratch: pathlib.Path, target: str, workers: int, *options: str) -> Program:
+    """gunicorn with an app of programs.py; its own control socket is off, unless `options` turn it on."""
+    arguments = ["-m", "gunicorn", "-b", "127.0.0.1:0", "-w", str(workers), "--worker-tmp-dir", str(scratch)]
+    arguments += [*options, "--pythonpath", str(HERE.parent), f"benchmarks.programs:{target}"]
+    if "--control-socket" not in options and _has_control_socket():
+        arguments.insert(2, "--no-control-socket")
+    return Program(*arguments, log=scratch / "log")
+
+
+def _has_control_socket() -> bool:
+    """Whether this version of gunicorn has a control socket of its own."""
+    return importlib.util.find_spec("gunicorn.ctl") is not None
+
+
+def workers_of(client: ControlClient, count: int) -> set[int]:
+    """The pids of the workers. Raises RuntimeError if there are not `count` of them."""
+    pids = {worker["pid"] for worker in client.status()["workers"]}
+    if len(pids) != count:
+        raise RuntimeError("not all workers are there")
+    return pids
 
 
 def process(scratch: pathlib.Path, *arguments: str) -> Callable[[], object]:
@@ -149,3 +181,9 @@ def process(scratch: pathlib.Path, *arguments: str) -> Callable[[], object]:
     environment.pop("PYTHONDONTWRITEBYTECODE", None)
     # Without a timeout, which would make it poll.
     return lambda: subprocess.run(arguments, env=environment, stdout=subprocess.DEVNULL, check=True)
+
+
+def free_port() -> int:
+    """A TCP port of the loopback interface at which nothing listens."""
+    with socket.create_server(("127.0.0.1", 0)) as sock:
+        return int(sock.getsockname()[1])
