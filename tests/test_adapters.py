@@ -73,7 +73,7 @@ def test_a_server_that_was_imported_first_is_noticed_too(serve: Serve) -> None:
 def test_a_program_can_name_its_server(serve: Serve, name: str) -> None:
     server = serve(command=[*PYTHON, "-c", f"import sample; sample.control.run(port=0, server={name!r})"])
     assert server.status()["server"]["name"] == name
-    assert "not under control" not in server.output
+    assert "does not work" not in server.output
 
 
 def test_the_name_of_no_server_is_refused_with_those_that_are() -> None:
@@ -124,8 +124,8 @@ def test_one_that_does_not_work_costs_one_warning(
     serve: Serve, bring: Callable[[str], dict[str, str]], code: str
 ) -> None:
     server = serve(command=[*PYTHON, "-c", IMPORT], env=bring(code))
-    until(lambda: "are not under control" in server.output, "the warning")
-    assert server.output.count("are not under control") == 1
+    until(lambda: "the adapter of simple does not work" in server.output, "the warning")
+    assert server.output.count("does not work") == 1
     assert server.get("/") == (200, b"hello")
 
 

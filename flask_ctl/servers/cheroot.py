@@ -11,16 +11,35 @@ import threading
 from collections.abc import Callable, Collection, Iterable
 from typing import Any
 
-from cheroot.server import HTTPServer
+from cheroot.connections import ConnectionManager, _ThreadsafeSelector
+from cheroot.makefile import StreamReader
+from cheroot.server import HTTPConnection, HTTPRequest, HTTPServer
 from cheroot.workers import threadpool
 
 from ..system.handover import inherited
 from ..system.waiting import wait_readable
+from .attributes import ADAPTER, RELOAD, Attributes, lost_without
 from .base import Host, WSGIApp
 from .keepalive import KeepAliveServer
 from .urls import end_preflight, requested, url
 
 SERVER = "cheroot.server"
+
+ATTRIBUTES: Attributes = {
+    ADAPTER: {
+        HTTPServer: "ConnectionClass _connections bind_addr process_conn put_conn requests serve socket ssl_adapter"
+        " stop",
+        HTTPConnection: "RequestHandlerClass close communicate rfile socket",
+        HTTPRequest: "close_connection conn send_headers",
+        StreamReader: "has_data",
+        ConnectionManager: "_from_server_socket _selector put",
+        _ThreadsafeSelector: "_selector connections register select unregister",
+        threadpool: "_SHUTDOWNREQUEST",
+        threadpool.ThreadPool: "_queue _threads",
+        threadpool.WorkerThread: "server start",
+    },
+    RELOAD: {HTTPServer: "_serve_unservicable bind bind_unix_socket resolve_real_bind_addr"},
+}
 
 
 def serve(app: WSGIApp, host: str, port: int, threads: int | None) -> None:
@@ -33,10 +52,15 @@ def serve(app: WSGIApp, host: str, port: int, threads: int | None) -> None:
 
 def arm(host: Host) -> None:
     """Make every cheroot server of this process register with `host` when it begins to serve."""
+    lost = lost_without("cheroot", ATTRIBUTES)
+    if ADAPTER in lost:
+        return
     HTTPServer.serve = _controlled(host, HTTPServer.serve)
+    threadpool.WorkerThread.start = _as_daemon(host, threadpool.WorkerThread.start)
+    if RELOAD in lost:
+        return
     HTTPServer.bind = _inheriting(host, HTTPServer.bind)
     HTTPServer.bind_unix_socket = _inheriting(host, HTTPServer.bind_unix_socket)
-    threadpool.WorkerThread.start = _as_daemon(host, threadpool.WorkerThread.start)
 
 
 def _controlled(host: Host, serve: Callable[[Any], None]) -> Callable[[Any], None]:

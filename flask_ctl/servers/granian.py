@@ -13,11 +13,15 @@ from importlib.metadata import version
 from types import FrameType
 from typing import Any
 
+from granian import _internal
+from granian.server import mp
+
 from ..system.directory import StartDirectory
 from ..system.fork import Step, in_child
 from ..system.native import start_thread
 from ..system.program import program
 from ..system.sockets import refuse_new_connections, welcome_connections
+from .attributes import CONTROL, Attributes, lost_without, reason_of_loss
 from .base import Host, PreforkWorker
 from .open_sockets import listening, unread_connections
 from .registry import WORKERS
@@ -32,14 +36,22 @@ UNREAD_TIMEOUT = 0.5
 LISTEN_TIMEOUT = 10.0
 """Seconds for a worker that is about to serve to listen."""
 
+PREFLIGHT = "its apps can be reloaded only without a preflight"
+
+ATTRIBUTES: Attributes = {
+    CONTROL: {mp: "WSGIWorker"},
+    PREFLIGHT: {mp.WorkerProcess.wrap_target: "callback_loader", _internal: "load_target"},
+}
+
 SIGNALS = {"stop": signal.SIGTERM, "fast": signal.SIGTERM, "reload": signal.SIGHUP}
 
 
 def arm(host: Host) -> None:
     """Make every granian worker of this process register with `host` when it begins to serve."""
     WORKERS["granian"] = lambda: multiprocessing.parent_process() is not None
-    module: Any = sys.modules["granian.server.mp"]
-    construct = module.WSGIWorker
+    if CONTROL in lost_without("granian", ATTRIBUTES):
+        return
+    construct = mp.WSGIWorker
 
     def begin(*args: Any, **options: Any) -> Any:
         worker = GranianWorker(_loader())
@@ -47,7 +59,7 @@ def arm(host: Host) -> None:
         host.register_worker(worker, None)
         return construct(*args, **options)
 
-    module.WSGIWorker = begin
+    mp.WSGIWorker = begin
 
 
 def _loader() -> Any:
@@ -109,7 +121,7 @@ class GranianWorker(PreforkWorker):
     def preflight(self) -> dict[str, Any] | None:
         target: tuple[Any, ...] = getattr(self._loader, "args", ())
         options: dict[str, Any] = getattr(self._loader, "keywords", {})
-        if len(target) != 1 or not isinstance(target[0], str):
+        if reason_of_loss("granian", PREFLIGHT) or len(target) != 1 or not isinstance(target[0], str):
             return None
         place = str(options.get("wd") or "")
         wanted = f"{target[0]!r}, wd=Path({place!r}) if {place!r} else None, factory={bool(options.get('factory'))}"

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from types import FrameType
 from typing import Any
 
+from gunicorn.config import Config
 from gunicorn.workers import base
 
 from ..system.directory import StartDirectory
@@ -18,6 +19,7 @@ from ..system.preflight import SERVED
 from ..system.processes import children_of
 from ..system.program import program
 from ..system.sockets import refuse_new_connections, welcome_connections
+from .attributes import CONTROL, Attributes, lost_without
 from .base import Host, PreforkWorker
 from .checkconfig import written
 from .open_sockets import begun_connections
@@ -27,13 +29,19 @@ from .urls import url
 ABORTING = ("handle_abort", "handle_quit")
 """The workers' handlers of SIGABRT, which is the master's by --timeout, and SIGQUIT: they raise SystemExit."""
 
+ATTRIBUTES: Attributes = {
+    CONTROL: {base.Worker: "app booted cfg ppid sockets wsgi", Config: "address is_ssl set settings"},
+    "a request that gunicorn itself ends counts as ended by the app": {base.Worker: " ".join(ABORTING)},
+}
+
 SIGNALS = {"stop": signal.SIGTERM, "fast": signal.SIGQUIT, "reload": signal.SIGHUP}
 
 
 def arm(host: Host) -> None:
     """Make every gunicorn worker of this process register with `host` when it begins to serve."""
     WORKERS["gunicorn"] = lambda: "gunicorn.arbiter" in sys.modules
-    base.Worker.booted = _Booted(host)
+    if CONTROL not in lost_without("gunicorn", ATTRIBUTES):
+        base.Worker.booted = _Booted(host)
 
 
 class _Booted:

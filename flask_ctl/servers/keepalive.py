@@ -17,6 +17,7 @@ from ..system.native import socket, threading
 from ..system.signals import signals
 from ..system.sockets import refuse_new_connections, waiting_connections, welcome_connections
 from ..system.waiting import NativeEvent, Waker, wait_readable
+from .attributes import RELOAD, reason_of_loss
 from .base import Host, HttpServer, WSGIApp
 from .copies import ListenerCopies
 from .hooks import LoopHooks, Replacements
@@ -103,6 +104,8 @@ class KeepAliveServer(LoopHooks, HttpServer):
         self._report(LoopEvent.END)
 
     def obstacle(self) -> str | None:
+        if (reason := reason_of_loss(self.package, RELOAD)) is not None:
+            return reason
         if self.embedded:
             return "the server runs in a thread of a bigger program"
         if self._tls:

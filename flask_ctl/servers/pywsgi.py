@@ -15,16 +15,29 @@ import gevent
 import gevent.event
 import gevent.lock
 import gevent.socket
-from gevent.pywsgi import WSGIServer
+from gevent.hub import Hub
+from gevent.pywsgi import WSGIHandler, WSGIServer
 
 from ..system.handover import inherited
 from ..system.signals import signals
+from .attributes import ADAPTER, RELOAD, Attributes, lost_without
 from .base import Host, WSGIApp
 from .keepalive import KeepAliveServer
 from .loop_state import SERVING
 from .urls import end_preflight, requested, url
 
 SERVER = "gevent.pywsgi"
+
+ATTRIBUTES: Attributes = {
+    ADAPTER: {
+        WSGIServer: "_handle address application close closed do_close do_handle do_read full handler_class pool socket"
+        " serve_forever ssl_enabled start start_accepting started stop_accepting",
+        WSGIHandler: "content_length handle_one_request handle_one_response rfile socket start_response",
+        Hub: "cancel_wait loop wait",
+        gevent.socket.socket: "_sock",
+    },
+    RELOAD: {WSGIServer: "backlog init_socket"},
+}
 
 
 def prepare() -> None:
@@ -41,9 +54,13 @@ def serve(app: WSGIApp, host: str, port: int, threads: int | None) -> None:
 
 def arm(host: Host) -> None:
     """Make every pywsgi server of this process register with `host` when it begins to serve."""
-    WSGIServer.init_socket = _inheriting(host, WSGIServer.init_socket)
+    lost = lost_without("gevent", ATTRIBUTES)
+    if ADAPTER in lost:
+        return
     WSGIServer.start = _controlled(host, WSGIServer.start)
     WSGIServer.serve_forever = _running(WSGIServer.serve_forever)
+    if RELOAD not in lost:
+        WSGIServer.init_socket = _inheriting(host, WSGIServer.init_socket)
 
 
 def _inheriting(host: Host, init_socket: Callable[[Any], None]) -> Callable[[Any], None]:

@@ -21,6 +21,7 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..errors import ConfigurationError
+from .attributes import ADAPTER, installed
 from .base import Host
 from .importing import when_imported
 
@@ -121,7 +122,8 @@ def _warn_on_failure(name: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        logger.warning("apps that %s serves are not under control: %s: %s", name, type(error).__name__, error)
+        server = installed(ADAPTERS[name].package) if name in ADAPTERS else name
+        logger.warning("the adapter of %s does not work: %s: %s: %s", server, type(error).__name__, error, ADAPTER)
 
 
 @functools.cache

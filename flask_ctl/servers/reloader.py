@@ -18,7 +18,17 @@ from werkzeug import _reloader
 from ..system import locks
 from ..system.processes import start_time
 from ..system.signals import signals
+from .attributes import Attributes, lost_without, reason_of_loss
 from .base import Host
+
+RELOADER = "under its reloader apps come under control at their first request, and under its debugger never"
+
+ATTRIBUTES: Attributes = {
+    RELOADER: {
+        _reloader: "subprocess",
+        _reloader.ReloaderLoop: "__enter__ restart_with_reloader trigger_reload",
+    }
+}
 
 _in_child = False
 
@@ -28,8 +38,15 @@ def is_serving_child() -> bool:
     return _in_child
 
 
+def is_unknown() -> bool:
+    """Whether this process is the child of a reloader that is not patched."""
+    return reason_of_loss("werkzeug", RELOADER) is not None and os.environ.get("WERKZEUG_RUN_MAIN") == "true"
+
+
 def arm(host: Host) -> None:
     """Patch the reloader so that both processes end by a drain of the child."""
+    if lost_without("werkzeug", ATTRIBUTES):
+        return
     enter = _reloader.ReloaderLoop.__enter__
     restart = _reloader.ReloaderLoop.restart_with_reloader
 

@@ -21,6 +21,7 @@ from ..system.directory import StartDirectory
 from ..system.native import start_thread
 from ..system.program import program
 from ..system.sockets import refuse_new_connections, welcome_connections
+from .attributes import CONTROL, Attributes, lost_without
 from .base import Host, PreforkWorker
 from .open_sockets import begun_connections
 from .registry import WORKERS
@@ -31,6 +32,8 @@ LOAD_INTERVAL = 0.02
 
 logger = logging.getLogger("flask_ctl")
 
+ATTRIBUTES: Attributes = {CONTROL: {"uwsgi": "masterpid numproc opt sockets version worker_id workers"}}
+
 SIGNALS = {"stop": signal.SIGINT, "fast": signal.SIGINT, "reload": signal.SIGHUP}
 
 
@@ -40,6 +43,8 @@ def arm(host: Host) -> None:
     if not hasattr(uwsgi, "worker_id"):
         return
     WORKERS["uwsgi"] = lambda: True
+    if lost_without("pyuwsgi", ATTRIBUTES):
+        return
     if uwsgi.worker_id() > 0:
         start_thread(lambda: _begin_when_loaded(host, uwsgi))
     else:
@@ -73,10 +78,7 @@ def _after_fork(uwsgi: Any, function: Callable[[], Any]) -> None:
     """Call it in every process that uWSGI forks, after what the app wants to be called there."""
     if uwsgi.masterpid() and importlib.util.find_spec("uwsgidecorators") is not None:
         # An import by the app later would replace the hook.
-        import uwsgidecorators
-
-        uwsgidecorators.postfork_chain.append(function)
-        return
+        import uwsgidecorators  # noqa: F401
     before = getattr(uwsgi, "post_fork_hook", None)
 
     def hook() -> None:

@@ -10,15 +10,38 @@ from typing import Any
 
 import waitress
 from waitress import wasyncore
+from waitress.adjustments import Adjustments
+from waitress.channel import HTTPChannel
 from waitress.server import BaseWSGIServer, MultiSocketServer, TcpWSGIServer, UnixWSGIServer
+from waitress.task import Task, ThreadedTaskDispatcher
 
 from ..system.handover import inherited
 from ..system.waiting import Waker
+from .attributes import ADAPTER, RELOAD, Attributes, lost_without
 from .base import Host, WSGIApp
 from .keepalive import KeepAliveServer
 from .urls import end_preflight, requested, url
 
 SERVER = "waitress.server"
+
+ATTRIBUTES: Attributes = {
+    ADAPTER: {
+        BaseWSGIServer: "_map accept accepting adj application channel_class fix_addr run set_socket_options socket",
+        MultiSocketServer: "map run",
+        TcpWSGIServer: "effective_host effective_port",
+        UnixWSGIServer: "effective_host effective_port",
+        HTTPChannel: "add_channel close_when_flushed del_channel handle_close handle_read readable received request"
+        " requests service socket task_class total_outbufs_len will_close",
+        Task: "build_response_header channel request",
+        ThreadedTaskDispatcher: "set_thread_count",
+        wasyncore: "ExitNow close_all",
+    },
+    RELOAD: {
+        TcpWSGIServer: "bind_server_socket del_channel set_socket sockinfo",
+        UnixWSGIServer: "bind_server_socket del_channel set_socket",
+        Adjustments: "listen unix_socket",
+    },
+}
 
 
 def serve(app: WSGIApp, host: str, port: int, threads: int | None) -> None:
@@ -29,8 +52,13 @@ def serve(app: WSGIApp, host: str, port: int, threads: int | None) -> None:
 
 def arm(host: Host) -> None:
     """Make every waitress server of this process register with `host` when it begins to serve."""
+    lost = lost_without("waitress", ATTRIBUTES)
+    if ADAPTER in lost:
+        return
     for kind in (BaseWSGIServer, MultiSocketServer):
         kind.run = _controlled(host, kind.run)
+    if RELOAD in lost:
+        return
     for kind in (TcpWSGIServer, UnixWSGIServer):
         kind.bind_server_socket = _inheriting(host, kind.bind_server_socket)
 
@@ -94,7 +122,7 @@ class WaitressServer(KeepAliveServer):
         return [listener.socket for listener in self._listeners]
 
     def _idle(self) -> list[Any]:
-        channels = [entry for entry in list(self._sockets.values()) if isinstance(entry, waitress.channel.HTTPChannel)]
+        channels = [entry for entry in list(self._sockets.values()) if isinstance(entry, HTTPChannel)]
         return [channel for channel in channels if channel not in self.busy]
 
     def _set_accepting(self, accept: bool) -> None:

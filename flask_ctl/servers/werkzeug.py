@@ -8,11 +8,12 @@ import os
 import socket
 from typing import Any
 
-from werkzeug.serving import LISTEN_QUEUE, BaseWSGIServer, make_server, select_address_family
+from werkzeug.serving import LISTEN_QUEUE, BaseWSGIServer, ForkingWSGIServer, make_server, select_address_family
 
 from ..system.handover import inherited
 from ..system.native import threading
 from . import reloader
+from .attributes import ADAPTER, Attributes, lost_without
 from .base import Host, WSGIApp
 from .urls import end_preflight, requested
 from .werkzeug_server import WerkzeugServer
@@ -22,6 +23,14 @@ _init = BaseWSGIServer.__init__
 _signature = inspect.signature(_init)
 
 SERVER = "werkzeug.serving"
+
+ATTRIBUTES: Attributes = {
+    ADAPTER: {
+        BaseWSGIServer: "address_family app close_request fileno finish_request get_request host port"
+        " process_request serve_forever server_activate server_address server_close socket ssl_context",
+        ForkingWSGIServer: "active_children",
+    },
+}
 
 
 def serve(app: Any, host: str, port: int, threads: int | None) -> None:
@@ -48,6 +57,9 @@ def run(server: WerkzeugServer) -> None:
 
 def arm(host: Host) -> None:
     """Make every Werkzeug server of this process register with `host` when it begins to serve."""
+
+    if lost_without("werkzeug", ATTRIBUTES):
+        return
 
     @functools.wraps(_init)
     def __init__(self: Any, *args: Any, **options: Any) -> None:
@@ -81,6 +93,9 @@ def _construct(wsgi_server: Any, arguments: dict[str, Any]) -> None:
 
 def _serve(host: Host, wsgi_server: BaseWSGIServer, poll_interval: float) -> None:
     in_main = threading.current_thread() is threading.main_thread()
+    if not in_main and reloader.is_unknown():
+        _serve_forever(wsgi_server, poll_interval)
+        return
     in_reloader = not in_main and reloader.is_serving_child()
     server = WerkzeugServer(wsgi_server, embedded=not in_main and not in_reloader, in_reloader=in_reloader)
     try:
