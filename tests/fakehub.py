@@ -35,8 +35,8 @@ from flask_ctl.dispatch.policy import Policy
 from flask_ctl.errors import ReloadFailed
 from flask_ctl.transports.factory import CurveFiles
 from flask_ctl.workers import messages
+from flask_ctl.workers.hub import apps, commands, endpoint, master, requests, status, turnover
 from flask_ctl.workers.hub import audit as auditing
-from flask_ctl.workers.hub import commands, endpoint, master, requests, status, turnover
 from flask_ctl.workers.hub import hub as process
 from flask_ctl.workers.hub import reload as reloading
 from flask_ctl.workers.hub import stop as hub_stopping
@@ -470,7 +470,7 @@ class FakeWorker(FakeProcess):
             policy=Policy(), limits=Limits(), curve=CurveFiles(),
         )  # fmt: skip
         return Hello(
-            process._package_version(), self.pid, world.master.pid, Loaded(self.pid, self.loaded_at), world.wanted,
+            apps.package_version(), self.pid, world.master.pid, Loaded(self.pid, self.loaded_at), world.wanted,
             "/srv", {"name": "fake", "version": "1", "listeners": []}, SIGNALS, world.drains_by_itself, None,
             [record], self._figures(), saved_state=self.memory, runs_exit_handlers=world.runs_exit_handlers,
         )  # fmt: skip
@@ -696,9 +696,7 @@ class World:
         self.control = FakeControl(self)
         self.reactor = FakeReactor()
         self.reactor.call_soon = self.control.call_soon
-        self.hub = process.Hub("/nowhere/hub", -1, self.master, self.control)  # type: ignore[arg-type]
-        self.hub._state_file = self.state_file
-        self.hub._restore(self.state_file.read())
+        self.hub = process.Hub("/nowhere/hub", -1, self.master, self.control, self.state_file)  # type: ignore[arg-type]
         self.hub._endpoint.attach(self.reactor)  # type: ignore[arg-type]
         self.main = FakeThread(self.clock, target=self.hub.run, name="hub")
         self.main.start()
@@ -865,15 +863,16 @@ class World:
         }  # fmt: skip
         for module in (
             flask_ctl.dispatch.futures, flask_ctl.lifecycle.controller, flask_ctl.lifecycle.operation,
-            flask_ctl.lifecycle.reload, flask_ctl.lifecycle.stop, flask_ctl.system.standby, auditing, commands,
-            endpoint, turnover, master, process, reloading, requests, status, hub_stopping, workers,
+            flask_ctl.lifecycle.reload, flask_ctl.lifecycle.stop, flask_ctl.system.standby, apps, auditing,
+            commands, endpoint, turnover, master, process, reloading, requests, status, hub_stopping,
+            workers,
         ):  # fmt: skip
             for name, fake in fakes.items():
                 if hasattr(module, name):
                     patch.setattr(module, name, fake)
         patch.setattr(process, "wait_readable", self._wait_readable)
-        patch.setattr(process.metrics, "age_of", lambda pid: 0.0)
-        patch.setattr(process.metrics, "metrics_of", lambda readers, pids: {})
+        patch.setattr(status.metrics, "age_of", lambda pid: 0.0)
+        patch.setattr(status.metrics, "metrics_of", lambda readers, pids: {})
         patch.setattr(reloading, "Preflight", lambda *_args, **_options: FakePreflight(self))
 
     def _wait_readable(self, descriptors: list[int], timeout: float | None) -> list[int]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import logging
+import time
 from concurrent.futures import Future
 from typing import Any
 
@@ -11,9 +13,11 @@ from ...dispatch.commands import Command
 from ...errors import INTERNAL_ERROR, CommandError, ConfigurationError
 from ...lifecycle.controller import Controller
 from ...lifecycle.sockets import Add, AppSockets
-from ..messages import AppRecord
+from ...transports.control_thread import ControlServer
+from ..messages import AppRecord, Hello, Welcome
 from .commands import remote_commands
 from .requests import WorkerRequests
+from .table import Worker
 
 logger = logging.getLogger("flask_ctl")
 
@@ -62,5 +66,68 @@ class HubApp(AppSockets):
                 self.problems.pop(endpoint, None)
 
 
+class HubApps:
+    """The apps of the workers, and their control sockets."""
+
+    def __init__(self, hub: Controller[Any], control: ControlServer, requests: WorkerRequests, audit: Audit) -> None:
+        self._hub = hub
+        self._control = control
+        self._requests = requests
+        self._audit = audit
+        self._apps: dict[str, HubApp] = {}
+        self._loaded_at = time.monotonic()
+        self.outdated = False
+        """Whether only another hub can do what the workers' newest code needs."""
+
+    def __getitem__(self, key: str) -> AppRecord:
+        return self._apps[key].app
+
+    def welcome(self, worker: Worker) -> Welcome:
+        """The answer to a worker's Hello, by which its apps become known, and their addresses are opened."""
+        hello, first, newest = worker.hello, not self._apps, self._requests.workers.newest()
+        for record in hello.apps:
+            app = self._apps.get(record.key)
+            if app is None:
+                self._apps[record.key] = HubApp(record, self._hub, self._requests, self._audit)
+            elif worker is newest:
+                if app.listens_elsewhere(record):
+                    self._give_way(hello, f"{record.name} is to listen elsewhere, or with other keys")
+                app.renew(record)
+        if hello.package != package_version():
+            self._give_way(hello, f"flask-ctl {package_version()} is followed by {hello.package}")
+        self.tick(worker)
+        problems = [problem for app in self._apps.values() for problem in app.problems.values()]
+        return Welcome(self._hub.endpoints, problems, self._requests.draining, first)
+
+    def tick(self, asking: Worker | None = None) -> None:
+        """Open the addresses that are not open yet, and tell the workers, except for the one that gets a Welcome."""
+        before = self._control.endpoints
+        for app in self._apps.values():
+            app.tick(self._control.add)
+        if self._control.endpoints != before:
+            # Workers hold a lock beside each socket: it shows clients that they are alive.
+            for worker in (worker for worker in self._requests.workers if worker is not asking):
+                worker.tell("listening", {"endpoints": self._hub.endpoints})
+
+    def close(self) -> None:
+        """When the control thread has ended."""
+        for app in self._apps.values():
+            app.close()
+
+    def _give_way(self, hello: Hello, why: str) -> None:
+        """Have the workers start another hub once no operation is under way. Only newer code causes this."""
+        if hello.loaded.at > self._loaded_at:
+            logger.info("another hub takes over: %s", why)
+            self.outdated = True
+
+
 def _submit(command: Command, arguments: dict[str, Any]) -> Future[Any]:
     raise CommandError(f"{command.name} does not run here", code=INTERNAL_ERROR)
+
+
+@functools.cache
+def package_version() -> str:
+    """The version of this package."""
+    from importlib.metadata import version
+
+    return version("flask_ctl")

@@ -7,13 +7,15 @@ from datetime import datetime, timedelta, timezone
 from ...lifecycle.history import History
 from ...lifecycle.operation import timestamp
 from ...system import metrics
-from ..messages import Hello, SavedHistory, SavedReload
+from ..messages import Hello, SavedHistory, SavedReload, SavedState, as_json
+from .state_file import StateFile
+from .table import Workers
 
 
 class HubHistory(History):
-    """The history of a master's server, and the reload that a previous hub began."""
+    """The history of a master's server; `save` and `restore` carry it on, with the totals of ended workers."""
 
-    def __init__(self, master: int) -> None:
+    def __init__(self, master: int, workers: Workers, file: StateFile) -> None:
         super().__init__()
         # The server is as old as its master, whatever the age of this hub.
         age = metrics.age_of(master)
@@ -23,21 +25,40 @@ class HubHistory(History):
         """Code that was loaded after this moment, on the system's monotonic clock, is of this generation."""
         self.begun: SavedReload | None = None
         """A reload that a previous hub began, and that this one does not watch yet."""
+        self.saves = 0
+        """How often it has been saved, by all hubs of the server."""
+        self._workers = workers
+        self._file = file
+        self.restore(file.read())
 
     def renew(self, since: float | None) -> None:
         """Code that was loaded after `since` serves: the next generation."""
         self.generation += 1
         self.renewed_at = since
 
-    def generation_of(self, hello: Hello) -> int:
-        """The generation of a worker's code, while no reload is under way."""
+    def generation_of(self, hello: Hello, reload_since: float | None) -> int:
+        """The generation of a worker's code; `reload_since` is when the master was signalled to reload, if it was."""
+        if reload_since is not None and hello.loaded.at > reload_since:
+            return self.generation + 1
         return self.generation - (self.renewed_at is not None and hello.loaded.at <= self.renewed_at)
 
-    def export_past(self, begun: SavedReload | None) -> SavedHistory:
-        """All of it for the next hub; `begun` is the reload under way."""
-        return SavedHistory(self.generation, self.reloaded_at, self.last_reload, self.renewed_at, begun)
+    def save(self, begun: SavedReload | None) -> None:
+        """Leave it to the next hub, in the file of the lock and with each worker; `begun` is the reload under way."""
+        self.saves += 1
+        past = SavedHistory(self.generation, self.reloaded_at, self.last_reload, self.renewed_at, begun)
+        state = SavedState(self.saves, self._workers.export_totals(), past)
+        self._file.write(state)
+        for worker in self._workers:
+            worker.tell("save_state", as_json(state))
 
-    def restore_past(self, past: SavedHistory) -> None:
-        """Go on from what a previous hub left, but for its reload."""
+    def restore(self, state: SavedState | None, *, reloading: bool = False) -> None:
+        """Go on from what a previous hub has saved, if that is news; while `reloading` the reload is this hub's own."""
+        if state is None or state.number <= self.saves:
+            return
+        self.saves = state.number
+        self._workers.restore_totals(state.totals)
+        past = state.history
         self.generation, self.renewed_at = past.generation, past.renewed_at
         self.reloaded_at, self.last_reload = past.reloaded_at, past.last_reload
+        if not reloading:
+            self.begun = past.begun

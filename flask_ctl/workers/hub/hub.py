@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import logging
 import math
 import os
-import time
 from concurrent.futures import Future
 from typing import Any
 
@@ -19,13 +17,11 @@ from ...lifecycle.controller import Controller
 from ...lifecycle.reload import ReloadRequest
 from ...lifecycle.state import Event, State
 from ...lifecycle.stop import StopRequest
-from ...system import metrics
 from ...system.processes import ProcessHandle
 from ...system.waiting import Waker, wait_readable
 from ...transports.control_thread import ControlServer
-from ..messages import AppRecord, Hello, SavedState, Welcome, as_json
-from . import status
-from .apps import HubApp
+from ..messages import AppRecord, Hello, Welcome
+from .apps import HubApps
 from .audit import HubAudit
 from .endpoint import WorkerEndpoint, WorkersSocket
 from .history import HubHistory
@@ -33,6 +29,7 @@ from .master import MasterServer
 from .reload import HubReload
 from .requests import Outcome, WorkerRequests
 from .state_file import StateFile
+from .status import WorkersStatus
 from .stop import HubStop
 from .table import Worker, Workers
 
@@ -50,9 +47,15 @@ class Hub(Controller[HubReload]):
 
     _history: HubHistory
 
-    def __init__(self, path: str, lock: int, master: ProcessHandle, control: ControlServer | None = None) -> None:
+    def __init__(
+        self,
+        path: str,
+        lock: int,
+        master: ProcessHandle,
+        control: ControlServer | None = None,
+        state_file: StateFile | None = None,
+    ) -> None:
         super().__init__(control or ControlServer("flask-ctl-hub"), master.pid)
-        self._history = HubHistory(master.pid)
         self._path = path
         self._master = master
         self._waker = Waker()
@@ -68,15 +71,11 @@ class Hub(Controller[HubReload]):
             on_end=self._ended,
             on_stop=lambda mode, grace, peer: self.try_stop(StopRequest(mode, grace, peer.describe())),
         )
-        self._socket = WorkersSocket(path, lock, self._endpoint.attach, self._open_sockets)
         self._audit = HubAudit(self._requests)
-        self._apps: dict[str, HubApp] = {}
-        self._readers: dict[int, metrics.ProcessMetrics] = {}
-        self._loaded_at = time.monotonic()
-        self._outdated = False
-        self._saved_number = 0
-        self._state_file = StateFile(lock)
-        self._restore(self._state_file.read())
+        self._apps = HubApps(self, self._control, self._requests, self._audit)
+        self._socket = WorkersSocket(path, lock, self._endpoint.attach, self._apps.tick)
+        self._figures = WorkersStatus(self.workers)
+        self._history = HubHistory(master.pid, self.workers, state_file or StateFile(lock))
 
     @property
     def endpoints(self) -> list[str]:
@@ -112,53 +111,38 @@ class Hub(Controller[HubReload]):
         with contextlib.suppress(OSError):
             os.unlink(self._path + ".lock")
         self._control.close()
-        for app in self._apps.values():
-            app.close()
+        self._apps.close()
         self._audit.close()
 
     def _is_over(self, ended: bool) -> bool:
-        if self._outdated and self._stop is None and self._reload is None:
+        if self._apps.outdated and self._stop is None and self._reload is None:
             return self._requests.next_deadline() is None
-        return ended and (self._stop is None or not len(self._requests.workers))
+        return ended and (self._stop is None or not len(self.workers))
 
     # What the endpoint of the workers calls
 
     def _generation_of(self, hello: Hello) -> int:
-        self._restore(hello.saved_state)
+        self._history.restore(hello.saved_state, reloading=self._reload is not None)
         begun, reload = self._history.begun, self._reload
-        if begun is not None:
-            is_new = hello.loaded.at > begun.since
-        else:
-            is_new = reload is not None and reload.turnover.is_new(hello)
-        return self._history.generation + 1 if is_new else self._history.generation_of(hello)
+        own_since = None if reload is None else reload.turnover.signalled_at
+        return self._history.generation_of(hello, own_since if begun is None else begun.since)
 
     def _welcome(self, worker: Worker) -> Welcome:
-        hello = worker.hello
-        first = not self._apps
-        self._restore(hello.saved_state)
-        for record in hello.apps:
-            self._note_app(record, hello)
-        self._open_sockets(worker)
+        self._history.restore(worker.hello.saved_state, reloading=self._reload is not None)
+        welcome = self._apps.welcome(worker)
         self._server.greet(worker)
         if self._lifecycle.state is State.STARTING:
             self._advance(Event.SERVE)
         self._resume_reload()
-        if hello.package != _package_version():
-            self._give_way(hello, f"flask-ctl {_package_version()} is followed by {hello.package}")
-        if self._saved_number:
+        if self._history.saves:
             self._control.call_soon(self._save_state)
         # After the worker has got its Welcome.
         self._control.call_soon(self._requests.arrived)
         self._changed()
-        return Welcome(
-            endpoints=self.endpoints,
-            problems=[problem for app in self._apps.values() for problem in app.problems.values()],
-            draining=self._requests.draining,
-            first=first,
-        )
+        return welcome
 
     def _ended(self, worker: Worker) -> None:
-        lost = self._requests.workers.remove(worker)
+        lost = self.workers.remove(worker)
         of_reload = self._reload is not None and self._reload.turnover.ended(worker, lost)
         if lost and not of_reload and worker.generation < self._history.generation:
             logger.warning("pid %d, which a reload left to its last requests, has ended: %d cut", worker.pid, lost)
@@ -172,26 +156,32 @@ class Hub(Controller[HubReload]):
         self._waker.wake()
 
     def _save_state(self) -> None:
-        """Give the state that the next hub needs to the workers, and write it to the file of the lock."""
-        self._saved_number += 1
-        past = self._history.export_past(self._history.begun if self._reload is None else self._reload.export_state())
-        left = SavedState(self._saved_number, self._requests.workers.export_totals(), past)
-        self._state_file.write(left)
-        state = as_json(left)
-        for worker in self._requests.workers:
-            worker.tell("save_state", state)
+        self._history.save(self._history.begun if self._reload is None else self._reload.export_state())
 
     # What the built-in commands ask
 
     def status(self, app: AppRecord) -> Future[dict[str, Any]]:
-        """What `status` answers for one of the apps."""
-        return then(self._requests.refresh(), lambda _: self._describe(self._apps[app.key].app))
+        def describe(_unheard: set[int]) -> dict[str, Any]:
+            fields = self._status(self._apps[app.key], **self._figures.describe(app.key, self._state.value))
+            latest = self.workers.latest
+            wanted = 0 if latest is None else latest.wanted
+            return {
+                **fields,
+                "workers_expected": wanted or len(self.workers),
+                "control": {**fields["control"], "hub": os.getpid()},
+            }
+
+        return then(self._requests.refresh(), describe)
 
     # How a stop and a reload go here
 
     @property
     def _directory(self) -> str:
-        return status.directory_of(self._requests.workers.latest)
+        latest = self.workers.latest
+        if latest is None:
+            return ""
+        # A worker of an older version tells only its working directory.
+        return latest.cwd if latest.directory is None else latest.directory.real
 
     def _check_stop(self, request: StopRequest) -> None:
         self._server.check()
@@ -208,7 +198,7 @@ class Hub(Controller[HubReload]):
 
     def _reload_obstacle(self) -> str | None:
         self._server.check()
-        latest = self._requests.workers.latest
+        latest = self.workers.latest
         return None if latest is None else latest.obstacle
 
     def _new_reload(self, request: ReloadRequest) -> HubReload:
@@ -227,64 +217,9 @@ class Hub(Controller[HubReload]):
             # A worker of an older version does not tell their number.
             return sum(count for _, count in outcomes if isinstance(count, int))
 
-        return then(self._requests.ask(list(self._requests.workers), "run_reload_hooks", {}, math.inf), count)
+        return then(self._requests.ask(list(self.workers), "run_reload_hooks", {}, math.inf), count)
 
     # Helpers
-
-    def _note_app(self, record: AppRecord, hello: Hello) -> None:
-        app = self._apps.get(record.key)
-        if app is None:
-            self._apps[record.key] = HubApp(record, self, self._requests, self._audit)
-        elif self._requests.workers.newest() is self._requests.workers.get(hello.pid):
-            if app.listens_elsewhere(record):
-                self._give_way(hello, f"{record.name} is to listen elsewhere, or with other keys")
-            app.renew(record)
-
-    def _give_way(self, hello: Hello, why: str) -> None:
-        """End once no operation is under way, so that the workers start another hub. Only newer code causes this."""
-        if hello.loaded.at > self._loaded_at:
-            logger.info("another hub takes over: %s", why)
-            self._outdated = True
-
-    def _open_sockets(self, asking: Worker | None = None) -> None:
-        """Open the addresses that are not open yet, and tell the workers, except for the one that gets a Welcome."""
-        before = self._control.endpoints
-        for app in self._apps.values():
-            app.tick(self._control.add)
-        if self._control.endpoints != before:
-            # Workers hold a lock beside each socket: it shows clients that they are alive.
-            for worker in (worker for worker in self._requests.workers if worker is not asking):
-                worker.tell("listening", {"endpoints": self.endpoints})
-
-    def _restore(self, state: SavedState | None) -> None:
-        if state is not None and state.number > self._saved_number:
-            self._saved_number = state.number
-            self._requests.workers.restore_totals(state.totals)
-            self._history.restore_past(state.history)
-            if self._reload is None:
-                self._history.begun = state.history.begun
-
-    def _describe(self, app: AppRecord) -> dict[str, Any]:
-        workers = self._requests.workers
-        pids = [worker.pid for worker in workers]
-        self._readers = {pid: reader for pid, reader in self._readers.items() if pid in pids}
-        seen = metrics.metrics_of(self._readers, pids)
-        # Between two workers, the last Hello is still true.
-        latest = workers.latest
-        fields = self._status(
-            app,
-            server={} if latest is None else latest.server,
-            requests=status.requests_of(workers.tally(app.key)),
-            process=status.process_of(seen),
-            workers=status.each_of(workers, app.key, seen, self._state.value),
-            cwd="" if latest is None else latest.cwd,
-        )
-        wanted = 0 if latest is None else latest.wanted
-        return {
-            **fields,
-            "workers_expected": wanted or len(workers),
-            "control": {**fields["control"], "hub": os.getpid()},
-        }
 
     def _resume_reload(self) -> None:
         """Watch a reload that a previous hub began."""
@@ -316,10 +251,3 @@ class Hub(Controller[HubReload]):
         self._reload = None
         self._control.call_soon(self._save_state)
         self._waker.wake()
-
-
-@functools.cache
-def _package_version() -> str:
-    from importlib.metadata import version
-
-    return version("flask_ctl")

@@ -3,47 +3,48 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping
 from typing import Any
 
 from ...lifecycle.controller import requests_in_status
-from ..messages import Hello, Tally
-from .table import Worker
-
-Figures = Mapping[int, Mapping[str, Any]]
-"""Process figures by pid."""
+from ...system import metrics
+from ..messages import Tally
+from .table import Workers
 
 
-def directory_of(hello: Hello | None) -> str:
-    """Where the code of a worker was loaded, resolved; an older version tells only its working directory."""
-    if hello is None:
-        return ""
-    return hello.cwd if hello.directory is None else hello.directory.real
+class WorkersStatus:
+    """The fields of `status` that come from the workers."""
 
+    def __init__(self, workers: Workers) -> None:
+        self._workers = workers
+        self._readers: dict[int, metrics.ProcessMetrics] = {}
 
-def requests_of(tally: Tally) -> dict[str, Any]:
-    """The `requests` of `status`."""
-    return requests_in_status(tally.in_flight, tally.oldest, tally.total, tally.errors)
-
-
-def process_of(figures: Figures) -> dict[str, Any]:
-    """The `process` of `status`: the sum over the workers."""
-    names = ("rss", "cpu", "threads", "fds")
-    sums = {name: sum(figure[name] or 0 for figure in figures.values()) for name in names}
-    return {**sums, "cpu": round(sums["cpu"], 3)}
-
-
-def each_of(workers: Iterable[Worker], key: str, figures: Figures, state: str) -> list[dict[str, Any]]:
-    """The `workers` of `status`, the oldest first; `last_seen` is in seconds."""
-    now = time.monotonic()
-    return [
-        {
-            "pid": worker.pid,
-            "state": state,
-            "generation": worker.generation,
-            **requests_of(worker.figures.apps.get(key, Tally())),
-            "rss": figures.get(worker.pid, {}).get("rss"),
-            "last_seen": round(now - worker.heard, 3),
+    def describe(self, key: str, state: str) -> dict[str, Any]:
+        """The fields for one app: the sums over its workers, and the workers, the oldest first."""
+        workers, now = self._workers, time.monotonic()
+        figures = metrics.metrics_of(self._readers, [worker.pid for worker in workers])
+        sums = {
+            name: sum(figure[name] or 0 for figure in figures.values()) for name in ("rss", "cpu", "threads", "fds")
         }
-        for worker in sorted(workers, key=lambda worker: (worker.hello.loaded.at, worker.pid))
-    ]
+        # Between two workers, the last Hello is still true.
+        latest = workers.latest
+        return {
+            "server": {} if latest is None else latest.server,
+            "requests": _requests(workers.tally(key)),
+            "process": {**sums, "cpu": round(sums["cpu"], 3)},
+            "workers": [
+                {
+                    "pid": worker.pid,
+                    "state": state,
+                    "generation": worker.generation,
+                    **_requests(worker.figures.apps.get(key, Tally())),
+                    "rss": figures.get(worker.pid, {}).get("rss"),
+                    "last_seen": round(now - worker.heard, 3),
+                }
+                for worker in sorted(workers, key=lambda worker: (worker.hello.loaded.at, worker.pid))
+            ],
+            "cwd": "" if latest is None else latest.cwd,
+        }
+
+
+def _requests(tally: Tally) -> dict[str, Any]:
+    return requests_in_status(tally.in_flight, tally.oldest, tally.total, tally.errors)
