@@ -346,7 +346,7 @@ class Scene:
                 assert operation.wait(TIMEOUT), "its thread goes on"
         if self.instance._reload is not None:
             # An exec would have ended all of it.
-            self.instance._reload._replacement.end(0, wait=lambda: True)
+            self.instance._reload.after_commit._replacement.end(0, wait=lambda: True)
         self.program.join()
         self.instance.close()
 

@@ -11,6 +11,7 @@ from faults import FAULTS, armed
 from harness import TIMEOUT, raw, read_all, until
 
 from flask_ctl import CommandError, ControlClient, ProtocolError, ServerDied
+from flask_ctl.lifecycle import commit
 from flask_ctl.lifecycle import reload as reloading
 from flask_ctl.lifecycle import stop as stopping
 
@@ -20,7 +21,7 @@ MAX_CALLS = 60
 
 @pytest.fixture(autouse=True)
 def _hurry(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reloading, "MIN_UNWIND", 0.2)
+    monkeypatch.setattr(commit, "MIN_UNWIND", 0.2)
     monkeypatch.setattr(reloading, "PAUSE", 0.02)
     monkeypatch.setattr(stopping, "IDLE_LINGER", 0.0)
     monkeypatch.setattr(stopping, "SETTLE_TIME", 0.01)

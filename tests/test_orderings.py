@@ -15,7 +15,7 @@ from fakes import Gate, Scene
 from harness import TIMEOUT, until
 
 from flask_ctl.errors import CommandError, ReloadFailed, TimedOut
-from flask_ctl.lifecycle import operation
+from flask_ctl.lifecycle import commit, operation
 from flask_ctl.lifecycle import reload as reloading
 from flask_ctl.lifecycle import stop as stopping
 
@@ -25,7 +25,7 @@ DRAINED = {"outcome": "drained", "cut": 0}
 @pytest.fixture(autouse=True)
 def _hurry(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is waited for in vain takes no time."""
-    monkeypatch.setattr(reloading, "MIN_UNWIND", 0.1)
+    monkeypatch.setattr(commit, "MIN_UNWIND", 0.1)
     monkeypatch.setattr(reloading, "PAUSE", 0.02)
     monkeypatch.setattr(reloading, "THREAD_INTERVAL", 0.005)
     monkeypatch.setattr(stopping, "IDLE_LINGER", 0.0)

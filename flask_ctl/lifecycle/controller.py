@@ -73,8 +73,8 @@ class Controller(ABC, Generic[R]):
             return stop.result
         # Before the reload is called off: if there are no threads, nothing has happened.
         threads = self._stop_threads or (stop_threads() if self._stop is None else None)
-        if self._reload is not None and not self._reload.cancel():
-            return self._stop_after_commit(request, progress)
+        if self._reload is not None:
+            self._reload.cancel()
         if self._stop is None:
             assert threads is not None
             self._stop = stop
@@ -83,17 +83,10 @@ class Controller(ABC, Generic[R]):
             logger.info("stopping (%s), asked by %s", stop.mode, asker(request.by))
         return stop.join(request, progress)
 
-    def try_stop(self, request: StopRequest) -> None:
-        """As `stop`, for a request whose result no client waits for: an error is logged."""
+    def attempt(self, begin: Callable[..., Any], *arguments: Any) -> None:
+        """Call `stop` or `reload` where no client waits for the result: an error is logged."""
         try:
-            self.stop(request)
-        except CommandError as error:
-            logger.error("%s", error.message)
-
-    def try_reload(self, request: ReloadRequest) -> None:
-        """As `reload`, for a request whose result no client waits for: an error is logged."""
-        try:
-            self.reload(request, None)
+            begin(*arguments)
         except CommandError as error:
             logger.error("%s", error.message)
 
@@ -107,7 +100,7 @@ class Controller(ABC, Generic[R]):
         obstacle = self._reload_obstacle()
         if obstacle is not None:
             raise CommandError(f"can't reload: {obstacle}", code=NOT_SUPPORTED)
-        reload = self._begin_reload(lambda: self._new_reload(request), reply)
+        reload = self._begin_reload(lambda: self._new_reload(request, reply))
         logger.info("reloading, asked by %s", asker(request.by))
         return reload.follow(progress)
 
@@ -140,21 +133,13 @@ class Controller(ABC, Generic[R]):
     def _end_at_once(self) -> None:
         """For an immediate stop: end the server without hooks and exit handlers."""
 
-    def _stop_after_commit(self, request: StopRequest, progress: Progress | None) -> Future[dict[str, Any]]:
-        """A stop during a reload that can't be called off any more."""
-        raise NotImplementedError
-
     @abstractmethod
     def _reload_obstacle(self) -> str | None:
         """Why the code can't be loaded anew, None if it can."""
 
     @abstractmethod
-    def _new_reload(self, request: ReloadRequest) -> R:
-        """A reload that has not been started. Raises OSError or RuntimeError for want of descriptors or threads."""
-
-    @abstractmethod
-    def _start_reload(self, reload: R, reply: Reply | None) -> None:
-        """Start it. Raises like `_new_reload`."""
+    def _new_reload(self, request: ReloadRequest, reply: Reply | None) -> R:
+        """A reload that has not been started. Raises OSError for want of descriptors."""
 
     @abstractmethod
     def _run_reload_hooks(self) -> Future[int]:
@@ -172,14 +157,14 @@ class Controller(ABC, Generic[R]):
         with self._lock:
             self._lifecycle.advance(event)
 
-    def _begin_reload(self, make: Callable[[], R], reply: Reply | None = None) -> R:
+    def _begin_reload(self, make: Callable[[], R]) -> R:
         with self._lock:
             if self._lifecycle.state is not State.RUNNING:
                 raise CommandError(f"can't reload while {self._lifecycle.state.value}", code=CONFLICT)
             self._lifecycle.advance(Event.RELOAD)
         try:
             self._reload = reload = make()
-            self._start_reload(reload, reply)
+            reload.start()
         except (OSError, RuntimeError) as error:
             # No thread or no descriptor is left: nothing has happened.
             self._reload = None
@@ -215,10 +200,6 @@ class Controller(ABC, Generic[R]):
         """The `state` of `status`."""
         return self._lifecycle.state
 
-    def _stopping(self) -> dict[str, Any] | None:
-        """The `stopping` of `status`."""
-        return None if self._stop is None else self._stop.describe()
-
     def _status(
         self,
         app: AppConfig,
@@ -250,7 +231,7 @@ class Controller(ABC, Generic[R]):
             "versions": app.versions,
             "workers": workers,
             "last_reload": self._history.last_reload,
-            "stopping": self._stopping(),
+            "stopping": None if self._stop is None else self._stop.describe(),
             "control": {"restarts": self._control.restarts, "sockets": self.endpoints},
         }
 

@@ -4,36 +4,35 @@ from __future__ import annotations
 
 import logging
 import os
-import time
 from collections.abc import Sequence
 from concurrent.futures import Future
 from typing import Any
 
-from ..dispatch.audit import Audit, Entry
+from ..dispatch.audit import Audit
 from ..dispatch.commands import Command
 from ..dispatch.peer import this_process
 from ..dispatch.pool import Pool
-from ..dispatch.replies import Reply, reply_bytes
-from ..errors import NOT_SUPPORTED, CommandError, ConfigurationError, InsecureConfiguration, ServerReloaded
+from ..dispatch.replies import Reply
+from ..errors import NOT_SUPPORTED, CommandError, ConfigurationError, InsecureConfiguration
 from ..servers.base import HttpServer
 from ..servers.unknown import UnknownServer
 from ..system.at_exit import close_at_exit, forget
 from ..system.directory import current_directory
-from ..system.handover import inherited
 from ..system.metrics import ProcessMetrics
 from ..system.program import program
 from ..system.signals import signals, would_kill
 from ..transports.control_thread import ControlServer
-from ..transports.unix import answer_and_close
 from .app import ServedApp
+from .commit import Replaceable
 from .controller import Controller, requests_in_status
 from .hooks import AppWork, run_reload_hooks
+from .image import ImageState
 from .operation import Progress
-from .reload import Reload, ReloadRequest, Replaceable
+from .reload import Reload, ReloadRequest
 from .signals import SignalCommands, tell_terminal
 from .sockets import AppSockets
 from .state import Event, State
-from .stop import DeferredStop, Mode, Stop, StopRequest, stop_threads
+from .stop import Mode, Stop, StopRequest, stop_threads
 
 logger = logging.getLogger("flask_ctl")
 
@@ -65,18 +64,13 @@ class Instance(Controller[Reload]):
         self._work = AppWork(apps, self._pool)
         self._audit = Audit()
         self._sockets: list[AppSockets] = []
-        self._open_entries: list[Entry] = []
         self._figures = ProcessMetrics()
-        self._deferred: list[DeferredStop] = []
-        self._ended: dict[str, Any] | None = None
         server.notify, server.on_serving, server.on_stopped = self._notify, self.serving, self.finished
         self._cwd = current_directory()
         given = next((app.directory for app in apps if app.directory), None)
         if given is not None:
             program.start_in(given)
-        self._inherited = None if server.embedded else inherited.take_instance()
-        if self._inherited is not None:
-            self._restore_state(self._inherited)
+        self._image = ImageState(apps, self._history, self._audit, inherit=not server.embedded)
 
     @property
     def stopping(self) -> bool:
@@ -110,8 +104,9 @@ class Instance(Controller[Reload]):
         self._advance(Event.SERVE)
         if self._signals is not None:
             self._signals.begin()
-        if self._inherited is not None:
-            self._answer_caller(self._inherited)
+        if self._image.owes_answer:
+            self._image.answer_caller(self._control, self._reloaded)
+            self._control.call_soon(self._image.begin_stops, self.stop)
 
     def finished(self) -> None:
         """The HTTP server has ended. In a process of its own the control sockets stay until the process ends."""
@@ -135,9 +130,11 @@ class Instance(Controller[Reload]):
         forget(self)
 
     def stop(self, request: StopRequest, progress: Progress | None = None) -> Future[dict[str, Any]]:
-        if request.mode == "graceful" and self._inherited is not None:
+        if request.mode == "graceful" and self._image.owes_answer:
             # The caller of the reload gets its answer first.
-            return self._defer(request, progress)
+            return self._image.defer(request, progress)
+        if request.mode != "immediate" and self._reload is not None and not self._reload.cancel():
+            return self._image.stop_after_commit(self._reload.after_commit, request, progress)
         return super().stop(request, progress)
 
     def request_stop(
@@ -147,7 +144,7 @@ class Instance(Controller[Reload]):
         explicit = grace is not None
         grace = max(app.grace for app in self.apps) if grace is None else grace
         request = StopRequest(mode, grace, by or this_process().describe(), explicit=explicit)
-        self._control.call_soon(self.try_stop, request)
+        self._control.call_soon(self.attempt, self.stop, request)
 
     def stop_result(self) -> dict[str, Any] | None:
         """What the stop was answered that has ended the server; None without one."""
@@ -156,12 +153,13 @@ class Instance(Controller[Reload]):
     def request_reload(self, by: dict[str, Any]) -> None:
         """Begin a reload of the code from any thread or signal handler; what fails goes to the log."""
         app = self.apps[0]
-        self._control.call_soon(self.try_reload, ReloadRequest(app.grace, False, True, app.preflight_timeout, by))
+        request = ReloadRequest(app.grace, False, True, app.preflight_timeout, by)
+        self._control.call_soon(self.attempt, self.reload, request, None)
 
     def status(self, app: ServedApp) -> dict[str, Any]:
         """What `status` answers for one of the apps."""
         requests = app.requests
-        return self._status(
+        status = self._status(
             app,
             server={"name": self.server.name, "version": self.server.version, "listeners": self.server.listeners},
             requests=requests_in_status(requests.in_flight, requests.oldest(), *requests.totals()),
@@ -170,6 +168,7 @@ class Instance(Controller[Reload]):
             cwd=self._cwd,
             parent=self.server.parent,
         )
+        return {**status, "stopping": status["stopping"] or self._image.stopping()}
 
     @property
     def _state(self) -> State:
@@ -178,9 +177,6 @@ class Instance(Controller[Reload]):
         # The server has ended, the process has not: threads, exit handlers or the program's own code go on.
         reload = self._reload
         return State.RELOADING if reload is not None and reload.committed and self._stop is None else State.STOPPING
-
-    def _stopping(self) -> dict[str, Any] | None:
-        return self._deferred[0].describe() if self._stop is None and self._deferred else super()._stopping()
 
     def _open_sockets(self, app: ServedApp) -> None:
         def submit(command: Command, arguments: dict[str, Any]) -> Future[Any]:
@@ -232,12 +228,16 @@ class Instance(Controller[Reload]):
     def _reload_obstacle(self) -> str | None:
         return self.server.obstacle() or self._program.obstacle()
 
-    def _new_reload(self, request: ReloadRequest) -> Reload:
-        return Reload(self.server, self._work, request, self._program)
-
-    def _start_reload(self, reload: Reload, reply: Reply | None) -> None:
-        reload.start(
-            lambda error: self._reload_failed(reload, error), lambda: forget(self), lambda: self._hand_over(reply)
+    def _new_reload(self, request: ReloadRequest, reply: Reply | None) -> Reload:
+        return Reload(
+            self.server,
+            self._work,
+            request,
+            self._program,
+            on_failure=self._reload_failed,
+            on_commit=lambda: forget(self),
+            hand_over=lambda: self._hand_over(reply),
+            end=self._end_after_commit,
         )
 
     def _run_reload_hooks(self) -> Future[int]:
@@ -248,99 +248,32 @@ class Instance(Controller[Reload]):
             sockets.close()
         self._audit.close()
 
-    def _stop_after_commit(self, request: StopRequest, progress: Progress | None) -> Future[dict[str, Any]]:
-        """Leave a graceful stop to the next image; a fast one, or the same signal once more, ends this one."""
-        assert self._reload is not None
-        reload = self._reload
-        again = "signal" in request.by and any(stop.request.by == request.by for stop in self._deferred)
-        result = self._defer(request, progress)
-        if self._ended is not None:
-            result.set_result(self._ended)
-        elif request.mode == "fast" or again:
-            reload.end_instead(lambda: self._end_after_commit(reload))
-        return result
-
-    def _defer(self, request: StopRequest, progress: Progress | None = None) -> Future[dict[str, Any]]:
-        """Accept a stop that begins when the next image serves."""
-        self._deferred.append(DeferredStop(request, progress))
-        return self._deferred[-1].result
-
-    def _end_after_commit(self, reload: Reload) -> int:
+    def _end_after_commit(self) -> int:
         """The process is to end, and not to be replaced; its exit code."""
-        cut = reload.cut + reload.discard_hand_over()
+        assert self._reload is not None
+        result = self._reload.after_commit.stop_result(self.pid)
         self._advance(Event.STOP)
         # A stop that comes any later would find no thread that hands over its answer.
         self._control.end_thread()
-        self._answer_deferred(reload.ended(cut, self.pid))
+        self._image.end(result)
         self._control.flush()
         self.close()
         return signals.exit_status
-
-    def _answer_deferred(self, result: dict[str, Any]) -> None:
-        self._ended = result
-        for stop in self._deferred:
-            stop.result.set_result(result)
 
     def _hand_over(self, reply: Reply | None) -> dict[str, Any] | None:
         """At the very end of this image: what the next one carries on; None if this one is to end after all."""
         assert self._reload is not None
         # The control thread first: what it still does goes into all the rest.
         self._control.end_thread()
-        if not self._reload.decide():
+        if not self._reload.after_commit.decide():
             return None
         try:
-            return self._export_state(self._reload, reply)
+            if reply is not None:
+                reply.keep()
+            for sockets in self._sockets:
+                sockets.guard.close()
+            instance = self._image.export_state(self._reload)
+            return {"instance": instance, **self.server.hand_over(), "controls": self._control.export_state()}
         except BaseException:
             self.close()
             raise
-
-    def _export_state(self, reload: Reload, reply: Reply | None) -> dict[str, Any]:
-        if reply is not None:
-            reply.keep()
-        for sockets in self._sockets:
-            sockets.guard.close()
-        instance = {
-            **self._history.export_state(),
-            "reload": {
-                "by": reload.by,
-                "began": reload.began,
-                "cut": reload.cut,
-                "left_behind": reload.left_behind,
-            },
-            "requests": {app.name: app.requests.totals() for app in self.apps},
-            "stops": [stop.request.export_state() for stop in self._deferred],
-            "audit": self._audit.export_state(),
-        }
-        return {"instance": instance, **self.server.hand_over(), "controls": self._control.export_state()}
-
-    def _restore_state(self, state: dict[str, Any]) -> None:
-        self._history.restore_state(state)
-        self._open_entries = self._audit.restore_state(state["audit"])
-        self._deferred = [DeferredStop(StopRequest(**stop)) for stop in state["stops"]]
-        for app in self.apps:
-            app.requests.carry_on(*state["requests"].get(app.name, (0, 0)))
-
-    def _answer_caller(self, state: dict[str, Any]) -> None:
-        """Tell the caller of the reload that this image serves; then begin the stops that were accepted meanwhile."""
-        reload = state["reload"]
-        elapsed = round(time.monotonic() - reload["began"], 3)
-        result = self._reloaded(reload["by"], elapsed, reload["cut"]) | reload["left_behind"]
-        stops = [entry for entry in self._open_entries if entry.command == "stop" and self._deferred]
-        for entry in self._open_entries:
-            if entry not in stops:
-                entry.done(result if entry.replaces else ServerReloaded.before(entry.command))
-        self._control.answer_caller(lambda to: reply_bytes(to, "reload", result))
-        caller = inherited.take_caller()
-        if caller is not None:
-            answer_and_close(caller, lambda to: reply_bytes(to, "reload", result))
-        inherited.close_rest()
-        self._control.call_soon(self._begin_deferred, stops)
-
-    def _begin_deferred(self, entries: Sequence[Entry]) -> None:
-        """Begin the stops that the previous image has accepted, and those that came before this one served."""
-        self._inherited = None
-        deferred, self._deferred = self._deferred, []
-        for stop in deferred:
-            self.stop(stop.request, stop.progress).add_done_callback(stop.settle)
-        for entry in entries:
-            entry.follow(deferred[0].result)

@@ -8,6 +8,7 @@ from concurrent.futures import Future
 from datetime import datetime, timezone
 from typing import Any, Protocol
 
+from ..errors import CONFLICT, CommandError
 from ..system.native import new_future, threading
 from ..system.standby import StandbyThread
 
@@ -34,6 +35,13 @@ class Work(Protocol):
 
     def run_stop_hooks(self) -> None:
         """The app's own `on_stop` functions."""
+
+
+class CalledOff(CommandError):
+    """A stop has come before the reload could commit."""
+
+    def __init__(self) -> None:
+        super().__init__("the reload was called off by a stop", code=CONFLICT)
 
 
 class Operation:
@@ -82,7 +90,7 @@ class Operation:
         self._thread = thread
         thread.run(run)
 
-    def _settle(self, outcome: dict[str, Any] | BaseException) -> bool:
+    def settle(self, outcome: dict[str, Any] | BaseException) -> bool:
         """Set the result, or the exception, unless there is one already; whether it was set.
 
         Whatever waits for it is called here, so no lock may be held.
@@ -97,11 +105,12 @@ class Operation:
             self.result.set_result(outcome)
         return True
 
-    def _enter(self, phase: str) -> None:
+    def enter(self, phase: str) -> None:
+        """Begin a phase."""
         self.phase = phase
         self._tell()
 
-    def _wait(self, done: Callable[[], bool], until: Callable[[], float], interval: float = MAX_WAIT) -> bool:
+    def wait_until(self, done: Callable[[], bool], until: Callable[[], float], interval: float = MAX_WAIT) -> bool:
         """Whether `done` came true before the time that `until` tells, which may change meanwhile.
 
         It is asked whenever `notify` is called, and at least every `interval` seconds.

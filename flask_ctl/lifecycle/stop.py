@@ -8,11 +8,10 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import asdict, dataclass
-from datetime import datetime, timedelta, timezone
+from datetime import timedelta
 from typing import Any, Literal
 
 from ..servers.base import HttpServer
-from ..system.native import new_future
 from ..system.standby import StandbyThread
 from ..system.threads import threads_that_stay
 from .operation import MAX_SECONDS, Operation, Progress, Work, timestamp
@@ -50,34 +49,6 @@ class StopRequest:
         return {**asdict(self), "delay": max(self.delay, RETURN_TIME)}
 
 
-class DeferredStop:
-    """A stop that was accepted when a reload had committed.
-
-    The next image begins it once it serves, unless a fast one ends this image. `result` is set where the stop ends.
-    """
-
-    def __init__(self, request: StopRequest, progress: Progress | None = None) -> None:
-        self.request = request
-        self.progress = progress
-        self.result: Future[dict[str, Any]] = new_future()
-        self._since = datetime.now(timezone.utc)
-
-    def settle(self, ended: Future[dict[str, Any]]) -> None:
-        """Take the result of the stop that it became."""
-        self.result.set_result(ended.result())
-
-    def describe(self) -> dict[str, Any]:
-        """The `stopping` of `status`."""
-        return {
-            "mode": self.request.mode,
-            "since": timestamp(self._since),
-            "deadline": None,
-            "by": self.request.by,
-            "deadline_by": self.request.by,
-            "waiting_for": threads_that_stay(),
-        }
-
-
 class Stop(Operation):
     """A stop under way. `result` gets the answer to `stop`; a second caller joins."""
 
@@ -94,7 +65,6 @@ class Stop(Operation):
         self._pid = pid
         self._finished_before = work.finished_count()
         self._drained: int | None = None
-        self._hooks_ran = False
         self._hooks_left = False
         self._hooks_thread: StandbyThread | None = None
 
@@ -154,38 +124,33 @@ class Stop(Operation):
         self._finish(self._in_flight())
 
     def _run(self) -> None:
-        self._wait(lambda: False, lambda: self._delay_until)
-        self._enter("drain")
+        self.wait_until(lambda: False, lambda: self._delay_until)
+        self.enter("drain")
         self._server.drain()
         idle_at = time.monotonic() + IDLE_LINGER
-        self._wait(self._server.quiet, lambda: min(idle_at, self._deadline))
+        self.wait_until(self._server.quiet, lambda: min(idle_at, self._deadline))
         self._server.close_idle()
-        drained = self._wait(self._all_done, lambda: self._deadline) or self._linger()
+        drained = self.wait_until(self._all_done, lambda: self._deadline) or self._linger()
         self._drained = self._count_drained()
         cut = 0 if drained else self._server.cut() + self._work.commands_in_flight()
-        self._enter("hooks")
+        self.enter("hooks")
         self._run_hooks()
-        self._enter("end")
+        self.enter("end")
         self._finish(cut)
 
     def _linger(self) -> bool:
         """Whether all connections close within SETTLE_TIME: one closes a moment after its last byte."""
         end = time.monotonic() + SETTLE_TIME
-        return self._wait(self._all_done, lambda: end)
+        return self.wait_until(self._all_done, lambda: end)
 
     def _run_hooks(self) -> None:
         """Run the hooks, and wait for them; in a fast stop for HOOKS_TIMEOUT at most."""
-
-        def run() -> None:
-            self._work.run_stop_hooks()
-            self._hooks_ran = True
-            self.notify()
-
-        assert self._hooks_thread is not None
+        hooks = self._hooks_thread
+        assert hooks is not None
         began = time.monotonic()
-        self._hooks_thread.run(run)
-        self._wait(lambda: self._hooks_ran, lambda: began + HOOKS_TIMEOUT if self.mode == "fast" else math.inf)
-        if not self._hooks_ran:
+        hooks.run(self._work.run_stop_hooks, self.notify)
+        self.wait_until(lambda: hooks.finished, lambda: began + HOOKS_TIMEOUT if self.mode == "fast" else math.inf)
+        if not hooks.finished:
             self._hooks_left = True
             logger.warning("an on_stop hook still runs; stopping without it")
 
@@ -193,7 +158,7 @@ class Stop(Operation):
         return max(0, self._work.finished_count() - self._finished_before)
 
     def _finish(self, cut: int) -> None:
-        self._settle(self._result(cut))
+        self.settle(self._result(cut))
 
     def _result(self, cut: int) -> dict[str, Any]:
         drained = self._count_drained() if self._drained is None else self._drained

@@ -156,19 +156,10 @@ class Replacement:
 
     def _flush(self) -> None:
         """Flush the standard streams, for at most FLUSH_TIMEOUT seconds."""
-        flushed = threading.Event()
-
-        def flush() -> None:
-            try:
-                self._program.flush()
-            finally:
-                flushed.set()
-
-        if self._flush_thread is None:
-            return
         thread, self._flush_thread = self._flush_thread, None
-        thread.run(flush)
-        flushed.wait(FLUSH_TIMEOUT)
+        if thread is not None:
+            thread.run(self._program.flush)
+            thread.join(FLUSH_TIMEOUT)
 
 
 def _go_on() -> None:

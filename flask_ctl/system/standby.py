@@ -16,13 +16,15 @@ class StandbyThread:
 
     def __init__(self, name: str) -> None:
         """Raises RuntimeError if no thread can be started."""
-        self._work: queue.SimpleQueue[Callable[[], Any] | None] = queue.SimpleQueue()
+        self.finished = False
+        """Whether the function has returned."""
+        self._work: queue.SimpleQueue[tuple[Callable[[], Any], Callable[[], Any]] | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self._thread.start()
 
-    def run(self, function: Callable[[], Any]) -> None:
-        """Call `function` in the thread, which then ends."""
-        self._work.put(function)
+    def run(self, function: Callable[[], Any], on_finished: Callable[[], Any] = lambda: None) -> None:
+        """Call `function` in the thread, then `on_finished`; the thread ends."""
+        self._work.put((function, on_finished))
 
     def discard(self) -> None:
         """End the unused thread; more than once is fine."""
@@ -34,6 +36,9 @@ class StandbyThread:
         return not self._thread.is_alive()
 
     def _run(self) -> None:
-        function = self._work.get()
-        if function is not None:
+        work = self._work.get()
+        if work is not None:
+            function, on_finished = work
             function()
+            self.finished = True
+            on_finished()

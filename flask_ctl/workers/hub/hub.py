@@ -20,7 +20,7 @@ from ...lifecycle.stop import StopRequest
 from ...system.processes import ProcessHandle
 from ...system.waiting import Waker, wait_readable
 from ...transports.control_thread import ControlServer
-from ..messages import AppRecord, Hello, Welcome
+from ..messages import AppRecord, Hello, SavedReload, Welcome
 from .apps import HubApps
 from .audit import HubAudit
 from .endpoint import WorkerEndpoint, WorkersSocket
@@ -69,7 +69,7 @@ class Hub(Controller[HubReload]):
             on_hello=self._welcome,
             on_report=self._changed,
             on_end=self._ended,
-            on_stop=lambda mode, grace, peer: self.try_stop(StopRequest(mode, grace, peer.describe())),
+            on_stop=lambda mode, grace, peer: self.attempt(self.stop, StopRequest(mode, grace, peer.describe())),
         )
         self._audit = HubAudit(self._requests)
         self._apps = HubApps(self, self._control, self._requests, self._audit)
@@ -201,11 +201,10 @@ class Hub(Controller[HubReload]):
         latest = self.workers.latest
         return None if latest is None else latest.obstacle
 
-    def _new_reload(self, request: ReloadRequest) -> HubReload:
-        return HubReload(self._server, self._requests, request, self._save_state)
-
-    def _start_reload(self, reload: HubReload, reply: Reply | None) -> None:
-        reload.start(lambda cut: self._reload_done(reload, cut), lambda error: self._reload_failed(reload, error))
+    def _new_reload(self, request: ReloadRequest, reply: Reply | None, begun: SavedReload | None = None) -> HubReload:
+        return HubReload(
+            self._server, self._requests, request, self._save_state, self._reload_done, self._reload_failed, begun
+        )
 
     def _run_reload_hooks(self) -> Future[int]:
         def count(outcomes: list[Outcome]) -> int:
@@ -227,7 +226,8 @@ class Hub(Controller[HubReload]):
         if begun is None or self._lifecycle.state is not State.RUNNING:
             return
         try:
-            self._begin_reload(lambda: HubReload.resumed(self._server, self._requests, begun, self._save_state))
+            request = ReloadRequest(begun.grace, begun.cut_rest, False, begun.preflight_timeout, begun.by)
+            self._begin_reload(lambda: self._new_reload(request, None, begun))
         except CommandError as error:
             logger.error("a previous hub's reload is not watched yet: %s", error.message)
         else:

@@ -6,11 +6,11 @@ import logging
 import math
 import time
 from collections.abc import Callable, Mapping
-from typing import Any, TypeVar
+from typing import Any
 
 from ...errors import NOT_SUPPORTED, SERVER_DIED, CommandError
-from ...lifecycle.operation import MAX_SECONDS, MAX_WAIT
-from ...lifecycle.reload import CalledOff, ReloadOperation, ReloadRequest
+from ...lifecycle.operation import MAX_SECONDS, MAX_WAIT, CalledOff
+from ...lifecycle.reload import ReloadOperation, ReloadRequest
 from ...system.preflight import Preflight
 from ...system.standby import StandbyThread
 from ..messages import SavedReload
@@ -21,8 +21,6 @@ from .turnover import Turnover
 
 UNHEARD_INTERVAL = 0.05
 """Seconds between two looks at old workers that have not introduced themselves to this hub."""
-
-T = TypeVar("T")
 
 logger = logging.getLogger("flask_ctl")
 
@@ -48,9 +46,12 @@ class HubReload(ReloadOperation):
         requests: WorkerRequests,
         request: ReloadRequest,
         save_state: Callable[[], Any],
+        on_success: Callable[[HubReload, int], dict[str, Any]],
+        on_failure: Callable[[HubReload, CommandError], Any],
         begun: SavedReload | None = None,
     ) -> None:
-        """`save_state` is called on the control thread once `export_state` has something to tell.
+        """All functions are called on the control thread: `save_state` once `export_state` has something to tell,
+        `on_success`, with the number of requests that were cut, for the result.
 
         With `begun` it is the rest of a reload that a previous hub began.
         """
@@ -58,6 +59,8 @@ class HubReload(ReloadOperation):
         self._server = server
         self._requests = requests
         self._save_state = save_state
+        self._on_success = on_success
+        self._on_failure = on_failure
         self.loaded = False
         """Whether the new code serves, whatever becomes of the old workers."""
         self.old_left = 0
@@ -67,14 +70,6 @@ class HubReload(ReloadOperation):
         if begun is not None:
             self.began, self._deadline = begun.began, begun.deadline
             self.turnover.restore_state(begun, server.pid)
-
-    @classmethod
-    def resumed(
-        cls, server: MasterServer, requests: WorkerRequests, begun: SavedReload, save_state: Callable[[], Any]
-    ) -> HubReload:
-        """The rest of a reload that a previous hub began."""
-        request = ReloadRequest(begun.grace, begun.cut_rest, False, begun.preflight_timeout, begun.by)
-        return cls(server, requests, request, save_state, begun)
 
     def export_state(self) -> SavedReload | None:
         """On the control thread: the state for the next hub, None if the master has not been signalled yet."""
@@ -86,13 +81,10 @@ class HubReload(ReloadOperation):
             request.cut, turnover.cut, turnover.count, turnover.passed, turnover.left(),
         )  # fmt: skip
 
-    def start(self, on_success: Callable[[int], Any], on_failure: Callable[[CommandError], Any]) -> None:
-        """Go through it in a thread; one of the functions is called on the control thread, then `result` is there."""
-
+    def start(self) -> None:
         def run() -> None:
             try:
-                if self._attempt(self._run, lambda error: self._fail(error, on_failure)):
-                    self._settle(self._requests.on_control(lambda: self._succeed(on_success)))
+                self._attempt()
             finally:
                 self.turnover.close()
 
@@ -117,10 +109,10 @@ class HubReload(ReloadOperation):
     def _run(self) -> None:
         if self.turnover.signalled_at is None:
             self._ask_master()
-        self._enter("load")
+        self.enter("load")
         self._wait_for_new()
         self.loaded = True
-        self._enter("drain")
+        self.enter("drain")
         self._wait_for_old()
 
     def _ask_master(self) -> None:
@@ -128,7 +120,7 @@ class HubReload(ReloadOperation):
         if latest is not None and latest.directory is not None:
             latest.directory.check()
         if self._request.preflight:
-            self._enter("preflight")
+            self.enter("preflight")
             self._run_preflight()
         self._deadline = time.monotonic() + min(self._request.grace, MAX_SECONDS)
         # Their own patience must not be shorter than what was asked for.
@@ -177,7 +169,7 @@ class HubReload(ReloadOperation):
                 if self._lives(worker):
                     raise described
             # All have ended meanwhile, and others come.
-            if not self._wait(lambda: self._cancelled or len(self._requests.workers) > 0, lambda: limit):
+            if not self.wait_until(lambda: self._cancelled or len(self._requests.workers) > 0, lambda: limit):
                 # No TimedOut, which stands for old code that serves everybody.
                 numbers = {**self.turnover.numbers(), "new": 0, "old": 0}
                 raise CommandError(f"no worker has come within {self._request.preflight_timeout:g} s", numbers)
@@ -186,9 +178,9 @@ class HubReload(ReloadOperation):
         limit = time.monotonic() + self._request.preflight_timeout
         # Such a master starts no new worker before the last old one has ended.
         in_turn = not self._requests.drains_by_itself()
-        if self._request.cut and in_turn and not self._wait(self._has_loaded, lambda: min(limit, self._deadline)):
+        if self._request.cut and in_turn and not self.wait_until(self._has_loaded, lambda: min(limit, self._deadline)):
             self._end_by_force(self.turnover.old())
-        if not self._wait(self._has_loaded, lambda: limit):
+        if not self.wait_until(self._has_loaded, lambda: limit):
             numbers = self.turnover.numbers()
             count = f"{numbers['new']} of {numbers['wanted']} new workers serve"
             late = f"{count} after {self._request.preflight_timeout:g} s; the server's log may tell why"
@@ -198,7 +190,7 @@ class HubReload(ReloadOperation):
     def _wait_for_old(self) -> None:
         # No event tells of the end of a worker that has not introduced itself to this hub.
         interval = UNHEARD_INTERVAL if self.turnover.unheard else MAX_WAIT
-        gone = self._wait(lambda: self._cancelled or not self.turnover.left(), lambda: self._deadline, interval)
+        gone = self.wait_until(lambda: self._cancelled or not self.turnover.left(), lambda: self._deadline, interval)
         self._check()
         if self._request.cut and not gone:
             for handle in self.turnover.missing():
@@ -207,14 +199,17 @@ class HubReload(ReloadOperation):
                 handle.kill()
             self._end_by_force(self.turnover.old())
 
-    def _succeed(self, on_success: Callable[[int], T]) -> T:
+    def _succeed(self) -> None:
+        self.settle(self._requests.on_control(self._result))
+
+    def _result(self) -> dict[str, Any]:
         """On the control thread, on which workers end: what comes later is no part of this reload any more."""
         left = self.turnover.left()
         self.old_left = len(left)
         if left:
             late = f"after {self._request.grace:g} s of grace old workers still answer requests"
             logger.warning("%s: %s; the new code serves", late, ", ".join(map(str, left)))
-        return on_success(self.turnover.cut)
+        return self._on_success(self, self.turnover.cut)
 
     def _end_by_force(self, workers: list[Worker]) -> None:
         """Kill them, and wait for their end."""
@@ -226,7 +221,7 @@ class HubReload(ReloadOperation):
                 worker.handle.kill()
 
         self._requests.on_control(kill)
-        self._wait(lambda: self._cancelled or not any(map(self._lives, workers)), lambda: math.inf)
+        self.wait_until(lambda: self._cancelled or not any(map(self._lives, workers)), lambda: math.inf)
         self._check()
 
     def _lives(self, worker: Worker) -> bool:
@@ -241,12 +236,12 @@ class HubReload(ReloadOperation):
         if self._server.has_ended():
             raise _died()
 
-    def _fail(self, error: CommandError, on_failure: Callable[[CommandError], Any]) -> None:
+    def _fail(self, error: CommandError) -> None:
         if self._server.has_ended() and not self._called_off:
             # Whatever else went wrong: the caller must not conclude that the old code still serves.
             error = _died()
-        self._requests.on_control(lambda: on_failure(error))
-        self._settle(error)
+        self._requests.on_control(lambda: self._on_failure(self, error))
+        self.settle(error)
 
 
 def _died() -> CommandError:
