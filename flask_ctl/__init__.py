@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from .errors import WrongScheme as WrongScheme
     from .extension.background import BackgroundServer as BackgroundServer
     from .extension.control import Control as Control
+    from .extension.settings import SETTINGS as SETTINGS
     from .protocol.text import render_result as render_result
     from .servers.launch import server_program as server_program
     from .servers.registry import prepare_server as prepare_server
@@ -60,6 +61,7 @@ _NAMES = {
     ),
     "extension.background": ("BackgroundServer",),
     "extension.control": ("Control",),
+    "extension.settings": ("SETTINGS",),
     "protocol.text": ("render_result",),
     "servers.launch": ("server_program",),
     "servers.registry": ("prepare_server", "server_names"),

@@ -18,9 +18,10 @@ from harness import PYTHON, Serve, as_user, raw, read_all, until
 from flask_ctl import AccessDenied, BackgroundServer, ConfigurationError, Control
 from flask_ctl.dispatch.commands import command_from
 from flask_ctl.dispatch.guard import Guard
-from flask_ctl.dispatch.limits import MAX_REFUSED_PEERS, REFUSAL_WINDOW, SETTINGS, Limits
+from flask_ctl.dispatch.limits import MAX_REFUSED_PEERS, REFUSAL_WINDOW, Limits
 from flask_ctl.dispatch.peer import Peer, this_process
 from flask_ctl.dispatch.policy import Policy
+from flask_ctl.extension.settings import DEFAULTS
 
 
 def look() -> None:
@@ -66,16 +67,16 @@ def log(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> Lo
 # Settings
 
 
-@pytest.mark.parametrize("name", SETTINGS)
+@pytest.mark.parametrize("name", [name for name in DEFAULTS if name.startswith("CTL_MAX")])
 @pytest.mark.parametrize("value", [0, -1, 1.5, True, "64", None, []])
 def test_a_limit_that_is_no_positive_number_is_refused(name: str, value: Any) -> None:
-    values = {**SETTINGS, name: value}
+    values = {**DEFAULTS, name: value}
     with pytest.raises(ConfigurationError, match=f"{name} has to be a whole number, 1 or more, not "):
         Limits.from_config(values.__getitem__)
 
 
 def test_without_settings_the_limits_are_the_named_constants() -> None:
-    assert Limits.from_config(SETTINGS.__getitem__) == Limits()
+    assert Limits.from_config(DEFAULTS.__getitem__) == Limits()
 
 
 def test_every_limit_is_set_by_its_own_name() -> None:

@@ -9,8 +9,9 @@ import pytest
 from harness import APPS, PYTHON, Serve, Server, raw, read_all, run_cli
 from servers import SERVERS
 
-from flask_ctl_cli.codes import ERROR_CODES, EXIT_CODES, meaning_of
+from flask_ctl import SETTINGS
 from flask_ctl_cli.suggestions import one_edit_from, similar_names
+from flask_ctl_cli.topics import ERROR_CODES, EXIT_CODES, meaning_of
 
 ROOT = pathlib.Path(__file__).parent.parent
 OWN = ["call", "help", "keygen", "ping", "reload", "run", "status", "stop"]
@@ -115,6 +116,14 @@ def test_help_of_a_code_is_one_line_or_a_document() -> None:
         "code": -32602,
         "means": means,
     }
+
+
+def test_help_of_a_setting_is_its_default_and_meaning() -> None:
+    """In any case of letters; of all by `settings`."""
+    assert run_cli("help", "ctl_grace").stdout.startswith("CTL_GRACE (default: 30.0): seconds that a stop waits")
+    assert run_cli("help", "FLASK_CTL_OWNER").stdout.startswith("FLASK_CTL_OWNER: user whose sockets")
+    assert json.loads(run_cli("help", "CTL_SIGNALS", "--json").stdout)[0]["default"] is True
+    assert len(run_cli("help", "settings").stdout.splitlines()) == len(SETTINGS)
 
 
 @pytest.mark.parametrize("topic", ["9", "-1", "-32099"])

@@ -26,13 +26,6 @@ REFUSAL_WINDOW = 10.0
 MAX_REFUSED_PEERS = 256
 """Peers whose refusals are counted at the same time."""
 
-SETTINGS = {
-    "CTL_MAX_CONNECTIONS": MAX_CONNECTIONS,
-    "CTL_MAX_PENDING": MAX_PENDING,
-    "CTL_MAX_QUEUE": MAX_QUEUE,
-    "CTL_MAX_REFUSALS": MAX_REFUSALS,
-}
-
 
 @dataclass(frozen=True)
 class Limits:
@@ -45,8 +38,9 @@ class Limits:
 
     @classmethod
     def from_config(cls, setting: Callable[[str], Any]) -> Limits:
-        """Limits with `setting(name)` for each name in SETTINGS. Raises ConfigurationError for an invalid value."""
-        return cls(*(_positive(name, setting(name)) for name in SETTINGS))
+        """Limits with the values of `setting("CTL_MAX_…")`. Raises ConfigurationError for an invalid value."""
+        names = ("CTL_MAX_CONNECTIONS", "CTL_MAX_PENDING", "CTL_MAX_QUEUE", "CTL_MAX_REFUSALS")
+        return cls(*(_positive(name, setting(name)) for name in names))
 
 
 def _positive(name: str, value: Any) -> int:

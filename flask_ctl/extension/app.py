@@ -14,7 +14,7 @@ from typing import Any
 from flask import Flask
 
 from ..dispatch.commands import Command
-from ..dispatch.limits import SETTINGS, Limits
+from ..dispatch.limits import Limits
 from ..dispatch.policy import Policy
 from ..errors import ConfigurationError
 from ..lifecycle.app import ServedApp
@@ -25,23 +25,9 @@ from ..system.addresses import OFF, Sockets, as_list, default_path, from_environ
 from ..system.directory import directory_given
 from ..transports.factory import CurveFiles
 from ..workers.agent.agent import Agent
+from .settings import DEFAULTS
 
 logger = logging.getLogger("flask_ctl")
-
-DEFAULTS: dict[str, Any] = {
-    "CTL_SOCKET": None,
-    "CTL_ALLOW": None,
-    "CTL_TCP_OPERATE": False,
-    "CTL_CURVE_KEY": None,
-    "CTL_CURVE_CLIENTS": None,
-    "CTL_GRACE": 30.0,
-    "CTL_SIGNALS": True,
-    "CTL_REQUIRED": False,
-    "CTL_PREFLIGHT_TIMEOUT": 60.0,
-    "CTL_DIRECTORY": None,
-    "CTL_LEGACY_SHUTDOWN": False,
-    **SETTINGS,
-}
 
 
 @dataclass

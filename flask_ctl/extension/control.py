@@ -16,8 +16,9 @@ from ..servers.registry import load_adapter
 from ..system.addresses import Sockets, as_list, parse_address
 from ..system.platform import HAS_UNIX_SOCKETS
 from ..system.preflight import preflighting
-from .app import DEFAULTS, AppState, Functions, count_requests
+from .app import AppState, Functions, count_requests
 from .registry import registry
+from .settings import DEFAULTS
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -28,37 +29,7 @@ class Control:
     """Puts Flask apps under the control of other processes.
 
     ``Control(app)``, or ``control = Control()`` and later ``control.init_app(app)``, is all that an app needs, whatever
-    serves it. Configuration, all optional:
-
-    ``CTL_SOCKET``
-        Address or list of addresses; ``"off"`` for none. Before it come the environment variable FLASK_CTL_SOCKET and
-        the argument `socket`; after it, a default in the user's runtime directory.
-    ``CTL_ALLOW``
-        Who may observe and who may operate besides the app's own user and root, as
-        ``{"observe": ["group:ops"], "operate": ["uid:1001", "user:ann", "gid:100", "key:alice"]}``.
-    ``CTL_TCP_OPERATE``
-        Whether every client of a plain TCP address may operate the app, and not only observe it (False).
-    ``CTL_CURVE_KEY``, ``CTL_CURVE_CLIENTS``
-        For TCP addresses: the file with the server's CURVE key pair, and the directory with the public keys of the
-        authorized clients (``name.pub``).
-    ``CTL_GRACE``
-        Seconds that a stop waits for requests in flight, unless its caller says otherwise (30).
-    ``CTL_SIGNALS``
-        Whether SIGTERM and SIGINT stop the server gracefully, and SIGHUP reloads it where there is no controlling
-        terminal (True).
-    ``CTL_REQUIRED``
-        Whether an unusable control address is a ConfigurationError at the start, instead of a warning (False).
-    ``CTL_PREFLIGHT_TIMEOUT``
-        Seconds within which the new code of a reload has to be ready to serve in its preflight (60).
-    ``CTL_DIRECTORY``
-        Absolute path of the directory in which a reload starts the program again, such as the symbolic link
-        ``/srv/shop/current``. The environment variable FLASK_CTL_DIRECTORY takes precedence. Default: ``$PWD`` of the
-        start.
-    ``CTL_LEGACY_SHUTDOWN``
-        Whether requests find a function in ``environ["werkzeug.server.shutdown"]``, as before Werkzeug 2.1 (False).
-    ``CTL_MAX_CONNECTIONS``, ``CTL_MAX_PENDING``, ``CTL_MAX_QUEUE``, ``CTL_MAX_REFUSALS``
-        Limits: connections of one address (256), unanswered commands of one connection (64), commands that wait for a
-        thread (64), refused commands of one peer in ten seconds that get an audit record each (10).
+    serves it. The settings in `app.config` are all optional: `flask-ctl help settings` lists them.
     """
 
     def __init__(self, app: Flask | None = None, *, socket: Sockets | None = None) -> None:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from ..codes import meaning_of
 from ..output import print_json
 from ..settings import ControlCommand, settings
+from ..topics import described_settings, meaning_of
 
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
@@ -18,18 +18,26 @@ def _complete_topic(ctx: click.Context, param: click.Parameter, incomplete: str)
     from click.shell_completion import CompletionItem
 
     group, context = _group(ctx)
-    names = group.list_commands(context)
+    names = [*group.list_commands(context), "settings"]
     return [CompletionItem(name) for name in names if name.startswith(incomplete)]
 
 
 # An error code looks like an option.
 @click.command(cls=ControlCommand, context_settings={"ignore_unknown_options": True})
 @click.argument(
-    "topic", required=False, metavar="[COMMAND|EXIT CODE|ERROR CODE]", default=None, shell_complete=_complete_topic
+    "topic",
+    required=False,
+    metavar="[COMMAND|EXIT CODE|ERROR CODE|SETTING|settings]",
+    default=None,
+    shell_complete=_complete_topic,
 )
 @click.pass_context
 def help(ctx: click.Context, topic: str | None) -> None:
-    """Explain a command, an exit code or an error code."""
+    """Explain a command, an exit code, an error code or a setting; `settings` lists all settings."""
+    described = [] if topic is None else described_settings(topic)
+    if described:
+        _show_settings(described)
+        return
     try:
         meaning = None if topic is None else meaning_of(topic)
     except ValueError as error:
@@ -41,6 +49,15 @@ def help(ctx: click.Context, topic: str | None) -> None:
         print_json({"kind": kind, "code": number, "means": text})
     else:
         click.echo("{} {}: {}".format(*meaning))
+
+
+def _show_settings(described: list[dict[str, Any]]) -> None:
+    if settings().json:
+        print_json(described)
+        return
+    for setting in described:
+        default = "" if setting["default"] is None else f" (default: {setting['default']!r})"
+        click.echo(f"{setting['name']}{default}: {setting['means']}")
 
 
 def _show_help(ctx: click.Context, topic: str | None) -> None:

@@ -1,6 +1,8 @@
-"""The meanings of the exit codes, and of the protocol's error codes."""
+"""What `help` explains besides commands: exit codes, error codes of the protocol, and settings."""
 
 from __future__ import annotations
+
+from typing import Any
 
 EXIT_CODES = {
     0: "done: every request in flight was finished, and the process has ended",
@@ -15,7 +17,7 @@ EXIT_CODES = {
     8: "the server does not speak this protocol",
     130: "interrupted by Ctrl-C; the server continues with the command",
 }
-"""The texts of the README's table of exit codes, which a test compares."""
+"""The reference in docs/ is generated from these texts; the README's table has the same."""
 
 ERROR_CODES = {
     -32700: "the message is not JSON, or not UTF-8",
@@ -51,6 +53,18 @@ def meaning_of(topic: str) -> tuple[str, int, str] | None:
         return "error code", -abs(number), ERROR_CODES[-abs(number)]
     known = f"exit codes are {_listed(EXIT_CODES)}, error codes {_listed(ERROR_CODES)}"
     raise ValueError(f"{number} is not a code; {known}")
+
+
+def described_settings(topic: str) -> list[dict[str, Any]]:
+    """Name, default and meaning of each setting that a text names, in any case; `settings` names all of them."""
+    from flask_ctl import SETTINGS
+
+    wanted = topic.upper()
+    return [
+        {"name": setting.name, "default": setting.default, "means": setting.meaning}
+        for setting in SETTINGS
+        if wanted in ("SETTINGS", setting.name)
+    ]
 
 
 def _listed(codes: dict[int, str]) -> str:
