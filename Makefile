@@ -6,8 +6,9 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 # What has been installed there: the package and what it needs, and what tests, checks and measurements need besides.
 INSTALLED := $(VENV)/.installed
 READY := $(VENV)/.ready
+DOCUMENTED := $(VENV)/.documented
 
-.PHONY: help demo test test-all compiled fuzz lint bench hammer clean
+.PHONY: help demo test test-all compiled fuzz lint bench hammer docs reference picture clean
 help:
 	@echo "make demo     see it work"
 	@echo "make test     what a change is likely to break, each server once"
@@ -16,6 +17,9 @@ help:
 	@echo "make lint     ruff and strict mypy"
 	@echo "make bench    measure, as ratios"
 	@echo "make hammer   200 reloads of each server under load, and what was lost"
+	@echo "make docs     the documentation as a site, docs/_build/index.html"
+	@echo "make reference  write the generated pages of docs/reference anew"
+	@echo "make picture  draw the terminal of the README anew, from a real run"
 	@echo "make clean    remove the environment and caches"
 
 $(INSTALLED): pyproject.toml
@@ -28,6 +32,10 @@ $(INSTALLED): pyproject.toml
 $(READY): pyproject.toml | $(INSTALLED)
 	@echo "Installing the HTTP servers and tools for tests, checks and measurements in $(VENV) (some 170 MB) ..."
 	@$(PIP) --editable '.[test,lint,bench]'
+	@touch $@
+
+$(DOCUMENTED): pyproject.toml | $(INSTALLED)
+	@$(PIP) --editable '.[docs]'
 	@touch $@
 
 demo: $(INSTALLED)
@@ -57,6 +65,15 @@ bench: $(READY)
 hammer: $(READY)
 	$(BIN)/python benchmarks/hammer.py
 
+docs: $(DOCUMENTED)
+	$(BIN)/sphinx-build --quiet --fail-on-warning --keep-going docs docs/_build
+
+reference: $(INSTALLED)
+	$(BIN)/python docs/generate.py
+
+picture: $(DOCUMENTED)
+	$(BIN)/python docs/terminal.py
+
 clean:
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist
+	rm -rf docs/_build $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
