@@ -33,6 +33,7 @@ from flask_ctl.dispatch.limits import Limits
 from flask_ctl.dispatch.peer import Peer
 from flask_ctl.dispatch.policy import Policy
 from flask_ctl.errors import ReloadFailed
+from flask_ctl.protocol.typed import from_json
 from flask_ctl.transports.factory import CurveFiles
 from flask_ctl.workers import messages
 from flask_ctl.workers.hub import apps, commands, endpoint, master, requests, status, turnover
@@ -615,7 +616,7 @@ class FakeStateFile:
         self._text: str | None = None
 
     def read(self) -> messages.SavedState | None:
-        return None if self._text is None else messages.SavedState.from_json(json.loads(self._text))
+        return None if self._text is None else from_json(messages.SavedState, json.loads(self._text))
 
     def write(self, state: messages.SavedState) -> None:
         if not self.broken:

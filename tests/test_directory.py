@@ -19,10 +19,11 @@ from servers import FINDS_ITSELF, SCRIPTS
 
 from flask_ctl import ConfigurationError, Control, ReloadFailed
 from flask_ctl.extension.control import state_of
+from flask_ctl.protocol.typed import from_json
 from flask_ctl.system.addresses import default_path
 from flask_ctl.system.directory import MAX_ENTRIES, Origin, StartDirectory, directory_given, links_to
 from flask_ctl.system.program import Program
-from flask_ctl.workers.messages import Hello, known
+from flask_ctl.workers.messages import Hello
 
 
 class Site:
@@ -185,7 +186,7 @@ def test_a_server_that_does_not_follow_the_given_name_may_not(site: Site, here: 
 
 def test_what_the_hub_hears_of_it_is_the_same(site: Site, here: str) -> None:
     start = Origin(None).for_program()
-    assert known(StartDirectory, json.loads(json.dumps(asdict(start)))) == start
+    assert from_json(StartDirectory, json.loads(json.dumps(asdict(start)))) == start
     assert Hello.__dataclass_fields__["directory"].default is None, "a worker of an older version tells none"
 
 

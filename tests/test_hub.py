@@ -19,6 +19,7 @@ from harness import TIMEOUT, Pending, raw, until
 from manyworkers import hubs_of, is_alive, kill
 
 from flask_ctl import CommandError, ControlClient, RemoteProtocolError
+from flask_ctl.protocol.typed import from_json
 from flask_ctl.system.processes import open_process
 from flask_ctl.workers import messages
 from flask_ctl.workers.agent.spawn import private_path, start_hub
@@ -58,7 +59,7 @@ def app(socket_path: str, **changes: Any):
         "grace": 30.0, "preflight_timeout": 60.0, "versions": {"flask_ctl": "0.1.0"}, "commands": {},
         "policy": {"allow": {}, "tcp_operate": False}, "limits": {}, "curve": {},
     }  # fmt: skip
-    return AppRecord.from_json({**fields, **changes})
+    return from_json(AppRecord, {**fields, **changes})
 
 
 def hello(socket_path: str, master: subprocess.Popen[bytes] = 1, pid: int | None = None, **changes: Any):
@@ -332,7 +333,7 @@ def test_an_address_that_cannot_be_used_is_told_to_the_worker_and_tried_again(
     other = SocketFile(socket_path)
     listener = other.acquire()
     try:
-        welcome = Welcome.from_json(worker.say(hello(socket_path, master.pid))["result"])
+        welcome = from_json(Welcome, worker.say(hello(socket_path, master.pid))["result"])
         assert welcome.first
         assert f"in use by pid {os.getpid()}" in welcome.problems[0]
         assert welcome.endpoints == []
@@ -426,7 +427,7 @@ def test_an_answer_to_what_was_given_up_is_nothing() -> None:
 @pytest.mark.parametrize("value", [None, [], {}, {"pid": 1}, "x"])
 def test_what_is_no_hello_is_a_protocol_error(value: Any) -> None:
     with pytest.raises(RemoteProtocolError):
-        Hello.from_json(value)
+        from_json(Hello, value)
 
 
 @pytest.mark.parametrize(
@@ -443,12 +444,14 @@ def test_what_is_no_hello_is_a_protocol_error(value: Any) -> None:
 )
 def test_what_is_no_saved_state_is_a_protocol_error(state: dict[str, Any]) -> None:
     with pytest.raises(RemoteProtocolError):
-        Hello.from_json({**messages.as_json(hello("x")), "saved_state": state})
+        from_json(Hello, json.loads(json.dumps({**messages.as_json(hello("x")), "saved_state": state})))
 
 
 def test_fields_of_a_saved_state_that_are_unknown_are_ignored() -> None:
     state = {"number": 1, "totals": {}, "history": {"generation": 2, "began": 0.0, "_note": None}, "later": 1}
-    remembered = Hello.from_json({**messages.as_json(hello("x")), "saved_state": state}).saved_state
+    remembered = from_json(
+        Hello, json.loads(json.dumps({**messages.as_json(hello("x")), "saved_state": state}))
+    ).saved_state
     assert remembered == SavedState(1, {}, SavedHistory(2))
 
 
@@ -467,9 +470,9 @@ print(os.listdir("/proc/self/fd"))
 
 
 def test_a_hello_survives_the_wire_with_what_a_later_version_adds() -> None:
-    greeting = hello("x", saved_state=SavedState(1, {"x": [1, 2]}, SavedHistory(3)))
+    greeting = hello("x", saved_state=SavedState(1, {"x": (1, 2)}, SavedHistory(3)))
     value = json.loads(json.dumps({**messages.as_json(greeting), "later": 1}))
-    assert Hello.from_json(value) == greeting
+    assert from_json(Hello, value) == greeting
 
 
 class Unspeakable(Exception):

@@ -181,7 +181,7 @@ def memory(number: int, **totals: Any):
 def test_a_state_file_tells_what_was_written_last(file: FileIO) -> None:
     state_file = StateFile(file.fileno())
     assert state_file.read() is None
-    for kept in (memory(1, first=[1, 2], second=[3, 4]), memory(2)):
+    for kept in (memory(1, first=(1, 2), second=(3, 4)), memory(2)):
         state_file.write(kept)
         assert StateFile(file.fileno()).read() == kept
 

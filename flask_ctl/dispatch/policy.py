@@ -60,14 +60,6 @@ class Policy:
             {role: tuple(dict.fromkeys(_principals(role, entries))) for role, entries in value.items()}, tcp_operate
         )
 
-    @classmethod
-    def from_json(cls, value: Mapping[str, Any]) -> Policy:
-        """The policy that `dataclasses.asdict` made JSON of. Raises an Exception for anything else."""
-        allow = {
-            role: tuple((str(kind), who) for kind, who in principals) for role, principals in value["allow"].items()
-        }
-        return cls(allow, bool(value["tcp_operate"]))
-
     def role_of(self, peer: Peer) -> Role | None:
         """The most that a peer may do; None for nothing at all."""
         if peer.key is not None:

@@ -28,17 +28,14 @@ changed, unknown ones are ignored, and `hello` means the same for ever.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field
 from typing import Any, TypeVar
 
-from ..dispatch.limits import Limits
-from ..dispatch.policy import Policy
-from ..errors import INTERNAL_ERROR, CommandError, RemoteProtocolError, as_command_error, error_from_object
+from ..errors import INTERNAL_ERROR, CommandError, as_command_error, error_from_object
 from ..lifecycle.app import AppConfig
 from ..protocol.framing import MAX_FRAME
 from ..protocol.jsonrpc import encode, error_object, request_object, result_object
 from ..system.directory import StartDirectory
-from ..transports.factory import CurveFiles
 
 VERSION = 1
 """Version of this protocol."""
@@ -85,14 +82,6 @@ class Figures:
         """Requests that the server itself has ended."""
         return sum(tally.aborted for tally in self.apps.values())
 
-    @classmethod
-    def from_json(cls, value: Any) -> Figures:
-        """Raises RemoteProtocolError for anything else."""
-        figures = known(cls, value)
-        if not isinstance(figures.apps, dict):
-            raise RemoteProtocolError(f"no {cls.__name__}: apps is no object")
-        return replace(figures, apps={key: known(Tally, tally) for key, tally in figures.apps.items()})
-
 
 @dataclass(frozen=True, kw_only=True)
 class AppRecord(AppConfig):
@@ -100,20 +89,6 @@ class AppRecord(AppConfig):
 
     key: str
     commands: dict[str, Any]
-
-    @classmethod
-    def from_json(cls, value: Any) -> AppRecord:
-        """Raises RemoteProtocolError for anything else."""
-        record = known(cls, value)
-        limits, curve = known(Limits, record.limits), known(CurveFiles, record.curve)
-        return replace(record, policy=_policy(record.policy), limits=limits, curve=curve)
-
-
-def _policy(value: Any) -> Policy:
-    try:
-        return value if isinstance(value, Policy) else Policy.from_json(value)
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise RemoteProtocolError(f"no Policy: {error!r}") from None
 
 
 @dataclass(frozen=True)
@@ -163,12 +138,6 @@ class SavedHistory:
     renewed_at: float | None = None
     begun: SavedReload | None = None
 
-    @classmethod
-    def from_json(cls, value: Any) -> SavedHistory:
-        """Raises RemoteProtocolError for anything else."""
-        past = known(cls, value)
-        return past if past.begun is None else replace(past, begun=known(SavedReload, past.begun))
-
 
 @dataclass(frozen=True)
 class SavedState:
@@ -178,25 +147,8 @@ class SavedState:
     """
 
     number: int
-    totals: dict[str, list[int]]
+    totals: dict[str, tuple[int, int]]
     history: SavedHistory
-
-    @classmethod
-    def from_json(cls, value: Any) -> SavedState:
-        """Raises RemoteProtocolError for anything else."""
-        state = known(cls, value)
-        numbers = [state.number, *(number for pair in _pairs(state.totals) for number in pair)]
-        state = replace(state, history=SavedHistory.from_json(state.history))
-        if not all(isinstance(number, int) for number in [*numbers, state.history.generation]):
-            raise RemoteProtocolError("no SavedState: a number is missing")
-        return state
-
-
-def _pairs(totals: Any) -> list[list[Any]]:
-    """The values of `totals`. Raises RemoteProtocolError if they are no pairs."""
-    if not isinstance(totals, dict) or any(not isinstance(pair, list) or len(pair) != 2 for pair in totals.values()):
-        raise RemoteProtocolError("no SavedState: the totals are no pairs of numbers")
-    return list(totals.values())
 
 
 @dataclass(frozen=True)
@@ -226,21 +178,6 @@ class Hello:
     runs_exit_handlers: bool = False
     protocol: int = VERSION
 
-    @classmethod
-    def from_json(cls, value: Any) -> Hello:
-        """Raises RemoteProtocolError for anything else."""
-        made = known(cls, value)
-        if not isinstance(made.apps, list):
-            raise RemoteProtocolError(f"no {cls.__name__}: apps is no array")
-        changes = {
-            "loaded": known(Loaded, made.loaded),
-            "apps": [AppRecord.from_json(app) for app in made.apps],
-            "figures": Figures.from_json(made.figures),
-            "saved_state": None if made.saved_state is None else SavedState.from_json(made.saved_state),
-            "directory": None if made.directory is None else known(StartDirectory, made.directory),
-        }
-        return cls(**{**{f.name: getattr(made, f.name) for f in fields(cls)}, **changes})
-
 
 @dataclass(frozen=True)
 class Welcome:
@@ -254,10 +191,6 @@ class Welcome:
     draining: bool
     first: bool
     protocol: int = VERSION
-
-    @classmethod
-    def from_json(cls, value: Any) -> Welcome:
-        return known(cls, value)
 
 
 def request(method: str, params: Mapping[str, Any] | None = None, id: int | None = None) -> bytes:
@@ -285,16 +218,5 @@ def error_of(value: Mapping[str, Any]) -> CommandError:
 
 
 def as_json(value: Any) -> dict[str, Any]:
-    """A Hello, Welcome, SavedState or Figures as JSON."""
+    """A Hello, Welcome, SavedState or Figures as JSON; `from_json` makes the dataclass of it again."""
     return asdict(value)
-
-
-def known(cls: type[T], value: Any) -> T:
-    """A dataclass from its JSON, without what a later version may have added. Raises RemoteProtocolError."""
-    if isinstance(value, cls):
-        return value
-    names = {f.name for f in fields(cls)}  # type: ignore[arg-type]
-    try:
-        return cls(**{name: item for name, item in value.items() if name in names})
-    except (AttributeError, TypeError) as error:
-        raise RemoteProtocolError(f"no {cls.__name__}: {error}") from None

@@ -13,6 +13,7 @@ from ...errors import CommandError, ConfigurationError, RemoteProtocolError
 from ...lifecycle.app import ServedApp
 from ...lifecycle.stop import Mode
 from ...protocol.jsonrpc import decode
+from ...protocol.typed import from_json
 from ...servers.base import PreforkWorker
 from ...system.at_exit import close_at_exit, forget
 from ...system.directory import current_directory
@@ -186,7 +187,7 @@ class Agent:
                 logger.warning("the hub refuses this worker, which tries again: %s", why)
             raise RemoteProtocolError("it refuses this worker")
         self._refusal = ""
-        welcome, before = Welcome.from_json(value.get("result")), self._welcome
+        welcome, before = from_json(Welcome, value.get("result"), "the answer to hello"), self._welcome
         self._welcome = welcome
         self._requests.listening(welcome.endpoints)
         self._requests.drain(welcome.draining)

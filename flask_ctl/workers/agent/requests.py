@@ -12,6 +12,7 @@ from ...dispatch.commands import CommandRegistry
 from ...errors import CommandError
 from ...lifecycle.app import ServedApp
 from ...lifecycle.hooks import run_reload_hooks, run_stop_hooks
+from ...protocol.typed import from_json
 from ...servers.base import PreforkWorker
 from ...system.addresses import parse_address
 from ...system.bytecode import remove_stale
@@ -153,7 +154,7 @@ class HubRequests:
         return self._server.preflight()
 
     def _save_state(self, **state: Any) -> None:
-        self.saved_state = SavedState.from_json(state)
+        self.saved_state = from_json(SavedState, state, "the state")
 
     def _call(self, app: str, name: str, params: Any = None, texts: Any = None) -> Callable[[], Any]:
         command = self._registries[app].get(name)

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Callable
-from dataclasses import fields, is_dataclass
-from typing import Any, TypeVar, get_args, get_origin, get_type_hints
+from typing import Any, TypeVar
 
 from ...dispatch.dispatcher import Answer, Notify
 from ...dispatch.guard import Guard
@@ -17,6 +15,7 @@ from ...dispatch.replies import Connection
 from ...errors import INVALID_PARAMS, INVALID_REQUEST, METHOD_NOT_FOUND, CommandError, RemoteProtocolError
 from ...lifecycle.stop import Mode
 from ...protocol.jsonrpc import decode, encode, error_object, result_object
+from ...protocol.typed import from_json
 from ...system.processes import open_process
 from ...transports.base import Handler
 from ...transports.reactor import READ, Reactor
@@ -100,38 +99,34 @@ class WorkerEndpoint:
         if not isinstance(params, dict):
             raise CommandError("the parameters are no object", code=INVALID_PARAMS)
         if method == "hello":
-            welcome = self._hello(_checked(Hello.from_json(params)), peer, _sender(connection))
+            welcome = self._hello(from_json(Hello, params), peer, _sender(connection))
             return encode(result_object(id, messages.as_json(welcome)))
         worker = self._workers.get(peer.pid)
         if worker is None:
             raise CommandError("say hello first", code=INVALID_REQUEST)
         if method == "report":
-            figures = _checked(Figures.from_json(params.get("figures")))
+            figures = from_json(Figures, params.get("figures"), "figures")
             worker.final = bool(params.get("final"))
             worker.hear(figures)
             self._on_report()
         elif method == "received":
-            worker.received(_parameter(params, "id", int))
+            worker.received(from_json(int, params.get("id"), "id"))
         elif method == "stop":
-            mode, grace = _parameter(params, "mode", str), _parameter(params, "grace", float)
-            if mode not in get_args(Mode) or not 0 <= grace < math.inf:
-                raise CommandError(f"no stop: {mode!r}, {grace!r}", code=INVALID_PARAMS)
+            mode, grace = from_json(Mode, params.get("mode"), "mode"), from_json(float, params.get("grace"), "grace")
+            if not 0 <= grace < math.inf:
+                raise CommandError(f"grace is no number of seconds: {grace!r}", code=INVALID_PARAMS)
             self._on_stop(mode, grace, peer)
         else:
             raise CommandError(f"no method {method!r}", code=METHOD_NOT_FOUND)
         return None
 
     def _settle(self, value: dict[str, Any], peer: Peer) -> None:
-        error = value.get("error", {})
-        if (
-            not _conforms(value.get("id"), int)
-            or not isinstance(error, dict)
-            or not _conforms(error.get("code", 0), int)
-        ):
+        id, error = value.get("id"), value.get("error", {})
+        if type(id) is not int or not isinstance(error, dict) or type(error.get("code", 0)) is not int:
             raise CommandError("no answer", code=INVALID_REQUEST)
         worker = self._workers.get(peer.pid)
         if worker is not None:
-            worker.settle(value["id"], value)
+            worker.settle(id, value)
 
     def _hello(self, hello: Hello, peer: Peer, send: Callable[[bytes], Any]) -> Welcome:
         if hello.pid != peer.pid:
@@ -168,46 +163,3 @@ def _sender(connection: Connection | None) -> Callable[[bytes], Any]:
     if connection is None:
         raise CommandError("hello does not come in a batch", code=INVALID_REQUEST)
     return lambda line: connection.send(line.rstrip(b"\n"))
-
-
-def _parameter(params: dict[str, Any], name: str, kind: type[T]) -> T:
-    value = params.get(name)
-    if not _conforms(value, kind):
-        raise CommandError(f"{name} is no {kind.__name__}: {value!r}", code=INVALID_PARAMS)
-    return value  # type: ignore[return-value]
-
-
-def _checked(message: T) -> T:
-    """The message, if its fields have the types that its class says. Raises RemoteProtocolError."""
-    kind: Any = type(message)
-    for name, expected in _types_of(kind).items():
-        value = getattr(message, name)
-        if not _conforms(value, expected):
-            raise RemoteProtocolError(f"{name} of a {kind.__name__} is not {expected}: {value!r}")
-    return message
-
-
-_types_of = functools.cache(get_type_hints)
-"""By the classes of messages, whose annotations are strings that would be evaluated again for each message."""
-
-
-def _conforms(value: Any, expected: Any) -> bool:
-    """Whether a JSON value, or a dataclass made of one, has a type."""
-    origin, arguments = get_origin(expected), get_args(expected)
-    if expected is Any:
-        return True
-    if isinstance(value, Policy):
-        # Checked when it was made: JSON has no roles and no tuples.
-        return expected is Policy
-    if arguments and origin is list:
-        return isinstance(value, list) and all(_conforms(item, arguments[0]) for item in value)
-    if arguments and origin is dict:
-        return isinstance(value, dict) and all(_conforms(item, arguments[1]) for item in value.values())
-    if arguments:
-        return any(_conforms(value, alternative) for alternative in arguments)
-    if is_dataclass(value) and not isinstance(value, type):
-        types = _types_of(type(value))
-        return type(value) is expected and all(_conforms(getattr(value, f.name), types[f.name]) for f in fields(value))
-    if isinstance(value, bool):
-        return expected is bool
-    return isinstance(value, (int, float) if expected is float else expected)

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 from ...dispatch.futures import chain, gather, settled, then
 from ...errors import CONFLICT, CommandError, RemoteProtocolError, TimedOut
+from ...protocol.typed import from_json
 from ...system.native import new_future
 from ..messages import Figures
 from .table import Worker, Workers
@@ -105,7 +106,7 @@ class WorkerRequests:
 
         def note(worker: Worker, figures: Any) -> None:
             # Not when all have answered: by then it may have reported what is newer. Nor does it report this once more.
-            worker.hear(Figures.from_json(figures))
+            worker.hear(from_json(Figures, figures, "figures"))
             self._on_news()
 
         def unheard(outcomes: list[Outcome]) -> set[int]:

@@ -10,6 +10,7 @@ import logging
 import os
 
 from ...errors import RemoteProtocolError
+from ...protocol.typed import from_json
 from ..messages import SavedState, as_json
 
 MAX_SIZE = 1 << 20
@@ -29,7 +30,7 @@ class StateFile:
         """The state that a previous hub wrote; None if there is none, or it can't be read."""
         try:
             line, end, _ = os.pread(self._descriptor, MAX_SIZE, 0).partition(b"\n")
-            return SavedState.from_json(json.loads(line)) if end else None
+            return from_json(SavedState, json.loads(line)) if end else None
         except (OSError, ValueError, RecursionError, RemoteProtocolError) as error:
             logger.debug("the state of a previous hub can't be read: %s", error)
             return None

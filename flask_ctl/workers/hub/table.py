@@ -229,10 +229,10 @@ class Workers:
         deadlines = [worker.next_deadline() for worker in self]
         return min((deadline for deadline in deadlines if deadline is not None), default=None)
 
-    def export_totals(self) -> dict[str, list[int]]:
+    def export_totals(self) -> dict[str, tuple[int, int]]:
         """The totals of ended workers by app, for the next hub."""
-        return {key: [tally.total, tally.errors] for key, tally in self._past.items()}
+        return {key: (tally.total, tally.errors) for key, tally in self._past.items()}
 
-    def restore_totals(self, totals: dict[str, list[int]]) -> None:
+    def restore_totals(self, totals: dict[str, tuple[int, int]]) -> None:
         """Continue from the totals that a previous hub exported."""
         self._past = {key: Tally(0, None, total, errors) for key, (total, errors) in totals.items()}
