@@ -1,4 +1,4 @@
-"""A listening socket at an address: opened, put back when its file is removed, handed over at a reload."""
+"""What the listeners have in common whose socket we bind: it is put back when its file is removed, and handed over."""
 
 from __future__ import annotations
 
@@ -7,11 +7,13 @@ import logging
 import os
 from typing import Any
 
+from ..dispatch.guard import Guard
 from ..dispatch.policy import FileAccess
 from ..errors import ConfigurationError
 from ..system.addresses import Address, prepare_directory
 from ..system.handover import inherited
 from ..system.native import socket
+from .base import Listener
 
 logger = logging.getLogger("flask_ctl")
 
@@ -59,95 +61,92 @@ class Place:
         """In a forked child: close its copies of descriptors, and touch nothing else."""
 
 
-class Endpoint:
-    """The socket at one address, from `open` to `close`.
+class BoundListener(Listener):
+    """A listener with a socket of ours, from `open` to `close`. A subclass serves the clients."""
 
-    `caller` is the client that has asked the previous image for a reload, as `export_state` of its listener left it.
-    """
-
-    def __init__(self, address: Address, place: Place) -> None:
-        self.address = address
-        self.socket: socket.socket | None = None
-        self.caller: dict[str, Any] | None = None
+    def __init__(self, address: Address, place: Place, guard: Guard) -> None:
+        self._address = address
         self._place = place
+        self._guard = guard
+        self._socket: socket.socket | None = None
+        self._caller: dict[str, Any] | None = None
+        """The client that asked the previous image for a reload, as `export_state` left it."""
         self._complained = False
         self._warned = False
 
+    @property
+    def endpoint(self) -> str:
+        return str(self._address)
+
     def check(self) -> None:
-        """Raises InsecureConfiguration where `open` would."""
         self._place.check()
 
     def open(self) -> None:
-        """Listen. Raises ConfigurationError, with the remedy, where that is not possible."""
-        control = inherited.take_control(str(self.address))
+        control = inherited.take_control(self.endpoint)
         if control is not None:
             self._adopt(control)
         else:
-            if self.address.path:
-                prepare_directory(self.address.path)
-            self.socket = self._place.acquire()
+            if self._address.path:
+                prepare_directory(self._address.path)
+            self._socket = self._place.acquire()
         self._warn_of_obstacle()
 
-    def set_access(self, access: FileAccess) -> None:
-        """Open the socket to other users, or close it. Raises ConfigurationError where that is not possible."""
-        self._place.set_access(access)
+    def renew_access(self) -> None:
+        self._place.set_access(self._guard.policy.file_access())
         self._warn_of_obstacle()
 
-    def tend(self) -> bool:
-        """Called now and then: whether clients reach our socket. Restores a lock file that has been removed."""
-        if self.socket is not None:
-            self._place.keep_lock()
-        return self.in_place()
+    def close(self) -> None:
+        self._close_socket()
+        self._place.release()
 
-    def in_place(self) -> bool:
-        """Whether clients reach our socket."""
-        return self.socket is not None and self._place.in_place()
+    def abandon(self) -> None:
+        # The place closes its copy of the lock's descriptor by itself.
+        self._close_socket()
 
-    def restore(self) -> bool:
+    def _is_reached(self) -> bool:
+        """Whether clients reach our socket. Restores a lock file that has been removed."""
+        if self._socket is None:
+            return False
+        self._place.keep_lock()
+        return self._place.in_place()
+
+    def _restore(self) -> bool:
         """Listen anew, unless another process has taken the place; whether there is a new socket."""
         if not self._place.vacant() and not self._place.in_place():
             self._complain("something else is there now")
             return False
-        self.close()
+        self._close_socket()
+        self._place.release()
         try:
             self.open()
         except ConfigurationError as error:
             self._complain(error.message)
             return False
-        logger.warning("the control socket %s had been removed; it is back", self.address)
+        logger.warning("the control socket %s had been removed; it is back", self._address)
         self._complained = False
         return True
 
-    def export_state(self, caller: dict[str, Any] | None) -> dict[str, Any] | None:
+    def _export_socket(self, caller: dict[str, Any] | None) -> dict[str, Any] | None:
         """What `Handover` keeps of it for the next image; None if there is no socket."""
-        if self.socket is None:
+        if self._socket is None:
             return None
-        descriptor, self.socket = self.socket.detach(), None
+        descriptor, self._socket = self._socket.detach(), None
         return {
-            "address": str(self.address),
-            "file": self.address.path or None,
+            "address": self.endpoint,
+            "file": self._address.path or None,
             "socket": descriptor,
             "lock": self._place.hand_over(),
             "caller": caller,
         }
 
-    def close(self) -> None:
-        """Give up the address; more than once is fine."""
-        self._close_socket()
-        self._place.release()
-
-    def abandon(self) -> None:
-        """In a forked child: close its copy of the socket's descriptor. The place closes that of its lock by itself."""
-        self._close_socket()
-
     def _adopt(self, control: dict[str, Any]) -> None:
         try:
-            self.socket = self._place.adopt(control["socket"], control["lock"])
+            self._socket = self._place.adopt(control["socket"], control["lock"])
         except ConfigurationError:
             if "descriptor" in (control["caller"] or {}):
                 os.close(control["caller"]["descriptor"])
             raise
-        self.caller = control["caller"]
+        self._caller = control["caller"]
 
     def _warn_of_obstacle(self) -> None:
         directory = self._place.obstacle()
@@ -156,17 +155,17 @@ class Endpoint:
             logger.warning(
                 "%s is open to others by CTL_ALLOW, but they can't all enter %s; give a path in a directory that they"
                 " can enter by FLASK_CTL_SOCKET",
-                self.address,
+                self._address,
                 directory,
             )
 
     def _close_socket(self) -> None:
-        if self.socket is not None:
+        if self._socket is not None:
             with contextlib.suppress(OSError):
-                self.socket.close()
-        self.socket = None
+                self._socket.close()
+        self._socket = None
 
     def _complain(self, reason: str) -> None:
         if not self._complained:
             self._complained = True
-            logger.warning("the control socket %s was removed and can't be put back: %s", self.address, reason)
+            logger.warning("the control socket %s was removed and can't be put back: %s", self._address, reason)

@@ -12,46 +12,32 @@ from ..dispatch.replies import ReplyTo
 from ..system.addresses import Address
 from ..system.native import socket
 from .base import Handler
-from .endpoint import Endpoint
+from .endpoint import BoundListener
 from .reactor import Reactor
 from .socketfile import SocketFile
 from .stream import StreamServer
 
 
-class UnixListener:
+class UnixListener(BoundListener):
     """Listens at a path, for the users in the guard's policy; restores the socket file if it is removed."""
 
     def __init__(self, path: str, guard: Guard, file: SocketFile | None = None) -> None:
-        self._guard = guard
-        self._endpoint = Endpoint(Address("unix", path), file or SocketFile(path, guard.policy.file_access()))
+        super().__init__(Address("unix", path), file or SocketFile(path, guard.policy.file_access()), guard)
         self._server: StreamServer | None = None
         self._reactor: Reactor | None = None
-
-    @property
-    def endpoint(self) -> str:
-        return str(self._endpoint.address)
-
-    def check(self) -> None:
-        self._endpoint.check()
-
-    def open(self) -> None:
-        self._endpoint.open()
-
-    def renew_access(self) -> None:
-        self._endpoint.set_access(self._guard.policy.file_access())
 
     def attach(self, reactor: Reactor, handler: Handler) -> None:
         self._reactor = reactor
         self._server = StreamServer(reactor, handler, self._guard)
-        if self._endpoint.socket is not None or self._endpoint.restore():
+        if self._socket is not None or self._restore():
             self._listen()
 
     def tick(self) -> None:
         if self._server is not None:
             self._server.tick()
-        if not self._endpoint.tend():
+        if not self._is_reached():
             self._ignore()
-            self._endpoint.restore()
+            self._restore()
             self._listen()
 
     def detach(self) -> None:
@@ -64,10 +50,10 @@ class UnixListener:
             self._server.flush(timeout)
 
     def export_state(self) -> dict[str, Any] | None:
-        return None if self._server is None else self._endpoint.export_state(self._server.export_state())
+        return None if self._server is None else self._export_socket(self._server.export_state())
 
     def answer_caller(self, reply: Callable[[ReplyTo], bytes]) -> None:
-        caller, self._endpoint.caller = self._endpoint.caller, None
+        caller, self._caller = self._caller, None
         if caller is None:
             return
         sock = socket.socket(fileno=caller["descriptor"])
@@ -81,20 +67,20 @@ class UnixListener:
     def close(self) -> None:
         self.detach()
         self._ignore()
-        self._endpoint.close()
+        super().close()
 
     def abandon(self) -> None:
         if self._server is not None:
             self._server.abandon()
-        self._endpoint.abandon()
+        super().abandon()
 
     def _listen(self) -> None:
-        if self._server is not None and self._endpoint.socket is not None:
-            self._server.listen(self._endpoint.socket, peer_of)
+        if self._server is not None and self._socket is not None:
+            self._server.listen(self._socket, peer_of)
 
     def _ignore(self) -> None:
-        if self._reactor is not None and self._endpoint.socket is not None:
-            self._reactor.unregister(self._endpoint.socket)
+        if self._reactor is not None and self._socket is not None:
+            self._reactor.unregister(self._socket)
 
 
 def answer_and_close(caller: dict[str, Any], reply: Callable[[ReplyTo], bytes]) -> None:
