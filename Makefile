@@ -8,11 +8,12 @@ INSTALLED := $(VENV)/.installed
 READY := $(VENV)/.ready
 DOCUMENTED := $(VENV)/.documented
 
-.PHONY: help demo test test-all compiled fuzz lint bench hammer docs reference picture clean
+.PHONY: help demo test test-all coverage compiled fuzz lint bench hammer docs reference picture clean
 help:
 	@echo "make demo     see it work"
 	@echo "make test     what a change is likely to break, each server once"
 	@echo "make test-all every test, on every row of the table of servers"
+	@echo "make coverage what the tests of \`make test\` run of each room, lines and branches"
 	@echo "make fuzz     10,000 conversations with whatever bytes a client may send"
 	@echo "make lint     ruff and strict mypy"
 	@echo "make bench    measure, as ratios"
@@ -47,6 +48,12 @@ test: compiled
 test-all: compiled
 	$(BIN)/python -m pytest --durations=10 $(ARGS)
 
+# Each process writes a file of its own, and is slower: limits that a test sets to its server may be missed.
+coverage: compiled
+	rm -rf .coverage
+	$(BIN)/coverage run -m pytest -m "not full" --hypothesis-profile=quick $(ARGS)
+	$(BIN)/python tests/coverage_by_room.py
+
 # The tests start hundreds of processes; where Python must not write bytecode each would compile the package anew.
 compiled: $(READY)
 	@env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -m compileall -q flask_ctl cli
@@ -75,5 +82,5 @@ picture: $(DOCUMENTED)
 	$(BIN)/python docs/terminal.py
 
 clean:
-	rm -rf docs/_build $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist
+	rm -rf docs/_build $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage build dist
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -8,6 +8,7 @@ import os
 import pathlib
 import random
 import socket
+import sys
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
@@ -181,6 +182,11 @@ settings.register_profile("quick", max_examples=25)
 def pytest_xdist_auto_num_workers() -> int:
     """Half of its time a test waits for another process, so there are more of them than processors, within reason."""
     return min(2 * (os.cpu_count() or 1), 16)
+
+
+def pytest_configure() -> None:
+    """Keep what pytest compiles of these files, even where Python writes no bytecode: each worker would do it anew."""
+    sys.dont_write_bytecode = False
 
 
 def pytest_collection_finish() -> None:

@@ -140,22 +140,25 @@ REPRESENTATIVES = [
 ]
 """One for each mechanism; the others differ from one of these in a few properties, those that all are asked for."""
 
+FIRSTS = ["werkzeug", "gunicorn sync"]
+"""One that serves alone and one with workers, for what costs much and is the same with each of them."""
+
 
 def _any(row: Row) -> bool:
     return True
 
 
-def all_rows(suits: Callable[[Row], bool] = _any) -> pytest.MarkDecorator:
-    """Run a test on each row that suits; `make test` leaves all but the representatives out."""
+def all_rows(suits: Callable[[Row], bool] = _any, quick: list[str] = REPRESENTATIVES) -> pytest.MarkDecorator:
+    """Run a test on each row that suits; `make test` takes those in `quick`."""
     names = [name for name, row in SERVERS.items() if suits(row)]
-    return _rows(names, quick=REPRESENTATIVES)
+    return _rows(names, quick)
 
 
 def each_mechanism(suits: Callable[[Row], bool] = _any) -> pytest.MarkDecorator:
     """Run a test on each representative that suits; `make test` takes one that serves alone and one with workers."""
     names = [name for name in REPRESENTATIVES if suits(SERVERS[name])]
     firsts = {bool(SERVERS[name].workers): name for name in reversed(names)}
-    return _rows(names, quick=list(firsts.values()))
+    return _rows(names, list(firsts.values()))
 
 
 def _rows(names: list[str], quick: list[str]) -> pytest.MarkDecorator:

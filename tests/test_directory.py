@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from fakes import Scene
 from flask import Flask
-from harness import APPS, Serve, Server, raw, read_all, run_cli
+from harness import APPS, Serve, Server, first_quick, raw, read_all, run_cli
 from manyworkers import all_there
 from servers import FINDS_ITSELF, SCRIPTS
 
@@ -265,8 +265,8 @@ SAMPLE = [sys.executable, "sample.py"]
     [
         ("pwd", True),
         ("nothing", False),
-        ("physical pwd", False),
-        ("FLASK_CTL_DIRECTORY", True),
+        pytest.param("physical pwd", False, marks=pytest.mark.full),
+        pytest.param("FLASK_CTL_DIRECTORY", True, marks=pytest.mark.full),
     ],
 )
 def test_a_program_follows_the_name_that_it_knows_and_refuses_without_one(
@@ -374,7 +374,7 @@ def reload_after_switch(server: Server, site: Site):
     [
         (GUNICORN, False, "--chdir {current}"),
         (UWSGI, False, "--chdir {current}"),
-        (UWSGI, True, "--chdir {current}"),
+        pytest.param(UWSGI, True, "--chdir {current}", marks=pytest.mark.full),
         (GRANIAN, True, "granian follows only a --working-dir"),
     ],
     ids=["gunicorn without PWD", "uwsgi without PWD", "uwsgi with PWD", "granian with PWD"],
@@ -402,7 +402,7 @@ def test_gunicorn_refuses_when_our_setting_names_a_directory_that_it_does_not_fo
     assert f"--chdir {site.current}" in done.stderr
 
 
-@pytest.mark.parametrize("how", ["PWD", "--chdir", "--chdir, config"])
+@pytest.mark.parametrize("how", first_quick(["--chdir", "PWD", "--chdir, config"]))
 def test_gunicorn_goes_to_its_own_name_of_the_directory(start: Serve, site: Site, how: str) -> None:
     if how == "PWD":
         server = start(*GUNICORN, pwd=site.current)
@@ -432,7 +432,7 @@ def test_granian_goes_to_a_working_directory_that_it_was_not_started_in(start: S
     assert server.status()["directory"] == str(site.releases / "2")
 
 
-@pytest.mark.parametrize("server", ["gunicorn", "uwsgi"])
+@pytest.mark.parametrize("server", first_quick(["gunicorn", "uwsgi"]))
 def test_run_tells_the_servers_own_program_where_to_go(start: Serve, site: Site, server: str) -> None:
     run = [sys.executable, "-m", "flask_ctl_cli", "run", "--directory", str(site.current), "--app", "sample"]
     server = start(*run, "--server", server, "--port", "{port}", cwd="/")

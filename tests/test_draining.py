@@ -206,7 +206,7 @@ def _handles(pid: int, signum: int):
 
 
 @pytest.mark.parametrize("mode", first_quick(RELOADING))
-@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT], ids=lambda signum: signum.name)
+@pytest.mark.parametrize("signum", first_quick([signal.SIGTERM, signal.SIGINT]), ids=lambda signum: signum.name)
 def test_a_signal_to_the_group_drains_too(serve: Serve, mode: str, signum: signal.Signals) -> None:
     """As the terminal's Ctrl-C, and as service managers do: both processes of the reloader get it."""
     server = serve(mode)
@@ -220,7 +220,7 @@ def test_a_signal_to_the_group_drains_too(serve: Serve, mode: str, signum: signa
 
 
 @pytest.mark.parametrize("mode", first_quick(RELOADING))
-@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT], ids=lambda signum: signum.name)
+@pytest.mark.parametrize("signum", first_quick([signal.SIGTERM, signal.SIGINT]), ids=lambda signum: signum.name)
 def test_a_signal_to_the_reloaders_parent_alone_drains_the_child(
     serve: Serve, mode: str, signum: signal.Signals
 ) -> None:

@@ -9,7 +9,7 @@ import signal
 from typing import Any
 
 import pytest
-from harness import PYTHON, Pending, Program, Serve, Server, run_cli, until
+from harness import PYTHON, Pending, Program, Serve, Server, first_quick, run_cli, until
 from servers import SERVERS, Row, alone, each_mechanism
 
 from flask_ctl import CommandError, ServerDied, TimedOut
@@ -62,7 +62,7 @@ def test_a_fast_stop_ends_a_reload_whose_hook_hangs(hanging: Serve, row: Row) ->
     assert not os.path.exists(server.socket)
 
 
-@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT], ids=lambda signum: signum.name)
+@pytest.mark.parametrize("signum", first_quick([signal.SIGTERM, signal.SIGINT]), ids=lambda signum: signum.name)
 def test_the_second_signal_ends_it_too(hanging: Serve, signum: signal.Signals) -> None:
     server = hanging(SERVERS["werkzeug"], preexec_fn=lambda: signal.signal(signum, signal.SIG_DFL))
     reload = committed(server)
@@ -179,7 +179,7 @@ def test_and_past_the_grace_nothing_has_happened_and_it_is_named(plain: Serve) -
     assert server.status()["generation"] == 1
 
 
-@pytest.mark.parametrize("how", ["cut", "a hook"])
+@pytest.mark.parametrize("how", first_quick(["cut", "a hook"]))
 def test_with_cut_or_a_hook_it_is_left_behind(plain: Serve, how: str) -> None:
     server = plain(THREAD + ("\ncontrol.on_stop(lambda: None)" if how == "a hook" else ""))
     options = ["--cut"] if how == "cut" else []

@@ -10,7 +10,7 @@ from urllib.parse import urlencode
 
 import flaskr
 import pytest
-from harness import PYTHON, TIMEOUT, Serve, Server, until
+from harness import PYTHON, TIMEOUT, Serve, Server, first_quick, until
 from servers import FINDS_ITSELF, granian, gunicorn, uwsgi
 
 CONTROLLED = "    from flask_ctl import Control\n\n    Control(app)\n    return app\n"
@@ -65,7 +65,7 @@ def register(server: Server, name: str):
         connection.close()
 
 
-@pytest.mark.parametrize("name", COMMANDS)
+@pytest.mark.parametrize("name", first_quick(COMMANDS))
 def test_it_is_served_shown_reloaded_and_stopped(
     no_hubs_left: None, serve: Serve, directory: pathlib.Path, free_port: int, name: str
 ) -> None:

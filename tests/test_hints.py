@@ -5,7 +5,7 @@ import signal
 from typing import NamedTuple
 
 import pytest
-from harness import PYTHON, SITES, Serve, Site, run_cli, until
+from harness import PYTHON, SITES, Serve, Site, first_quick, run_cli, until
 
 from flask_ctl import ControlError, TimedOut
 from flask_ctl_cli.hints import hint_after
@@ -123,7 +123,7 @@ def test_a_kill_is_named_where_it_can_be_done(serve: Serve, site: Site) -> None:
         assert done.returncode == (1 if words == ["reload"] else 4)
 
 
-@pytest.mark.parametrize("site", SITES, indirect=True)
+@pytest.mark.parametrize("site", first_quick(SITES), indirect=True)
 def test_a_reload_that_could_not_begin_is_no_time_out(serve: Serve, site: Site) -> None:
     """Exit 4 of a reload is the server's own word that the old code serves everybody."""
     server = serve(socket=site).suspend()

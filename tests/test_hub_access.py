@@ -7,7 +7,7 @@ import pathlib
 import stat
 
 import pytest
-from harness import SITES, Program, Serve, Server, Site, as_user, raw, read_all, run_cli, until
+from harness import Program, Serve, Server, Site, as_user, raw, read_all, run_cli, until
 from manyworkers import all_there
 from servers import SERVERS
 
@@ -50,7 +50,12 @@ def as_nobody(server: Server, line):
 
 @pytest.mark.parametrize(
     ("kind", "site"),
-    [("sync", site) for site in SITES] + [pytest.param("gevent", "tcp with CURVE", marks=pytest.mark.full)],
+    [
+        ("sync", "unix"),
+        ("sync", "tcp with CURVE"),
+        pytest.param("sync", "ipc", marks=pytest.mark.full),
+        pytest.param("gevent", "tcp with CURVE", marks=pytest.mark.full),
+    ],
     indirect=["site"],
 )
 def test_every_kind_of_address_works(start: Serve, program: Program, site: Site, kind: str) -> None:

@@ -10,7 +10,7 @@ import socket
 from http.client import HTTPConnection
 
 import pytest
-from harness import TIMEOUT, Pending, Program, Serve, read_all, until
+from harness import TIMEOUT, Pending, Program, Serve, first_quick, read_all, until
 from servers import Row, all_rows, alone, each_mechanism
 
 from flask_ctl import CommandError
@@ -22,7 +22,7 @@ def keeping(row: Row):
 
 
 @all_rows(lambda row: alone(row) and not row.reloader)
-@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT], ids=lambda signum: signum.name)
+@pytest.mark.parametrize("signum", first_quick([signal.SIGTERM, signal.SIGINT]), ids=lambda signum: signum.name)
 def test_a_signal_drains_like_a_stop(start: Serve, row: Row, signum: signal.Signals) -> None:
     # The tests themselves may run where it is ignored, as in a script's background job.
     server = start(row, preexec_fn=lambda: signal.signal(signum, signal.SIG_DFL))

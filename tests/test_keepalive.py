@@ -7,7 +7,7 @@ import socket
 import ssl
 
 import pytest
-from harness import PYTHON, TIMEOUT, Pending, Serve, Server, read_all, until
+from harness import PYTHON, TIMEOUT, Pending, Serve, Server, first_quick, read_all, until
 
 from flask_ctl import CommandError
 
@@ -39,7 +39,7 @@ def accepts(address: tuple[str, int]) -> bool:
     return True
 
 
-@pytest.mark.parametrize("code", PIPELINING.values(), ids=PIPELINING)
+@pytest.mark.parametrize("code", first_quick(PIPELINING.values()), ids=PIPELINING)
 def test_pipelined_requests_are_all_answered(start: Serve, code: str) -> None:
     server = start(code)
     with socket.create_connection(server.address, timeout=TIMEOUT) as sock:
@@ -76,7 +76,7 @@ UNIX = {
 }
 
 
-@pytest.mark.parametrize("code", UNIX.values(), ids=UNIX)
+@pytest.mark.parametrize("code", first_quick(UNIX.values()), ids=UNIX)
 def test_a_unix_socket_serves_through_a_reload_and_is_drained(
     start: Serve, code: str, short_path: pathlib.Path
 ) -> None:
@@ -111,7 +111,7 @@ GIVEN_TO = {
 }
 
 
-@pytest.mark.parametrize("code", GIVEN_TO.values(), ids=GIVEN_TO)
+@pytest.mark.parametrize("code", first_quick(GIVEN_TO.values()), ids=GIVEN_TO)
 def test_a_server_that_was_given_its_socket_is_drained_but_not_reloaded(start: Serve, code: str) -> None:
     server = start(code)
     with server.client() as client, pytest.raises(CommandError, match="given its socket") as refusal:
@@ -148,7 +148,7 @@ def certificate(short_path: pathlib.Path) -> tuple[str, str]:
     return make_ssl_devcert(str(short_path / "cert"), host="localhost")
 
 
-@pytest.mark.parametrize("code", TLS.values(), ids=TLS)
+@pytest.mark.parametrize("code", first_quick(TLS.values()), ids=TLS)
 def test_with_tls_it_is_drained_but_not_reloaded(start: Serve, code: str, certificate: tuple[str, str]) -> None:
     server = start(code.format(certificate=certificate[0], key=certificate[1]))
     address = server.address
@@ -168,7 +168,7 @@ def test_with_tls_it_is_drained_but_not_reloaded(start: Serve, code: str, certif
     assert server.wait() == 0
 
 
-@pytest.mark.parametrize("code", TLS.values(), ids=TLS)
+@pytest.mark.parametrize("code", first_quick(TLS.values()), ids=TLS)
 def test_with_tls_it_is_cut(start: Serve, code: str, certificate: tuple[str, str]) -> None:
     server = start(code.format(certificate=certificate[0], key=certificate[1]))
     with over_tls(server.address) as busy:
@@ -195,7 +195,7 @@ Server(('127.0.0.1', 0), PathInfoDispatcher({"/": sample.app})).start()
 }
 
 
-@pytest.mark.parametrize("code", BEHIND.values(), ids=BEHIND)
+@pytest.mark.parametrize("code", first_quick(BEHIND.values()), ids=BEHIND)
 def test_an_app_behind_the_servers_own_middleware_is_found(start: Serve, code: str) -> None:
     assert start(code).status()["app"] == "sample"
 
@@ -206,7 +206,7 @@ IN_A_THREAD = {
 }
 
 
-@pytest.mark.parametrize("code", IN_A_THREAD.values(), ids=IN_A_THREAD)
+@pytest.mark.parametrize("code", first_quick(IN_A_THREAD.values()), ids=IN_A_THREAD)
 def test_in_a_thread_of_a_bigger_program_it_ends_alone_and_can_be_begun_again(start: Serve, code: str) -> None:
     server = start(f"""
 import sample, threading, waitress

@@ -9,7 +9,7 @@ import threading
 from collections.abc import Iterator
 
 import pytest
-from harness import FLASK, TIMEOUT, Serve, until
+from harness import FLASK, TIMEOUT, Serve, first_quick, until
 
 from flask_ctl.system import logs
 from flask_ctl.system.logs import MAX_WAITING, QueuedLogger, Relay
@@ -157,7 +157,7 @@ def fill(descriptor: int) -> None:
                 pass
 
 
-@pytest.mark.parametrize("mode", ["fast", "graceful", "immediate"])
+@pytest.mark.parametrize("mode", first_quick(["graceful", "fast", "immediate"]))
 def test_a_server_whose_stderr_nobody_reads_answers_and_ends(serve: Serve, mode: str) -> None:
     read, write = os.pipe()
     try:

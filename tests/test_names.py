@@ -183,11 +183,11 @@ def test_a_parameter_called_worker_wins(serve: Serve) -> None:
     assert run_cli(*words, "--worker", str(server.pid), "-s", server.socket).stdout == "hello ann\n"
 
 
-@pytest.mark.parametrize("name", ["ping", "status", "stop", "reload", "commands"])
-def test_what_is_for_the_whole_server_takes_no_worker(typed: Server, name: str) -> None:
-    assert run_cli("call", name, "--worker", str(typed.pid), "-s", typed.socket).returncode == 2
-    assert run_cli("call", name, f"_pid={typed.pid}", "-s", typed.socket).returncode == 2
-    assert typed.status()["state"] == "running"
+def test_what_is_for_the_whole_server_takes_no_worker(typed: Server) -> None:
+    for name in ("ping", "status", "stop", "reload", "commands"):
+        assert run_cli("call", name, "--worker", str(typed.pid), "-s", typed.socket).returncode == 2, name
+        assert run_cli("call", name, f"_pid={typed.pid}", "-s", typed.socket).returncode == 2, name
+        assert typed.status()["state"] == "running", name
 
 
 def test_one_of_several_workers_is_asked(start: Serve) -> None:

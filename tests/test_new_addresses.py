@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from harness import Program, Serve, Server, get, run_cli
+from harness import Program, Serve, Server, first_quick, get, run_cli
 from servers import SERVERS
 
 from flask_ctl.servers import checkconfig
@@ -126,7 +126,7 @@ def refused(server: Server, port: int) -> None:
 SINGLE = ["werkzeug", "waitress", "cheroot", "pywsgi"]
 
 
-@pytest.mark.parametrize("name", SINGLE)
+@pytest.mark.parametrize("name", first_quick(SINGLE))
 def test_a_taken_address_is_a_refused_reload(start: Serve, program: Program, taken: int, name: str) -> None:
     server = start(SERVERS[name])
     program.edit("new")
@@ -143,7 +143,7 @@ def moved(program: Program, port: int) -> None:
     program.file.write_text(text)
 
 
-@pytest.mark.parametrize("name", SINGLE)
+@pytest.mark.parametrize("name", first_quick(SINGLE))
 def test_a_free_one_is_taken_by_the_new_code(start: Serve, program: Program, free_port: int, name: str) -> None:
     server = start(SERVERS[name])
     program.edit("new")

@@ -11,7 +11,7 @@ from http.client import HTTPConnection
 
 import pytest
 from flask import Flask
-from harness import PYTHON, TIMEOUT, Pending, Serve, get, until
+from harness import PYTHON, TIMEOUT, Pending, Serve, first_quick, get, until
 from werkzeug.serving import make_server
 
 from flask_ctl import BackgroundServer, Control, ControlClient
@@ -76,7 +76,7 @@ if __name__ == "__main__":
 
 
 @pytest.mark.parametrize("how", ["client", "terminate"])
-@pytest.mark.parametrize("method", ["fork", "spawn"])
+@pytest.mark.parametrize("method", first_quick(["fork", "spawn"]))
 def test_a_process_of_multiprocessing_drains(serve: Serve, short_path: pathlib.Path, method: str, how: str) -> None:
     """R3: `Process(target=app.run)`, ended by a ControlClient or by `terminate`, which is SIGTERM."""
     script = short_path / "program.py"

@@ -14,7 +14,7 @@ import psutil
 import pytest
 from harness import TIMEOUT, Pending, Program, Serve, Server, get, read_all, until
 from manyworkers import Load, all_there, hub, hubs_of, is_alive, kill, workers
-from servers import Row, all_rows, each_mechanism, reloadable, with_workers
+from servers import FIRSTS, Row, all_rows, each_mechanism, reloadable, with_workers
 
 from flask_ctl import CommandError, ReloadFailed
 
@@ -46,7 +46,7 @@ def gone(server: Server, address: tuple[str, int]) -> bool:
     return True
 
 
-@all_rows()
+@all_rows(quick=FIRSTS)
 def test_before_its_first_request_it_shows_itself_and_its_workers_and_when_it_is_idle_it_ends(
     start: Serve, row: Row
 ) -> None:
@@ -130,7 +130,7 @@ def slow_reader(address: tuple[str, int], path):
         yield sock
 
 
-@all_rows()
+@all_rows(quick=FIRSTS)
 def test_under_constant_load_a_reload_and_a_stop_lose_nothing(start: Serve, program: Program, row: Row) -> None:
     server = start(row)
     address = server.address

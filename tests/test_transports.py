@@ -290,7 +290,10 @@ def gone(server: Server):
     return (server.wait() if server.socket.startswith("tcp:") else server.process.poll()) == 0
 
 
-everywhere = pytest.mark.parametrize("site", SITES, indirect=True)
+# ipc goes the same way as TCP with CURVE, but for the file, which has tests of its own.
+everywhere = pytest.mark.parametrize(
+    "site", ["unix", pytest.param("ipc", marks=pytest.mark.full), "tcp with CURVE"], indirect=True
+)
 
 
 @everywhere

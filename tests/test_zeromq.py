@@ -15,7 +15,21 @@ from typing import Any
 
 import pytest
 import zmq
-from harness import APPS, PYTHON, SITES, TIMEOUT, Pending, Program, Serve, Server, Site, as_user, run_cli, until
+from harness import (
+    APPS,
+    PYTHON,
+    SITES,
+    TIMEOUT,
+    Pending,
+    Program,
+    Serve,
+    Server,
+    Site,
+    as_user,
+    first_quick,
+    run_cli,
+    until,
+)
 from wires import GUARD, ZEROMQ, Peer, Wire, ZmqTalk, ipc_wire, request
 
 from flask_ctl import AccessDenied, ControlClient, NotRunning, ServerDied, TimedOut
@@ -31,7 +45,7 @@ from flask_ctl.transports.zeromq.session import MAX_WAITING
 from flask_ctl.transports.zeromq.zap import LocalIdentity
 from flask_ctl_cli.main import cli
 
-over_both = pytest.mark.parametrize("site", ["ipc", "tcp with CURVE"], indirect=True)
+over_both = pytest.mark.parametrize("site", first_quick(["ipc", "tcp with CURVE"]), indirect=True)
 over_ipc = pytest.mark.parametrize("site", ["ipc"], indirect=True)
 
 
