@@ -127,7 +127,7 @@ def serve(short_path: pathlib.Path) -> Iterator[Callable[..., Server]]:
     yield start
     for server in servers:
         server.kill()
-        print(f"$ {' '.join(server.process.args)}\n{server.output}")  # shown if the test has failed
+        print(f"$ {' '.join(server.command)}\n{server.output}")  # shown if the test has failed
 
 
 @pytest.fixture

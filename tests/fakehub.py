@@ -34,6 +34,7 @@ from flask_ctl.dispatch.peer import Peer
 from flask_ctl.dispatch.policy import Policy
 from flask_ctl.errors import ReloadFailed
 from flask_ctl.protocol.typed import from_json
+from flask_ctl.system import metrics
 from flask_ctl.transports.factory import CurveFiles
 from flask_ctl.workers import messages
 from flask_ctl.workers.hub import apps, commands, endpoint, master, requests, status, turnover
@@ -822,7 +823,8 @@ class World:
         self.soon(worker.pid, tell)
 
     def _handle(self, message: bytes, asked: Asked) -> None:
-        answered = lambda data: asked.answers.append(json.loads(data))  # noqa: E731
+        def answered(data: Any) -> None:
+            asked.answers.append(json.loads(data))
 
         def notify(line: bytes) -> None:
             asked.phases.append(json.loads(line)["params"]["phase"])
@@ -872,12 +874,12 @@ class World:
                 if hasattr(module, name):
                     patch.setattr(module, name, fake)
         patch.setattr(process, "wait_readable", self._wait_readable)
-        patch.setattr(status.metrics, "age_of", lambda pid: 0.0)
-        patch.setattr(status.metrics, "metrics_of", lambda readers, pids: {})
+        patch.setattr(metrics, "age_of", lambda pid: 0.0)
+        patch.setattr(metrics, "metrics_of", lambda readers, pids: {})
         patch.setattr(reloading, "Preflight", lambda *_args, **_options: FakePreflight(self))
 
     def _wait_readable(self, descriptors: list[int], timeout: float | None) -> list[int]:
-        waker = self.hub._waker
+        waker: Any = self.hub._waker
         with self.clock.monitor:
             self.clock.park(
                 lambda: waker.is_set or (self.master.fileno() in descriptors and not self.master.alive), timeout
@@ -895,7 +897,7 @@ class _Client:
         raise AssertionError("only workers are told something that is no answer")
 
 
-class _Keeper:
+class _Keeper(_Client):
     """A worker's connection."""
 
     def __init__(self, world: World, worker: FakeWorker) -> None:

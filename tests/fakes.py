@@ -27,6 +27,7 @@ from flask_ctl.servers.base import HttpServer
 from flask_ctl.servers.middleware import RequestCounter
 from flask_ctl.system.directory import StartDirectory
 from flask_ctl.system.handover import Handover
+from flask_ctl.system.preflight import Preflight
 from flask_ctl.transports.factory import CurveFiles
 
 
@@ -161,20 +162,20 @@ class FakeServer(HttpServer):
         return {"listeners": {}, "parked": []}
 
 
-class FakePreflight:
+class FakePreflight(Preflight):
     """A preflight that passes when its gate lets it, or fails."""
 
     def __init__(self, gate: Gate, failure: str | None) -> None:
         self._gate = gate
-        self._failure = failure
+        self._reason = failure
 
     def cancel(self) -> None:
         self._gate.open()
 
     def run(self) -> None:
         self._gate()
-        if self._failure is not None:
-            raise ReloadFailed(self._failure, {"traceback": self._failure})
+        if self._reason is not None:
+            raise ReloadFailed(self._reason, {"traceback": self._reason})
 
 
 class Gone(BaseException):
@@ -325,6 +326,8 @@ class Scene:
         self.instance.open()
         self.instance.serving()
         self.connection = FakeConnection()
+        self.held = 0
+        """A request that a test holds in flight."""
         hand_over = self.instance._hand_over
         self.program.state = None
 
@@ -374,6 +377,14 @@ class Scene:
 
     def status(self) -> dict[str, Any]:
         return self.instance.status(self.instance.apps[0])
+
+    def stop_is_in(self, phase: str) -> bool:
+        stop = self.instance._stop
+        return stop is not None and stop.phase == phase
+
+    def reload_is_in(self, phase: str) -> bool:
+        reload = self.instance._reload
+        return reload is not None and reload.phase == phase
 
     def ask(self, ask: Callable[[], Future[Any]]) -> Future[Any]:
         """What `ask` gives on the control thread; what it raises is the Future's failure."""

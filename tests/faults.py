@@ -23,7 +23,7 @@ class Fault(NamedTuple):
     error: BaseException
 
     def __str__(self) -> str:
-        what = errno.errorcode[self.error.errno] if isinstance(self.error, OSError) else "no thread"
+        what = errno.errorcode[self.error.errno or 0] if isinstance(self.error, OSError) else "no thread"
         owner = getattr(self.owner, "__qualname__", self.owner.__name__)
         return f"{owner}.{self.name} {what}"
 

@@ -17,10 +17,11 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from http.client import HTTPConnection
-from typing import Any, NamedTuple
+from typing import IO, Any, NamedTuple
 from urllib.parse import urlsplit
 
 import pytest
+from flask import Flask
 
 import flask_ctl
 import flask_ctl_cli
@@ -81,7 +82,7 @@ class Keys(NamedTuple):
     client: str
 
     @property
-    def options(self) -> dict[str, str]:
+    def options(self) -> dict[str, Any]:
         return {"client_key": self.client, "server_key": self.server_public}
 
     @property
@@ -129,7 +130,7 @@ class Site(NamedTuple):
         return {} if self.keys is None else self.keys.server_env
 
     @property
-    def options(self) -> dict[str, str]:
+    def options(self) -> dict[str, Any]:
         """For a ControlClient."""
         return {} if self.keys is None else self.keys.options
 
@@ -164,9 +165,10 @@ class Server:
         *,
         output: pathlib.Path | None = None,
         env: dict[str, str] | None = None,
-        options: dict[str, str] | None = None,
+        options: dict[str, Any] | None = None,
         **popen: Any,
     ) -> None:
+        self.command = command
         self.socket = str(socket_path)
         self.options = options or {}
         self.output_path = output or pathlib.Path(f"{socket_path}.out")
@@ -246,7 +248,7 @@ class Server:
         assert self.process.poll() is None, f"it ended with {self.process.returncode}: {self.output}"
         try:
             with self.client() as client:
-                return client.status(timeout=1.0)["state"] != "starting"
+                return bool(client.status(timeout=1.0)["state"] != "starting")
         except ControlError:
             return False
 
@@ -320,6 +322,19 @@ def get(address: tuple[str, int], path: str) -> tuple[int, bytes]:
         connection.close()
 
 
+def add_hold(app: Flask, gate: threading.Event) -> threading.Event:
+    """Serve /hold, which waits for the gate; an event that is set when a request has got there."""
+    entered = threading.Event()
+
+    @app.get("/hold")
+    def hold() -> str:
+        entered.set()
+        gate.wait()
+        return "held"
+
+    return entered
+
+
 class Pending:
     """Something that goes on in a thread; `result` waits for it, and raises what it raised."""
 
@@ -355,7 +370,27 @@ class Pending:
             self._outcome.append(("error", error))
 
 
-def run_cli(*arguments: str, env: dict[str, str] | None = None, cwd: str | pathlib.Path | None = None, **options: Any):
+Done = subprocess.CompletedProcess[str]
+"""What `run_cli` returns: `returncode`, `stdout` and `stderr`."""
+
+
+class Child(subprocess.Popen[str]):
+    """A program that reads lines and writes lines."""
+
+    stdin: IO[str]
+    stdout: IO[str]
+
+    def __init__(self, *command: str) -> None:
+        super().__init__(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+    def say(self, line: str) -> None:
+        self.stdin.write(line + "\n")
+        self.stdin.flush()
+
+
+def run_cli(
+    *arguments: str, env: dict[str, str] | None = None, cwd: str | pathlib.Path | None = None, **options: Any
+) -> Done:
     """`flask-ctl` with these arguments, as a process; its exit code, stdout and stderr."""
     return subprocess.run(
         [sys.executable, "-m", "flask_ctl_cli", *arguments],
@@ -364,11 +399,11 @@ def run_cli(*arguments: str, env: dict[str, str] | None = None, cwd: str | pathl
 
 
 @contextlib.contextmanager
-def raw(path: str) -> Iterator[socket.socket]:
+def raw(path: str | pathlib.Path) -> Iterator[socket.socket]:
     """A connected Unix socket, for what no client would send."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
         sock.settimeout(TIMEOUT)
-        sock.connect(path)
+        sock.connect(str(path))
         yield sock
 
 

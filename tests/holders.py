@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-import subprocess
+import pathlib
 import sys
 from collections.abc import Callable
+
+from harness import Child
 
 HOLDER = """
 import os, sys
@@ -23,16 +25,13 @@ for line in sys.stdin:
 class Holder:
     """A process that runs some code with `descriptor` of a lock file, and more when it is told."""
 
-    def __init__(self, path, todo: str) -> None:
-        self.process = subprocess.Popen(
-            [sys.executable, "-c", HOLDER, str(path), todo], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-        )
+    def __init__(self, path: str | pathlib.Path, todo: str) -> None:
+        self.process = Child(sys.executable, "-c", HOLDER, str(path), todo)
         self.pid = self.process.pid
         assert self.process.stdout.readline() == "ready\n"
 
-    def do(self, line) -> None:
-        self.process.stdin.write(line + "\n")
-        self.process.stdin.flush()
+    def do(self, line: str) -> None:
+        self.process.say(line)
         assert self.process.stdout.readline() == "done\n"
 
     def end(self) -> None:

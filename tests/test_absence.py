@@ -9,7 +9,8 @@ import pwd
 import signal
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 from harness import TIMEOUT, Pending, Serve, Server, as_user, raw, run_cli, until
@@ -96,7 +97,7 @@ def sent(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
     """An event that is set when a client has sent something."""
     event, transmit = threading.Event(), UnixConnection._transmit
 
-    def observed(self, messages, deadline) -> None:
+    def observed(self: UnixConnection, messages: list[bytes], deadline: float | None) -> None:
         transmit(self, messages, deadline)
         event.set()
 
@@ -104,7 +105,7 @@ def sent(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
     return event
 
 
-def ask_and_kill(server: Server, sent: threading.Event, call):
+def ask_and_kill(server: Server, sent: threading.Event, call: Callable[[], Any]) -> Any:
     """The outcome of a call whose question a suspended hub has got, when it was killed."""
     dead = hub(server)
     os.kill(dead, signal.SIGSTOP)
@@ -136,12 +137,13 @@ def test_of_any_other_command_it_is_told_that_it_may_have_run(start: Serve, sent
 # Nothing is left
 
 
-def nobody_listens(path: pathlib.Path) -> bool | None:
+def nobody_listens(path: str) -> bool:
     try:
         with raw(path):
-            return False
+            pass
     except ConnectionRefusedError:
         return True
+    return False
 
 
 def test_when_the_last_worker_has_ended_nothing_is_running(headless: tuple[Server, list[int]]) -> None:
@@ -194,7 +196,7 @@ def hold(path: pathlib.Path) -> Iterator[Hold]:
     """Hold the lock of the socket in another process."""
     holders = []
 
-    def start(todo="locks.take(descriptor, 0)"):
+    def start(todo: str = "locks.take(descriptor, 0)") -> Holder:
         holders.append(Holder(f"{path}.lock", todo))
         return holders[-1]
 
@@ -261,7 +263,7 @@ def test_who_may_not_read_the_lock_file_meets_the_next_listener(
     tried = threading.Event()
 
     class Tried(Unreadable):
-        def __init__(self, path) -> None:
+        def __init__(self, path: pathlib.Path) -> None:
             tried.set()
             super().__init__(path)
 

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from flask_ctl import AccessDenied, ConfigurationError
+from flask_ctl.dispatch.commands import Role
 from flask_ctl.dispatch.peer import Peer, this_process
 from flask_ctl.dispatch.policy import FileAccess, Policy
 
@@ -87,7 +88,9 @@ CHECKS = {
 
 
 @pytest.mark.parametrize(("has", "needs", "message"), CHECKS.values(), ids=CHECKS)
-def test_a_missing_role_is_denied_with_who_what_and_what_next(has: str | None, needs: str, message: str | None) -> None:
+def test_a_missing_role_is_denied_with_who_what_and_what_next(
+    has: str | None, needs: Role, message: str | None
+) -> None:
     policy = Policy.from_config({has: [f"uid:{OTHER}"]} if has else {})
     if message is None:
         policy.check(process(OTHER), needs)

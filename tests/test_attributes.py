@@ -14,7 +14,7 @@ from importlib.metadata import version
 from typing import Any
 
 import pytest
-from harness import PYTHON, Server, get, run_cli, until
+from harness import PYTHON, Serve, Server, get, run_cli, until
 from manyworkers import all_there
 from servers import SERVERS
 
@@ -87,13 +87,15 @@ def renamed(code: types.CodeType, name: str) -> types.CodeType:
 
 
 @pytest.mark.parametrize("server", ADAPTERS)
-def test_the_installed_version_has_all_attributes(server, caplog):
+def test_the_installed_version_has_all_attributes(server: str, caplog: pytest.LogCaptureFixture) -> None:
     assert [lost_without(ADAPTERS[server].package, table) for table in tables(server)] == [set()] * len(tables(server))
     assert caplog.records == []
 
 
 @pytest.mark.parametrize("server", ADAPTERS)
-def test_each_attribute_that_is_missing_is_one_warning_of_server_version_attribute_and_loss(server, caplog):
+def test_each_attribute_that_is_missing_is_one_warning_of_server_version_attribute_and_loss(
+    server: str, caplog: pytest.LogCaptureFixture
+) -> None:
     package = ADAPTERS[server].package
     for loss, owner, name in uses(server):
         caplog.clear()
@@ -126,21 +128,25 @@ def undocumented(module: str) -> set[str]:
         if ast.unparse(call.func) in ("self._replacements.replace", "getattr")
         for argument in call.args[1:2]
         if isinstance(argument, ast.Constant)
+        and isinstance(argument.value, str)
         and (argument.value.startswith("_") or "replace" in ast.unparse(call.func))
     }
     return {name for name in (private - made) | replaced | (wrapped - made) if not name.startswith("__")}
 
 
 @pytest.mark.parametrize("server", ADAPTERS)
-def test_what_an_adapter_reaches_into_is_in_its_table(server):
+def test_what_an_adapter_reaches_into_is_in_its_table(server: str) -> None:
     listed = {name for _, _, name in uses(server)}
     used = set.union(*map(undocumented, MODULES[server]))
     ours = {"_requested_address", "_given", "_target"}
     assert used - listed - ours == set()
 
 
+Renamed = Callable[[str, str], dict[str, str]]
+
+
 @pytest.fixture
-def with_renamed(tmp_path: pathlib.Path) -> Callable[[str, str], dict[str, str]]:
+def with_renamed(tmp_path: pathlib.Path) -> Renamed:
     """The environment with a version of a package in which an attribute has another name everywhere."""
 
     def copy(package: str, name: str) -> dict[str, str]:
@@ -183,8 +189,8 @@ UNKNOWN = [
 
 @pytest.mark.parametrize(("how", "package", "attribute"), UNKNOWN)
 def test_without_it_the_app_is_served_and_comes_under_control_at_its_first_request(
-    serve, with_renamed, free_port, how, package, attribute
-):
+    serve: Serve, with_renamed: Renamed, free_port: int, how: str, package: str, attribute: str
+) -> None:
     command = [*PYTHON, "-c", PROGRAM, how, str(free_port)]
     server = serve(command=command, env=with_renamed(package, attribute.partition(".")[2]), ready=False)
     until(lambda: answers(free_port), lambda: f"an answer; the output was: {server.output}")
@@ -221,8 +227,8 @@ NOT_RELOADABLE = [
 
 @pytest.mark.parametrize(("row", "package", "attribute"), NOT_RELOADABLE)
 def test_without_what_only_a_reload_needs_the_reload_is_refused_with_the_reason(
-    serve, with_renamed, row, package, attribute
-):
+    serve: Serve, with_renamed: Renamed, row: str, package: str, attribute: str
+) -> None:
     server = serve(command=SERVERS[row].command, env=with_renamed(package, attribute.partition(".")[2]))
     warned(server, package, attribute)
     with pytest.raises(ControlError, match=f"{package} {version(package)} has no attribute {attribute}"):
@@ -231,7 +237,9 @@ def test_without_what_only_a_reload_needs_the_reload_is_refused_with_the_reason(
     assert server.client().stop()["outcome"] == "drained"
 
 
-def test_under_a_reloader_that_is_not_known_the_app_is_served_without_control(serve, with_renamed, free_port):
+def test_under_a_reloader_that_is_not_known_the_app_is_served_without_control(
+    serve: Serve, with_renamed: Renamed, free_port: int
+) -> None:
     program = f"import sample; sample.app.run(port={free_port}, debug=True, exclude_patterns=['*'])"
     server = serve(command=[*PYTHON, "-c", program], env=with_renamed("werkzeug", "trigger_reload"), ready=False)
     until(lambda: answers(free_port), lambda: f"an answer; the output was: {server.output}")
@@ -240,7 +248,9 @@ def test_under_a_reloader_that_is_not_known_the_app_is_served_without_control(se
     assert answers(free_port)
 
 
-def test_gunicorn_serves_without_control_when_its_workers_can_not_be_noticed(serve, with_renamed, free_port):
+def test_gunicorn_serves_without_control_when_its_workers_can_not_be_noticed(
+    serve: Serve, with_renamed: Renamed, free_port: int
+) -> None:
     command = [word.replace("127.0.0.1:0", f"127.0.0.1:{free_port}") for word in SERVERS["gunicorn sync"].command]
     server = serve(command=command, env=with_renamed("gunicorn", "booted"), ready=False)
     until(lambda: answers(free_port), lambda: f"an answer; the output was: {server.output}")
@@ -251,7 +261,7 @@ def test_gunicorn_serves_without_control_when_its_workers_can_not_be_noticed(ser
     assert server.wait() == 0
 
 
-def test_gunicorn_is_under_control_without_its_handlers_of_aborts(serve, with_renamed):
+def test_gunicorn_is_under_control_without_its_handlers_of_aborts(serve: Serve, with_renamed: Renamed) -> None:
     row = SERVERS["gunicorn sync"]
     server = all_there(serve(command=row.command, env=with_renamed("gunicorn", "handle_quit")), row.workers)
     warned(server, "gunicorn", "Worker.handle_quit")
@@ -259,7 +269,7 @@ def test_gunicorn_is_under_control_without_its_handlers_of_aborts(serve, with_re
     assert server.client().stop()["outcome"] == "drained"
 
 
-def test_granian_is_not_reloaded_without_a_preflight_that_can_not_be_made(start, with_renamed):
+def test_granian_is_not_reloaded_without_a_preflight_that_can_not_be_made(start: Serve, with_renamed: Renamed) -> None:
     server = start(SERVERS["granian"], env=with_renamed("granian", "callback_loader"))
     warned(server, "granian", "wrap_target.callback_loader")
     with pytest.raises(ControlError, match="no preflight is possible"):

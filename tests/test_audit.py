@@ -289,10 +289,15 @@ ANYTHING = st.recursive(
 
 @settings(deadline=None)
 @given(name=st.text(), params=st.lists(ANYTHING) | st.dictionaries(st.text() | st.sampled_from(["text"]), ANYTHING))
-def test_whatever_is_sent_is_one_bounded_line_and_json(name, params) -> None:
+def test_whatever_is_sent_is_one_bounded_line_and_json(name: str, params: Any) -> None:
     seen: list[logging.LogRecord] = []
     logger = logging.getLogger("flask_ctl.audit")
-    logger.addFilter(keep := lambda record: bool(seen.append(record)))
+
+    def keep(record: logging.LogRecord) -> bool:
+        seen.append(record)
+        return False
+
+    logger.addFilter(keep)
     try:
         with contextlib.suppress(CommandError):
             Guard().authorize(STRANGER, name, CUSTOM, params)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import functools
 import pathlib
 import socket
 import sys
@@ -11,7 +12,7 @@ from collections.abc import Iterator
 
 import pytest
 from flask import Flask
-from harness import TIMEOUT, Pending, Server, get, until
+from harness import TIMEOUT, Pending, add_hold, get, until
 
 from flask_ctl import BackgroundServer, ConfigurationError, Control, ControlClient, NotRunning, TimedOut
 
@@ -30,7 +31,7 @@ def gate() -> Iterator[threading.Event]:
     gate.set()
 
 
-def address(server: Server):
+def address(server: BackgroundServer) -> tuple[str, int]:
     return "127.0.0.1", server.port
 
 
@@ -103,7 +104,12 @@ def test_it_can_be_stopped_from_a_view(app: Flask, threaded: bool) -> None:
 
 def test_control_stop_in_a_view_ends_the_server_that_answers_it_and_no_other(app: Flask) -> None:
     control = Control(app)
-    app.add_url_rule("/stop", "/stop", lambda: control.stop() or "stopping")
+
+    @app.get("/stop")
+    def stop() -> str:
+        control.stop()
+        return "stopping"
+
     with BackgroundServer(app) as one, BackgroundServer(app) as other:
         assert get(address(one), "/stop") == (200, b"stopping")
         one.stop()
@@ -111,8 +117,7 @@ def test_control_stop_in_a_view_ends_the_server_that_answers_it_and_no_other(app
 
 
 def test_requests_in_flight_are_answered(app: Flask, gate: threading.Event) -> None:
-    entered = threading.Event()
-    app.add_url_rule("/hold", "/hold", lambda: (entered.set(), gate.wait(), "held")[2])
+    entered = add_hold(app, gate)
     with BackgroundServer(app) as server:
         held = Pending(address(server), "/hold")
         assert entered.wait(TIMEOUT)
@@ -123,8 +128,7 @@ def test_requests_in_flight_are_answered(app: Flask, gate: threading.Event) -> N
 
 
 def test_a_request_that_occupies_the_only_thread_is_reported(app: Flask, gate: threading.Event) -> None:
-    entered = threading.Event()
-    app.add_url_rule("/hold", "/hold", lambda: (entered.set(), gate.wait(), "held")[2])
+    entered = add_hold(app, gate)
     server = BackgroundServer(app, threaded=False)
     server.start()
     held = Pending(address(server), "/hold")
@@ -134,7 +138,8 @@ def test_a_request_that_occupies_the_only_thread_is_reported(app: Flask, gate: t
     gate.set()
     with pytest.raises(OSError):  # noqa: PT011 - it was cut
         held.result()
-    until(lambda: not server._thread.is_alive(), "its thread ends")
+    thread = server._thread
+    until(lambda: thread is None or not thread.is_alive(), "its thread ends")
 
 
 def test_it_listens_for_control_only_if_it_is_told_to(
@@ -166,12 +171,13 @@ def test_the_switch_interval_is_restored_when_several_control_threads_have_answe
     for server in servers:
         server.start()
 
-    def ask(number) -> None:
-        with ControlClient(short_path / f"{number}.sock") as client:
+    def ask(path: pathlib.Path) -> None:
+        with ControlClient(path) as client:
             for _ in range(200):
                 client.status()
 
-    for asking in [Pending.call(lambda number=number: ask(number)) for number in range(3)]:
+    asks = [functools.partial(ask, short_path / f"{number}.sock") for number in range(3)]
+    for asking in [Pending.call(ask) for ask in asks]:
         asking.result()
     for server in servers:
         server.stop()

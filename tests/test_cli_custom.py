@@ -1,23 +1,27 @@
 """The app's own commands on the command line: options and values from the server's description."""
 
 import json
+from typing import Any
 
 import pytest
 from harness import APPS, PYTHON, Serve, run_cli
 
 
-@pytest.fixture
-def typed(serve: Serve):
+class Typed:
     """Run a command line for apps/typed.py; its JSON result."""
-    server = serve(command=[*PYTHON, str(APPS / "typed.py")])
 
-    def run(*arguments):
-        done = run_cli(*arguments, "--json", "-s", server.socket)
+    def __init__(self, socket: str) -> None:
+        self.socket = socket
+
+    def __call__(self, *arguments: str) -> Any:
+        done = run_cli(*arguments, "--json", "-s", self.socket)
         assert done.returncode == 0, done.stderr
         return json.loads(done.stdout)
 
-    run.socket = server.socket
-    return run
+
+@pytest.fixture
+def typed(serve: Serve) -> Typed:
+    return Typed(serve(command=[*PYTHON, str(APPS / "typed.py")]).socket)
 
 
 VALUES = {
@@ -43,7 +47,7 @@ VALUES = {
 }
 
 
-def test_every_kind_of_parameter_arrives_as_what_it_is(typed) -> None:
+def test_every_kind_of_parameter_arrives_as_what_it_is(typed: Typed) -> None:
     """As options of a command of its own, and as key=value of `call`."""
     assert {line: typed(*line.split()) for line in VALUES} == VALUES
 
@@ -68,7 +72,7 @@ REFUSED = {
 }
 
 
-def test_a_wrong_value_is_exit_2_before_anything_is_called(typed) -> None:
+def test_a_wrong_value_is_exit_2_before_anything_is_called(typed: Typed) -> None:
     """The message names what is wrong, or what there is."""
     for line, named in REFUSED.items():
         done = run_cli(*line.split(), "-s", typed.socket)
@@ -76,7 +80,7 @@ def test_a_wrong_value_is_exit_2_before_anything_is_called(typed) -> None:
         assert named in done.stderr, line
 
 
-def test_help_tells_types_defaults_and_what_is_required(typed) -> None:
+def test_help_tells_types_defaults_and_what_is_required(typed: Typed) -> None:
     """As the server describes them."""
     shown = {name: run_cli(name, "--help", "-s", typed.socket).stdout for name in ("scalars", "choices", "lists")}
     for name, words in {
@@ -88,7 +92,7 @@ def test_help_tells_types_defaults_and_what_is_required(typed) -> None:
             assert word in shown[name], (name, word)
 
 
-def test_the_programs_help_lists_them(typed) -> None:
+def test_the_programs_help_lists_them(typed: Typed) -> None:
     """With their summaries, wherever --socket stands."""
     shown = run_cli("-s", typed.socket, "--help").stdout
     assert "A str, an int, a float and a bool." in shown
@@ -103,7 +107,7 @@ def test_hyphens_and_underscores_are_the_same(serve: Serve) -> None:
         assert run_cli(*line, "-s", server.socket).stdout == "a\n", line
 
 
-def test_a_result_is_text_or_json(typed) -> None:
+def test_a_result_is_text_or_json(typed: Typed) -> None:
     """A string as it is, nothing for None, JSON for the rest; JSON for all with --json."""
     as_text = {name: run_cli(name, "-s", typed.socket).stdout for name in ("text", "nothing", "optional")}
     assert as_text["text"] == "grüße\n"
@@ -112,7 +116,7 @@ def test_a_result_is_text_or_json(typed) -> None:
     assert (typed("text"), typed("nothing")) == ("grüße", None)
 
 
-def test_the_servers_other_methods_can_be_called(typed) -> None:
+def test_the_servers_other_methods_can_be_called(typed: Typed) -> None:
     """ping, status and commands are methods like the rest."""
     assert typed("call", "ping")["pong"] is True
     assert typed("call", "status")["app"] == "typed"

@@ -9,7 +9,7 @@ import sys
 from typing import Any
 
 import pytest
-from harness import APPS, PYTHON, TIMEOUT, Pending, Serve, first_quick, run_cli, until
+from harness import APPS, PYTHON, TIMEOUT, Done, Pending, Serve, Server, first_quick, run_cli, until
 
 RUN = [*PYTHON, "-m", "flask_ctl_cli", "run", "--port", "0"]
 PLAIN = """
@@ -29,7 +29,7 @@ Control(app)
 """
 
 
-def flask(*arguments: str, cwd=APPS, **env: Any):
+def flask(*arguments: str, cwd: pathlib.Path = APPS, **env: str) -> Done:
     """`flask` with these arguments, as a process."""
     command = [sys.executable, "-m", "flask", *arguments]
     return subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT, cwd=cwd, env={**os.environ, **env})
@@ -176,7 +176,7 @@ def test_a_server_that_is_not_known_is_exit_2_with_the_list() -> None:
     assert "werkzeug" in done.stderr
 
 
-def serve_typed_at_its_default(serve: Serve):
+def serve_typed_at_its_default(serve: Serve) -> Server:
     """The default path is only the server's and `flask ctl`'s to know."""
     server = serve(command=[*PYTHON, "typed.py"], ready=False, env={"FLASK_CTL_SOCKET": ""})
     found = run_cli("ping", "--wait", str(TIMEOUT), "--json", cwd=APPS)
@@ -210,7 +210,7 @@ def test_flask_ctl_has_the_same_exit_codes(serve: Serve) -> None:
     """Of commands, of the app's own, of wrong usage, and as JSON documents."""
     server = serve()
     held = server.begin("/hold/a")
-    env = {"FLASK_CTL_SOCKET": server.socket}
+    env: dict[str, Any] = {"FLASK_CTL_SOCKET": server.socket}
     assert flask("--app", "sample", "ctl", "greet", "--name", "x", **env).returncode == 0
     assert flask("--app", "sample", "ctl", "fail", **env).returncode == 1
     usage = flask("--app", "sample", "ctl", "ping", "--nonsense", "--json", **env)

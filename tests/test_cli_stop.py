@@ -8,21 +8,22 @@ import signal
 import socket
 import subprocess
 import sys
+from typing import Any
 
 import pytest
-from harness import Pending, Serve, Server, run_cli, until
+from harness import Done, Pending, Serve, Server, run_cli, until
 
 STOP = [sys.executable, "-m", "flask_ctl_cli", "stop"]
 
 
-def begin_stop(server: Server, *arguments: str):
+def begin_stop(server: Server, *arguments: str) -> Pending:
     """A `stop --json` in the background that the server has accepted."""
     stop = Pending.call(lambda: run_cli("stop", "--json", "-s", server.socket, *arguments))
     until(lambda: server.status()["state"] == "stopping", "stopping")
     return stop
 
 
-def outcome(done):
+def outcome(done: Done) -> Any:
     return json.loads(done.stdout)["outcome"]
 
 
@@ -234,7 +235,7 @@ def test_without_a_terminal_there_is_no_progress_line(serve: Serve) -> None:
     assert held.result() == (200, b"held a")
 
 
-def stop_in_a_terminal(server: Server, *arguments: str):
+def stop_in_a_terminal(server: Server, *arguments: str) -> tuple[str, str]:
     """stderr as a terminal showed it, and stdout; the request /hold/a is released once something is shown."""
     terminal, stderr = pty.openpty()
     with subprocess.Popen(
@@ -244,14 +245,14 @@ def stop_in_a_terminal(server: Server, *arguments: str):
         until(lambda: server.status()["state"] == "stopping", "stopping")
         shown = b"" if arguments else read_until(terminal, b"in flight")
         server.release("a")
-        stdout = client.stdout.read()
+        stdout = client.communicate()[0]
     shown += read_until(terminal, None)
     os.close(terminal)
     assert client.returncode == 0
     return shown.decode(), stdout
 
 
-def read_until(terminal, word):
+def read_until(terminal: int, word: bytes | None) -> bytes:
     """What the terminal showed, up to a word or its end (EIO)."""
     shown = b""
     while word is None or word not in shown:

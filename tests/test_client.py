@@ -8,8 +8,9 @@ import pathlib
 import signal
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from harness import TIMEOUT, Pending, Serve, Server, raw, until
@@ -65,7 +66,9 @@ def test_a_kept_connection_that_a_reload_has_ended_is_made_anew(
     ],
     ids=["unknown", "missing", "type", "exception", "mode"],
 )
-def test_a_refusal_is_an_exception_with_its_code_and_the_server_goes_on(serve: Serve, call, code: int) -> None:
+def test_a_refusal_is_an_exception_with_its_code_and_the_server_goes_on(
+    serve: Serve, call: Callable[[ControlClient], Any], code: int
+) -> None:
     server = serve()
     with server.client() as client, pytest.raises(CommandError) as refusal:
         call(client)
@@ -93,7 +96,7 @@ def test_negative_durations_are_refused_by_the_server(serve: Serve, name: str) -
 
 @pytest.mark.parametrize("value", [-1, -2, float("inf"), float("nan"), "5"], ids=str)
 @pytest.mark.parametrize("name", ["grace", "delay", "kill_after", "timeout"])
-def test_what_is_no_duration_is_not_sent(name: str, value: float | str) -> None:
+def test_what_is_no_duration_is_not_sent(name: str, value: Any) -> None:
     with ControlClient("/no/such.sock") as client, pytest.raises(LocalProtocolError, match=name):
         client.stop(**{name: value})
 
@@ -188,7 +191,7 @@ def test_a_command_whose_server_is_killed_meanwhile_raises_server_died(serve: Se
 def test_progress_tells_what_a_stop_waits_for(serve: Serve) -> None:
     server = serve()
     held = server.begin("/hold/a")
-    seen = []
+    seen: list[Mapping[str, Any]] = []
     stop = Pending.call(lambda: server.client().stop(grace=TIMEOUT, on_progress=seen.append))
     until(lambda: seen, "progress")
     server.release("a")

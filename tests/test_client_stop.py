@@ -5,8 +5,8 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections.abc import Iterator
-from typing import NamedTuple, NoReturn
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple, NoReturn
 
 import pytest
 
@@ -15,6 +15,7 @@ from flask_ctl.client.connection import Connection
 from flask_ctl.client.stop import FOLLOW, StopTimes, StopWaiter, Unanswered, kill_unreached
 from flask_ctl.client.targets import Targets
 from flask_ctl.protocol.jsonrpc import decode, encode, result_object
+from flask_ctl.system.processes import ProcessHandle
 
 NO_PID = 2**22
 """From here on the kernel gives no pids."""
@@ -22,18 +23,16 @@ NO_PID = 2**22
 RESULT = {"outcome": "drained", "drained": 2, "cut": 0, "elapsed": 0.1, "pid": 4711}
 
 
-class Process:
+class Process(ProcessHandle):
     """A process that ends when a script says so, or when it is killed; `immortal` ones do not."""
 
-    def __init__(self, name: str, pid: int, immortal=False) -> None:
-        self.name, self.pid, self.immortal = name, pid, immortal
+    def __init__(self, name: str, pid: int, immortal: bool = False) -> None:
+        read, self._write = os.pipe()
+        super().__init__(pid, read)
+        self.name, self.immortal = name, immortal
         self.killed = False
-        self._read, self._write = os.pipe()
 
-    def fileno(self):
-        return self._read
-
-    def ended(self):
+    def ended(self) -> bool:
         return self._write < 0
 
     def end(self) -> None:
@@ -48,9 +47,9 @@ class Process:
 
     def close(self) -> None:
         self.end()
-        if self._read >= 0:
-            os.close(self._read)
-            self._read = -1
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
 
 
 class Foreign(Process):
@@ -64,12 +63,13 @@ class Fake(Connection):
     After the script it is silent, so that the caller's time passes at once.
     """
 
-    endpoint = path = "/fake.sock"
+    endpoint = "/fake.sock"
+    path: str | None = "/fake.sock"
 
-    def __init__(self, *script) -> None:
+    def __init__(self, *script: Any) -> None:
         super().__init__()
         self.script = list(script)
-        self.sent = []
+        self.sent: list[Any] = []
         self.stuck = False
 
     def peer_pid(self) -> None:
@@ -78,18 +78,18 @@ class Fake(Connection):
     def peer(self) -> None:
         return None
 
-    def peer_has_ended(self):
+    def peer_has_ended(self) -> bool:
         return self.ended
 
     def close(self) -> None:
         pass
 
-    def _transmit(self, messages, deadline: float) -> None:
+    def _transmit(self, messages: list[bytes], deadline: float | None) -> None:
         if self.stuck:
             raise TimedOut("does not read")
         self.sent += [decode(message) for message in messages]
 
-    def _wait(self, deadline: float, watched):
+    def _wait(self, deadline: float | None, watched: Sequence[ProcessHandle]) -> bool:
         if any(process.ended() for process in watched):
             return False
         return not self.ended and bool(self.script)
@@ -106,17 +106,17 @@ class Fake(Connection):
             while step[0] == "stop" and self.script and callable(self.script[0]):
                 self.script.pop(0)()
 
-    def _say(self, method: str, value) -> None:
+    def _say(self, method: str, value: Any) -> None:
         if method == "progress":
             params = {"id": self._id_of("stop"), **value}
             self._note(encode({"jsonrpc": "2.0", "method": "progress", "params": params}))
-        elif isinstance(value, Exception):
+        elif isinstance(value, (CommandError, ServerReloaded)):
             error = {"code": value.code, "message": value.message}
             self._note(encode({"jsonrpc": "2.0", "id": self._id_of(method), "error": error}))
         else:
             self._note(encode(result_object(self._id_of(method), value)))
 
-    def _id_of(self, method: str):
+    def _id_of(self, method: str) -> Any:
         return next(message["id"] for message in self.sent if message["method"] == method)
 
 
@@ -131,7 +131,7 @@ class World(NamedTuple):
     foreign: Process
     immortal: Process
 
-    def killed(self):
+    def killed(self) -> set[str]:
         return {process.name for process in self if process.killed}
 
 
@@ -144,39 +144,39 @@ def world() -> Iterator[World]:
         process.close()
 
 
-def single(world: World):
+def single(world: World) -> Targets:
     return Targets(4711, server=[world.single])
 
 
-def reloaded(world: World):
+def reloaded(world: World) -> Targets:
     return Targets(4711, server=[world.single, world.reloader])
 
 
-def staff(world: World):
+def staff(world: World) -> Targets:
     return Targets(4711, server=[world.master], hub=world.hub, workers=[world.worker])
 
 
-def nobody(world: World):
+def nobody(world: World) -> Targets:
     return Targets(obstacle=ConfigurationError("the kernel names nobody"))
 
 
-def remote(world: World):
+def remote(world: World) -> Targets:
     return Targets(obstacle=ConfigurationError("over TCP"))
 
 
-def init(world: World):
+def init(world: World) -> Targets:
     return Targets(1, ConfigurationError("run it from outside, or docker stop"), unobservable=True)
 
 
-def not_yours(world: World):
+def not_yours(world: World) -> Targets:
     return Targets(4711, AccessDenied("not yours"), server=[world.single])
 
 
-def foreign(world: World):
+def foreign(world: World) -> Targets:
     return Targets(4711, server=[world.foreign])
 
 
-def immortal(world: World):
+def immortal(world: World) -> Targets:
     return Targets(4711, server=[world.immortal])
 
 
@@ -186,16 +186,16 @@ ANSWER = ("stop", RESULT)
 
 
 class Case(NamedTuple):
-    targets: object
-    script: list
-    expected: object
+    targets: Callable[[World], Targets]
+    script: list[Any]
+    expected: tuple[Any, str] | None
     """Outcome and proof, or an exception with a part of its message."""
 
     kill: bool = False
-    killed: frozenset = frozenset()
+    killed: frozenset[str] = frozenset()
 
 
-def raises(kind, words: str):
+def raises(kind: type[Exception], words: str) -> tuple[type[Exception], str]:
     return kind, words
 
 
@@ -269,7 +269,7 @@ def _brief(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("flask_ctl.client.stop.END_DELAY", 0.02)
 
 
-def call_of(world: World, case):
+def call_of(world: World, case: Case) -> tuple[StopWaiter, Fake, Targets]:
     """A StopWaiter, its connection and its targets."""
     connection = Fake()
     steps = {process.name: process.end for process in world}
@@ -294,7 +294,8 @@ def call_of(world: World, case):
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)
 def test_a_stop_ends_with_the_truth(world: World, case: Case) -> None:
     call, _, targets = call_of(world, case)
-    expectation = contextlib.nullcontext()
+    assert case.expected is not None
+    expectation: contextlib.AbstractContextManager[Any] = contextlib.nullcontext()
     if not isinstance(case.expected[0], str):
         expectation = pytest.raises(case.expected[0], match=case.expected[1])
     with contextlib.closing(targets), expectation:
@@ -305,7 +306,7 @@ def test_a_stop_ends_with_the_truth(world: World, case: Case) -> None:
 
 
 @pytest.mark.parametrize("targets", [nobody, init, not_yours], ids=lambda kind: kind.__name__)
-def test_who_is_not_to_be_killed_is_not_even_asked_to_stop(world: World, targets) -> None:
+def test_who_is_not_to_be_killed_is_not_even_asked_to_stop(world: World, targets: Callable[[World], Targets]) -> None:
     call, connection, opened = call_of(world, Case(targets, [], None, kill=True))
     with pytest.raises((ConfigurationError, AccessDenied)):
         call.ask({"mode": "graceful", "delay": 0.0})
@@ -354,7 +355,7 @@ def test_a_stop_that_is_followed_lasts_as_long_as_its_progress_tells(world: Worl
     call = StopWaiter(connection, targets, StopTimes(time.monotonic(), FOLLOW))
     call.ask({"mode": "graceful", "delay": 0.0})
     assert call.until_accepted()["remaining"] == 60.0
-    assert call._until() > time.monotonic() + 59
+    assert (call._until() or 0) > time.monotonic() + 59
     targets.close()
 
 
@@ -372,10 +373,10 @@ def test_a_stop_that_a_reload_cuts_off_waits_for_the_next_image_as_long_as_that_
     call.ask(params)
     with pytest.raises(Unanswered):
         call.until_gone()
-    assert call.times.to_connect(5.0) > least
+    assert (call.times.to_connect(5.0) or 0) > least
     again = StopWaiter(Fake(), targets, call.times)
     again.ask(params)
-    assert again._until() > time.monotonic() + least
+    assert (again._until() or 0) > time.monotonic() + least
     targets.close()
 
 

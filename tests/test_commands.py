@@ -16,6 +16,7 @@ from flask_ctl.dispatch.commands import (
     command_from,
     invalid_parameter,
 )
+from flask_ctl.dispatch.replies import Call
 
 
 class Colour(enum.Enum):
@@ -71,7 +72,7 @@ def test_a_command_describes_its_parameters_as_json_schema() -> None:
     [(1.5, {"default": 1.5}), (Colour.RED, {"default": "red"}), (math.inf, {}), (object(), {})],
     ids=["a number", "a member of an Enum", "infinity", "an object"],
 )
-def test_a_default_is_shown_if_it_is_json(default: object, shown: dict[str, Any]) -> None:
+def test_a_default_is_shown_if_it_is_json(default: Any, shown: dict[str, Any]) -> None:
     def command(value: Colour = default) -> None: ...
 
     schema = command_from(command).describe()["parameters"]
@@ -97,7 +98,7 @@ def test_what_is_no_public_identifier_can_not_be_a_name(name: str) -> None:
 
 @pytest.mark.parametrize("name", sorted(RESERVED_COMMANDS))
 def test_a_name_that_the_command_line_needs_is_reserved_but_for_the_built_in_commands(name: str) -> None:
-    def builtin(call) -> None: ...
+    def builtin(call: Call) -> None: ...
 
     with pytest.raises(ValueError, match=f"{name!r} is reserved"):
         command_from(nothing, name=name)
@@ -121,13 +122,13 @@ def test_a_reserved_parameter_is_a_value_error(name: str) -> None:
 
 
 @pytest.mark.parametrize(("role", "scope"), [("admin", "each"), ("operate", "all"), ("", "each"), (None, "one")])
-def test_another_role_or_scope_is_a_value_error(role: str | None, scope: str) -> None:
+def test_another_role_or_scope_is_a_value_error(role: Any, scope: Any) -> None:
     with pytest.raises(ValueError, match="role is observe or operate, scope is each or one"):
         command_from(nothing, role=role, scope=scope)
 
 
 def test_a_parameter_needs_an_annotation() -> None:
-    def command(a: int, b) -> None: ...
+    def command(a: int, b) -> None: ...  # type: ignore[no-untyped-def]
 
     with pytest.raises(TypeError, match="the parameter 'b' needs an annotation"):
         command_from(command)
@@ -248,7 +249,7 @@ def test_invalid_parameter_is_the_error_that_commands_raise_themselves() -> None
 
 
 def test_a_builtin_command_takes_the_call_before_its_parameters() -> None:
-    def ping(call, text: Literal["a"] = "a") -> None: ...
+    def ping(call: Call, text: Literal["a"] = "a") -> None: ...
 
     assert [parameter.name for parameter in command_from(ping, name="ping", builtin=True).parameters] == ["text"]
 

@@ -8,7 +8,7 @@ import pytest
 from harness import APPS, Serve, first_quick, run_cli
 
 
-def complete(line, cwd=None):
+def complete(line: str, cwd: pathlib.Path | None = None) -> list[str]:
     """The words that bash offers at the end of a line, and what was printed beside them."""
     words = line.split(" ")
     env = {"COMP_WORDS": line, "COMP_CWORD": str(len(words) - 1), "_FLASK_CTL_COMPLETE": "bash_complete"}

@@ -7,6 +7,7 @@ import pathlib
 import re
 import socket
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from harness import PYTHON, Pending, Serve, until
@@ -20,8 +21,8 @@ PAGE = (pathlib.Path(__file__).parent.parent / "CONTRIBUTING.md").read_text()
 def recipe(title: str) -> str:
     """The code of a recipe."""
     _, _, section = PAGE.partition(f"\n### {title}\n")
-    [code] = re.findall(r"```python\n(.*?)```", re.split(r"\n##+ ", section)[0], re.DOTALL)
-    return code
+    [code] = re.finditer(r"```python\n(.*?)```", re.split(r"\n##+ ", section)[0], re.DOTALL)
+    return code[1]
 
 
 @pytest.fixture
@@ -41,11 +42,11 @@ def test_a_command_is_listed_and_called(peer: Peer) -> None:
 
 
 def test_a_transport_answers() -> None:
-    namespace = {}
+    namespace: dict[str, Any] = {}
     exec(recipe("Add a transport"), namespace)
     name = f"flask-ctl-{os.getpid()}"
 
-    def talk():
+    def talk() -> StreamTalk:
         sock = socket.socket(socket.AF_UNIX)
         sock.connect(f"\0{name}")
         return StreamTalk(sock)

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from fakes import Scene
 from flask import Flask
-from harness import APPS, Serve, Server, first_quick, raw, read_all, run_cli
+from harness import APPS, Done, Serve, Server, first_quick, raw, read_all, run_cli
 from manyworkers import all_there
 from servers import FINDS_ITSELF, SCRIPTS
 
@@ -253,7 +253,7 @@ def test_a_refused_release_leaves_the_old_code_serving(scene: Scene, site: Site,
 # Real processes
 
 
-def version(server: Server):
+def version(server: Server) -> str:
     return server.get("/version")[1].decode()
 
 
@@ -355,14 +355,14 @@ GRANIAN = [str(SCRIPTS / "granian"), "--interface", "wsgi", "--port", "{port}", 
 def start(no_hubs_left: None, serve: Serve, site: Site, free_port: int) -> Serve:
     """Start a server in the current release, as systemd does or as a shell does."""
 
-    def start(*command, pwd="", cwd=None):
+    def start(*command: str, pwd: pathlib.Path | str = "", cwd: pathlib.Path | str | None = None) -> Server:
         words = [word.replace("{port}", str(free_port)) for word in command]
         return all_there(serve(command=words, cwd=cwd or site.current, env={**FINDS_ITSELF, "PWD": str(pwd)}), 1)
 
     return start
 
 
-def reload_after_switch(server: Server, site: Site):
+def reload_after_switch(server: Server, site: Site) -> Done:
     """What the command line says to a reload when the release has been switched."""
     assert server.status()["directory"] == str(site.releases / "1")
     site.switch("2")
@@ -432,9 +432,9 @@ def test_granian_goes_to_a_working_directory_that_it_was_not_started_in(start: S
     assert server.status()["directory"] == str(site.releases / "2")
 
 
-@pytest.mark.parametrize("server", first_quick(["gunicorn", "uwsgi"]))
-def test_run_tells_the_servers_own_program_where_to_go(start: Serve, site: Site, server: str) -> None:
+@pytest.mark.parametrize("name", first_quick(["gunicorn", "uwsgi"]))
+def test_run_tells_the_servers_own_program_where_to_go(start: Serve, site: Site, name: str) -> None:
     run = [sys.executable, "-m", "flask_ctl_cli", "run", "--directory", str(site.current), "--app", "sample"]
-    server = start(*run, "--server", server, "--port", "{port}", cwd="/")
+    server = start(*run, "--server", name, "--port", "{port}", cwd="/")
     assert reload_after_switch(server, site).returncode == 0
     assert version(server) == "2"

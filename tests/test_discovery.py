@@ -9,7 +9,7 @@ import subprocess
 import sys
 
 import pytest
-from harness import Serve, run_cli
+from harness import Serve, Server, run_cli
 
 from flask_ctl import AmbiguousTarget, ControlClient, NotRunning, find_instance, live_instances
 from flask_ctl.system.addresses import default_directories, default_path
@@ -36,7 +36,7 @@ def project(short_path: pathlib.Path) -> pathlib.Path:
 def serve_in(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> Serve:
     """Start an app in a directory, listening at its default socket."""
 
-    def start(directory, name="one_app", runtime=os.environ["XDG_RUNTIME_DIR"]):
+    def start(directory: pathlib.Path, name: str = "one_app", runtime: str = os.environ["XDG_RUNTIME_DIR"]) -> Server:
         env = {"FLASK_CTL_SOCKET": "", "NAME": name, "XDG_RUNTIME_DIR": runtime}
         server = serve(command=[sys.executable, "-c", NAMED], ready=False, cwd=directory, env=env)
         with monkeypatch.context() as patch:

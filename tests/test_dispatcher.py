@@ -454,7 +454,7 @@ UNSENDABLE: dict[str, Callable[[], Any]] = {
 
 
 @pytest.mark.parametrize("make", UNSENDABLE.values(), ids=UNSENDABLE)
-def test_a_result_that_can_not_be_sent_is_an_error_with_the_id(make) -> None:
+def test_a_result_that_can_not_be_sent_is_an_error_with_the_id(make: Callable[[], Any]) -> None:
     bench = Bench(ask, custom=True)
     answer = bench.handle(request("ask", id=1))
     value, future = make(), bench.submitted[0][2]
@@ -622,7 +622,7 @@ def is_json(text: bytes) -> bool:
 
 @properties
 @given(st.binary() | MESSAGES | MESSAGES.flatmap(lambda data: st.integers(0, len(data)).map(lambda n: data[:n])))
-def test_any_bytes_are_answered_by_nothing_or_one_json_document(message) -> None:
+def test_any_bytes_are_answered_by_nothing_or_one_json_document(message: bytes) -> None:
     answer = now(bench_for_anything().handle(message))
     if answer is None:
         return
@@ -634,7 +634,7 @@ def test_any_bytes_are_answered_by_nothing_or_one_json_document(message) -> None
 
 @properties
 @given(st.lists(NOTIFICATIONS | ANYTHING, min_size=1, max_size=6))
-def test_as_many_responses_come_as_there_are_messages_that_are_no_notification(batch) -> None:
+def test_as_many_responses_come_as_there_are_messages_that_are_no_notification(batch: list[Any]) -> None:
     """A batch is answered as its messages are one by one; a notification is not, whether it takes its time or not."""
     bench = bench_for_anything()
     texts = [json.dumps(value).encode() for value in batch]
@@ -649,7 +649,7 @@ def test_as_many_responses_come_as_there_are_messages_that_are_no_notification(b
 
 @properties
 @given(NOTIFICATIONS)
-def test_a_notification_is_never_answered(notification) -> None:
+def test_a_notification_is_never_answered(notification: Any) -> None:
     bench = bench_for_anything()
     text = json.dumps(notification).encode()
     if is_json(text):
@@ -670,7 +670,7 @@ def test_a_notification_is_never_answered(notification) -> None:
         ),
     )
 )
-def test_any_line_of_plain_text_is_answered_with_text(line) -> None:
+def test_any_line_of_plain_text_is_answered_with_text(line: bytes) -> None:
     answer = now(bench_for_anything().dispatcher.handle_plain(line, PEER))
     assert isinstance(answer, bytes)
     assert answer.decode().endswith("\n") or answer == b""

@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+from collections.abc import Mapping
 from http.client import HTTPException
 from typing import Any
 
@@ -19,7 +20,7 @@ from harness import PYTHON, RELOADING, TIMEOUT, Pending, Serve, Server, first_qu
 from flask_ctl import ServerDied
 
 
-def stopping(server: Server, **options: Any):
+def stopping(server: Server, **options: Any) -> Pending:
     """A stop under way, as it is when this returns."""
     pending = Pending.call(lambda: server.client().stop(**options))
     until(lambda: server.status()["state"] == "stopping", "stopping")
@@ -41,7 +42,7 @@ def test_without_threads_what_waits_in_the_backlog_is_answered(serve: Serve) -> 
     waiting = [socket.create_connection(address, timeout=TIMEOUT) for _ in range(3)]
     for sock in waiting:
         sock.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
-    progress = []
+    progress: list[Mapping[str, Any]] = []
     stop = stopping(server, on_progress=progress.append)
     until(lambda: len(progress) > 2, "idle connections have had their time")
     server.release("a")
@@ -63,7 +64,7 @@ def test_nothing_that_was_accepted_is_lost_under_load_of_requests_with_bodies(se
     assert ended_well(server)
 
 
-def _load(address: tuple[str, int]):
+def _load(address: tuple[str, int]) -> int:
     """Requests until the server refuses to connect; any other failure, or a cut answer, is raised."""
     answered = 0
     while True:
@@ -101,7 +102,7 @@ def test_two_stops_at_once_both_get_the_answer(serve: Serve) -> None:
     server = serve()
     held = server.begin("/hold/a")
     first = stopping(server)
-    progress = []
+    progress: list[Mapping[str, Any]] = []
     second = Pending.call(lambda: server.client().stop(on_progress=progress.append))
     until(lambda: progress, "the second has joined")
     server.release("a")
@@ -175,11 +176,11 @@ def test_a_forked_child_that_holds_the_connection_does_not_delay_the_proof(serve
     assert server.client().stop()["outcome"] == "drained"
     assert server.wait() == 0
     assert os.path.exists(f"/proc/{child}")
-    server.process.stdin.close()
+    server.process.communicate()
     until(lambda: not os.path.exists(f"/proc/{child}"), "the child has ended")
 
 
-def _targets(pid: int):
+def _targets(pid: int) -> list[str]:
     return [os.readlink(f"/proc/{pid}/fd/{name}") for name in os.listdir(f"/proc/{pid}/fd")]
 
 
@@ -199,7 +200,7 @@ def test_forking_servers_wait_for_their_children(serve: Serve) -> None:
     assert ended_well(server)
 
 
-def _handles(pid: int, signum: int):
+def _handles(pid: int, signum: int) -> bool:
     with open(f"/proc/{pid}/status") as status:
         mask = next(line.split()[1] for line in status if line.startswith("SigCgt"))
     return bool(int(mask, 16) & 1 << (signum - 1))
@@ -258,7 +259,7 @@ def test_tls_handshakes_that_never_end_hold_up_nobody(serve: Serve, short_path: 
     assert ended_well(server)
 
 
-def _https_get(host, port: int):
+def _https_get(host: str, port: int) -> bytes:
     import ssl
     from http.client import HTTPSConnection
 
@@ -300,7 +301,7 @@ def test_a_client_that_goes_away_early_is_no_request_in_flight_for_ever(serve: S
 def test_a_hook_that_hangs_is_left_behind_by_a_fast_stop(serve: Serve) -> None:
     code = "import sample\nsample.control.on_stop(sample.gates['never'].wait)\nsample.app.run(port=0)"
     server = serve(command=[sys.executable, "-c", code])
-    seen = []
+    seen: list[Mapping[str, Any]] = []
     stop = Pending.call(lambda: server.client().stop(on_progress=seen.append))
     until(lambda: any(progress["phase"] == "hooks" for progress in seen), "the hooks run")
     assert server.client().stop("fast")["outcome"] == "drained"

@@ -22,7 +22,7 @@ PREFLIGHTING = "import flask_ctl\nif not flask_ctl.preflighting: "
 def hanging(start: Serve, program: Program) -> Serve:
     """Serve a program whose `on_stop` hook hangs once; the next code has no such hook."""
 
-    def serve(row, **options):
+    def serve(row: Row, **options: Any) -> Server:
         program.edit("old", f"@control.on_stop\ndef hang():\n    say('hangs')\n    {HANG}\n")
         server = start(row, **options)
         program.edit("new")
@@ -31,7 +31,7 @@ def hanging(start: Serve, program: Program) -> Serve:
     return serve
 
 
-def committed(server: Server, **options: Any):
+def committed(server: Server, **options: Any) -> Pending:
     """A reload that hangs in its hooks."""
     reload = Pending.call(lambda: server.reload(**options))
     until(lambda: "hangs" in server.lines, "the hook")
@@ -81,7 +81,7 @@ def test_a_signal_during_a_preflight_ends_the_server_with_the_last_answer(start:
     server = start(SERVERS["werkzeug"], env={"FLASK_CTL_GRACE": "3600"})
     held = server.begin("/hold/a")
     program.edit("new", HANG)
-    seen = []
+    seen: list[Any] = []
     reload = Pending.call(lambda: server.reload(on_progress=seen.append))
     until(lambda: any(progress["phase"] == "preflight" for progress in seen), "the preflight")
     os.kill(server.pid, signal.SIGTERM)
@@ -146,7 +146,7 @@ app.run(port=0)
 def plain(serve: Serve, short_path: pathlib.Path) -> Serve:
     """Serve an app without hooks, with some code before it serves."""
 
-    def start(code):
+    def start(code: str) -> Server:
         file = short_path / "plain.py"
         file.write_text(PLAIN.format(code=code))
         return serve(command=[*PYTHON, str(file)])

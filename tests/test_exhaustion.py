@@ -108,8 +108,9 @@ def test_a_server_whose_packages_are_deleted_answers_and_ends(
     program.edit("old", EATING)
     packages = tmp_path / "packages"
     for name in ("psutil", "flask_ctl"):
-        spec = importlib.util.find_spec(name)
-        shutil.copytree(pathlib.Path(spec.origin).parent, packages / name)
+        source = importlib.import_module(name).__file__
+        assert source is not None
+        shutil.copytree(pathlib.Path(source).parent, packages / name)
     server = serve(cwd=program.directory, env={"PYTHONPATH": str(packages)})
     server.get("/version")
     shutil.rmtree(packages)

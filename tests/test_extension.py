@@ -16,6 +16,7 @@ from werkzeug.middleware.proxy_fix import ProxyFix
 from werkzeug.test import Client
 
 from flask_ctl import BackgroundServer, CommandError, ConfigurationError, Control, ControlClient, NotRunning
+from flask_ctl.servers.base import WSGIApp
 from flask_ctl.servers.middleware import Environ, StartResponse
 
 
@@ -33,7 +34,7 @@ def app() -> Flask:
 def ask(app: Flask, short_path: pathlib.Path) -> Callable[..., Any]:
     """Call a command of the app, as another process would."""
 
-    def ask(name, /, **params):
+    def ask(name: str, /, **params: Any) -> Any:
         with BackgroundServer(app, socket=short_path / "x.sock"), ControlClient(short_path / "x.sock") as client:
             return client.call(name, **params)
 
@@ -206,7 +207,7 @@ def test_a_parameter_of_an_unknown_type_is_refused_at_registration(app: Flask) -
     with pytest.raises(TypeError, match="can't be a parameter"):
 
         @control.command
-        def bad(value: dict) -> None: ...
+        def bad(value: dict[str, int]) -> None: ...
 
 
 def test_a_command_that_is_named_twice_is_refused(app: Flask) -> None:
@@ -248,7 +249,7 @@ def test_an_app_goes_with_its_last_reference(how: str) -> None:
     else:
         control.init_app(app)
     if how == "with commands":
-        control.command(lambda: 1, name="one")
+        control.command(name="one")(lambda: 1)
         control.on_stop(lambda: None)
     freed = weakref.ref(app)
     del app
@@ -256,7 +257,7 @@ def test_an_app_goes_with_its_last_reference(how: str) -> None:
 
 
 def test_an_app_that_only_middleware_holds_lives_on() -> None:
-    def make():
+    def make() -> WSGIApp:
         app = Flask("counted")
         app.add_url_rule("/", view_func=lambda: "hello")
         Control(app)
@@ -271,17 +272,17 @@ def test_an_app_that_only_middleware_holds_lives_on() -> None:
 def test_requests_are_counted_whenever_middleware_is_added(when: str) -> None:
     app = Flask("counted")
     if when == "before":
-        app.wsgi_app = ProxyFix(app.wsgi_app)
+        app.wsgi_app = ProxyFix(app.wsgi_app)  # type: ignore[method-assign]
     Control(app)
     if when == "after":
-        app.wsgi_app = ProxyFix(app.wsgi_app)
+        app.wsgi_app = ProxyFix(app.wsgi_app)  # type: ignore[method-assign]
     app.test_client().get("/")
     assert app.extensions["ctl"].requests.totals() == (1, 0)
 
 
 def test_the_class_of_an_app_is_named_as_before() -> None:
     class Own(Flask):
-        def wsgi_app(self, environ: Environ, start_response: StartResponse):
+        def wsgi_app(self, environ: Environ, start_response: StartResponse) -> Any:
             environ["own"] = True
             return super().wsgi_app(environ, start_response)
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import pathlib
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 from fakes import Scene
@@ -29,7 +31,7 @@ def _hurry(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reloading, "remove_stale", lambda: None)
 
 
-def broken(scene: Scene, client) -> None:
+def broken(scene: Scene, client: ControlClient) -> None:
     scene.program.broken = "SyntaxError"
     try:
         client.reload()
@@ -37,13 +39,13 @@ def broken(scene: Scene, client) -> None:
         scene.program.broken = None
 
 
-def text(scene: Scene, client) -> None:
+def text(scene: Scene, client: ControlClient) -> None:
     with raw(str(scene.socket)) as sock:
         sock.sendall(b"status\n")
         read_all(sock)
 
 
-def stop(scene: Scene, mode) -> None:
+def stop(scene: Scene, mode: str) -> None:
     """Not by a client, which waits for the end of the process, and that is the test's own here."""
     with raw(str(scene.socket)) as sock:
         sock.sendall(b'{"jsonrpc":"2.0","method":"stop","params":{"mode":"%s"},"id":1}\n' % mode.encode())
@@ -51,7 +53,7 @@ def stop(scene: Scene, mode) -> None:
             pass
 
 
-ASKS = {
+ASKS: dict[str, Callable[[Scene, ControlClient], Any]] = {
     "ping": lambda scene, client: client.ping(),
     "status": lambda scene, client: client.status(),
     "status in text": text,
@@ -77,7 +79,7 @@ def test_a_call_that_fails_once_leaves_a_server_that_can_be_asked_reloaded_and_s
         try:
             with armed(FAULTS[fault], nth) as arming:
                 answer(scene, ask)
-            still_controlled(scene, ask, stops=nth % 2)
+            still_controlled(scene, ask, stops=bool(nth % 2))
         finally:
             scene.close()
         if not arming.came:
@@ -85,7 +87,7 @@ def test_a_call_that_fails_once_leaves_a_server_that_can_be_asked_reloaded_and_s
     pytest.fail(f"more than {MAX_CALLS} calls")
 
 
-def answer(scene: Scene, ask) -> None:
+def answer(scene: Scene, ask: str) -> None:
     """Ask once; a clear error is an answer too, but that there was none."""
     with (
         contextlib.suppress(CommandError, ServerDied, ProtocolError, ConnectionError),
@@ -94,7 +96,7 @@ def answer(scene: Scene, ask) -> None:
         ASKS[ask](scene, client)
 
 
-def still_controlled(scene: Scene, ask, *, stops) -> None:
+def still_controlled(scene: Scene, ask: str, *, stops: bool) -> None:
     """It is on its way to where the ask leads, or runs as before and does what it is asked."""
     if ask in ENDS and not runs(scene):
         how, what = scene.program.wait()
@@ -107,7 +109,7 @@ def still_controlled(scene: Scene, ask, *, stops) -> None:
     assert scene.program.wait()[0] == ("end" if stops else "exec")
 
 
-def runs(scene: Scene):
+def runs(scene: Scene) -> bool:
     """Whether the ask has come to nothing."""
     until(lambda: scene.program.fate or scene.instance._lifecycle.state.value == "running", "an end, or not")
     return scene.program.fate is None

@@ -46,13 +46,13 @@ def directory(flask_distribution: pathlib.Path, short_path: pathlib.Path) -> pat
     return directory
 
 
-def edit(path, old, new) -> None:
+def edit(path: pathlib.Path, old: str, new: str) -> None:
     text = path.read_text()
     assert text.count(old) == 1
     path.write_text(text.replace(old, new))
 
 
-def register(server: Server, name: str):
+def register(server: Server, name: str) -> int:
     """Sign up by the form; the status of the answer."""
     from http.client import HTTPConnection
 

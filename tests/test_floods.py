@@ -25,7 +25,7 @@ from flask_ctl.transports.control_thread import ControlServer
 from flask_ctl.transports.factory import CurveFiles, make_listener
 from flask_ctl.transports.reactor import Reactor
 from flask_ctl.transports.zeromq.router import HELD
-from flask_ctl.transports.zeromq.session import ZmqClient
+from flask_ctl.transports.zeromq.session import Sent, ZmqClient
 
 CONNECTIONS = 100
 EACH = 400
@@ -48,7 +48,7 @@ class Counting:
 
     def __init__(self, *wires: Wire) -> None:
         self.count = 0
-        self.count_at_ping: int | None = None
+        self.count_at_ping = -1
         self.pinged = threading.Event()
         self.then: Callable[[], Any] = lambda: None
         registry = CommandRegistry()
@@ -146,6 +146,9 @@ class _Answering:
     def handle(self, message: bytes, peer: Peer, notify: Any, connection: Any = None) -> bytes:
         return self.answer
 
+    def handle_plain(self, line: bytes, peer: Peer, connection: Any = None) -> bytes:
+        return self.answer
+
 
 @pytest.mark.parametrize("others", [0, 9, 99])
 @pytest.mark.parametrize("size", [10, 1000, 100_000], ids="answers of {} bytes".format)
@@ -163,7 +166,7 @@ def test_a_client_that_reads_no_answer_makes_us_hold_no_more_than_its_share(othe
 def test_a_client_that_reads_its_answers_is_never_refused() -> None:
     answers: list[bytes] = []
 
-    def send(_client: ZmqClient, message: bytes) -> str:
+    def send(_client: ZmqClient, message: bytes) -> Sent:
         answers.append(message)
         return "sent"
 

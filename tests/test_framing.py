@@ -47,7 +47,7 @@ def test_lines_are_cut_wherever_the_pieces_were_torn(pieces: list[bytes], lines:
 
 @properties
 @given(STREAMS)
-def test_a_split_at_any_byte_gives_the_same_lines(stream) -> None:
+def test_a_split_at_any_byte_gives_the_same_lines(stream: bytes) -> None:
     expected = lines_of([stream])
     for cut in range(len(stream) + 1):
         assert lines_of([stream[:cut], stream[cut:]]) == expected
@@ -56,7 +56,7 @@ def test_a_split_at_any_byte_gives_the_same_lines(stream) -> None:
 
 @properties
 @given(st.binary())
-def test_no_line_is_empty_or_holds_a_newline(stream) -> None:
+def test_no_line_is_empty_or_holds_a_newline(stream: bytes) -> None:
     lines, rest = lines_of([stream])
     assert all(lines)
     assert not any(b"\n" in line for line in [*lines, rest])
@@ -64,7 +64,7 @@ def test_no_line_is_empty_or_holds_a_newline(stream) -> None:
 
 @properties
 @given(STREAMS, st.integers(0, 12))
-def test_a_line_over_the_limit_is_refused_however_it_arrives(stream, limit) -> None:
+def test_a_line_over_the_limit_is_refused_however_it_arrives(stream: bytes, limit: int) -> None:
     too_long = any(len(line) > limit for line in stream.split(b"\n"))
     for pieces in ([stream], [bytes([byte]) for byte in stream]):
         if too_long:

@@ -7,10 +7,11 @@ import signal
 import socket
 import subprocess
 import sys
+from typing import Any
 
 import psutil
 import pytest
-from harness import PYTHON, TIMEOUT, Pending, Serve, first_quick, read_all, until
+from harness import PYTHON, TIMEOUT, Pending, Serve, Server, first_quick, read_all, until
 
 END = ["on_stop", "after run", "atexit"]
 
@@ -45,7 +46,7 @@ sample.say("after run")
 
 @pytest.fixture
 def start(serve: Serve) -> Serve:
-    def start(patch="patched", how="server.serve_forever()", options="", **popen):
+    def start(patch: str = "patched", how: str = "server.serve_forever()", options: str = "", **popen: Any) -> Server:
         before, after = PATCHES[patch]
         code = PROGRAM.format(before=before, after=after, serve=how, options=options)
         return serve(command=[*PYTHON, "-c", code], **popen)

@@ -7,6 +7,7 @@ import os
 import pathlib
 import signal
 import sys
+from typing import Any
 
 import psutil
 import pytest
@@ -20,7 +21,7 @@ SYNC = SERVERS["gunicorn sync"]
 KINDS = first_quick(["sync", "gthread", "gevent"])
 
 
-def version(server: Server):
+def version(server: Server) -> str:
     return server.get("/version")[1].decode()
 
 
@@ -39,7 +40,7 @@ def test_a_stop_answers_those_who_wait_to_be_accepted(start: Serve) -> None:
     assert server.wait() == 0
 
 
-def _backlog(server: Server):
+def _backlog(server: Server) -> int:
     """Connections of ours that nobody has accepted: their server's end belongs to no process yet."""
     port = server.address[1]
     accepted = [c for pid in workers(server) for c in psutil.Process(pid).net_connections() if c.raddr]
@@ -74,7 +75,7 @@ def test_a_reload_lets_old_workers_finish(start: Serve, program: Program, kind: 
     server = start(SERVERS[f"gunicorn {kind}"], "--graceful-timeout", "1")
     held = server.begin("/hold/a")
     program.edit("new")
-    seen = []
+    seen: list[Any] = []
     reload = Pending.call(lambda: server.reload(on_progress=seen.append))
     until(lambda: any(p["phase"] == "drain" and p["old"] == 1 for p in seen), "the drain")
     assert version(server) == "new"
@@ -151,7 +152,7 @@ Server().run()
 """
 
 
-def embedded(before):
+def embedded(before: str) -> Row:
     return Row("gunicorn", [sys.executable, "-c", EMBEDDED.replace("BEFORE", before)], workers=2)
 
 

@@ -7,6 +7,7 @@ import math
 import os
 import pathlib
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -15,7 +16,7 @@ from typing import Any
 
 import psutil
 import pytest
-from harness import TIMEOUT, Pending, raw, until
+from harness import TIMEOUT, Child, Pending, raw, until
 from manyworkers import hubs_of, is_alive, kill
 
 from flask_ctl import CommandError, ControlClient, RemoteProtocolError
@@ -53,7 +54,7 @@ def socket_path(short_path: pathlib.Path) -> str:
     return str(short_path / "app.sock")
 
 
-def app(socket_path: str, **changes: Any):
+def app(socket_path: str, **changes: Any) -> AppRecord:
     fields = {
         "key": socket_path, "name": "sample", "root_path": "/srv", "endpoints": [socket_path], "required": False,
         "grace": 30.0, "preflight_timeout": 60.0, "versions": {"flask_ctl": "0.1.0"}, "commands": {},
@@ -62,9 +63,9 @@ def app(socket_path: str, **changes: Any):
     return from_json(AppRecord, {**fields, **changes})
 
 
-def hello(socket_path: str, master: subprocess.Popen[bytes] = 1, pid: int | None = None, **changes: Any):
+def hello(socket_path: str, master: int = 1, pid: int | None = None, **changes: Any) -> Hello:
     record = app(socket_path)
-    fields = {
+    fields: dict[str, Any] = {
         "package": _version(), "pid": pid or os.getpid(), "master": master, "loaded": Loaded(1, time.monotonic()),
         "wanted": 1, "cwd": "/srv", "server": {"name": "test", "version": "1", "listeners": []},
         "signals": {"stop": signal.SIGTERM, "fast": signal.SIGKILL, "reload": signal.SIGHUP},
@@ -73,7 +74,7 @@ def hello(socket_path: str, master: subprocess.Popen[bytes] = 1, pid: int | None
     return Hello(**{**fields, **changes})
 
 
-def _version():
+def _version() -> str:
     from importlib.metadata import version
 
     return version("flask_ctl")
@@ -84,25 +85,25 @@ class TestWorker:
 
     __test__ = False
 
-    def __init__(self, sock) -> None:
+    def __init__(self, sock: socket.socket) -> None:
         self._file = sock.makefile("rwb")
 
     def close(self) -> None:
         self._file.close()
 
-    def say(self, greeting):
+    def say(self, greeting: Hello) -> Any:
         self.send(messages.request("hello", messages.as_json(greeting), messages.HELLO_ID))
         return self.hear()
 
-    def send(self, line) -> None:
+    def send(self, line: bytes) -> None:
         self._file.write(line)
         self._file.flush()
 
-    def hear(self):
+    def hear(self) -> Any:
         """The next message."""
         return json.loads(self._file.readline())
 
-    def until(self, method: str):
+    def until(self, method: str) -> Any:
         """The next request for `method`; questions for figures before it are answered."""
         while (message := self.hear()).get("method") != method:
             if message.get("method") == "figures":
@@ -110,12 +111,13 @@ class TestWorker:
         return message
 
 
-def _listens(path: str) -> bool | None:
+def _listens(path: str) -> bool:
     try:
         with raw(path):
-            return True
+            pass
     except (FileNotFoundError, ConnectionRefusedError):
         return False
+    return True
 
 
 @pytest.fixture
@@ -249,14 +251,13 @@ def test_a_worker_that_is_silent_does_not_hold_up_status(
 @pytest.fixture
 def silent(
     master: subprocess.Popen[bytes], path: str, hubs: Callable[[], list[psutil.Process]], socket_path: str
-) -> Iterator[subprocess.Popen[bytes]]:
+) -> Iterator[Child]:
     """A worker that has said hello to its hub, and nothing else."""
     start_hub(path, master.pid)
     until(lambda: _listens(path), "the hub listens")
-    process = subprocess.Popen([sys.executable, "-c", WORKER, path], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    process = Child(sys.executable, "-c", WORKER, path)
     greeting = hello(socket_path, master.pid, process.pid, drains_by_itself=False)
-    process.stdin.write(messages.request("hello", messages.as_json(greeting), messages.HELLO_ID))
-    process.stdin.flush()
+    process.say(messages.request("hello", messages.as_json(greeting), messages.HELLO_ID).decode().rstrip())
     process.stdout.readline()
     yield process
     process.kill()
@@ -264,7 +265,7 @@ def silent(
 
 
 def test_a_stop_reaches_a_master_whose_workers_have_all_ended(
-    silent: subprocess.Popen[bytes], master: subprocess.Popen[bytes], socket_path: str
+    silent: Child, master: subprocess.Popen[bytes], socket_path: str
 ) -> None:
     silent.kill()
     silent.wait()
@@ -275,7 +276,7 @@ def test_a_stop_reaches_a_master_whose_workers_have_all_ended(
 
 
 def test_what_a_silent_worker_does_is_not_said_to_be_done(
-    silent: subprocess.Popen[bytes], master: subprocess.Popen[bytes], socket_path: str
+    silent: Child, master: subprocess.Popen[bytes], socket_path: str
 ) -> None:
     with ControlClient(socket_path) as client:
         result = client.stop(grace=1.0)
@@ -300,7 +301,7 @@ def test_a_worker_that_reads_slowly_misses_nothing(
     commands = {"take": {"summary": "", "scope": "each", "role": "operate", "parameters": {}}}
     worker.say(hello(socket_path, master.pid, apps=[app(socket_path, commands=commands)]))
     with ControlClient(socket_path, timeout=TIMEOUT) as client:
-        calls = [Pending.call(lambda i=i: call(socket_path, i)) for i in range(4)]
+        calls = [Pending.call(lambda: call(socket_path)) for _ in range(4)]
         seen = [worker.until("call") for _ in calls]
         for message in seen:
             worker.send(messages.answer(message["id"], len(message["params"]["params"]["text"])))
@@ -308,7 +309,7 @@ def test_a_worker_that_reads_slowly_misses_nothing(
         assert client.ping()["pong"]
 
 
-def call(socket_path: str, number: int):
+def call(socket_path: str) -> Any:
     with ControlClient(socket_path, timeout=TIMEOUT) as client:
         return client.call("take", text="x" * 300_000)
 
@@ -383,9 +384,11 @@ def test_an_old_worker_does_not_replace_a_new_hub(
 # The table of workers
 
 
-def entry(pid: int, **changes: Any):
+def entry(pid: int, **changes: Any) -> Worker:
     # The handle is this process's: its end is no matter here.
-    return Worker(hello("x", pid=pid, **changes), open_process(os.getpid()), lambda line: None, 1)
+    process = open_process(os.getpid())
+    assert process is not None
+    return Worker(hello("x", pid=pid, **changes), process, lambda line: None, 1)
 
 
 def test_totals_of_workers_that_have_ended_stay() -> None:

@@ -33,11 +33,11 @@ def log(program: Program, short_path: pathlib.Path) -> pathlib.Path:
     return path
 
 
-def mode_of(path):
+def mode_of(path: str) -> int:
     return stat.S_IMODE(os.stat(path).st_mode)
 
 
-def as_nobody(server: Server, line):
+def as_nobody(server: Server, line: str) -> str:
     """What another user is answered to a plain command."""
 
     def ask() -> bytes:

@@ -10,7 +10,8 @@ import contextlib
 import json
 import pathlib
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 from faults import FAULTS, armed
@@ -39,21 +40,26 @@ class Scene:
     def __init__(self, directory: pathlib.Path, masters: Masters) -> None:
         self.socket = str(directory / "app.sock")
         path = str(directory / "private.hub")
-        self.master = open_process(masters.start(path, self.socket))
-        self._hub = Hub(path, _take_lock(path), self.master)
+        master, lock = open_process(masters.start(path, self.socket)), _take_lock(path)
+        assert master is not None
+        assert lock is not None
+        self.master = master
+        self._hub = Hub(path, lock, master)
         self._thread = threading.Thread(target=self._hub.run, name="hub")
         self._thread.start()
 
-    def runs(self):
+    def runs(self) -> bool:
         """Wait until all workers are known, and nothing is under way; or until the master has ended."""
-        return until(lambda: "ended" if self.master.ended() else self._is_calm() and "runs", "an end, or not") == "runs"
+        until(lambda: self.master.ended() or self._is_calm(), "an end, or not")
+        return not self.master.ended()
 
-    def _is_calm(self):
+    def _is_calm(self) -> bool:
         with contextlib.suppress(ControlError), self.client() as client:
             status = client.status()
             return status["state"] == "running" and len(status["workers"]) == WORKERS
+        return False
 
-    def client(self):
+    def client(self) -> ControlClient:
         return ControlClient(self.socket, timeout=TIMEOUT)
 
     def close(self) -> None:
@@ -67,7 +73,10 @@ class Scene:
         self.master.close()
 
 
-def stop(scene: Scene, mode) -> None:
+Ask = Callable[[Scene], Any]
+
+
+def stop(scene: Scene, mode: str) -> None:
     """Not by a client, which waits for the end of the process at the other end, and that is the test's own here."""
     with raw(scene.socket) as sock:
         sock.sendall(
@@ -76,15 +85,15 @@ def stop(scene: Scene, mode) -> None:
         sock.makefile("rb").readline()
 
 
-def call(name: str, *arguments: str):
-    def ask(scene):
+def call(name: str, *arguments: str) -> Ask:
+    def ask(scene: Scene) -> Any:
         with scene.client() as client:
             return getattr(client, name)(*arguments)
 
     return ask
 
 
-ASKS = {
+ASKS: dict[str, Ask] = {
     "status": call("status"),
     "a command": call("call", "greet"),
     "reload of the config": call("reload", "config"),

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import pytest
-from fakehub import World, world
+from fakehub import FakeWorker, World, world
 
 
 @pytest.fixture(params=range(5))
 def seed(request: pytest.FixtureRequest) -> int:
     """Orders of what comes at the same time."""
-    return request.param
+    return int(request.param)
 
 
-def busy(w: World, count: int = 1):
+def busy(w: World, count: int = 1) -> FakeWorker:
     """A worker with so many requests in flight, of which the hub knows."""
     worker = w.living()[0]
     for _ in range(count):
@@ -168,11 +168,15 @@ def test_new_workers_that_have_served_and_ended_in_order_count_as_new(seed: int,
         w.load_is_held = True
         reload = w.ask("reload", preflight=False)
         w.run(lambda: "load" in reload.phases and not any(worker.serves for worker in w.living()))
-        for _ in range(3):
+
+        def come_and_go() -> None:
             worker = w._loading.pop(0)
             worker.hello()
-            w.run(lambda pid=worker.pid: w.hub.workers.get(pid))
+            w.run(lambda: w.hub.workers.get(worker.pid))
             getattr(worker, how)()
-            w.run(lambda pid=worker.pid: not w.hub.workers.get(pid))
+            w.run(lambda: not w.hub.workers.get(worker.pid))
+
+        for _ in range(3):
+            come_and_go()
         w.run(lambda: reload.done)
         assert ("result" in reload.answers[0]) == (how == "leave")

@@ -27,11 +27,11 @@ def _patience(monkeypatch: pytest.MonkeyPatch) -> None:
 NAMES = ["gunicorn sync", "gunicorn gthread"]
 
 
-def reloading(server: Server, phase: str, *options: str):
+def reloading(server: Server, phase: str) -> Pending:
     """A reload from the command line, once it is in this phase."""
-    seen = []
+    seen: list[Any] = []
 
-    def follow():
+    def follow() -> Any:
         with server.client() as client:
             return client.reload(on_progress=seen.append)
 
@@ -92,7 +92,7 @@ def test_a_hub_that_is_killed_again_and_again_loses_neither_requests_nor_the_tru
     assert not load.lost
 
 
-def reload_and_lose_the_hub(server: Server, program: Program, version) -> None:
+def reload_and_lose_the_hub(server: Server, program: Program, version: str) -> None:
     before = server.status()["generation"]
     served = server.get("/version")[1].decode()
     program.edit(version)
@@ -125,15 +125,17 @@ def test_a_server_that_ends_with_its_hub_has_died(start: Serve) -> None:
 # What the next hub's status means
 
 
-def status(generation=1, last=None, pids=(1, 2), state="running"):
+def status(
+    generation: int = 1, last: Any = None, pids: tuple[int, ...] = (1, 2), state: str = "running"
+) -> dict[str, Any]:
     members = [{"pid": pid, "generation": 1 if pid < 10 else 2} for pid in pids]
     return {"state": state, "generation": generation, "last_reload": last, "workers": members, "pid": 7}
 
 
-def outcome(monkeypatch: pytest.MonkeyPatch, *answers):
+def outcome(monkeypatch: pytest.MonkeyPatch, *answers: Any) -> Any:
     """What the client makes of these answers, the first of them from before the reload."""
     left = list(answers)
-    monkeypatch.setattr(reloadcall.time, "sleep", lambda seconds: None)
+    monkeypatch.setattr("flask_ctl.client.reload.time.sleep", lambda seconds: None)
     monkeypatch.setattr(reloadcall, "NEXT_HUB_TIMEOUT", 0.1)
     watch = ReloadWaiter(lambda **_: left.pop(0) if len(left) > 1 else left[0])
     return watch.result(HubEnded("the hub ended"), None)

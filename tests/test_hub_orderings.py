@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Callable, Sequence
 
 import pytest
-from fakehub import SIGNALS, World, world
+from fakehub import SIGNALS, Asked, FakeProcess, World, world
 
 SEEDS = range(3)
 """Orders of what comes at the same time."""
@@ -16,7 +17,7 @@ CONFLICT, RELOAD_FAILED, TIMED_OUT, NOT_SUPPORTED, INTERNAL, DIED = -32002, -320
 
 @pytest.fixture(params=SEEDS)
 def seed(request: pytest.FixtureRequest) -> int:
-    return request.param
+    return int(request.param)
 
 
 def assert_runs(w: World) -> None:
@@ -29,7 +30,7 @@ def assert_runs(w: World) -> None:
     assert_ends(w, w.ask("stop", grace=1.0))
 
 
-def assert_ends(w: World, stop) -> None:
+def assert_ends(w: World, stop: Asked) -> None:
     """The stop is answered, and then nothing is left."""
     lost = w.lost
     w.run()
@@ -46,12 +47,12 @@ def assert_ends(w: World, stop) -> None:
 def test_a_master_that_ends_while_the_hub_looks_is_noticed() -> None:
     with world(wanted=0) as w:
 
-        def ended():
+        def ended() -> bool:
             seen = not w.master.alive
             w.master.die()
             return seen
 
-        w.master.ended = ended
+        w.master.ended = ended  # type: ignore[method-assign]
         w.hub._changed()
         w.run()
 
@@ -116,7 +117,7 @@ def test_what_a_worker_does_that_hears_nothing_is_not_said_to_be_done(seed: int)
 PHASES = ["drain", "hooks", "end"]
 
 
-def in_phase(w: World, phase: str):
+def in_phase(w: World, phase: str) -> tuple[Asked, Callable[[], None]]:
     """A graceful stop that is in this phase, and what lets it go on."""
     busy = w.living()[0]
     if phase == "drain":
@@ -177,8 +178,10 @@ def test_whoever_dies_during_a_stop_it_is_answered_and_tells_what_was_lost(seed:
     with world(seed) as w:
         stop, go_on = in_phase(w, phase)
         workers = w.living()
-        dead = {"the busy one": workers[:1], "another one": workers[1:2], "all": workers, "the master": [w.master]}[who]
-        for process in dead:
+        dying: dict[str, Sequence[FakeProcess]] = {
+            "the busy one": workers[:1], "another one": workers[1:2], "all": workers, "the master": [w.master],
+        }  # fmt: skip
+        for process in dying[who]:
             process.die()
         if who != "the master":
             assert w.answer("status").result["state"] == "stopping"
@@ -279,7 +282,7 @@ def test_code_that_kills_the_master_is_told(seed: int) -> None:
 RELOAD_PHASES = ["preflight", "load", "drain"]
 
 
-def in_reload(w: World, phase: str):
+def in_reload(w: World, phase: str) -> tuple[Asked, Callable[[], None]]:
     """A reload that is in this phase, and what lets it go on."""
     busy = w.living()[0]
     w.preflight = "held" if phase == "preflight" else "passes"

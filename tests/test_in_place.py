@@ -7,7 +7,9 @@ import ctypes
 import os
 import signal
 import socket
+from collections.abc import Iterator
 from http.client import HTTPConnection
+from typing import Any
 
 import pytest
 from harness import TIMEOUT, Pending, Program, Serve, first_quick, read_all, until
@@ -16,7 +18,7 @@ from servers import Row, all_rows, alone, each_mechanism
 from flask_ctl import CommandError
 
 
-def keeping(row: Row):
+def keeping(row: Row) -> bool:
     """Whether it serves from one process, and keeps connections."""
     return alone(row) and row.keeps_alive
 
@@ -58,7 +60,7 @@ def test_a_reload_that_does_not_come_to_an_end_is_given_up(start: Serve, row: Ro
 
 
 @contextlib.contextmanager
-def kept(address: tuple[str, int]):
+def kept(address: tuple[str, int]) -> Iterator[HTTPConnection]:
     """A connection that has had an answer, and is open."""
     connection = HTTPConnection(*address, timeout=TIMEOUT)
     with contextlib.closing(connection):
@@ -67,7 +69,7 @@ def kept(address: tuple[str, int]):
         yield connection
 
 
-def ask(connection, path):
+def ask(connection: HTTPConnection, path: str) -> bytes:
     connection.request("GET", path)
     response = connection.getresponse()
     assert response.status == 200
@@ -82,7 +84,7 @@ def test_answers_during_a_reload_are_the_last_of_their_connections(start: Serve,
         before = server.status()["requests"]["total"]
         connection.request("GET", "/hold/a")
         until(lambda: server.status()["requests"]["total"] > before, "in flight")
-        seen = []
+        seen: list[Any] = []
         reload = Pending.call(lambda: server.reload(on_progress=seen.append))
         until(lambda: any(progress["phase"] == "drain" for progress in seen), "the drain")
         server.release("a")

@@ -9,7 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from typing import Any
 
 import pytest
@@ -63,9 +63,9 @@ def plain(project: pathlib.Path) -> str:
 @pytest.fixture
 def start(serve: Serve, project: pathlib.Path, plain: str) -> Serve:
     """Start one more instance of the app, and wait until it listens."""
-    started = []
+    started: list[Server] = []
 
-    def start():
+    def start() -> Server:
         server = serve(command=[sys.executable, "shop.py"], cwd=project, ready=False, env={"FLASK_CTL_SOCKET": ""})
         server.socket = own_path(plain, server.pid) if started else plain
         started.append(server)
@@ -74,12 +74,12 @@ def start(serve: Serve, project: pathlib.Path, plain: str) -> Serve:
     return start
 
 
-def files(plain: str):
+def files(plain: str) -> list[str]:
     """What is in the directory of default sockets, but for locks."""
     return sorted(name for name in os.listdir(os.path.dirname(plain)) if name.endswith(".sock"))
 
 
-def listens_at(path: str, server: Server):
+def listens_at(path: str, server: Server) -> bool:
     """Whether that server answers at the path."""
     return any(found.status and found.status["pid"] == server.pid and path in found.status["control"]["sockets"]
                for found in live_instances())  # fmt: skip
@@ -104,18 +104,17 @@ def test_an_own_name_is_never_too_long_for_a_socket(length: int) -> None:
 def test_other_instances_of_the_app_are_told_by_their_names(tmp_path: pathlib.Path) -> None:
     plain = str(tmp_path / "shop-01234567.sock")
     others = [own_path(plain, pid) for pid in (1, 4711)]
-    for path in (
-        *others,
-        plain,
-        plain + ".lock",
-        tmp_path / "shop-01234568-4711.sock",
-        tmp_path / "shopping-01234567-4711.sock",
-        tmp_path / "shop-01234567-x.sock",
-        tmp_path / "shop-01234567-.sock",
-        tmp_path / "shop-01234567-٣.sock",
-        tmp_path / "shop-01234567-4711.sock.lock",
-    ):
+    for path in (*others, plain, plain + ".lock"):
         pathlib.Path(path).touch()
+    for name in (
+        "shop-01234568-4711.sock",
+        "shopping-01234567-4711.sock",
+        "shop-01234567-x.sock",
+        "shop-01234567-.sock",
+        "shop-01234567-٣.sock",
+        "shop-01234567-4711.sock.lock",
+    ):
+        (tmp_path / name).touch()
     assert other_names(plain) == others
     assert other_names(str(tmp_path / "none" / "shop-01234567.sock")) == []
 
@@ -126,12 +125,12 @@ def test_other_instances_of_the_app_are_told_by_their_names(tmp_path: pathlib.Pa
 class Listening:
     """The paths at which somebody listens, and what else is in the way."""
 
-    def __init__(self, taken=(), broken=()) -> None:
+    def __init__(self, taken: Iterable[str] = (), broken: Collection[str] = ()) -> None:
         self.taken = set(taken)
         self.broken = broken
-        self.ours = []
+        self.ours: list[str] = []
 
-    def __call__(self, path: str):
+    def __call__(self, path: str) -> None:
         if path in self.broken:
             raise ConfigurationError("it is broken")
         if path in self.taken:
@@ -185,7 +184,7 @@ def hold(path: str) -> Iterator[Callable[[int], None]]:
     """Have another process hold a byte of the lock's file."""
     holders = []
 
-    def hold(byte) -> None:
+    def hold(byte: int) -> None:
         holders.append(Holder(lock_path(path), f"assert locks.take(descriptor, {byte})"))
 
     yield hold
@@ -334,7 +333,7 @@ GUNICORN = [sys.executable, "-m", "gunicorn", "--no-control-socket", "-w", "2", 
 def test_a_server_with_workers_has_a_name_of_its_own_and_inherits(
     no_hubs_left: None, serve: Serve, project: pathlib.Path, plain: str
 ) -> None:
-    def start(socket_of):
+    def start(socket_of: Callable[[int], str]) -> Server:
         server = serve(command=GUNICORN, cwd=project, ready=False, env={"FLASK_CTL_SOCKET": ""})
         server.socket = socket_of(server.pid)
         return all_there(server.ready(), 2)
@@ -375,15 +374,15 @@ def test_a_stop_is_not_asked_of_the_heir_of_a_server_that_has_died(
     calls = []
 
     class Call:
-        def __init__(self, connection, targets, times, on_progress) -> None:
+        def __init__(self, connection: Asked, targets: Targets, times: Any, on_progress: Any) -> None:
             self.times = times
             calls.append(targets.pid)
 
-        def ask(self, params) -> None:
+        def ask(self, params: Any) -> None:
             if len(calls) == 1:
                 raise Unanswered("the hub has died", None, accepted=False, outcome=died)
 
-        def until_gone(self):
+        def until_gone(self) -> dict[str, Any]:
             return {"outcome": "drained"}
 
     answers = iter(pids)
@@ -408,7 +407,7 @@ def test_what_holds_more_than_one_project_is_known(tmp_path: pathlib.Path, monke
         assert not is_common(str(tmp_path / own)), own
 
 
-def found(cwd, root_path="/usr/lib/shop", **more: Any):
+def found(cwd: str | pathlib.Path, root_path: str = "/usr/lib/shop", **more: Any) -> Found:
     return Found("/run/a.sock", {"cwd": str(cwd), "root_path": root_path, "pid": 1, "app": "shop", **more})
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import json
 import math
+from collections.abc import Callable
+from concurrent.futures import Future
 from typing import Any
 
 import pytest
@@ -62,7 +64,7 @@ def specification_dispatcher() -> Dispatcher:
     def get_data(call: Call) -> list[Any]:
         return ["hello", 5]
 
-    functions = [subtract, sum, update, notify_hello, get_data]
+    functions: list[Callable[..., Any]] = [subtract, sum, update, notify_hello, get_data]
     registry = CommandRegistry(command_from(function, builtin=True) for function in functions)
     return Dispatcher(registry, lambda command, arguments: pytest.fail("no command is submitted"), Guard(Policy()))
 
@@ -167,6 +169,7 @@ SPECIFICATION = {
 @pytest.mark.parametrize(("message", "expected"), SPECIFICATION.values(), ids=SPECIFICATION)
 def test_the_examples_of_the_specification_are_answered_as_printed(message: str, expected: Any) -> None:
     answer = specification_dispatcher().handle(message.encode(), this_process(), lambda data: None)
+    assert not isinstance(answer, Future)
     assert (None if answer is None else essence(json.loads(answer))) == expected
 
 
@@ -220,7 +223,7 @@ def test_odd_but_legal_json_is_read(text: bytes, value: Any) -> None:
 
 @properties
 @given(JSON)
-def test_whatever_is_encoded_is_one_line_of_ascii_and_decodes_to_the_same(value) -> None:
+def test_whatever_is_encoded_is_one_line_of_ascii_and_decodes_to_the_same(value: Any) -> None:
     line = encode(value)
     assert line.isascii()
     assert b"\n" not in line
@@ -357,7 +360,7 @@ def test_what_is_no_reply_is_the_other_side_s_fault(text: bytes) -> None:
 
 @properties
 @given(st.binary() | JSON.map(lambda value: json.dumps(value).encode()))
-def test_any_bytes_are_a_reply_or_a_protocol_error(data) -> None:
+def test_any_bytes_are_a_reply_or_a_protocol_error(data: bytes) -> None:
     with contextlib.suppress(RemoteProtocolError):
         assert isinstance(parse_reply(data), (Request, Response))
 

@@ -96,7 +96,7 @@ def test_a_unix_socket_serves_through_a_reload_and_is_drained(
     assert server.wait() == 0
 
 
-def ask_at(path, url):
+def ask_at(path: str, url: str) -> bytes:
     with socket.socket(socket.AF_UNIX) as sock:
         sock.settimeout(TIMEOUT)
         sock.connect(path)
@@ -178,7 +178,7 @@ def test_with_tls_it_is_cut(start: Serve, code: str, certificate: tuple[str, str
     assert server.wait() == 0
 
 
-def over_tls(address: tuple[str, int]):
+def over_tls(address: tuple[str, int]) -> ssl.SSLSocket:
     plain = socket.create_connection(address, timeout=TIMEOUT)
     context = ssl._create_unverified_context()
     context.options |= ssl.OP_IGNORE_UNEXPECTED_EOF
@@ -217,7 +217,7 @@ for _ in range(2):
     print("goes on", threading.active_count(), flush=True)
 """)
     for before in (0, 1):
-        until(lambda before=before: server.lines.count("on_stop") == before and _answers(server), "serving")
+        until(lambda: server.lines.count("on_stop") == before and _answers(server), "serving")  # noqa: B023
         with server.client() as client, pytest.raises(CommandError, match="bigger program"):
             client.reload()
         assert server.get("/") == (200, b"hello")
@@ -227,9 +227,9 @@ for _ in range(2):
     assert len([line for line in server.lines if line.startswith("goes on")]) == 2
 
 
-def _answers(server: Server):
+def _answers(server: Server) -> bool:
     try:
-        return server.status()["state"] == "running"
+        return bool(server.status()["state"] == "running")
     except Exception:
         return False
 

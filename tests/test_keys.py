@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import pathlib
 import stat
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 import zmq
@@ -33,7 +35,7 @@ def allowed(keys: Keys) -> AllowedKeys:
     return AllowedKeys(keys.clients)
 
 
-def mode(path):
+def mode(path: str | pathlib.Path) -> int:
     return stat.S_IMODE(os.stat(path).st_mode)
 
 
@@ -188,21 +190,30 @@ def test_other_files_are_not_looked_at(keys: Keys, allowed: AllowedKeys) -> None
     assert allowed.name_of(load_key_pair(keys.client).public) == "me"
 
 
-SPOILED_DIRECTORY = {
+Spoil = Callable[[pathlib.Path], Any]
+
+SPOILED_DIRECTORY: dict[str, Spoil] = {
     "gone": lambda clients: clients.rename(clients.with_name("moved")),
     "others can write": lambda clients: clients.chmod(0o777),
     "the group can write": lambda clients: clients.chmod(0o770),
 }
-SPOILED_FILE = {
+
+
+def into_a_directory(path: pathlib.Path) -> None:
+    path.unlink()
+    path.mkdir()
+
+
+SPOILED_FILE: dict[str, Spoil] = {
     "others can write": lambda path: path.chmod(0o666),
     "garbage": lambda path: path.write_text("nonsense"),
-    "a directory": lambda path: (path.unlink(), path.mkdir()),
+    "a directory": into_a_directory,
 }
 
 
 @pytest.mark.parametrize("spoil", SPOILED_DIRECTORY.values(), ids=SPOILED_DIRECTORY)
 def test_a_spoiled_directory_lets_in_nobody_at_once_and_the_log_tells_so_once(
-    keys: Keys, allowed: AllowedKeys, caplog: pytest.LogCaptureFixture, spoil
+    keys: Keys, allowed: AllowedKeys, caplog: pytest.LogCaptureFixture, spoil: Spoil
 ) -> None:
     mine = load_key_pair(keys.client).public
     assert allowed.name_of(mine) == "me"
@@ -215,7 +226,7 @@ def test_a_spoiled_directory_lets_in_nobody_at_once_and_the_log_tells_so_once(
 
 @pytest.mark.parametrize("spoil", SPOILED_FILE.values(), ids=SPOILED_FILE)
 def test_a_spoiled_file_lets_in_nobody_and_the_others_stay(
-    keys: Keys, allowed: AllowedKeys, caplog: pytest.LogCaptureFixture, spoil
+    keys: Keys, allowed: AllowedKeys, caplog: pytest.LogCaptureFixture, spoil: Spoil
 ) -> None:
     mine = load_key_pair(keys.client).public
     other = load_key_pair(keys.new_client("other", allowed=True)).public

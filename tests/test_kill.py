@@ -16,7 +16,7 @@ from dataclasses import replace
 
 import psutil
 import pytest
-from harness import PYTHON, TIMEOUT, Serve, Server, first_quick, run_cli, until
+from harness import PYTHON, TIMEOUT, Child, Done, Serve, Server, first_quick, run_cli, until
 from holders import Holder
 from manyworkers import hub, is_alive, kill, workers
 from servers import SERVERS
@@ -61,6 +61,10 @@ while True:
 """
 
 
+Lie = Callable[..., tuple[str, Child]]
+"""Starts a server that lies; its address and its process."""
+
+
 @pytest.fixture
 def bystander() -> Iterator[subprocess.Popen[bytes]]:
     """A process of ours that has nothing to do with any server."""
@@ -70,21 +74,18 @@ def bystander() -> Iterator[subprocess.Popen[bytes]]:
 
 
 @pytest.fixture
-def lie(
-    short_path: pathlib.Path, bystander: subprocess.Popen[bytes]
-) -> Iterator[Callable[..., tuple[str, subprocess.Popen[str]]]]:
+def lie(short_path: pathlib.Path, bystander: subprocess.Popen[bytes]) -> Iterator[Lie]:
     """Start a server that hangs in a stop, and says that the bystander is its master and its worker."""
     servers = []
 
-    def start(uid=None, more=""):
+    def start(uid: int | None = None, more: str = "") -> tuple[str, Child]:
         uid = os.geteuid() if uid is None else uid
         place = short_path / "place"
         place.mkdir(mode=0o700)
         os.chown(place, uid, -1)
         os.chmod(short_path, 0o711)
         path = str(place / "x.sock")
-        command = [sys.executable, "-c", LIAR, path, str(uid), json.dumps([bystander.pid]), more]
-        servers.append(subprocess.Popen(command, stdout=subprocess.PIPE, text=True))
+        servers.append(Child(sys.executable, "-c", LIAR, path, str(uid), json.dumps([bystander.pid]), more))
         assert servers[-1].stdout.readline() == "ready\n"
         return path, servers[-1]
 
@@ -99,7 +100,7 @@ USERS = [pytest.param(None, id="its own user"), pytest.param(NOBODY, id="another
 
 @pytest.mark.parametrize("uid", USERS)
 def test_a_process_that_only_the_server_names_is_not_killed(
-    lie: Callable[..., tuple[str, subprocess.Popen[str]]], bystander: subprocess.Popen[bytes], uid: int | None
+    lie: Lie, bystander: subprocess.Popen[bytes], uid: int | None
 ) -> None:
     path, server = lie(uid)
     with ControlClient(path, owner=uid) as client:
@@ -110,7 +111,7 @@ def test_a_process_that_only_the_server_names_is_not_killed(
 
 
 @needs_root
-def test_a_server_can_not_give_us_out_as_its_master(lie: Callable[..., tuple[str, subprocess.Popen[str]]]) -> None:
+def test_a_server_can_not_give_us_out_as_its_master(lie: Lie) -> None:
     """Its parent is of another user."""
     lies = "first = locks.hub_byte(os.getppid()); locks.take(lock, first); locks.take(lock, first + 2)"
     path, server = lie(NOBODY, lies)
@@ -123,7 +124,7 @@ def test_a_server_can_not_give_us_out_as_its_master(lie: Callable[..., tuple[str
 
 
 def test_an_orphan_of_a_master_that_is_gone_does_not_bring_us_to_kill_who_took_it_in(
-    lie: Callable[..., tuple[str, subprocess.Popen[str]]],
+    lie: Lie,
 ) -> None:
     """Its parent is not the master that it had when it took the lock."""
     lies = "locks.take(lock, locks.hub_byte(99)); locks.take(lock, locks.hub_byte(99) + 2)"
@@ -137,7 +138,7 @@ def test_an_orphan_of_a_master_that_is_gone_does_not_bring_us_to_kill_who_took_i
 # Where it is refused, before anything is sent
 
 
-def refused(server: Server, address: tuple[str, int], words: str, *options: str) -> None:
+def refused(server: Server, address: str, words: str, *options: str) -> None:
     """By the Python client and by the command line; the server goes on."""
     with ControlClient(address) as client, pytest.raises(ConfigurationError, match=words):
         client.stop(kill_after=0.1)
@@ -175,10 +176,8 @@ def forward(short_path: pathlib.Path) -> Iterator[Callable[[str], str]]:
     path = str(short_path / "forwarded.sock")
     processes = []
 
-    def start(target):
-        processes.append(
-            subprocess.Popen([sys.executable, "-c", FORWARDER, path, target], stdout=subprocess.PIPE, text=True)
-        )
+    def start(target: str) -> str:
+        processes.append(Child(sys.executable, "-c", FORWARDER, path, target))
         assert processes[-1].stdout.readline() == "ready\n"
         return path
 
@@ -229,7 +228,7 @@ def test_another_users_server_can_not_be_killed_and_is_not_asked_to_stop(
     os.chmod(short_path, 0o711)
     server = serve(socket=place / "x.sock", env={"FLASK_CTL_ALLOW": json.dumps({"operate": [f"uid:{NOBODY}"]})})
 
-    def stop():
+    def stop() -> bytes:
         try:
             return repr(ControlClient(server.socket, owner=0).stop(kill_after=0.1)).encode()
         except AccessDenied as error:
@@ -244,9 +243,10 @@ def test_another_users_server_can_not_be_killed_and_is_not_asked_to_stop(
 # Servers that hang
 
 
-def fill(address: tuple[str, int]):
+def fill(address: str) -> list[socket.socket]:
     """Connections that a hung server does not accept, as many as the kernel takes."""
-    path, waiting = address.removeprefix("ipc://"), []
+    path = address.removeprefix("ipc://")
+    waiting: list[socket.socket] = []
     while True:
         sock = socket.socket(socket.AF_UNIX)
         sock.setblocking(False)
@@ -359,6 +359,7 @@ def test_a_worker_that_was_just_being_started_is_killed_with_its_master(
     code = f"locks.take(descriptor, 0); locks.take(descriptor, locks.hub_byte({os.getpid()}))"
     hub, worker = Holder(path, code), Holder(path, f"p = presence.Presence({os.getpid()}); p.be_at([path[:-5]])")
     targets = targets_at(str(short_path / "x.sock"), Trust())
+    assert targets is not None
     assert targets.pid == os.getpid()
     assert [process.pid for process in targets.workers] == [worker.pid]
     targets.server.pop().close()
@@ -379,12 +380,12 @@ def test_a_worker_that_was_just_being_started_is_killed_with_its_master(
 INSIDE = ["unshare", "--pid", "--fork", "--kill-child", "--mount-proc"]
 
 
-def init_of(server: Server):
+def init_of(server: Server) -> int:
     """The pid, as seen from here, of process 1 of the namespace in which a server runs."""
     return psutil.Process(server.pid).children()[0].pid
 
 
-def run_inside(server: Server, *arguments: str):
+def run_inside(server: Server, *arguments: str) -> Done:
     """`flask-ctl` in the PID namespace of a server."""
     command = ["nsenter", "-t", str(init_of(server)), "-p", "-m", sys.executable, "-m", "flask_ctl_cli", *arguments]
     return subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT, env=os.environ)

@@ -18,7 +18,7 @@ STOPPED     -         -          STOPPED   STOPPED   -
 """
 
 
-def expected(state, event):
+def expected(state: State, event: Event) -> State | None:
     header, *rows = [line.split() for line in EXPECTED.strip("\n").splitlines()]
     cells = {row[0]: dict(zip(header, row[1:])) for row in rows}
     name = cells[state.name][event.name]

@@ -39,7 +39,7 @@ def hold(path: pathlib.Path) -> Iterator[Hold]:
     """Start processes that hold locks; they end with the test."""
     holders = []
 
-    def start(todo):
+    def start(todo: str) -> Holder:
         holders.append(Holder(path, todo))
         return holders[-1]
 
@@ -48,7 +48,7 @@ def hold(path: pathlib.Path) -> Iterator[Hold]:
         holder.end()
 
 
-def ask(path: pathlib.Path):
+def ask(path: str | pathlib.Path) -> tuple[int | None, list[Member], bool]:
     """Server, members and whether anything is held, as another process sees it."""
     done = subprocess.run([sys.executable, "-c", ASKER, str(path)], capture_output=True, text=True, check=True)
     server, members, held = json.loads(done.stdout)

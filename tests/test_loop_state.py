@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import pytest
 
@@ -33,7 +33,7 @@ RETURN               ended     ended     ended     ended    ended     ended   en
 """
 
 
-def rows():
+def rows() -> Iterator[tuple[LoopEvent, LoopState, LoopState]]:
     names, *lines = [line.split() for line in TABLE.strip().splitlines()]
     for event, *afterwards in lines:
         for name, after in zip(names, afterwards, strict=True):
@@ -50,7 +50,7 @@ def test_the_table_has_every_event_and_every_state() -> None:
 
 
 @pytest.mark.parametrize("event", LoopEvent, ids=lambda event: event.name)
-@pytest.mark.parametrize("state", sorted(STOPPING, key=lambda state: state.name), ids=lambda state: state.name)
+@pytest.mark.parametrize("state", [state for state in LoopState if state in STOPPING], ids=lambda state: state.name)
 def test_a_stop_is_never_taken_back(state: LoopState, event: LoopEvent) -> None:
     assert next_state(state, event) in {*STOPPING, LoopState.ENDED}
 
@@ -65,8 +65,8 @@ class FakeLoop(KeepAliveServer):
     name, package, loop_end = "fake", "flask", (LoopOver,)
 
     def __init__(self) -> None:
-        self.log = []
-        self.idle = []
+        self.log: list[str] = []
+        self.idle: list[str] = []
         super().__init__([], {}, given=True, tls=False)
 
     def _attach(self) -> None:
@@ -78,25 +78,25 @@ class FakeLoop(KeepAliveServer):
     def _end_loop(self) -> NoReturn:
         raise LoopOver
 
-    def _listening(self):
+    def _listening(self) -> list[Any]:
         return ["a listener"]
 
-    def _idle(self):
+    def _idle(self) -> list[str]:
         return [name for name in self.idle if name not in self.busy]
 
-    def _set_accepting(self, accept) -> None:
+    def _set_accepting(self, accept: bool) -> None:
         self.log.append("accept" if accept else "accept none")
 
     def _accept_waiting(self) -> None:
         self.log.append("accept the backlog")
 
-    def _socket_of(self, connection) -> NoReturn:
+    def _socket_of(self, connection: str) -> NoReturn:
         raise OSError
 
-    def _close(self, connection) -> None:
+    def _close(self, connection: str) -> None:
         self.idle.remove(connection)
 
-    def _give_up(self, connection):
+    def _give_up(self, connection: str) -> int:
         return self.idle.index(connection)
 
     def look(self) -> bool:
@@ -145,11 +145,11 @@ def test_no_pause_is_reported_while_the_loop_lets_requests_in_again(
     server.look()
     server.resume()
 
-    def pause_again(accept) -> None:
+    def pause_again(accept: bool) -> None:
         server.pause()
         seen.append(server.paused())
 
-    seen = []
+    seen: list[bool] = []
     monkeypatch.setattr(server, "_set_accepting", pause_again)
     server.look()
     assert seen == [False]

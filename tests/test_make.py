@@ -32,7 +32,7 @@ class Clone:
         python.write_text(PYTHON)
         python.chmod(0o755)
 
-    def make(self, target):
+    def make(self, target: str) -> str:
         env = {name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "MFLAGS"))}
         done = subprocess.run(
             ["make", f"PYTHON={self.directory}/python", target],
@@ -42,7 +42,7 @@ class Clone:
         return done.stdout
 
     @property
-    def installed(self):
+    def installed(self) -> list[str]:
         path = self.directory / "installed"
         return path.read_text().splitlines() if path.exists() else []
 

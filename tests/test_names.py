@@ -133,7 +133,7 @@ def test_help_of_a_number_that_is_no_code_is_exit_2_with_those_that_there_are(to
     assert "is not a code; exit codes are 0, 1" in done.stderr
 
 
-def rows_of(text: str, number: int):
+def rows_of(text: str, number: str) -> dict[int, str]:
     """The rows of a table that begin with such a number, and have one more column."""
     return {int(code): means for code, means in re.findall(rf"^\| ({number}) \| (.*) \|$", text, re.MULTILINE)}
 

@@ -65,7 +65,7 @@ def test_unix_sockets_are_left_alone(tmp_path: pathlib.Path) -> None:
 @pytest.fixture
 def preflight(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """A preflight, as far as addresses are concerned, that has come to its end when `ended` is not empty."""
-    ended = []
+    ended: list[Any] = []
     for module in (listening, checkconfig):
         monkeypatch.setattr(module, "preflighting", True)
     monkeypatch.setattr(listening, "end_if_preflighting", ended.append)
@@ -91,7 +91,7 @@ def test_every_address_is_bound(
 class Configuration:
     reuse_port = False
 
-    def __init__(self, *address) -> None:
+    def __init__(self, *address: Any) -> None:
         self.address = list(address)
 
 
@@ -152,7 +152,7 @@ def test_a_free_one_is_taken_by_the_new_code(start: Serve, program: Program, fre
     assert get(("127.0.0.1", free_port), "/version") == (200, b"new")
 
 
-def gunicorn(start: Serve, program: Program, port: int):
+def gunicorn(start: Serve, program: Program, port: int) -> tuple[Server, pathlib.Path, str]:
     config = program.directory / "gunicorn.conf.py"
     bind = f"bind = ['127.0.0.1:{port}'"
     config.write_text(bind + "]\n")

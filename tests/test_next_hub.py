@@ -9,7 +9,7 @@ from io import FileIO
 from typing import Any
 
 import pytest
-from fakehub import World, world
+from fakehub import FakeWorker, World, world
 
 from flask_ctl.workers.hub.state_file import StateFile
 from flask_ctl.workers.messages import SavedHistory, SavedState
@@ -18,10 +18,10 @@ from flask_ctl.workers.messages import SavedHistory, SavedState
 @pytest.fixture(params=range(5))
 def seed(request: pytest.FixtureRequest) -> int:
     """Orders of what comes at the same time."""
-    return request.param
+    return int(request.param)
 
 
-def reloading(w: World, phase: str, **options: Any):
+def reloading(w: World, phase: str, **options: Any) -> FakeWorker:
     """A reload in this phase, with a request in flight in an old worker."""
     busy = w.living()[0]
     busy.begin()
@@ -33,11 +33,11 @@ def reloading(w: World, phase: str, **options: Any):
     return busy
 
 
-def status(w: World):
+def status(w: World) -> Any:
     return w.answer("status").result
 
 
-def settled(w: World):
+def settled(w: World) -> Any:
     w.run(lambda: w.hub._reload is None and w.hub._history.begun is None)
     return status(w)
 
@@ -174,7 +174,7 @@ def file(tmp_path: pathlib.Path) -> Iterator[FileIO]:
         yield file
 
 
-def memory(number: int, **totals: Any):
+def memory(number: int, **totals: Any) -> SavedState:
     return SavedState(number, totals, SavedHistory(1))
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import pathlib
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from typing import Any, NoReturn
 
 import pytest
@@ -15,9 +16,11 @@ from fakes import Gate, Scene
 from harness import TIMEOUT, until
 
 from flask_ctl.errors import CommandError, ReloadFailed, TimedOut
-from flask_ctl.lifecycle import commit, operation
+from flask_ctl.lifecycle import commit
 from flask_ctl.lifecycle import reload as reloading
 from flask_ctl.lifecycle import stop as stopping
+
+Make = Callable[..., Scene]
 
 DRAINED = {"outcome": "drained", "cut": 0}
 
@@ -34,10 +37,10 @@ def _hurry(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def make(short_path: pathlib.Path) -> Iterator[Callable[..., Scene]]:
+def make(short_path: pathlib.Path) -> Iterator[Make]:
     scenes = []
 
-    def make(**options):
+    def make(**options: Any) -> Scene:
         scenes.append(Scene(short_path, **options))
         return scenes[-1]
 
@@ -47,28 +50,28 @@ def make(short_path: pathlib.Path) -> Iterator[Callable[..., Scene]]:
 
 
 @pytest.fixture
-def scene(make: Callable[..., Scene]) -> Scene:
+def scene(make: Make) -> Scene:
     return make()
 
 
-def failure(future):
+def failure(future: Future[Any]) -> CommandError:
     error = future.exception(TIMEOUT)
     assert isinstance(error, CommandError), error
     return error
 
 
-def gate_of(scene: Scene, phase: str):
+def gate_of(scene: Scene, phase: str) -> Gate:
     program = scene.program
     gates = {"preflight": program.preflight, "hooks": scene.on_stop, "unwinding": program.unwinding}
     return {**gates, "exit functions": program.exit_function}[phase]
 
 
-def reach(scene: Scene, phase: str, **options: Any):
+def reach(scene: Scene, phase: str, **options: Any) -> Future[Any]:
     """A reload that hangs in a phase; the Future has its failure."""
     if phase == "drain":
         scene.held = scene.server.begin()
         answer = scene.reload(**options)
-        until(lambda: scene.instance._reload.phase == "drain", "the drain")
+        until(lambda: scene.reload_is_in("drain"), "the drain")
     else:
         gate_of(scene, phase).shut()
         answer = scene.reload(**options)
@@ -122,8 +125,10 @@ def test_a_stop_that_calls_a_reload_off_ends_with_the_last_answer(scene: Scene, 
     reload = reach(scene, phase)
     stop = scene.signal("TERM")
     assert failure(reload).code == -32002
-    assert scene.instance._reload.wait(TIMEOUT)
-    until(lambda: scene.instance._stop.phase == "drain", "the drain")
+    operation = scene.instance._reload
+    assert operation is not None
+    assert operation.wait(TIMEOUT)
+    until(lambda: scene.stop_is_in("drain"), "the drain")
     if phase == "drain":
         let_go(scene, phase)
     scene.server.answer(held)
@@ -175,7 +180,7 @@ def test_a_fast_stop_that_is_accepted_just_before_the_exec_is_answered(scene: Sc
         answers.append(scene.stop("fast"))
         answers[0].add_done_callback(lambda answer: scene.instance._control.call_soon(sent.set))
 
-    scene.program.flush = stop
+    scene.program.flush = stop  # type: ignore[method-assign]
     scene.reload()
     assert scene.program.wait() == ("end", 0)
     assert answers[0].result(TIMEOUT).items() >= DRAINED.items()
@@ -232,7 +237,9 @@ FAILS = {
 
 
 @pytest.mark.parametrize("fail", FAILS.values(), ids=FAILS)
-def test_what_cannot_be_had_before_the_commit_leaves_the_old_code_serving(scene: Scene, fail) -> None:
+def test_what_cannot_be_had_before_the_commit_leaves_the_old_code_serving(
+    scene: Scene, fail: Callable[[Scene], None]
+) -> None:
     fail(scene)
     error = failure(scene.reload())
     assert error.code == -32603
@@ -248,22 +255,24 @@ STARTS = {
     "no descriptor for the preflight": lambda scene, patch: scene.program.fails.update(
         start_preflight=OSError(24, "Too many")
     ),
-    "no thread": lambda scene, patch: patch.setattr(operation.threading.Thread, "start", no_thread_once(patch)),
+    "no thread": lambda scene, patch: patch.setattr(threading.Thread, "start", no_thread_once(patch)),
 }
 
 
-def no_thread_once(patch):
-    start = operation.threading.Thread.start
+def no_thread_once(patch: pytest.MonkeyPatch) -> Callable[[threading.Thread], NoReturn]:
+    start = threading.Thread.start
 
-    def fail(thread) -> NoReturn:
-        patch.setattr(operation.threading.Thread, "start", start)
+    def fail(thread: threading.Thread) -> NoReturn:
+        patch.setattr(threading.Thread, "start", start)
         raise RuntimeError("can't start new thread")
 
     return fail
 
 
 @pytest.mark.parametrize("fail", STARTS.values(), ids=STARTS)
-def test_a_reload_that_cannot_begin_can_be_asked_for_again(scene: Scene, monkeypatch: pytest.MonkeyPatch, fail) -> None:
+def test_a_reload_that_cannot_begin_can_be_asked_for_again(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch, fail: Callable[[Scene, pytest.MonkeyPatch], None]
+) -> None:
     fail(scene, monkeypatch)
     assert failure(scene.reload()).code == -32603
     assert scene.status()["state"] == "running"
@@ -272,12 +281,12 @@ def test_a_reload_that_cannot_begin_can_be_asked_for_again(scene: Scene, monkeyp
 
 
 def test_a_stop_needs_no_thread_that_is_not_there_yet(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(thread) -> NoReturn:
+    def fail(thread: threading.Thread) -> NoReturn:
         raise RuntimeError("can't start new thread")
 
-    start = operation.threading.Thread.start
+    start = threading.Thread.start
     monkeypatch.setattr(
-        operation.threading.Thread, "start", lambda thread: start(thread) if "fake" in thread.name else fail(thread)
+        threading.Thread, "start", lambda thread: start(thread) if "fake" in thread.name else fail(thread)
     )
     assert scene.stop().result(TIMEOUT).items() >= DRAINED.items()
     assert scene.program.wait() == ("end", 0)
@@ -326,16 +335,16 @@ def test_with_cut_the_rest_is_cut_past_the_grace(scene: Scene) -> None:
 class TestThreads:
     """The program's own threads that are not daemon threads, and the workers of its executors."""
 
-    def test_without_a_hook_the_reload_waits_for_them(self, make: Callable[..., Scene]) -> None:
+    def test_without_a_hook_the_reload_waits_for_them(self, make: Make) -> None:
         scene = make(hooks=False)
         scene.program.threads.append("worker")
         scene.reload()
-        until(lambda: scene.instance._reload.phase == "drain", "the drain")
+        until(lambda: scene.reload_is_in("drain"), "the drain")
         assert scene.program.fate is None
         scene.program.threads.clear()
         assert scene.program.wait()[0] == "exec"
 
-    def test_without_a_hook_it_is_given_up_after_the_grace_and_names_them(self, make: Callable[..., Scene]) -> None:
+    def test_without_a_hook_it_is_given_up_after_the_grace_and_names_them(self, make: Make) -> None:
         scene = make(hooks=False)
         scene.program.threads.append("worker")
         error = scene.reload(grace=0.0).exception(TIMEOUT)
@@ -345,9 +354,7 @@ class TestThreads:
         assert scene.server.serves
 
     @pytest.mark.parametrize(("hooks", "cut"), [(True, False), (True, True), (False, True)])
-    def test_with_a_hook_or_cut_those_that_stay_are_left_behind(
-        self, make: Callable[..., Scene], hooks: bool, cut: bool
-    ) -> None:
+    def test_with_a_hook_or_cut_those_that_stay_are_left_behind(self, make: Make, hooks: bool, cut: bool) -> None:
         scene = make(hooks=hooks)
         scene.program.threads.append("worker")
         scene.reload(grace=0.0, cut=cut)
@@ -356,7 +363,7 @@ class TestThreads:
         assert state["instance"]["reload"]["left_behind"] == {"threads_left": ["worker"]}
         assert scene.program.exit_function.reached.is_set(), "exit functions have run"
 
-    def test_those_that_a_hook_ends_are_not(self, make: Callable[..., Scene]) -> None:
+    def test_those_that_a_hook_ends_are_not(self, make: Make) -> None:
         scene = make()
         scene.program.threads.append("worker")
         scene.on_stop.shut()
@@ -382,14 +389,14 @@ class TestStops:
     def test_a_second_one_joins(self, scene: Scene) -> None:
         held = scene.server.begin()
         stops = [scene.stop(), scene.stop(), scene.signal("TERM")]
-        until(lambda: scene.instance._stop.phase == "drain", "the drain")
+        until(lambda: scene.stop_is_in("drain"), "the drain")
         assert not any(stop.done() for stop in stops)
         scene.server.answer(held)
         assert [stop.result(TIMEOUT)["cut"] for stop in stops] == [0, 0, 0]
 
     def test_a_grace_that_is_given_shortens_that_of_the_first_and_never_lengthens_it(self, scene: Scene) -> None:
         scene.server.begin()
-        seen = []
+        seen: list[Any] = []
         first = scene.stop(grace=TIMEOUT, progress=seen.append)
         scene.stop(grace=10 * TIMEOUT)
         assert scene.status()["stopping"]["deadline_by"] == {"pid": 2}
@@ -455,7 +462,7 @@ class TestStops:
         command.shut()
         scene.instance._pool.submit(command)
         stop = scene.stop()
-        until(lambda: scene.instance._stop.phase == "drain", "the drain")
+        until(lambda: scene.stop_is_in("drain"), "the drain")
         assert not stop.done()
         command.open()
         assert stop.result(TIMEOUT)["cut"] == 0

@@ -211,40 +211,40 @@ def named(table: list[Any]) -> list[Any]:
 
 
 @pytest.mark.parametrize(("annotation", "value", "expected"), named(ACCEPTED))
-def test_a_value_of_the_right_type_is_accepted(annotation, value: Any, expected: Any) -> None:
+def test_a_value_of_the_right_type_is_accepted(annotation: Any, value: Any, expected: Any) -> None:
     checked = parameter_type(annotation).check(value)
     assert checked == expected
     assert type(checked) is type(expected)
 
 
 @pytest.mark.parametrize(("annotation", "value", "message"), named(REFUSED))
-def test_a_value_of_another_type_is_refused_with_a_reason(annotation, value: Any, message: str) -> None:
+def test_a_value_of_another_type_is_refused_with_a_reason(annotation: Any, value: Any, message: str) -> None:
     with pytest.raises(ValueError) as caught:  # noqa: PT011
         parameter_type(annotation).check(value)
     assert str(caught.value) == message
 
 
 @pytest.mark.parametrize(("annotation", "text", "expected"), named(READ))
-def test_text_is_read(annotation, text: str, expected: Any) -> None:
+def test_text_is_read(annotation: Any, text: str, expected: Any) -> None:
     value = parameter_type(annotation).parse(text)
     assert value == expected
     assert type(value) is type(expected)
 
 
 @pytest.mark.parametrize(("annotation", "text", "message"), named(UNREADABLE))
-def test_text_that_does_not_fit_is_refused_with_a_reason(annotation, text: str, message: str) -> None:
+def test_text_that_does_not_fit_is_refused_with_a_reason(annotation: Any, text: str, message: str) -> None:
     with pytest.raises(ValueError) as caught:  # noqa: PT011
         parameter_type(annotation).parse(text)
     assert str(caught.value).startswith(message)
 
 
 @pytest.mark.parametrize(("annotation", "schema"), named(SCHEMAS))
-def test_a_type_describes_itself_as_json_schema(annotation, schema: dict[str, Any]) -> None:
+def test_a_type_describes_itself_as_json_schema(annotation: Any, schema: dict[str, Any]) -> None:
     assert json.dumps(parameter_type(annotation).schema()) == json.dumps(schema)
 
 
 @pytest.mark.parametrize("annotation", named(NOT_UNDERSTOOD))
-def test_any_other_annotation_is_a_type_error(annotation) -> None:
+def test_any_other_annotation_is_a_type_error(annotation: Any) -> None:
     with pytest.raises(TypeError, match=r"can't be a (parameter|choice)"):
         parameter_type(annotation)
 
@@ -259,7 +259,7 @@ def test_any_other_annotation_is_a_type_error(annotation) -> None:
     ),
     st.text(),
 )
-def test_any_json_and_any_text_is_accepted_or_a_value_error(annotation, value, text) -> None:
+def test_any_json_and_any_text_is_accepted_or_a_value_error(annotation: Any, value: Any, text: str) -> None:
     kind = parameter_type(annotation)
     for convert, given_value in ((kind.check, value), (kind.parse, text)):
         try:

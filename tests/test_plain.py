@@ -79,7 +79,7 @@ def test_a_word_that_is_no_assignment_is_quoted_in_the_message() -> None:
 
 @properties
 @given(st.binary() | st.text(alphabet="ab='\"\\ -#\n").map(str.encode))
-def test_any_bytes_are_a_command_or_an_error_of_the_peer(line) -> None:
+def test_any_bytes_are_a_command_or_an_error_of_the_peer(line: bytes) -> None:
     with contextlib.suppress(CommandError):
         name, parameters = parse_plain(line)
         assert isinstance(name, str)

@@ -7,6 +7,7 @@ import os
 import pathlib
 import subprocess
 import sys
+import tempfile
 import textwrap
 from typing import Any
 
@@ -75,10 +76,10 @@ def test_a_start_that_fails_is_refused_and_leaves_nothing_open(monkeypatch: pyte
     def fail(*_: Any, **__: Any) -> None:
         raise OSError(errno.EMFILE, "Too many open files")
 
-    places = {
-        "pipe": (preflight_module.os, "pipe"),
-        "file": (preflight_module.tempfile, "TemporaryFile"),
-        "popen": (preflight_module.subprocess, "Popen"),
+    places: dict[str, tuple[Any, str]] = {
+        "pipe": (os, "pipe"),
+        "file": (tempfile, "TemporaryFile"),
+        "popen": (subprocess, "Popen"),
         "waker": (preflight_module, "Waker"),
     }
     before = descriptors()

@@ -28,7 +28,7 @@ def talk(serve: Serve) -> Iterator[StreamTalk]:
         yield StreamTalk(sock)
 
 
-def ask(talk: StreamTalk, **members: Any):
+def ask(talk: StreamTalk, **members: Any) -> Any:
     talk.send(json.dumps({"jsonrpc": "2.0", "id": 1, **members}).encode())
     return talk.receive()
 
@@ -144,9 +144,9 @@ def test_the_default_address_is_made_of_name_and_root_path(name: str, short_path
 # Reloads
 
 
-def progress_of(server: Server, hold, **options: Any):
+def progress_of(server: Server, hold: str, **options: Any) -> list[Any]:
     """The notifications of a reload with a request in flight, which ends when two of them have come in the drain."""
-    seen = []
+    seen: list[Any] = []
     reload = Pending.call(lambda: server.reload(on_progress=seen.append, **options))
     until(lambda: sum(each["phase"] == "drain" for each in seen) > 1, "the drain")
     server.release(hold)
@@ -182,7 +182,7 @@ def test_threads_that_a_reload_waits_for_are_named_in_its_progress(serve: Serve)
         "app.run(port=0)"
     )
     server = serve(command=[*PYTHON, "-c", code])
-    seen = []
+    seen: list[Any] = []
     reload = Pending.call(lambda: server.reload(on_progress=seen.append, preflight=False))
     until(lambda: any(each["waiting_for"] == ["mine"] for each in seen), "the thread is named")
     server.call("let_go")

@@ -14,6 +14,9 @@ from flask_ctl.transports.reactor import READ, Reactor
 MANY = 1000
 
 
+Ready = Callable[[Callable[[int], None]], socket.socket]
+
+
 @pytest.fixture
 def reactor() -> Iterator[Reactor]:
     with contextlib.closing(Reactor()) as reactor:
@@ -21,7 +24,7 @@ def reactor() -> Iterator[Reactor]:
 
 
 @pytest.fixture
-def ready(reactor: Reactor) -> Iterator[Callable[[Callable[[int], None]], socket.socket]]:
+def ready(reactor: Reactor) -> Iterator[Ready]:
     """Register sockets that are ready to be read: `ready(callback)`."""
     with contextlib.ExitStack() as stack:
 
@@ -34,21 +37,21 @@ def ready(reactor: Reactor) -> Iterator[Callable[[Callable[[int], None]], socket
         yield register
 
 
-def test_every_socket_that_is_ready_is_served_once_in_a_round(
-    reactor: Reactor, ready: Callable[[Callable[[int], None]], socket.socket]
-) -> None:
+def test_every_socket_that_is_ready_is_served_once_in_a_round(reactor: Reactor, ready: Ready) -> None:
     served: list[int] = []
+
+    def serve(number: int) -> Callable[[int], None]:
+        return lambda _events: served.append(number)
+
     for number in range(100):
-        ready(lambda _events, number=number: served.append(number))
+        ready(serve(number))
     reactor.run_once()
     assert sorted(served) == list(range(100))
     reactor.run_once()
     assert sorted(served) == sorted([*range(100), *range(100)])
 
 
-def test_who_always_has_more_to_do_lets_the_other_sockets_have_their_turn(
-    reactor: Reactor, ready: Callable[[Callable[[int], None]], socket.socket]
-) -> None:
+def test_who_always_has_more_to_do_lets_the_other_sockets_have_their_turn(reactor: Reactor, ready: Ready) -> None:
     done: list[str] = []
 
     def work() -> None:
@@ -73,16 +76,19 @@ def test_calls_are_made_in_the_order_in_which_they_were_asked_for(reactor: React
 
 def test_a_call_that_a_call_asks_for_comes_in_the_next_round(reactor: Reactor) -> None:
     calls: list[str] = []
-    reactor.call_soon(lambda: (calls.append("first"), reactor.call_soon(calls.append, "second")))
+
+    def first() -> None:
+        calls.append("first")
+        reactor.call_soon(calls.append, "second")
+
+    reactor.call_soon(first)
     reactor.run_once()
     assert calls == ["first"]
     reactor.run_once()
     assert calls == ["first", "second"]
 
 
-def test_what_another_callback_of_the_round_has_unregistered_is_not_called(
-    reactor: Reactor, ready: Callable[[Callable[[int], None]], socket.socket]
-) -> None:
+def test_what_another_callback_of_the_round_has_unregistered_is_not_called(reactor: Reactor, ready: Ready) -> None:
     called: list[str] = []
     sockets: dict[str, socket.socket] = {}
 
@@ -157,9 +163,7 @@ def test_a_last_call_that_asks_for_itself_without_end_is_given_up(reactor: React
     reactor.finish_calls()
 
 
-def test_a_reactor_that_is_renewed_forgets_everything_but_the_calls(
-    reactor: Reactor, ready: Callable[[Callable[[int], None]], socket.socket]
-) -> None:
+def test_a_reactor_that_is_renewed_forgets_everything_but_the_calls(reactor: Reactor, ready: Ready) -> None:
     calls: list[str] = []
     ready(lambda _events: calls.append("socket"))
     reactor.every(0, lambda: calls.append("tick"))

@@ -9,6 +9,7 @@ import signal
 import socket
 import threading
 from collections.abc import Iterator
+from typing import Any
 
 import psutil
 import pytest
@@ -17,6 +18,7 @@ from manyworkers import all_there, hub, kill, workers
 from servers import SERVERS
 
 from flask_ctl import RemoteProtocolError
+from flask_ctl.system.waiting import wait_readable
 from flask_ctl.workers.agent import connection as link_module
 from flask_ctl.workers.agent.connection import HubConnection
 
@@ -73,14 +75,13 @@ def hub_socket(short_path: pathlib.Path) -> Iterator[str]:
 
 
 def test_each_refusal_is_a_failed_try(hub_socket: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    pauses = []
-    wait = link_module.wait_readable
+    pauses: list[float | None] = []
 
-    def note(descriptors, timeout):
+    def note(descriptors: list[int], timeout: float | None) -> list[int]:
         if len(descriptors) == 1:
             pauses.append(timeout)
             return []
-        return wait(descriptors, timeout)
+        return wait_readable(descriptors, timeout)
 
     monkeypatch.setattr(link_module, "wait_readable", note)
     talker = Refused(4)
@@ -94,9 +95,9 @@ def test_each_refusal_is_a_failed_try(hub_socket: str, monkeypatch: pytest.Monke
     assert pauses[:4] == [0.02, 0.04, 0.08, 0.16]
 
 
-def clients_of(server: Server, process):
+def clients_of(server: Server, process: psutil.Process) -> list[Any]:
     """The connections of its control socket, without the socket that listens."""
-    return [sock for sock in process.net_connections("unix") if sock.laddr == server.socket][1:]
+    return [sock for sock in process.net_connections("unix") if str(sock.laddr) == server.socket][1:]
 
 
 def test_a_hub_without_descriptors_knows_a_new_worker_as_soon_as_it_has_some(start: Serve) -> None:

@@ -10,6 +10,7 @@ import signal
 import socket
 import subprocess
 import sys
+from typing import Any
 
 import psutil
 import pytest
@@ -25,7 +26,7 @@ def start(serve: Serve, program: Program) -> Serve:
     return lambda mode="app.run", **options: serve(mode, cwd=program.directory, **options)
 
 
-def version(server: Server):
+def version(server: Server) -> str:
     return server.get("/version")[1].decode()
 
 
@@ -373,8 +374,10 @@ def test_where_it_cannot_be_done_the_reason_is_told(start: Serve, code: str, rea
 
 def test_a_program_from_standard_input_cannot_be_started_again(start: Serve) -> None:
     server = start(command=[*PYTHON, "-"], stdin=subprocess.PIPE, ready=False)
-    server.process.stdin.write(b"import sample\nsample.app.run(port=0)\n")
-    server.process.stdin.close()
+    stdin = server.process.stdin
+    assert stdin is not None
+    stdin.write(b"import sample\nsample.app.run(port=0)\n")
+    stdin.close()
     server.ready()
     with server.client() as client, pytest.raises(CommandError, match="standard input"):
         client.reload()
@@ -411,7 +414,7 @@ def test_a_stop_calls_the_reload_off(start: Serve, program: Program, phase: str)
     server = start()
     program.edit("new", "threading.Event().wait()" if phase == "preflight" else "")
     held = server.begin("/hold/a")
-    seen = []
+    seen: list[Any] = []
     reload = Pending.call(lambda: server.reload(on_progress=seen.append))
     until(lambda: any(progress["phase"] == phase for progress in seen), phase)
     stop = Pending.call(lambda: server.client().stop())
@@ -474,7 +477,7 @@ def test_refusals_and_reloads_under_load_lose_nothing(start: Serve, program: Pro
     """Every answer is whole, and of a generation that was serving while it was asked for."""
     server = start(mode)
     address = server.address
-    stop = []
+    stop: list[bool] = []
     loads = [Pending.call(lambda: _load(address, stop)) for _ in range(3)]
     for number in range(2, 6):
         broken = number == 4
@@ -491,7 +494,7 @@ def test_refusals_and_reloads_under_load_lose_nothing(start: Serve, program: Pro
     assert server.status()["generation"] == 4
 
 
-def _load(address: tuple[str, int], stop):
+def _load(address: tuple[str, int], stop: list[bool]) -> list[str]:
     """The versions that answered, one connection each; whatever is not a whole answer is raised."""
     versions = []
     while not stop:

@@ -13,7 +13,7 @@ from flask_ctl.protocol.text import plural, render_error, seconds, size
 
 properties = settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
-STATUS = {
+STATUS: dict[str, Any] = {
     "protocol": 1,
     "pid": 4242,
     "parent": None,
@@ -60,7 +60,7 @@ def test_a_duration_is_written_as_people_do(value: float, text: str) -> None:
 
 @properties
 @given(st.floats(0, 10**9))
-def test_no_duration_has_sixty_seconds(value) -> None:
+def test_no_duration_has_sixty_seconds(value: float) -> None:
     assert not seconds(value).startswith("60.")
     assert " 60 " not in seconds(value)
 

@@ -63,7 +63,7 @@ def test_what_is_lent_is_taken_back(reserve: Reserve) -> None:
 
 def test_what_can_not_be_taken_back_is_taken_later(reserve: Reserve, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patched:
-        patched.setattr(reserve_module.os, "open", refuse)
+        patched.setattr(os, "open", refuse)
         with reserve.lend():
             pass
         assert reserve.held == SIZE - LENT
@@ -76,7 +76,9 @@ def test_who_finds_no_descriptor_tries_again_with_those_that_are_lent(reserve: R
 
     def read() -> str:
         held.append(reserve.held)
-        return refuse() if len(held) == 1 else "read"
+        if len(held) == 1:
+            refuse()
+        return "read"
 
     assert reserve.retry(read) == "read"
     assert held == [SIZE, SIZE - LENT]
@@ -128,7 +130,8 @@ def accepting(
     monkeypatch.setattr(stream, "reserve", reserve)
     accepted: list[socket.socket] = []
     with contextlib.closing(Reactor()) as reactor:
-        server = StreamServer(reactor, None, Guard())
+        handler: Any = None
+        server: Any = StreamServer(reactor, handler, Guard())
         monkeypatch.setattr(server, "add", lambda sock, peer: accepted.append(sock))
         server.listen(listener, lambda sock: None)
         yield reactor, accepted

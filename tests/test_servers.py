@@ -7,6 +7,7 @@ import os
 import pathlib
 import signal
 import socket
+from collections.abc import Iterator
 from http.client import HTTPConnection, HTTPException
 from typing import Any
 
@@ -19,14 +20,14 @@ from servers import FIRSTS, Row, all_rows, each_mechanism, reloadable, with_work
 from flask_ctl import CommandError, ReloadFailed
 
 
-def begin_stop(server: Server, *arguments: str, **options: Any):
+def begin_stop(server: Server, *arguments: str, **options: Any) -> Pending:
     """A stop under way, as it is when this returns."""
     pending = Pending.call(lambda: server.client().stop(*arguments, **options))
     until(lambda: server.status()["state"] == "stopping", "stopping")
     return pending
 
 
-def ended_well(server: Server, row: Row, address: tuple[str, int]):
+def ended_well(server: Server, row: Row, address: tuple[str, int]) -> bool:
     """Exit code 0; hooks and exit handlers have run, and nothing is left behind."""
     assert server.wait() == 0
     said = [line for line in server.lines if line in ("on_stop", "after run", "atexit")]
@@ -66,7 +67,7 @@ def test_before_its_first_request_it_shows_itself_and_its_workers_and_when_it_is
     assert ended_well(server, row, address)
 
 
-def shows_its_workers(server: Server, row: Row, status) -> None:
+def shows_its_workers(server: Server, row: Row, status: dict[str, Any]) -> None:
     """And no thread of ours lives where processes are forked."""
     assert len(status["workers"]) == row.workers
     for worker in status["workers"]:
@@ -120,7 +121,7 @@ def test_a_stop_answers_all_who_have_asked_and_closes_what_is_idle(start: Serve,
 
 
 @contextlib.contextmanager
-def slow_reader(address: tuple[str, int], path):
+def slow_reader(address: tuple[str, int], path: str) -> Iterator[socket.socket]:
     """A connection that has asked, and whose answer does not fit into the buffers of the kernel."""
     with socket.socket() as sock:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
@@ -149,7 +150,7 @@ def test_under_constant_load_a_reload_and_a_stop_lose_nothing(start: Serve, prog
     assert gone(server, address)
 
 
-def in_order(versions):
+def in_order(versions: list[str]) -> bool:
     """Whether no answer to a client, who asks one question at a time, is by code that had been replaced."""
     return versions == sorted(versions, key=lambda version: (version != "old", version))
 
@@ -199,7 +200,7 @@ def test_a_master_that_hears_sigterm_lets_requests_end(start: Serve, row: Row) -
     address = server.address
     held = server.begin("/hold/a")
     os.kill(server.pid, signal.SIGTERM)
-    until(lambda: row.hears_term in server.output, "the master has heard it")
+    until(lambda: str(row.hears_term) in server.output, "the master has heard it")
     server.release("a")
     assert held.result() == (200, b"held a")
     until(lambda: not os.path.exists(server.socket), "a hub ends a moment after its master")
@@ -215,7 +216,7 @@ def test_a_view_can_stop_its_server(start: Serve, row: Row) -> None:
     assert ended_well(server, row, address)
 
 
-def ends(sock):
+def ends(sock: socket.socket) -> bool:
     """Whether nobody is at the other end; with TCP_DEFER_ACCEPT that is told to who sends only."""
     try:
         sock.send(b"G")
@@ -225,7 +226,7 @@ def ends(sock):
 
 
 @contextlib.contextmanager
-def kept(address: tuple[str, int]):
+def kept(address: tuple[str, int]) -> Iterator[HTTPConnection]:
     """A connection that has had an answer, and is open."""
     connection = HTTPConnection(*address, timeout=TIMEOUT)
     with contextlib.closing(connection):
@@ -234,7 +235,7 @@ def kept(address: tuple[str, int]):
         yield connection
 
 
-def ask(connection, path):
+def ask(connection: HTTPConnection, path: str) -> bytes:
     connection.request("GET", path)
     response = connection.getresponse()
     assert response.status == 200
@@ -327,13 +328,13 @@ def test_reloads_under_load_lose_nothing_and_leave_nothing(start: Serve, program
     assert server.client().stop()["outcome"] == "drained"
 
 
-def answered_by_all(server: Server):
+def answered_by_all(server: Server) -> Server:
     """Each worker has answered once, so that it has all that it needs for that."""
     until(lambda: server.get("/version") and all(item["total"] for item in server.status()["workers"]), "all answer")
     return server
 
 
-def counts(server: Server):
+def counts(server: Server) -> tuple[int, int, int]:
     """Descriptors and threads of the server, its workers and its hub, and the number of its children."""
     pids = [server.pid, *workers(server), *([hub(server)] if workers(server) else [])]
     processes = [psutil.Process(pid) for pid in pids]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pathlib
 import subprocess
 import sys
+from typing import Any
 
 import pytest
 from harness import APPS, Pending, Serve, get, until
@@ -176,7 +177,7 @@ thread.start(); thread.join()
 """
     server = serve(command=[sys.executable, "-c", code])
     held = server.begin("/hold/a")
-    seen = []
+    seen: list[Any] = []
     stop = Pending.call(lambda: server.client().stop(on_progress=seen.append))
     until(lambda: any(progress["phase"] == "drain" for progress in seen), "the drain")
     server.call("end_loop")

@@ -25,7 +25,7 @@ sample.say(f"restored {{signal.getsignal(signal.SIGTERM) is on_signal}}")
 """
 
 
-def program(action):
+def program(action: str) -> list[str]:
     return [sys.executable, "-c", PROGRAM.format(action=action)]
 
 
@@ -119,7 +119,7 @@ def test_a_child_that_the_app_forks_does_not_inherit_the_handlers(serve: Serve) 
     server = serve(stdin=subprocess.PIPE)
     child = int(server.get("/fork")[1])
 
-    def ends():
+    def ends() -> bool:
         # Python forgets a signal that comes before the child has put the handlers back, a moment after the fork.
         os.kill(child, signal.SIGTERM)
         return _is_zombie_or_gone(child)
@@ -130,7 +130,7 @@ def test_a_child_that_the_app_forks_does_not_inherit_the_handlers(serve: Serve) 
     server.process.communicate(timeout=TIMEOUT)
 
 
-def _is_zombie_or_gone(pid: int):
+def _is_zombie_or_gone(pid: int) -> bool:
     try:
         with open(f"/proc/{pid}/stat") as stat:
             return stat.read().rpartition(")")[2].split()[0] == "Z"

@@ -11,6 +11,8 @@ import signal
 import socket
 import stat
 import sys
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 from harness import PYTHON, Serve, Server, until
@@ -25,7 +27,7 @@ def path(short_path: pathlib.Path) -> pathlib.Path:
 
 
 @contextlib.contextmanager
-def owned(path: pathlib.Path):
+def owned(path: pathlib.Path) -> Iterator[tuple[SocketFile, socket.socket]]:
     """A socket file of this process."""
     file = SocketFile(str(path))
     with file.acquire() as listener:
@@ -75,9 +77,12 @@ def test_a_dead_socket_is_replaced(path: pathlib.Path) -> None:
 
 @pytest.mark.parametrize("kind", ["file", "directory", "symlink"])
 def test_what_is_no_socket_is_refused_and_left_alone(path: pathlib.Path, kind: str) -> None:
-    {"file": lambda: path.write_text("precious"), "directory": path.mkdir, "symlink": lambda: path.symlink_to("/x")}[
-        kind
-    ]()
+    make: dict[str, Callable[[], Any]] = {
+        "file": lambda: path.write_text("precious"),
+        "directory": path.mkdir,
+        "symlink": lambda: path.symlink_to("/x"),
+    }
+    make[kind]()
     before = os.lstat(path)
     with pytest.raises(ConfigurationError, match="is no socket"):
         SocketFile(str(path)).acquire()
@@ -126,6 +131,10 @@ def test_after_kill_9_the_next_start_takes_the_path(serve: Serve, path: pathlib.
     assert second.status()["pid"] == second.pid
 
 
+def says(server: Server, text: str) -> None:
+    until(lambda: text in server.output, lambda: f"{text} in {server.output}")
+
+
 def test_twenty_starters_race_for_a_stale_socket_and_one_wins(short_path: pathlib.Path, path: pathlib.Path) -> None:
     """The others say whose it is, and serve without."""
     with socket.socket(socket.AF_UNIX) as dead:
@@ -136,14 +145,14 @@ def test_twenty_starters_race_for_a_stale_socket_and_one_wins(short_path: pathli
     ]
     try:
         for starter in starters:
-            until(lambda starter=starter: "Running on" in starter.output, "it serves")
+            says(starter, "Running on")
         until(path.exists, "a winner")
         with ControlClient(path) as client:
             winner = client.ping()["pid"]
         losers = [starter for starter in starters if starter.pid != winner]
         assert len(losers) == 19
         for loser in losers:
-            until(lambda loser=loser: f"in use by pid {winner};" in loser.output, f"the winner in {loser.output}")
+            says(loser, f"in use by pid {winner};")
     finally:
         for starter in starters:
             starter.kill()
@@ -194,8 +203,8 @@ def test_an_address_that_cannot_be_used_costs_one_warning_and_the_app_serves(
     until(lambda: "Running on" in server.output, "it serves")
     until(lambda: "serves without a control socket" in server.output, "a warning")
     assert server.output.count("serves without a control socket") == 1
-    port = int(re.search(r"Running on http://127.0.0.1:(\d+)", server.output)[1])
-    assert server.get("/", ("127.0.0.1", port)) == (200, b"hello")
+    [port] = re.findall(r"Running on http://127.0.0.1:(\d+)", server.output)
+    assert server.get("/", ("127.0.0.1", int(port))) == (200, b"hello")
     os.kill(server.pid, signal.SIGTERM)
     assert server.wait() == 0
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import pathlib
 import threading
-from collections.abc import Iterator
-from typing import NoReturn
+from collections.abc import Iterator, Mapping
+from typing import Any, NoReturn
 
 import pytest
 from harness import SITES, TIMEOUT, Pending, Program, Serve, Server, Site, first_quick, get, until
@@ -26,7 +27,7 @@ def peer(request: pytest.FixtureRequest, short_path: pathlib.Path, free_port: in
     peer.close()
 
 
-def receive(talk, count: int):
+def receive(talk: Any, count: int) -> dict[Any, Any]:
     """The next so many answers, by their ids."""
     answers = [talk.receive() for _ in range(count)]
     assert len({answer["id"] for answer in answers}) == count
@@ -214,11 +215,11 @@ def test_over_the_limit_of_connections_the_one_idle_longest_gives_way(peer: Peer
 
 
 def test_many_clients_at_once_get_each_their_own(peer: Peer) -> None:
-    def talk(number):
+    def talk(number: int) -> list[Any]:
         with peer.client() as client:
             return [client.call("echo", text=f"{number} {n}") for n in range(25)]
 
-    pending = [Pending.call(lambda number=number: talk(number)) for number in range(10)]
+    pending = [Pending.call(functools.partial(talk, number)) for number in range(10)]
     for number, each in enumerate(pending):
         assert each.result() == [f"{number} {n}" for n in range(25)]
 
@@ -285,7 +286,7 @@ def test_closing_twice_is_fine(peer: Peer) -> None:
 # The same with real servers: the ends of a process, and of an image of it.
 
 
-def gone(server: Server):
+def gone(server: Server) -> bool:
     """Whether the process has ended well; over TCP the end of the connection tells it a moment before."""
     return (server.wait() if server.socket.startswith("tcp:") else server.process.poll()) == 0
 
@@ -319,9 +320,9 @@ def test_when_stop_returns_the_process_is_gone(serve: Serve, site: Site) -> None
 def test_stop_tells_how_it_goes_and_waits_for_the_request_in_flight(serve: Serve, site: Site) -> None:
     server = serve(socket=site)
     held = server.begin("/hold/a")
-    told = []
+    told: list[Any] = []
 
-    def on_progress(progress) -> None:
+    def on_progress(progress: Mapping[str, Any]) -> None:
         told.append(progress)
         if len(told) == 1:
             server.release("a")
@@ -340,7 +341,7 @@ def test_two_stops_get_the_same_result(serve: Serve, site: Site) -> None:
     held = server.begin("/hold/a")
     first = Pending.call(lambda: server.client().stop())
     until(lambda: server.status()["state"] == "stopping", "stopping")
-    told = []
+    told: list[Any] = []
     second = Pending.call(lambda: server.client().stop(on_progress=told.append))
     until(lambda: told, "the second has joined")
     server.release("a")
@@ -437,7 +438,7 @@ def test_a_reload_that_a_stop_calls_off_is_answered_before_the_process_ends(
 ) -> None:
     server = serve(socket=site, cwd=program.directory)
     program.edit("new", "threading.Event().wait()")
-    seen = []
+    seen: list[Any] = []
     reload = Pending.call(lambda: server.reload(on_progress=seen.append))
     until(lambda: any(progress["phase"] == "preflight" for progress in seen), "the preflight")
     with server.client() as client:

@@ -35,7 +35,7 @@ def directory(short_path: pathlib.Path) -> pathlib.Path:
     return directory
 
 
-@pytest.fixture(params=[unix_wire, ipc_wire], ids=FORMS)
+@pytest.fixture(params=[unix_wire, ipc_wire], ids=list(FORMS))
 def peer(request: pytest.FixtureRequest, directory: pathlib.Path, free_port: int) -> Iterator[Peer]:
     """A server of our own, in a directory of its own."""
     peer = Peer(request.param(directory, free_port))
@@ -43,11 +43,11 @@ def peer(request: pytest.FixtureRequest, directory: pathlib.Path, free_port: int
     peer.close()
 
 
-def path_of(peer: Peer):
-    return peer.wire.target.removeprefix("ipc://")
+def path_of(peer: Peer) -> str:
+    return str(peer.wire.target).removeprefix("ipc://")
 
 
-def refused(address: tuple[str, int], words: str, **options: Any) -> None:
+def refused(address: str, words: str, **options: Any) -> None:
     """By the Python client and by the command line."""
     with ControlClient(address, **options) as client, pytest.raises(AccessDenied, match=words):
         client.ping()
@@ -79,7 +79,7 @@ def test_where_only_owners_remove_files_all_may_write(peer: Peer, directory: pat
     assert peer.answers()
 
 
-def _has_private_group():
+def _has_private_group() -> bool:
     user = pwd.getpwuid(os.geteuid())
     group = grp.getgrgid(user.pw_gid)
     return group.gr_name == user.pw_name and set(group.gr_mem) <= {user.pw_name}
@@ -116,7 +116,7 @@ def test_what_belongs_to_somebody_else_is_refused_unless_that_is_said(
 
 
 @contextlib.contextmanager
-def foreign_listener(path, heard):
+def foreign_listener(path: str, heard: list[bytes]) -> Iterator[None]:
     """A process of `nobody` that listens at our own socket, answers a ping, and writes down what it has heard."""
     listener = socket.socket(socket.AF_UNIX)
     listener.bind(path)
@@ -149,7 +149,8 @@ def foreign_listener(path, heard):
 @pytest.mark.parametrize("form", FORMS.values(), ids=FORMS)
 def test_a_foreign_listener_hears_nothing(directory: pathlib.Path, form: str) -> None:
     """Though directory and socket are ours."""
-    path, heard = str(directory / "x.sock"), []
+    path = str(directory / "x.sock")
+    heard: list[bytes] = []
     with foreign_listener(path, heard):
         refused(form.format(path), f"there listens {NOBODY.pw_name}, neither you nor root")
     assert heard == [b""]
@@ -157,7 +158,8 @@ def test_a_foreign_listener_hears_nothing(directory: pathlib.Path, form: str) ->
 
 @needs_root
 def test_a_foreign_listener_is_believed_in_if_that_is_said(directory: pathlib.Path) -> None:
-    path, heard = str(directory / "x.sock"), []
+    path = str(directory / "x.sock")
+    heard: list[bytes] = []
     with foreign_listener(path, heard), ControlClient(path, owner=NOBODY.pw_name) as client:
         assert client.ping()["pong"]
     assert b'"ping"' in heard[0]

@@ -13,7 +13,6 @@ from typing import Any
 import pytest
 from harness import TIMEOUT
 
-from flask_ctl.system import waiting
 from flask_ctl.system.waiting import Waker, wait_readable
 
 
@@ -56,7 +55,7 @@ def test_a_file_that_gets_the_number_of_a_closed_waker_is_not_written_to(
         closing.join(0.1)
         return write(descriptor, data)
 
-    monkeypatch.setattr(waiting.os, "write", interrupted)
+    monkeypatch.setattr(os, "write", interrupted)
     waker.wake()
     monkeypatch.undo()
     closing.join(TIMEOUT)
@@ -74,7 +73,7 @@ def test_a_signal_handler_may_wake_while_its_thread_wakes(waker: Waker, monkeypa
 
     before = signal.signal(signal.SIGUSR1, lambda *_: waker.wake())
     try:
-        monkeypatch.setattr(waiting.os, "write", interrupted)
+        monkeypatch.setattr(os, "write", interrupted)
         waker.wake()
     finally:
         signal.signal(signal.SIGUSR1, before)
@@ -93,7 +92,7 @@ def test_a_forked_child_may_close_a_waker_that_another_thread_was_waking(
         forked.wait(TIMEOUT)
         return write(descriptor, data)
 
-    monkeypatch.setattr(waiting.os, "write", interrupted)
+    monkeypatch.setattr(os, "write", interrupted)
     thread = threading.Thread(target=waker.wake)
     thread.start()
     waking.wait(TIMEOUT)

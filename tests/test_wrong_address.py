@@ -11,9 +11,10 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
-from harness import TIMEOUT, Serve, raw, read_all, run_cli
+from harness import TIMEOUT, Done, Serve, raw, read_all, run_cli
 
 from flask_ctl import ConfigurationError, ControlClient, RemoteProtocolError, TimedOut, WrongScheme
 from flask_ctl.system.addresses import default_path
@@ -73,7 +74,7 @@ def answering(short_path: pathlib.Path) -> Iterator[Callable[[bytes], str]]:
         listener.listen()
         kept = []
 
-        def serve(said) -> None:
+        def serve(said: bytes) -> None:
             while True:
                 try:
                     connection, _ = listener.accept()
@@ -85,13 +86,13 @@ def answering(short_path: pathlib.Path) -> Iterator[Callable[[bytes], str]]:
                     with contextlib.suppress(ConnectionError):
                         connection.sendall(said)
 
-        def start(said):
+        def start(said: bytes) -> str:
             thread = threading.Thread(target=serve, args=(said,), name="somebody else")
             thread.start()
             threads.append(thread)
             return path
 
-        threads = []
+        threads: list[threading.Thread] = []
         yield start
         listener.shutdown(socket.SHUT_RDWR)
         for thread in threads:
@@ -146,7 +147,12 @@ def test_a_suspended_server_of_zeromq_is_still_there(serve: Serve, short_path: p
 @pytest.mark.parametrize("kind", ["a regular file", "a directory", "something else"])
 def test_what_is_no_socket_is_a_wrong_address(short_path: pathlib.Path, scheme: str, kind: str) -> None:
     path = short_path / "app"
-    {"a regular file": path.touch, "a directory": path.mkdir, "something else": lambda: os.mkfifo(path)}[kind]()
+    make: dict[str, Callable[[], Any]] = {
+        "a regular file": path.touch,
+        "a directory": path.mkdir,
+        "something else": lambda: os.mkfifo(path),
+    }
+    make[kind]()
     for words in (
         ["status"],
         ["stop"],
@@ -189,7 +195,7 @@ BROKEN = {
 }
 
 
-def flask_ctl(*words: str, cwd):
+def flask_ctl(*words: str, cwd: pathlib.Path) -> Done:
     command = [sys.executable, "-m", "flask", "--app", "shop", "ctl", *words]
     return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=TIMEOUT)
 

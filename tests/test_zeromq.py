@@ -11,7 +11,7 @@ import socket
 import stat
 import subprocess
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 import zmq
@@ -45,6 +45,8 @@ from flask_ctl.transports.zeromq.session import MAX_WAITING
 from flask_ctl.transports.zeromq.zap import LocalIdentity
 from flask_ctl_cli.main import cli
 
+Dealer = Callable[..., ZmqTalk]
+
 over_both = pytest.mark.parametrize("site", first_quick(["ipc", "tcp with CURVE"]), indirect=True)
 over_ipc = pytest.mark.parametrize("site", ["ipc"], indirect=True)
 
@@ -57,12 +59,12 @@ def peer(request: pytest.FixtureRequest, short_path: pathlib.Path, free_port: in
 
 
 @pytest.fixture
-def dealer() -> Iterator[Callable[..., ZmqTalk]]:
+def dealer() -> Iterator[Dealer]:
     """Raw connections with a real server, by its site; each may say who it is."""
     with contextlib.ExitStack() as stack:
         context = stack.enter_context(contextlib.closing(_Context()))
 
-        def connect(site, routing_id=None, client_key=None):
+        def connect(site: Site, routing_id: bytes | None = None, client_key: str | None = None) -> ZmqTalk:
             sock = context.zmq.socket(zmq.DEALER)
             if routing_id is not None:
                 sock.routing_id = routing_id
@@ -82,7 +84,7 @@ class _Context:
         self.zmq.term()
 
 
-def path_of(server: Server):
+def path_of(server: Server) -> str:
     return server.socket.removeprefix("ipc://")
 
 
@@ -111,12 +113,13 @@ def test_a_regular_file_is_never_replaced(serve: Serve, site: Site, short_path: 
 @over_ipc
 def test_only_its_owner_may_connect_at_every_instant(serve: Serve, site: Site, short_path: pathlib.Path) -> None:
     """Looked at as often as it goes, from before the start to the end, whatever the umask."""
-    path, modes = short_path / "site.zmq", set()
+    path = short_path / "site.zmq"
+    modes: set[int] = set()
 
-    def look():
+    def look() -> bool:
         with contextlib.suppress(FileNotFoundError):
             modes.add(stat.S_IMODE(path.stat().st_mode))
-        return modes and "Running on" in server.output
+        return bool(modes) and "Running on" in server.output
 
     server = serve(socket=site, ready=False, umask=0)
     until(look, "it serves")
@@ -139,9 +142,7 @@ def test_after_kill_9_the_next_start_takes_the_path(serve: Serve, site: Site) ->
 
 
 @over_ipc
-def test_a_removed_file_is_back_and_connections_live_on(
-    serve: Serve, site: Site, dealer: Callable[..., ZmqTalk]
-) -> None:
+def test_a_removed_file_is_back_and_connections_live_on(serve: Serve, site: Site, dealer: Dealer) -> None:
     server = serve(socket=site)
     kept = dealer(site)
     kept.send(request("ping", 1))
@@ -159,7 +160,7 @@ def test_a_removed_file_is_back_and_connections_live_on(
 # Who is at the other end.
 
 
-def exit_code(*arguments: str):
+def exit_code(*arguments: str) -> Any:
     """Of the command line in this process."""
     try:
         cli.main(list(arguments), prog_name="flask-ctl")
@@ -176,7 +177,7 @@ def test_another_user_is_refused_by_its_credentials(serve: Serve, site: Site, sh
     os.chmod(short_path, 0o711)
     os.chmod(path_of(server), 0o666)
 
-    def act():
+    def act() -> bytes:
         try:
             with server.client() as client:
                 client.ping()
@@ -189,8 +190,12 @@ def test_another_user_is_refused_by_its_credentials(serve: Serve, site: Site, sh
     assert server.status()["pid"] == server.pid
 
 
+def no_talk() -> NoReturn:
+    raise NotImplementedError
+
+
 class _AnotherUser(LocalIdentity):
-    def peer(self, address: tuple[str, int], user_id):
+    def peer(self, address: str, user_id: str) -> peer_module.Peer:
         real = super().peer(address, user_id)
         assert (real.uid, real.pid) == (os.geteuid(), os.getpid()), "libzmq tells who it is"
         return peer_module.Peer(real.pid, 54321, 54321)
@@ -200,7 +205,7 @@ def test_a_peer_that_is_another_user_is_refused(short_path: pathlib.Path) -> Non
     """The same with a substituted identity, where nobody can become another user."""
     address = parse_address(f"ipc://{short_path}/x.zmq")
     listener = ZmqListener(address, SocketFile(address.path), _AnotherUser(), GUARD)
-    peer = Peer(Wire(listener, str(address), {}, lambda: None))
+    peer = Peer(Wire(listener, str(address), {}, no_talk))
     try:
         with peer.client() as client, pytest.raises(AccessDenied, match="does not let you in"):
             client.ping()
@@ -226,7 +231,7 @@ def test_a_forked_child_holds_neither_the_socket_nor_connections(serve: Serve, s
     with server.client() as client, pytest.raises(NotRunning):
         client.ping()
     os.kill(child, 0)
-    server.process.stdin.close()
+    server.process.communicate()
 
 
 FORKING = """
@@ -271,7 +276,7 @@ def test_the_answer_to_stop_is_never_lost(serve: Serve, site: Site, mode: str) -
 
 @over_both
 def test_the_answer_to_stop_is_not_lost_behind_another_clients_big_one(
-    serve: Serve, site: Site, program: Program, dealer: Callable[..., ZmqTalk]
+    serve: Serve, site: Site, program: Program, dealer: Dealer
 ) -> None:
     program.edit("new", "@control.command(role='observe')\ndef big() -> str:\n    return 'x' * 1_000_000\n")
     server = serve(socket=site, cwd=program.directory)
@@ -292,9 +297,9 @@ def test_the_last_answers_before_the_end_of_the_server_arrive(short_path: pathli
                 talks = [stack.enter_context(peer.raw()) for _ in range(3)]
                 for talk in talks:
                     talk.send(request("hang", 1))
-                until(lambda peer=peer: peer.pool.unfinished == 3, "they wait")
+                until(lambda: peer.pool.unfinished == 3, "they wait")  # noqa: B023
                 peer.gate.set()
-                until(lambda peer=peer: not peer.pool.unfinished, "they are answered")
+                until(lambda: not peer.pool.unfinished, "they are answered")  # noqa: B023
                 peer.server.close()
                 assert [talk.receive()["result"] for talk in talks] == ["released"] * 3
         finally:
@@ -350,8 +355,9 @@ def test_the_caller_of_ten_reloads_in_a_row_is_found_again_each_time(serve: Serv
 
 @pytest.mark.parametrize("site", ["tcp with CURVE"], indirect=True)
 def test_a_peer_with_the_callers_routing_id_but_another_key_does_not_get_the_answer(
-    serve: Serve, site: Site, dealer: Callable[..., ZmqTalk]
+    serve: Serve, site: Site, dealer: Dealer
 ) -> None:
+    assert site.keys is not None
     other_key = site.keys.new_client("other", allowed=True)
     server = serve(socket=site)
     caller = dealer(site, b"caller")
@@ -367,7 +373,7 @@ def test_a_peer_with_the_callers_routing_id_but_another_key_does_not_get_the_ans
     assert until(lambda: _owed(dealer(site, b"caller")), "the answer")["result"]["generation"] == 2
 
 
-def _owed(talk):
+def _owed(talk: ZmqTalk) -> Any:
     """What a caller that is back is told; None while libzmq has not noticed that the name is free."""
     talk.send(FENCE)
     answer = None
@@ -414,7 +420,7 @@ GARBAGE = {
 }
 
 
-def connected(peer: Peer):
+def connected(peer: Peer) -> socket.socket:
     """A plain socket, connected to the port or path of the server."""
     address = parse_address(peer.wire.target)
     if address.transport == "tcp":

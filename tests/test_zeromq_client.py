@@ -25,7 +25,7 @@ RESET = struct.pack("ii", 1, 0)
 def stranger() -> Iterator[Callable[[Any], str]]:
     """Serves one answer to all who connect, and ends the connection: what to send, or RESET."""
     listener = socket.create_server(("127.0.0.1", 0))
-    said = []
+    said: list[Any] = []
 
     def run() -> None:
         while True:
@@ -43,7 +43,7 @@ def stranger() -> Iterator[Callable[[Any], str]]:
     thread = threading.Thread(target=run)
     thread.start()
 
-    def start(answer) -> str:
+    def start(answer: Any) -> str:
         said.append(answer)
         return f"tcp://127.0.0.1:{listener.getsockname()[1]}"
 

@@ -21,6 +21,8 @@ from flask_ctl.protocol.framing import MAX_FRAME
 from flask_ctl.system.addresses import parse_address
 from flask_ctl.system.handover import Handover
 from flask_ctl.transports.socketfile import BACKLOG
+from flask_ctl.transports.zeromq.listener import ZmqListener
+from flask_ctl.transports.zeromq.router import Router
 from flask_ctl.transports.zeromq.session import MAX_WAITING
 
 
@@ -38,16 +40,23 @@ HANDSHAKE = (
 """What a DEALER without a key says first (ZMTP 3.0)."""
 
 
-def is_ended(sock):
+def is_ended(sock: socket.socket) -> bool:
     """Whether the server has ended a connection, of which nothing is read."""
     poll = select.poll()
     poll.register(sock, select.POLLRDHUP)
     return bool(poll.poll(0))
 
 
-def knock(address: tuple[str, int]):
+def router_of(peer: Peer) -> Router:
+    listener = peer.wire.listener
+    assert isinstance(listener, ZmqListener)
+    assert listener._router is not None
+    return listener._router
+
+
+def knock(endpoint: str) -> socket.socket:
     """A connection to an address of ZeroMQ, without a word."""
-    address = parse_address(address)
+    address = parse_address(endpoint)
     sock = socket.socket(socket.AF_UNIX if address.transport == "ipc" else socket.AF_INET)
     sock.connect(address.path or (address.host, address.port))
     return sock
@@ -83,7 +92,7 @@ def test_who_never_reads_is_told_no_more_of_what_is_wrong_with_its_messages(peer
             talk.sock.send_multipart([b"one", b"two"])
             talk.send(b"")
         assert peer.answers()
-        assert max(len(client._out) for client in peer.wire.listener._router.clients.values()) <= MAX_WAITING + 1
+        assert max(len(client._out) for client in router_of(peer).clients.values()) <= MAX_WAITING + 1
 
 
 def test_a_server_that_accepts_nobody_is_there_all_the_same(serve: Serve, short_path: pathlib.Path) -> None:
@@ -125,7 +134,7 @@ def test_a_message_that_comes_while_the_socket_is_handed_over_is_rejected_and_no
         late.send(request("echo", 1, text="x"))
         assert late.receive()["result"] == "x"
         slow.send(*(request("big", n, size=MAX_FRAME - 100) for n in range(64)))
-        router = peer.wire.listener._router
+        router = router_of(peer)
         stalled = lambda: any(time.monotonic() - client._moved > 0.3 for client in tuple(router._blocked))  # noqa: E731
         until(stalled, "no buffer has room for the slow client")
         peer.server.end_thread()

@@ -124,7 +124,7 @@ class ZmqTalk:
 
     def ended(self) -> bool:
         """Wait for the server to end the connection."""
-        return self._monitor.poll(TIMEOUT * 1000) > 0
+        return self._monitor.poll(int(TIMEOUT * 1000)) > 0
 
     def close(self) -> None:
         if not self.sock.closed:
@@ -205,9 +205,9 @@ class Peer:
         self.gate = threading.Event()
         self.pool = Pool(lambda: None, MAX_QUEUE)
         self.server = ControlServer()
-        self.registry = CommandRegistry(map(command_from, (self.echo, self.hang, self.big)))
-        for builtin in (self.ping, self.steps):
-            self.registry.add(command_from(builtin, builtin=True))
+        self.registry = CommandRegistry(command_from(function) for function in (self.echo, self.hang, self.big))
+        self.registry.add(command_from(self.ping, builtin=True))
+        self.registry.add(command_from(self.steps, builtin=True))
         submit = lambda command, arguments: self.pool.submit(lambda: command.function(**arguments))  # noqa: E731
         self.server.start([(wire.listener, Dispatcher(self.registry, submit, guard))])
 

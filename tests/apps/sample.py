@@ -11,7 +11,8 @@ if "patched" in sys.argv:
 import atexit
 import threading
 from collections import defaultdict
-from typing import NoReturn
+from collections.abc import Iterator
+from typing import Any, NoReturn
 
 from flask import Flask, request
 
@@ -20,7 +21,7 @@ from flask_ctl import Control
 app = Flask("sample")
 app.config.from_prefixed_env("FLASK")  # FLASK_CTL_SIGNALS and the like
 control = Control(app)
-gates = defaultdict(threading.Event)
+gates: defaultdict[str, threading.Event] = defaultdict(threading.Event)
 VERSION = "old"
 
 
@@ -35,7 +36,7 @@ def index() -> str:
 
 
 @app.get("/version")
-def version():
+def version() -> str:
     return VERSION
 
 
@@ -46,8 +47,8 @@ def hold(name: str) -> str:
 
 
 @app.get("/stream/<name>")
-def stream(name: str):
-    def pieces():
+def stream(name: str) -> Iterator[str]:
+    def pieces() -> Iterator[str]:
         yield "first "
         gates[name].wait()
         yield "last"
@@ -56,12 +57,12 @@ def stream(name: str):
 
 
 @app.get("/big")
-def big():
+def big() -> bytes:
     return b"x" * 8_000_000
 
 
 @app.post("/echo")
-def echo():
+def echo() -> bytes:
     return request.get_data()
 
 
@@ -85,7 +86,7 @@ def stop_from_view() -> str:
 
 
 @app.get("/fork")
-def fork():
+def fork() -> str:
     """A child that inherits every descriptor, and outlives the server until its standard input ends."""
     pid = os.fork()
     if pid == 0:
@@ -102,7 +103,7 @@ def release(name: str) -> str:
 
 
 @control.command
-def greet(name: str, times: int = 1) -> dict:
+def greet(name: str, times: int = 1) -> dict[str, str]:
     """Greet somebody."""
     return {"greeting": f"hello {name}" * times}
 
@@ -151,7 +152,7 @@ if __name__ == "__main__":
         from gevent import monkey
 
         monkey.patch_all()
-    options = {"port": 0}
+    options: dict[str, Any] = {"port": 0}
     if "unthreaded" in how:
         options["threaded"] = False
     if "debug" in how:
@@ -179,9 +180,9 @@ if __name__ == "__main__":
 
         WSGIServer(("127.0.0.1", 0), app).serve_forever()
     elif "wsgiref" in how:
-        from wsgiref.simple_server import make_server
+        from wsgiref import simple_server
 
-        server = make_server("127.0.0.1", int(os.environ["PORT"]), app)
+        server = simple_server.make_server("127.0.0.1", int(os.environ["PORT"]), app)
         say("listening")
         server.serve_forever()
     else:

@@ -1,6 +1,7 @@
 """The recipe of a signal handler, as printed (`request` is not even imported), with Control added."""
 
 import signal
+from types import FrameType
 
 from flask import Flask
 
@@ -10,9 +11,9 @@ app = Flask(__name__)
 Control(app)
 
 
-def shutdown_server(signum: int, frame) -> None:
+def shutdown_server(signum: int, frame: FrameType | None) -> None:
     print("Shutting down server...")
-    func = request.environ.get("werkzeug.server.shutdown")  # noqa: F821
+    func = request.environ.get("werkzeug.server.shutdown")  # type: ignore[name-defined]  # noqa: F821
     if func is not None:
         func()
 

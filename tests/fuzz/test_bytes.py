@@ -13,6 +13,7 @@ import pathlib
 import socket
 import tempfile
 import threading
+from typing import Any
 
 import pytest
 from harness import until
@@ -31,7 +32,7 @@ MAX_CLIENTS = 6
 ERROR = "an error that names no request"
 
 
-def key_of(message):
+def key_of(message: Any) -> Any:
     """What a message of the server answers; None for a progress notification."""
     if isinstance(message, list):
         return tuple(key_of(answer) for answer in message)
@@ -41,27 +42,27 @@ def key_of(message):
 class Client:
     """A connection, what it has still to send, and the answers that it is owed."""
 
-    def __init__(self, talk) -> None:
+    def __init__(self, talk: Any) -> None:
         self.talk = talk
-        self.queue = collections.deque()
-        self.owed = collections.Counter()
+        self.queue: collections.deque[tuple[bytes, Any]] = collections.deque()
+        self.owed: collections.Counter[Any] = collections.Counter()
         self.last_id = 0
         self.over = False
 
     @property
-    def over_frames(self):
+    def over_frames(self) -> bool:
         return isinstance(self.talk, ZmqTalk)
 
-    def next_id(self):
+    def next_id(self) -> int:
         self.last_id += 1
         return self.last_id
 
-    def add(self, message, *keys) -> None:
+    def add(self, message: bytes, *keys: Any) -> None:
         """Queue a message that is owed these answers."""
         if not self.over:
             self.queue.append((message if self.over_frames else message + b"\n", keys))
 
-    def push(self, size) -> None:
+    def push(self, size: int) -> None:
         """Send so many bytes, or messages where these can't be torn."""
         while self.queue and size > 0:
             data, keys = self.queue.popleft()
@@ -79,7 +80,7 @@ class Client:
     def push_all(self) -> None:
         self.push(sum(len(data) + 1 for data, _ in self.queue))
 
-    def take(self, message) -> None:
+    def take(self, message: Any) -> None:
         """Check that a message is owed, once."""
         key = key_of(message)
         if key is not None:
@@ -139,10 +140,10 @@ class Fuzz(RuleBasedStateMachine):
         self.before = (threading.active_count(), len(os.listdir("/proc/self/fd")))
         self.directory = tempfile.TemporaryDirectory(prefix="ctl-")
         self.peer = Peer(self.make(pathlib.Path(self.directory.name), 0))
-        self.clients = []
+        self.clients: list[Client] = []
         self.number = 0
 
-    def pick(self, index):
+    def pick(self, index: int) -> Client:
         return self.clients[index % len(self.clients)]
 
     @initialize()
@@ -155,58 +156,58 @@ class Fuzz(RuleBasedStateMachine):
         self.clients.append(Client(self.peer.wire.talk()))
 
     @rule(index=st.integers(0), text=texts)
-    def ask(self, index, text: str) -> None:
+    def ask(self, index: int, text: str) -> None:
         client = self.pick(index)
         id = client.next_id()
         client.add(request("echo", id, text=text), ("id", id))
 
     @rule(index=st.integers(0), count=st.integers(0, 3))
-    def ask_for_progress(self, index, count: int) -> None:
+    def ask_for_progress(self, index: int, count: int) -> None:
         client = self.pick(index)
         id = client.next_id()
         client.add(request("steps", id, count=count, _progress=True), ("id", id))
 
     @rule(index=st.integers(0))
-    def ask_for_much(self, index) -> None:
+    def ask_for_much(self, index: int) -> None:
         client = self.pick(index)
         id = client.next_id()
         client.add(request("big", id, size=100_000), ("id", id))
 
     @rule(index=st.integers(0), method=st.sampled_from(["nope", "echo", "big", "", "ping "]))
-    def ask_what_is_refused(self, index, method: str) -> None:
+    def ask_what_is_refused(self, index: int, method: str) -> None:
         client = self.pick(index)
         id = client.next_id()
         client.add(request(method, id, wrong=1), ("id", id))
 
     @rule(index=st.integers(0), text=texts)
-    def notify(self, index, text: str) -> None:
+    def notify(self, index: int, text: str) -> None:
         message = json.loads(request("echo", text=text))
         del message["id"]
         self.pick(index).add(json.dumps(message).encode())
 
     @rule(index=st.integers(0), text=texts, count=st.integers(1, 5))
-    def ask_a_batch(self, index, text: str, count: int) -> None:
+    def ask_a_batch(self, index: int, text: str, count: int) -> None:
         client = self.pick(index)
         ids = [client.next_id() for _ in range(count)]
         messages = [request("ping" if id % 2 else "echo", id, **({} if id % 2 else {"text": text})) for id in ids]
         client.add(b"[" + b",".join(messages) + b"]", tuple(("id", id) for id in ids))
 
     @rule(index=st.integers(0), message=garbage)
-    def send_garbage(self, index, message) -> None:
+    def send_garbage(self, index: int, message: bytes) -> None:
         self.pick(index).add(message, ERROR)
 
     @rule(index=st.integers(0), message=invalid)
-    def send_what_is_no_request(self, index, message) -> None:
+    def send_what_is_no_request(self, index: int, message: bytes) -> None:
         self.pick(index).add(message, (ERROR,) if message == b"[1]" else ERROR)
 
     @rule(index=st.integers(0), blank=st.sampled_from([b"", b" ", b"\r", b"\t "]))
-    def send_nothing(self, index, blank) -> None:
+    def send_nothing(self, index: int, blank: bytes) -> None:
         client = self.pick(index)
         if not client.over_frames:
             client.add(blank.strip(b" \t"))
 
     @rule(index=st.integers(0))
-    def send_two_frames(self, index) -> None:
+    def send_two_frames(self, index: int) -> None:
         client = self.pick(index)
         if client.over_frames:
             client.push_all()
@@ -214,7 +215,7 @@ class Fuzz(RuleBasedStateMachine):
             client.owed[ERROR] += 1
 
     @rule(index=st.integers(0))
-    def send_plain_text(self, index) -> None:
+    def send_plain_text(self, index: int) -> None:
         """One command, and the end: what comes behind it is not looked at."""
         client = self.pick(index)
         if not client.over_frames:
@@ -223,17 +224,17 @@ class Fuzz(RuleBasedStateMachine):
             client.over = True
 
     @rule(index=st.integers(0), size=sizes)
-    def push(self, index, size) -> None:
+    def push(self, index: int, size: int) -> None:
         self.pick(index).push(size)
 
     @rule(index=st.integers(0), count=st.integers(1, 3))
-    def read(self, index, count: int) -> None:
+    def read(self, index: int, count: int) -> None:
         client = self.pick(index)
         if not client.over:
             client.receive(count)
 
     @rule(index=st.integers(0), whole=st.booleans())
-    def half_close(self, index, whole) -> None:
+    def half_close(self, index: int, whole: bool) -> None:
         """The last line needs no end."""
         client = self.pick(index)
         if not client.over_frames:
@@ -247,7 +248,7 @@ class Fuzz(RuleBasedStateMachine):
 
     @precondition(lambda self: len(self.clients) > 1)
     @rule(index=st.integers(0))
-    def vanish(self, index) -> None:
+    def vanish(self, index: int) -> None:
         client = self.pick(index)
         self.clients.remove(client)
         client.talk.close()
