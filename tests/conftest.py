@@ -11,13 +11,13 @@ import socket
 import sys
 import tempfile
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import flaskr
 import psutil
 import pytest
-from harness import MODES, SITES, TIMEOUT, Program, Server, Site, until
+from harness import MODES, SITES, TIMEOUT, Program, Serve, Server, Site, until
 from hypothesis import settings
 from manyworkers import all_there, hubs_of
 from servers import Row
@@ -110,7 +110,7 @@ def _no_stray_settings(monkeypatch: pytest.MonkeyPatch, short_path: pathlib.Path
 
 
 @pytest.fixture
-def serve(short_path: pathlib.Path) -> Iterator[Callable[..., Server]]:
+def serve(short_path: pathlib.Path) -> Iterator[Serve]:
     """Start servers: `serve("app.run")` by a mode of MODES, `serve(command=[…])` by a command line."""
     servers: list[Server] = []
 
@@ -137,7 +137,7 @@ def program(short_path: pathlib.Path) -> Program:
 
 
 @pytest.fixture
-def start(no_hubs_left: None, serve: Callable[..., Server], program: Program, free_port: int) -> Callable[..., Server]:
+def start(no_hubs_left: None, serve: Serve, program: Program, free_port: int) -> Serve:
     """Serve the program that can be edited by a row of SERVERS; when this returns, all workers are there."""
 
     def start(row: Row, *options: str, **more: Any) -> Server:

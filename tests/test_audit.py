@@ -72,7 +72,7 @@ class Bench:
 
     @property
     def audit(self) -> list[dict[str, Any]]:
-        return [record.audit for record in self.records]  # type: ignore[attr-defined]
+        return [vars(record)["audit"] for record in self.records]
 
     def one(self) -> dict[str, Any]:
         [fields] = self.audit
@@ -307,7 +307,7 @@ def test_whatever_is_sent_is_one_bounded_line_and_json(name: str, params: Any) -
     [record] = seen
     assert record.getMessage().isascii()
     assert record.getMessage().isprintable()
-    assert len(json.dumps(record.audit)) < 10 * MAX_TEXT * (MAX_PARAMETERS + 2)  # type: ignore[attr-defined]
+    assert len(json.dumps(vars(record)["audit"])) < 10 * MAX_TEXT * (MAX_PARAMETERS + 2)
 
 
 def test_a_program_can_not_forge_a_line_by_its_name(bench: Bench) -> None:

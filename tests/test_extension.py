@@ -25,13 +25,17 @@ class Colour(enum.Enum):
     BLUE = "blue"
 
 
+Ask = Callable[..., Any]
+"""Calls a command by its name and parameters."""
+
+
 @pytest.fixture
 def app() -> Flask:
     return Flask("demo")
 
 
 @pytest.fixture
-def ask(app: Flask, short_path: pathlib.Path) -> Callable[..., Any]:
+def ask(app: Flask, short_path: pathlib.Path) -> Ask:
     """Call a command of the app, as another process would."""
 
     def ask(name: str, /, **params: Any) -> Any:
@@ -135,7 +139,7 @@ def test_stop_without_a_server_says_so(app: Flask) -> None:
         Control(app).stop()
 
 
-def test_a_command_runs_in_an_app_context(app: Flask, ask: Callable[..., Any]) -> None:
+def test_a_command_runs_in_an_app_context(app: Flask, ask: Ask) -> None:
     control = Control(app)
 
     @control.command
@@ -145,7 +149,7 @@ def test_a_command_runs_in_an_app_context(app: Flask, ask: Callable[..., Any]) -
     assert ask("name") == "demo"
 
 
-def test_an_async_command_is_awaited(app: Flask, ask: Callable[..., Any]) -> None:
+def test_an_async_command_is_awaited(app: Flask, ask: Ask) -> None:
     control = Control(app)
 
     @control.command
@@ -155,7 +159,7 @@ def test_an_async_command_is_awaited(app: Flask, ask: Callable[..., Any]) -> Non
     assert ask("later", word="now") == "now"
 
 
-def test_results_are_encoded_by_the_apps_json_provider(app: Flask, ask: Callable[..., Any]) -> None:
+def test_results_are_encoded_by_the_apps_json_provider(app: Flask, ask: Ask) -> None:
     control = Control(app)
 
     @control.command
@@ -165,7 +169,7 @@ def test_results_are_encoded_by_the_apps_json_provider(app: Flask, ask: Callable
     assert ask("identity") == str(uuid.UUID(int=1))
 
 
-def test_a_command_can_have_another_name(app: Flask, ask: Callable[..., Any]) -> None:
+def test_a_command_can_have_another_name(app: Flask, ask: Ask) -> None:
     control = Control(app)
 
     @control.command(name="other", role="observe")
@@ -177,7 +181,7 @@ def test_a_command_can_have_another_name(app: Flask, ask: Callable[..., Any]) ->
     assert function() == 1
 
 
-def test_every_kind_of_parameter_reaches_the_function_as_what_it_is(app: Flask, ask: Callable[..., Any]) -> None:
+def test_every_kind_of_parameter_reaches_the_function_as_what_it_is(app: Flask, ask: Ask) -> None:
     control = Control(app)
 
     @control.command

@@ -60,7 +60,8 @@ def app(socket_path: str, **changes: Any) -> AppRecord:
         "grace": 30.0, "preflight_timeout": 60.0, "versions": {"flask_ctl": "0.1.0"}, "commands": {},
         "policy": {"allow": {}, "tcp_operate": False}, "limits": {}, "curve": {},
     }  # fmt: skip
-    return from_json(AppRecord, {**fields, **changes})
+    record: AppRecord = from_json(AppRecord, {**fields, **changes})
+    return record
 
 
 def hello(socket_path: str, master: int = 1, pid: int | None = None, **changes: Any) -> Hello:

@@ -216,13 +216,17 @@ for _ in range(2):
     thread.start(); thread.join()
     print("goes on", threading.active_count(), flush=True)
 """)
-    for before in (0, 1):
-        until(lambda: server.lines.count("on_stop") == before and _answers(server), "serving")  # noqa: B023
+
+    def serve_and_end(before: int) -> None:
+        until(lambda: server.lines.count("on_stop") == before and _answers(server), "serving")
         with server.client() as client, pytest.raises(CommandError, match="bigger program"):
             client.reload()
         assert server.get("/") == (200, b"hello")
         result = server.client().stop()
         assert (result["outcome"], result["embedded"]) == ("drained", True)
+
+    serve_and_end(0)
+    serve_and_end(1)
     assert server.wait() == 0
     assert len([line for line in server.lines if line.startswith("goes on")]) == 2
 

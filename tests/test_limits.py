@@ -55,7 +55,7 @@ class Log:
     @property
     def counts(self) -> list[tuple[int, int]]:
         """The uid and the count of every record."""
-        records = [record.audit for record in self.caplog.records if record.name == "flask_ctl.audit"]  # type: ignore[attr-defined]
+        records = [vars(record)["audit"] for record in self.caplog.records if record.name == "flask_ctl.audit"]
         return [(fields["peer"]["uid"], fields["count"]) for fields in records]
 
 

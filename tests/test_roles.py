@@ -67,13 +67,17 @@ def encoded(method: str, id: Any = None, **params: Any) -> bytes:
     return json.dumps(message).encode() + b"\n"
 
 
+MakeStranger = Callable[..., Stranger]
+MakeFile = Callable[..., SocketFile]
+
+
 @pytest.fixture(
     params=[
         pytest.param(True, id="real", marks=only_root),
         pytest.param(False, id="substituted", marks=pytest.mark.full if os.geteuid() == 0 else ()),
     ]
 )
-def stranger(request: pytest.FixtureRequest, serve: Serve, short_path: pathlib.Path) -> Callable[..., Stranger]:
+def stranger(request: pytest.FixtureRequest, serve: Serve, short_path: pathlib.Path) -> MakeStranger:
     """Make a stranger to whom `allow` gives something: `stranger({"observe": […]}, groups=(…))`."""
 
     def make(allow: dict[str, list[str]], groups: tuple[int, ...] = ()) -> Stranger:
@@ -100,7 +104,7 @@ WAYS = {
 
 @pytest.mark.parametrize(("allow", "groups"), WAYS.values(), ids=WAYS)
 def test_who_may_observe_may_look_and_nothing_else(
-    stranger: Callable[..., Stranger], allow: dict[str, list[str]], groups: Any
+    stranger: MakeStranger, allow: dict[str, list[str]], groups: Any
 ) -> None:
     other = stranger(allow, groups)
     for method, allowed in OBSERVE.items():
@@ -109,7 +113,7 @@ def test_who_may_observe_may_look_and_nothing_else(
 
 
 @pytest.mark.parametrize("role", ["observe", "operate"])
-def test_the_role_holds_in_plain_text_batches_and_notifications(stranger: Callable[..., Stranger], role: str) -> None:
+def test_the_role_holds_in_plain_text_batches_and_notifications(stranger: MakeStranger, role: str) -> None:
     other = stranger({role: [f"uid:{NOBODY}"]})
     denied = role == "observe"
     assert (b"may observe this server but not operate it" in other.send(b"greet name=a")) is denied
@@ -121,7 +125,7 @@ def test_the_role_holds_in_plain_text_batches_and_notifications(stranger: Callab
         assert held.result() == (200, b"held gate")
 
 
-def test_who_may_operate_stops_the_server_and_status_says_who_it_was(stranger: Callable[..., Stranger]) -> None:
+def test_who_may_operate_stops_the_server_and_status_says_who_it_was(stranger: MakeStranger) -> None:
     other = stranger({"operate": [f"uid:{NOBODY}"]})
     assert other.call("greet", name="a") == {"greeting": "hello a"}
     held = other.server.begin("/hold/a")
@@ -137,7 +141,7 @@ def test_who_may_operate_stops_the_server_and_status_says_who_it_was(stranger: C
 
 
 @pytest.mark.parametrize("allow", [{"observe": ["uid:12345"]}, {"operate": ["gid:12345", "uid:12345"]}])
-def test_who_is_not_named_learns_nothing(stranger: Callable[..., Stranger], allow: dict[str, list[str]]) -> None:
+def test_who_is_not_named_learns_nothing(stranger: MakeStranger, allow: dict[str, list[str]]) -> None:
     other = stranger(allow)
     for method in ("ping", "status", "commands", "stop", "nothing"):
         answer = json.loads(other.send(encoded(method, 1)))
@@ -169,7 +173,7 @@ def test_a_client_that_may_not_gets_access_denied(serve: Serve, short_path: path
 
 
 @pytest.fixture
-def file(short_path: pathlib.Path) -> Iterator[Callable[..., SocketFile]]:
+def file(short_path: pathlib.Path) -> Iterator[MakeFile]:
     made = []
 
     def make(access: FileAccess, directory: str = "") -> SocketFile:
@@ -187,16 +191,14 @@ def mode_of(path: Any) -> tuple[int, int]:
 
 
 @only_root
-def test_for_one_group_the_file_is_the_groups(file: Callable[..., SocketFile]) -> None:
+def test_for_one_group_the_file_is_the_groups(file: MakeFile) -> None:
     shared = file(FileAccess(0o660, GROUP))
     with shared.acquire():
         assert mode_of(shared.path) == (0o660, GROUP)
 
 
 @pytest.mark.parametrize("umask", [0, 0o077, 0o777])
-def test_for_anybody_the_file_is_open_whatever_the_umask(
-    file: Callable[..., SocketFile], short_path: pathlib.Path, umask: int
-) -> None:
+def test_for_anybody_the_file_is_open_whatever_the_umask(file: MakeFile, short_path: pathlib.Path, umask: int) -> None:
     (short_path / "x.sock.lock").touch(mode=0o600)
     before = os.umask(umask)
     try:
@@ -208,7 +210,7 @@ def test_for_anybody_the_file_is_open_whatever_the_umask(
 
 
 def test_it_is_private_until_it_listens_and_is_checked_once_more_before_it_is_opened(
-    file: Callable[..., SocketFile], short_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+    file: MakeFile, short_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen = []
     monkeypatch.setattr(
@@ -253,7 +255,7 @@ OPEN = {
 
 @pytest.mark.parametrize(("mode", "access", "refused"), OPEN.values(), ids=OPEN)
 def test_an_open_socket_in_everybodys_directory_is_refused(
-    file: Callable[..., SocketFile], short_path: pathlib.Path, mode: int, access: FileAccess, refused: bool
+    file: MakeFile, short_path: pathlib.Path, mode: int, access: FileAccess, refused: bool
 ) -> None:
     (short_path / "d").mkdir()
     os.chmod(short_path / "d", mode)

@@ -290,20 +290,20 @@ def test_the_answer_to_stop_is_not_lost_behind_another_clients_big_one(
 
 def test_the_last_answers_before_the_end_of_the_server_arrive(short_path: pathlib.Path, free_port: int) -> None:
     """To all clients, time after time."""
+
+    def answer_and_end() -> None:
+        with contextlib.closing(Peer(ipc_wire(short_path, free_port))) as peer, contextlib.ExitStack() as stack:
+            talks = [stack.enter_context(peer.raw()) for _ in range(3)]
+            for talk in talks:
+                talk.send(request("hang", 1))
+            until(lambda: peer.pool.unfinished == 3, "they wait")
+            peer.gate.set()
+            until(lambda: not peer.pool.unfinished, "they are answered")
+            peer.server.close()
+            assert [talk.receive()["result"] for talk in talks] == ["released"] * 3
+
     for _ in range(20):
-        peer = Peer(ipc_wire(short_path, free_port))
-        try:
-            with contextlib.ExitStack() as stack:
-                talks = [stack.enter_context(peer.raw()) for _ in range(3)]
-                for talk in talks:
-                    talk.send(request("hang", 1))
-                until(lambda: peer.pool.unfinished == 3, "they wait")  # noqa: B023
-                peer.gate.set()
-                until(lambda: not peer.pool.unfinished, "they are answered")  # noqa: B023
-                peer.server.close()
-                assert [talk.receive()["result"] for talk in talks] == ["released"] * 3
-        finally:
-            peer.close()
+        answer_and_end()
 
 
 def test_a_peer_that_does_not_read_can_not_hold_up_the_end(peer: Peer) -> None:
