@@ -58,8 +58,10 @@ class _Written:
 
 @pytest.fixture
 def caplog(caplog: pytest.LogCaptureFixture) -> Iterator[_Written]:
-    """Our records get to their handlers by a thread of their own, which this one waits for: before the test for those
-    of the test before, and at its end."""
+    """Our records get to their handlers by a thread of their own, which this one waits for.
+
+    Before the test it waits for those of the test before.
+    """
     logs.flush(TIMEOUT)
     yield _Written(caplog)
     logs.flush(TIMEOUT)

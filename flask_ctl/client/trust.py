@@ -75,10 +75,10 @@ def make_trust(
     client_key: str | os.PathLike[str] | None = None,
     server_key: str | os.PathLike[str] | None = None,
 ) -> Trust:
-    """A `Trust` of the given values, else of FLASK_CTL_OWNER (as a uid), FLASK_CTL_CLIENT_KEY and FLASK_CTL_SERVER_KEY,
-    else of None.
+    """A `Trust` of the given values, or of the environment where they are None.
 
-    Raises ConfigurationError for a user that does not exist.
+    The variables are FLASK_CTL_OWNER, a name or uid, FLASK_CTL_CLIENT_KEY and FLASK_CTL_SERVER_KEY. Raises
+    ConfigurationError for a user that does not exist.
     """
     owner = owner if owner is not None else os.environ.get(OWNER) or None
     client_key = client_key or os.environ.get(CLIENT_KEY) or None

@@ -115,10 +115,10 @@ registry = AppRegistry()
 
 
 def begin(server: HttpServer, states: Iterable[AppState]) -> Instance | None:
-    """An open Instance for the apps that have no server yet; None without such an app, or in a worker process of
-    another server.
+    """An open Instance for the apps that have no server yet; None if there is no such app.
 
-    Raises ConfigurationError for an app that requires a control socket (CTL_REQUIRED) which can't be opened.
+    None, too, in a worker process of another server. Raises ConfigurationError for an app that requires a
+    control socket (CTL_REQUIRED) which can't be opened.
     """
     if server_of_workers() not in (None, server.name):
         return None

@@ -57,7 +57,6 @@ def run(server: WerkzeugServer) -> None:
 
 def arm(host: Host) -> None:
     """Make every Werkzeug server of this process register with `host` when it begins to serve."""
-
     if lost_without("werkzeug", ATTRIBUTES):
         return
 

@@ -11,6 +11,8 @@ from .fork import Step, in_child
 
 
 class Closable(Protocol):
+    """What can be closed."""
+
     def close(self) -> None: ...
 
 

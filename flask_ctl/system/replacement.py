@@ -105,7 +105,6 @@ class Replacement:
         If the exec fails, the process ends with exit code 1 and no socket file stays. The main thread executes, if it
         waits here: scheduling attributes of the calling thread survive the exec (sched(7)).
         """
-
         state: dict[str, Any] | None = None
 
         def execute() -> None:

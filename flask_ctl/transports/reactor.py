@@ -26,6 +26,8 @@ MAX_LAST_ROUNDS = 100
 
 
 class Descriptor(Protocol):
+    """What has a file descriptor."""
+
     def fileno(self) -> int: ...
 
 

@@ -52,6 +52,10 @@ def show_audit() -> None:
 
 
 def become_hub() -> None:
+    """Serve as the hub until the master has ended.
+
+    The arguments are the path of the socket, and the pid and start time of the master.
+    """
     from ..agent.spawn import LOCK
 
     path, pid, started = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])

@@ -50,10 +50,10 @@ class HubReload(ReloadOperation):
         on_failure: Callable[[HubReload, CommandError], Any],
         begun: SavedReload | None = None,
     ) -> None:
-        """All functions are called on the control thread: `save_state` once `export_state` has something to tell,
-        `on_success`, with the number of requests that were cut, for the result.
+        """All functions are called on the control thread.
 
-        With `begun` it is the rest of a reload that a previous hub began.
+        `save_state` is called once `export_state` has something to tell, `on_success` with the number of requests that
+        were cut, for the result. With `begun` it is the rest of a reload that a previous hub began.
         """
         super().__init__(request, "load")
         self._server = server
