@@ -8,20 +8,25 @@ INSTALLED := $(VENV)/.installed
 READY := $(VENV)/.ready
 DOCUMENTED := $(VENV)/.documented
 
-.PHONY: help demo test test-all coverage compiled fuzz lint bench hammer docs reference picture clean
+# For `make test-system`, now and for tests to come.
+SYSTEM_PACKAGES := openssh-server systemd chromium prometheus runit
+
+.PHONY: help demo test test-all test-versions test-system coverage compiled fuzz lint bench hammer docs reference picture clean
 help:
-	@echo "make demo     see it work"
-	@echo "make test     what a change is likely to break, each server once"
-	@echo "make test-all every test, on every row of the table of servers"
-	@echo "make coverage what the tests of \`make test\` run of each room, lines and branches"
-	@echo "make fuzz     10,000 conversations with whatever bytes a client may send"
-	@echo "make lint     ruff and strict mypy"
-	@echo "make bench    measure, as ratios"
-	@echo "make hammer   200 reloads of each server under load, and what was lost"
-	@echo "make docs     the documentation as a site, docs/_build/index.html"
-	@echo "make reference  write the generated pages of docs/reference anew"
-	@echo "make picture  draw the terminal of the README anew, from a real run"
-	@echo "make clean    remove the environment and caches"
+	@echo "make demo           see it work"
+	@echo "make test           what a change is likely to break, each server once"
+	@echo "make test-all       every test, on every row of the table of servers"
+	@echo "make test-versions  under each Python that is found, and the lowest versions of Flask and the servers"
+	@echo "make test-system    what needs packages of Debian, which it installs"
+	@echo "make coverage       what the tests of \`make test\` run of each room, lines and branches"
+	@echo "make fuzz           10,000 conversations with whatever bytes a client may send"
+	@echo "make lint           ruff and strict mypy"
+	@echo "make bench          measure, as ratios"
+	@echo "make hammer         200 reloads of each server under load, and what was lost"
+	@echo "make docs           the documentation as a site, docs/_build/index.html"
+	@echo "make reference      write the generated pages of docs/reference anew"
+	@echo "make picture        draw the terminal of the README anew, from a real run"
+	@echo "make clean          remove the environments and caches"
 
 $(INSTALLED): pyproject.toml
 	@echo "Installing flask-ctl and the packages that it needs in $(VENV) (some 40 MB) ..."
@@ -32,7 +37,7 @@ $(INSTALLED): pyproject.toml
 # Only the order matters: where both are as new as pyproject.toml, whichever was made first, nothing is installed again.
 $(READY): pyproject.toml | $(INSTALLED)
 	@echo "Installing the HTTP servers and tools for tests, checks and measurements in $(VENV) (some 170 MB) ..."
-	@$(PIP) --editable '.[test,lint,bench]'
+	@$(PIP) --editable '.[test,lint,bench,versions]'
 	@touch $@
 
 $(DOCUMENTED): pyproject.toml | $(INSTALLED)
@@ -53,6 +58,14 @@ coverage: compiled
 	rm -rf .coverage
 	$(BIN)/coverage run -m pytest -m "not full" --hypothesis-profile=quick $(ARGS)
 	$(BIN)/python tests/coverage_by_room.py
+
+# A Python that is not found is one line of nox's output.
+test-versions: $(READY)
+	$(BIN)/nox --reuse-venv=yes --no-error-on-missing-interpreters $(ARGS)
+
+test-system: compiled
+	tests/system/install.sh $(SYSTEM_PACKAGES)
+	$(BIN)/python -m pytest -n 1 --durations=10 tests/system $(ARGS)
 
 # The tests start hundreds of processes; where Python must not write bytecode each would compile the package anew.
 compiled: $(READY)
@@ -82,5 +95,5 @@ picture: $(DOCUMENTED)
 	$(BIN)/python docs/terminal.py
 
 clean:
-	rm -rf docs/_build $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage build dist
+	rm -rf docs/_build $(VENV) .nox .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage build dist
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

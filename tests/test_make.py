@@ -52,7 +52,7 @@ def clone(tmp_path: pathlib.Path) -> Clone:
     return Clone(tmp_path)
 
 
-ALL = ".[test,lint,bench]"
+ALL = ".[test,lint,bench,versions]"
 
 
 def test_the_demo_installs_the_package_and_what_it_needs_only_and_says_so(clone: Clone) -> None:
