@@ -568,6 +568,9 @@ class FakeControl:
         self.endpoints = ["workers"]
         self.handlers: list[Any] = []
 
+    def on_tick(self, chore: Any) -> None:
+        """No address is opened later than at the first Hello."""
+
     def start(self, listeners: Any) -> None:
         """The workers' own socket is `World.to_hub`."""
 

@@ -49,7 +49,7 @@ def _socket_file(address: Address, guard: Guard, master: int | None) -> SocketFi
 
 
 def _curve(files: CurveFiles) -> dict[str, Any]:
-    """What is needed of the keys; nothing without any."""
+    """The keyword arguments of a ZmqListener with CURVE; empty without keys."""
     if files.key is None and files.clients is None:
         return {}
     if files.key is None or files.clients is None:

@@ -146,17 +146,14 @@ class HubConnection:
                 return sock
             self._complain("another user listens there")
         except (FileNotFoundError, ConnectionRefusedError):
-            self._start_hub()
+            try:
+                start_hub(self._path, self._master)
+            except OSError as error:
+                self._complain(str(error))
         except OSError as error:
             self._complain(str(error))
         sock.close()
         return None
-
-    def _start_hub(self) -> None:
-        try:
-            start_hub(self._path, self._master)
-        except OSError as error:
-            self._complain(str(error))
 
     def _complain(self, problem: str) -> None:
         if not self._complained:
@@ -172,7 +169,7 @@ class HubConnection:
                 self._waker.clear()
             if sock.fileno() in ready and not self._receive(sock, buffer):
                 return
-            # What is to be sent before the end is there only once it is said to be the end.
+            # Read before the flush: what is sent before `close` is in the outbox by then.
             closing = self._closing
             self.flush()
             if closing:
@@ -180,9 +177,9 @@ class HubConnection:
                 return
 
     def _await_end(self, sock: socket.socket, buffer: LineBuffer) -> None:
-        """Until the hub has taken in the last words, and closes: it reads no more once it has failed to send.
+        """Wait until the hub has read the final report, and closes. Its last messages are still handled.
 
-        Its last messages are still handled.
+        It would read no more once it has failed to send.
         """
         sock.shutdown(socket.SHUT_WR)
         while self._receive(sock, buffer):

@@ -34,17 +34,13 @@ _ROOM = Limits(connections=2 * MAX_WORKERS)
 class WorkersSocket(UnixListener):
     """Listens for workers; the lock on its path has been taken by the worker that started the hub."""
 
-    def __init__(self, path: str, lock: int, on_attach: Callable[[Reactor], Any], on_tick: Callable[[], Any]) -> None:
+    def __init__(self, path: str, lock: int, on_attach: Callable[[Reactor], Any]) -> None:
         super().__init__(path, Guard(limits=_ROOM), SocketFile(path, lock=lock))
-        self._on_attach, self._on_tick = on_attach, on_tick
+        self._on_attach = on_attach
 
     def attach(self, reactor: Reactor, handler: Handler) -> None:
         super().attach(reactor, handler)
         self._on_attach(reactor)
-
-    def tick(self) -> None:
-        super().tick()
-        self._on_tick()
 
 
 class WorkerEndpoint:

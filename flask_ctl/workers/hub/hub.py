@@ -73,7 +73,8 @@ class Hub(Controller[HubReload]):
         )
         self._audit = HubAudit(self._requests)
         self._apps = HubApps(self, self._control, self._requests, self._audit)
-        self._socket = WorkersSocket(path, lock, self._endpoint.attach, self._apps.tick)
+        self._socket = WorkersSocket(path, lock, self._endpoint.attach)
+        self._control.on_tick(self._apps.tick)
         self._figures = WorkersStatus(self.workers)
         self._history = HubHistory(master.pid, self.workers, state_file or StateFile(lock))
 

@@ -44,7 +44,7 @@ class MasterServer:
         self.notify: Callable[[], Any] = lambda: None
         self._draining = False
         self._confirmed = False
-        self._lingering = True
+        self._awaits_silent = True
         self._unheard: set[int] = set()
         self._confirming = False
         self._signalled = False
@@ -91,7 +91,7 @@ class MasterServer:
 
     def close_idle(self) -> None:
         self._requests.ask_all("close_silent", {}, ANSWER_TIMEOUT)
-        self._lingering = False
+        self._awaits_silent = False
         self._requests.call_soon(self.look_again)
 
     def cut(self) -> int:
@@ -102,7 +102,7 @@ class MasterServer:
         self._left = pids
 
     def end(self) -> None:
-        """Have the master end, and with it what is to be cut."""
+        """Have the master end, and with it the workers that are to be cut or left behind."""
         if self._left or (self._cutting and not self._requests.drains_by_itself()):
             # They would not come to their exit handlers, or the master's signal would end them without.
             self._requests.ask_all("exit", {"wait": True}, EXIT_TIMEOUT)
@@ -139,11 +139,11 @@ class MasterServer:
 
     def reload(self) -> None:
         """From another thread: have the master replace its workers."""
-        with contextlib.nullcontext() if self._requests.drains_by_itself() else self._quiesced():
+        with contextlib.nullcontext() if self._requests.drains_by_itself() else self._paused():
             self._master.signal(self._requests.signals()["reload"])
 
     @contextlib.contextmanager
-    def _quiesced(self) -> Iterator[None]:
+    def _paused(self) -> Iterator[None]:
         """No connection is being accepted meanwhile: it would be closed with its worker, which counts as idle."""
         self._requests.ask_all("pause", {}, ANSWER_TIMEOUT)
         try:
@@ -178,7 +178,7 @@ class MasterServer:
 
     def _is_empty(self) -> bool:
         workers = self._requests.workers
-        return not (workers.in_flight or workers.waiting or (self._lingering and workers.silent))
+        return not (workers.in_flight or workers.waiting or (self._awaits_silent and workers.silent))
 
     def _signal(self, what: str) -> None:
         if self._signalled and what == "stop":

@@ -36,7 +36,7 @@ class StateFile:
             return None
 
     def write(self, state: SavedState) -> None:
-        """Replace what is there. Where that can't be done, as on a full disk, what the workers keep has to do."""
+        """Replace the state in the file. If that fails, as on a full disk, only the workers keep it."""
         line = json.dumps(as_json(state)).encode() + b"\n"
         try:
             # What a longer text has left behind the line does not count.
