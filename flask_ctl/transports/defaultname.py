@@ -1,7 +1,7 @@
 """The default name of an app's socket, which several instances of the app may want.
 
-The first one has it. Each of the others has a name of its own, with its pid, and when nobody has the default name any
-more one of them listens there, too: whose flock(2) comes first.
+The first one has it. Each of the others has a name of its own, with its pid. When no instance has the default name any
+more, the one whose flock(2) comes first listens there, too.
 """
 
 from __future__ import annotations

@@ -287,7 +287,7 @@ def _is_at(path: str, descriptor: int) -> bool:
 
 
 def _lets_through(directory: str, gid: int | None) -> bool:
-    """Whether the members of a group can enter a directory; without one, whether anybody but the owner can."""
+    """Whether the members of a group can enter a directory; without one, whether other users than the owner can."""
     try:
         info = os.stat(directory)
     except OSError:

@@ -1,7 +1,7 @@
 """The connections that libzmq has accepted at one socket: a bounded number of them.
 
-libzmq accepts without bound and tells only by its monitor. A duplicate of each descriptor is held here, so that one
-the connection that is closed is certainly the intended one.
+libzmq accepts without bound, and reports connections only by its monitor. A duplicate of each descriptor is held here,
+so that the connection that is closed is certainly the intended one.
 """
 
 from __future__ import annotations
@@ -107,7 +107,7 @@ class AcceptedConnections:
         sock.close()
 
     def _end_unheld(self, descriptor: int) -> None:
-        """End a connection of which no duplicate can be had: the whole process is short of descriptors."""
+        """End a connection whose descriptor can't be duplicated: the whole process is short of descriptors."""
         with contextlib.suppress(OSError):
             sock = socket.socket(fileno=descriptor)
             try:

@@ -56,11 +56,11 @@ def _remote(requests: WorkerRequests, key: str, name: str, description: dict[str
         if pid is not None:
             return ask([_with_pid(requests.workers, pid)], arguments, deadline)
         # Between two workers, as by gunicorn's --max-requests, there may be none for a moment.
-        there_is_one = requests.when_there_is_one(time.monotonic() + min(seconds, ABSENCE))
-        return chain(there_is_one, lambda: ask(_targets(requests.workers, scope), arguments, deadline))
+        available = requests.when_a_worker_serves(time.monotonic() + min(seconds, ABSENCE))
+        return chain(available, lambda: ask(_workers_for(requests.workers, scope), arguments, deadline))
 
-    def ask(targets: list[Worker], arguments: dict[str, Any], deadline: float) -> Future[list[dict[str, Any]]]:
-        return then(requests.ask(targets, "call", {"app": key, "name": name, **arguments}, deadline), _as_result)
+    def ask(workers: list[Worker], arguments: dict[str, Any], deadline: float) -> Future[list[dict[str, Any]]]:
+        return then(requests.ask(workers, "call", {"app": key, "name": name, **arguments}, deadline), _as_result)
 
     return RemoteCommand(
         name,
@@ -91,7 +91,7 @@ def _with_pid(workers: Workers, pid: Any) -> Worker:
     return worker
 
 
-def _targets(workers: Workers, scope: str) -> list[Worker]:
+def _workers_for(workers: Workers, scope: str) -> list[Worker]:
     """The workers that a call is for: the least busy one, or each."""
     if scope == "one":
         return [min(workers, key=lambda worker: (worker.figures.in_flight, -worker.heard))]

@@ -105,7 +105,7 @@ class WorkerRequests:
         """Have each worker report its counts; the Future gets the pids of the workers that did not answer in time."""
 
         def note(worker: Worker, figures: Any) -> None:
-            # Not when all have answered: by then it may have reported what is newer. Nor does it report this once more.
+            # At once: when all have answered, it may have reported newer figures. It does not report these once more.
             worker.hear(from_json(Figures, figures, "figures"))
             self._on_news()
 
@@ -115,7 +115,7 @@ class WorkerRequests:
         deadline = time.monotonic() + FIGURES_TIMEOUT
         return then(self.ask(list(self.workers), "figures", {}, deadline, note), unheard)
 
-    def when_there_is_one(self, deadline: float) -> Future[None]:
+    def when_a_worker_serves(self, deadline: float) -> Future[None]:
         """A Future that is done as soon as there is a worker; TimedOut at `deadline`."""
         future: Future[None] = new_future()
         if len(self.workers):
