@@ -24,10 +24,12 @@ from flask_ctl.lifecycle.instance import Instance
 from flask_ctl.lifecycle.reload import ReloadRequest
 from flask_ctl.lifecycle.stop import StopRequest
 from flask_ctl.servers.base import HttpServer
+from flask_ctl.servers.copies import ListenerCopies
 from flask_ctl.servers.middleware import RequestCounter
 from flask_ctl.system.directory import StartDirectory
 from flask_ctl.system.handover import Handover
 from flask_ctl.system.preflight import Preflight
+from flask_ctl.system.program import Program
 from flask_ctl.transports.factory import CurveFiles
 
 
@@ -51,25 +53,43 @@ class Gate:
         self._open.wait(TIMEOUT)
 
 
+class FakeCopies(ListenerCopies):
+    """Copies without sockets; `waiting` connections have not been accepted."""
+
+    def __init__(self) -> None:
+        super().__init__({})
+        self.made = False
+        self.waiting = 0
+        self.fails: Exception | None = None
+        """What `make` raises, once."""
+
+    def make(self) -> None:
+        if self.fails is not None:
+            error, self.fails = self.fails, None
+            raise error
+        self.made = True
+
+    def discard(self) -> int:
+        made, self.made = self.made, False
+        return self.waiting if made else 0
+
+
 class FakeServer(HttpServer):
     """An HTTP server without sockets, whose loop does at once what it is asked for."""
 
     name = "fake"
+    copies: FakeCopies
 
     def __init__(self) -> None:
         super().__init__("1", ["http://fake"])
         self.on_end: Callable[[], Any] = lambda: None
         self.log: list[str] = []
         """What was asked for, in order."""
-        self.fails: Exception | None = None
-        """What `prepare_hand_over` raises."""
-        self.waiting = 0
-        """Connections that nobody has accepted."""
+        self.copies = FakeCopies()
         self.reason: str | None = None
         self._requests: set[int] = set()
         self._numbers = itertools.count()
         self._draining = self._paused = self._left = self._ended = False
-        self.prepared = False
 
     # What visitors do.
 
@@ -127,9 +147,6 @@ class FakeServer(HttpServer):
     def requests(self) -> frozenset[int]:
         return frozenset(self._requests)
 
-    def answers_any(self, requests: frozenset[int]) -> bool:
-        return not requests.isdisjoint(self._requests)
-
     def pause(self) -> None:
         self._paused = not self._draining
         self.notify()
@@ -140,19 +157,8 @@ class FakeServer(HttpServer):
     def paused(self) -> bool:
         return self._paused and not self._requests
 
-    def prepare_hand_over(self) -> None:
-        if self.fails is not None:
-            error, self.fails = self.fails, None
-            raise error
-        self.prepared = True
-
-    def discard_hand_over(self) -> int:
-        waiting = self.waiting if self.prepared else 0
-        self.prepared = False
-        return waiting
-
     def leave(self) -> None:
-        assert self.prepared, "nothing is prepared"
+        assert self.copies.made, "no copies are made"
         self.log.append("leave")
         self._left = True
         self.on_end()
@@ -182,7 +188,7 @@ class Gone(BaseException):
     """The process is no more: nothing of the main thread runs behind the call that ended it."""
 
 
-class FakeProgram:
+class FakeProgram(Program):
     """A program whose main thread unwinds when its server ends, runs exit functions, and ends or becomes another one.
 
     `fate` tells how it went: ``("exec", state)``, ``("end", code)``, or ``("exit", code)`` for one that was ended
@@ -200,7 +206,7 @@ class FakeProgram:
         self.busy: list[str] = []
         self.fate: tuple[str, Any] | None = None
         self._over = threading.Event()
-        self._at_exit: Callable[[], Any] | None = None
+        self._when_unwound: Callable[[], Any] | None = None
         self._unwinds = threading.Event()
         # It is there from the start, whatever may fail later.
         self._main = threading.Thread(target=self._run_main, name="main of a fake program")
@@ -240,7 +246,7 @@ class FakeProgram:
         Handover(self.state).close_rest()
 
     def at_exit(self, function: Callable[[], Any]) -> None:
-        self._at_exit = function
+        self._when_unwound = function
 
     def run_exit_functions(self) -> None:
         self.exit_function()
@@ -275,7 +281,7 @@ class FakeProgram:
         self.unwinding()
         until(lambda: not self.threads or self.fate, "no threads")
         try:
-            (self._at_exit or self.exit_function)()
+            (self._when_unwound or self.exit_function)()
             self._end("end", 0)
         except Gone:
             pass

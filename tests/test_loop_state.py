@@ -7,7 +7,7 @@ from typing import Any, NoReturn
 
 import pytest
 
-from flask_ctl.servers import keepalive
+from flask_ctl.servers import keepalive, loop
 from flask_ctl.servers.keepalive import KeepAliveServer
 from flask_ctl.servers.loop_state import STOPPING, LoopEvent, LoopState, next_state
 
@@ -66,43 +66,43 @@ class FakeLoop(KeepAliveServer):
 
     def __init__(self) -> None:
         self.log: list[str] = []
-        self.idle: list[str] = []
+        self.names: list[str] = []
         super().__init__([], {}, given=True, tls=False)
 
-    def _attach(self) -> None:
+    def attach(self) -> None:
         self.log.append("attach")
 
-    def _detach(self) -> None:
+    def detach(self) -> None:
         self.log.append("detach")
 
-    def _end_loop(self) -> NoReturn:
+    def end_loop(self) -> NoReturn:
         raise LoopOver
 
-    def _listening(self) -> list[Any]:
+    def listening(self) -> list[Any]:
         return ["a listener"]
 
-    def _idle(self) -> list[str]:
-        return [name for name in self.idle if name not in self.busy]
+    def idle(self) -> list[str]:
+        return [name for name in self.names if name not in self.busy]
 
-    def _set_accepting(self, accept: bool) -> None:
+    def set_accepting(self, accept: bool) -> None:
         self.log.append("accept" if accept else "accept none")
 
-    def _accept_waiting(self) -> None:
+    def accept_waiting(self) -> None:
         self.log.append("accept the backlog")
 
-    def _socket_of(self, connection: str) -> NoReturn:
+    def socket_of(self, connection: str) -> NoReturn:
         raise OSError
 
-    def _close(self, connection: str) -> None:
-        self.idle.remove(connection)
+    def close_connection(self, connection: str) -> None:
+        self.names.remove(connection)
 
-    def _give_up(self, connection: str) -> int:
-        return self.idle.index(connection)
+    def give_up(self, connection: str) -> int:
+        return self.names.index(connection)
 
     def look(self) -> bool:
         """What the loop does when it is woken; whether it goes on."""
         try:
-            self._look()
+            self.loop.look()
         except LoopOver:
             return False
         return True
@@ -113,7 +113,7 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeLoop]:
     monkeypatch.setattr(keepalive, "waiting_connections", lambda listener: 0)
     server = FakeLoop()
     yield server
-    server._close_wakers()
+    server.loop.resources.close()
 
 
 def test_a_pause_is_there_when_the_loop_has_looked_and_nothing_is_in_flight(server: FakeLoop) -> None:
@@ -121,7 +121,7 @@ def test_a_pause_is_there_when_the_loop_has_looked_and_nothing_is_in_flight(serv
     server.pause()
     assert not server.paused()
     assert server.look()
-    assert server.holding
+    assert server.loop.holding
     assert not server.paused()
     server.busy.done("a")
     assert server.paused()
@@ -134,8 +134,8 @@ def test_a_pause_that_was_taken_back_before_the_loop_looked_is_none(server: Fake
     server.resume()
     assert server.look()
     assert server.log == []
-    assert not server.holding
-    assert server.closing
+    assert not server.loop.holding
+    assert server.loop.closing
 
 
 def test_no_pause_is_reported_while_the_loop_lets_requests_in_again(
@@ -150,7 +150,7 @@ def test_no_pause_is_reported_while_the_loop_lets_requests_in_again(
         seen.append(server.paused())
 
     seen: list[bool] = []
-    monkeypatch.setattr(server, "_set_accepting", pause_again)
+    monkeypatch.setattr(server, "set_accepting", pause_again)
     server.look()
     assert seen == [False]
     assert not server.paused()
@@ -173,7 +173,7 @@ def test_a_drain_takes_back_a_pause_and_accepts_the_backlog_once(server: FakeLoo
 
 @pytest.mark.parametrize("paused", [False, True])
 def test_the_next_image_gets_the_idle_connections_and_nothing_is_let_in(server: FakeLoop, paused: bool) -> None:
-    server.idle = ["a", "b"]
+    server.names = ["a", "b"]
     if paused:
         server.pause()
         server.look()
@@ -193,27 +193,27 @@ def test_a_loop_that_ends_for_the_next_image_keeps_the_program_until_the_reload_
     def leave() -> None:
         events.append("waits")
         server.leave()
-        assert server._released.is_set()
+        assert server.loop._released.is_set()
 
-    monkeypatch.setattr(server._released, "wait", leave)
-    server._report(LoopEvent.HAND_OVER)
+    monkeypatch.setattr(server.loop._released, "wait", leave)
+    server.loop.report(LoopEvent.HAND_OVER)
     with pytest.raises(SystemExit):
-        server.run(server._look)
+        server.run(server.loop.look)
     assert events == ["waits", "stopped"]
 
 
 def test_a_drain_waits_for_idle_connections_until_they_have_had_their_time(
     server: FakeLoop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    server.idle = ["a"]
-    monkeypatch.setattr(server, "_socket_of", lambda connection: server._waker)
-    monkeypatch.setattr(keepalive, "wait_readable", lambda descriptors, timeout: [])
+    server.names = ["a"]
+    monkeypatch.setattr(server, "socket_of", lambda connection: server.loop.waker)
+    monkeypatch.setattr(loop, "wait_readable", lambda descriptors, timeout: [])
     server.drain()
     assert server.look()
-    assert server.idle == ["a"]
+    assert server.names == ["a"]
     server.close_idle()
     assert not server.look()
-    assert server.idle == []
+    assert server.names == []
 
 
 @pytest.mark.parametrize("end", ["cut", "end"])
@@ -245,6 +245,6 @@ def test_a_loop_that_was_drained_waits_for_its_release(server: FakeLoop) -> None
     server.on_stopped = lambda: events.append("stopped")
     server.notify = lambda: events.append("quiet") if server.quiet() else server.end()
     server.drain()
-    server.run(server._look)
+    server.run(server.loop.look)
     assert server.log == ["accept the backlog", "accept none", "detach"]
     assert events[-2:] == ["quiet", "stopped"]

@@ -190,7 +190,7 @@ def test_a_fast_stop_that_is_accepted_just_before_the_exec_is_answered(scene: Sc
 
 @pytest.mark.parametrize("phase", AFTER)
 def test_the_visitors_that_wait_at_the_door_are_cut_by_it(scene: Scene, phase: str) -> None:
-    scene.server.waiting = 3
+    scene.server.copies.waiting = 3
     reach(scene, phase)
     assert scene.stop("fast").result(TIMEOUT).items() >= {"outcome": "forced", "cut": 3}.items()
     scene.program.wait()
@@ -232,7 +232,9 @@ def test_after_the_commit_nobody_is_served_by_the_old_code(scene: Scene) -> None
 
 FAILS = {
     "no interpreter": lambda scene: scene.program.fails.update(check=PermissionError(13, "can't be executed")),
-    "no descriptor for a listener": lambda scene: setattr(scene.server, "fails", OSError(24, "Too many open files")),
+    "no descriptor for a listener": lambda scene: setattr(
+        scene.server.copies, "fails", OSError(24, "Too many open files")
+    ),
 }
 
 

@@ -36,7 +36,7 @@ class Audit:
 
     def begin(self, peer: Peer, command: Command, params: Params) -> Entry:
         """An entry for a command that is about to run; it is logged when it is done."""
-        entry = Entry(self, _described(peer), command.name, masked(command, params), time.monotonic())
+        entry = Entry(self, _with_program(peer.describe()), command.name, masked(command, params), time.monotonic())
         entry.secrets = secrets_of(command, params)
         self._open.add(entry)
         return entry
@@ -45,11 +45,18 @@ class Audit:
         self, peer: Peer, error: CommandError, name: str, command: Command | None = None, params: Params | None = None
     ) -> None:
         """Log that a peer may not run a command; `command` is None for an unknown one."""
-        self.tell(logging.WARNING, _described(peer), cut(name), masked(command, params or {}), "refused", _told(error))
+        self.tell(
+            logging.WARNING,
+            _with_program(peer.describe()),
+            cut(name),
+            masked(command, params or {}),
+            "refused",
+            _told(error),
+        )
 
     def rejected(self, peer: Peer, error: CommandError, count: int = 1) -> None:
         """Log that a peer was refused before it could say what it wanted, or `count` times more than was logged."""
-        self.tell(logging.WARNING, _described(peer), None, {}, "refused", _told(error), count=count)
+        self.tell(logging.WARNING, _with_program(peer.describe()), None, {}, "refused", _told(error), count=count)
 
     def tell(
         self,
@@ -137,11 +144,6 @@ class Entry:
 def asker(by: dict[str, Any]) -> str:
     """The peer in a `by` of `status`, written as in the records of this log."""
     return _who(_with_program(by))
-
-
-def _described(peer: Peer) -> dict[str, Any]:
-    """The peer as in `by` of status, and the name of its program."""
-    return _with_program(peer.describe())
 
 
 def _with_program(by: dict[str, Any]) -> dict[str, Any]:

@@ -74,7 +74,9 @@ class Command:
     def bind(self, params: list[Any] | Mapping[str, Any]) -> dict[str, Any]:
         """Keyword arguments for JSON parameters, by name or by position. Raises CommandError -32602."""
         if isinstance(params, list):
-            params = self._by_name(params)
+            if len(params) > len(self.parameters):
+                raise CommandError(f"{self.name} takes at most {len(self.parameters)} parameters", code=INVALID_PARAMS)
+            params = {parameter.name: value for parameter, value in zip(self.parameters, params)}
         return self._bind(params, "check")
 
     def bind_text(self, params: Mapping[str, str]) -> dict[str, Any]:
@@ -95,31 +97,22 @@ class Command:
             },
         }
 
-    def _by_name(self, values: list[Any]) -> dict[str, Any]:
-        if len(values) > len(self.parameters):
-            raise CommandError(f"{self.name} takes at most {len(self.parameters)} parameters", code=INVALID_PARAMS)
-        return {parameter.name: value for parameter, value in zip(self.parameters, values)}
-
     def _bind(self, params: Mapping[str, Any], convert: Literal["check", "parse"]) -> dict[str, Any]:
         arguments = {}
         unknown = set(params)
         for parameter in self.parameters:
             unknown.discard(parameter.name)
             if parameter.name in params:
-                arguments[parameter.name] = _converted(parameter, params[parameter.name], convert)
+                try:
+                    arguments[parameter.name] = getattr(parameter.type, convert)(params[parameter.name])
+                except ValueError as error:
+                    raise invalid_parameter(parameter.name, str(error)) from None
             elif parameter.required:
                 raise invalid_parameter(parameter.name, "is missing")
         if unknown:
             known = ", ".join(parameter.name for parameter in self.parameters) or "none"
             raise invalid_parameter(min(unknown)[:80], f"{self.name} has no such parameter; it has: {known}")
         return arguments
-
-
-def _converted(parameter: Parameter, value: Any, convert: Literal["check", "parse"]) -> Any:
-    try:
-        return getattr(parameter.type, convert)(value)
-    except ValueError as error:
-        raise invalid_parameter(parameter.name, str(error)) from None
 
 
 def command_from(

@@ -30,12 +30,8 @@ class Pool:
         self._queue: queue.SimpleQueue[_Work | None] = queue.SimpleQueue()
         self._lock = threading.Lock()
         self._threads: list[threading.Thread] = []
-        self._unfinished = 0
-
-    @property
-    def unfinished(self) -> int:
+        self.unfinished = 0
         """Functions that run or wait."""
-        return self._unfinished
 
     def open(self) -> None:
         """Have a thread: from Python 3.12 on none can be started once the main one has returned, and a stop goes on.
@@ -52,18 +48,18 @@ class Pool:
         """
         future: Future[Any] = new_future()
         with self._lock:
-            if self._unfinished >= SIZE + self._max_waiting:
+            if self.unfinished >= SIZE + self._max_waiting:
                 raise CommandError(
                     f"no more than {self._max_waiting} can wait for a thread; try again later", code=CONFLICT
                 )
-            if len(self._threads) < min(SIZE, self._unfinished + 1):
+            if len(self._threads) < min(SIZE, self.unfinished + 1):
                 try:
                     self._start_thread()
                 except RuntimeError as error:
                     if not self._threads:
                         raise CommandError(f"{error}; try again later", code=CONFLICT) from None
                     # Those that run will do it.
-            self._unfinished += 1
+            self.unfinished += 1
         self._queue.put((function, future))
         return future
 
@@ -73,7 +69,7 @@ class Pool:
             threads, self._threads = self._threads, []
         for _ in threads:
             self._queue.put(None)
-        if not self._unfinished:
+        if not self.unfinished:
             for thread in threads:
                 thread.join()
 
@@ -94,6 +90,6 @@ class Pool:
                 future.set_result(result)
             finally:
                 with self._lock:
-                    self._unfinished -= 1
+                    self.unfinished -= 1
                 self._on_idle()
             del work, function, future

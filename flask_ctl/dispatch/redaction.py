@@ -26,7 +26,7 @@ _SECRET_WORDS = {"otp", "pass", "pin"}
 
 def masked(command: Command | None, params: Params) -> dict[str, Any]:
     """The parameters by name. A value is masked if its name is that of a secret, or none that the command has."""
-    known = _names(command)
+    known = [] if command is None else command.parameter_names
     named = _named(known, params)
     shown = {
         cut(name): MASK if is_secret(name) or name not in known else _shown(value)
@@ -37,7 +37,7 @@ def masked(command: Command | None, params: Params) -> dict[str, Any]:
 
 def secrets_of(command: Command, params: Params) -> list[str]:
     """The texts that are masked, as they are and as Python quotes them: an error's message may repeat them."""
-    named = _named(_names(command), params)
+    named = _named(command.parameter_names, params)
     values = [value for name, value in list(named.items())[:MAX_PARAMETERS] if is_secret(name)]
     flat = [item for value in values for item in (value if isinstance(value, list) else [value])]
     texts = [str(item) for item in flat if isinstance(item, (str, int, float)) and str(item)]
@@ -53,10 +53,6 @@ def is_secret(name: str) -> bool:
 def cut(text: str) -> str:
     """The text, or its first MAX_TEXT characters."""
     return text if len(text) <= MAX_TEXT else text[:MAX_TEXT] + "…"
-
-
-def _names(command: Command | None) -> list[str]:
-    return [] if command is None else command.parameter_names
 
 
 def _named(names: list[str], params: Params) -> Mapping[str, Any]:

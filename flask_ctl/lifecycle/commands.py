@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any, Literal
 
-from ..dispatch.commands import Command, CommandRegistry, command_from, invalid_parameter
+from ..dispatch.commands import Command, CommandRegistry, Role, command_from, invalid_parameter
 from ..dispatch.replies import Call
 from ..errors import NOT_SUPPORTED, CommandError
 from ..protocol import VERSION
@@ -30,9 +31,7 @@ def builtin_commands(controller: Controller[Any], app: AppConfig, registry: Comm
         call: Call, mode: Mode = "graceful", grace: float | None = None, delay: float = 0.0
     ) -> Future[dict[str, Any]]:
         """End the server once its requests are answered, or grace has passed."""
-        for name, value in (("grace", grace), ("delay", delay)):
-            if value is not None and value < 0:
-                raise invalid_parameter(name, "must be 0 or more seconds")
+        _refuse_negative(grace=grace, delay=delay)
         explicit = grace is not None
         request = StopRequest(mode, app.grace if grace is None else grace, call.peer.describe(), delay, explicit)
         return controller.stop(request, call.progress)
@@ -49,8 +48,7 @@ def builtin_commands(controller: Controller[Any], app: AppConfig, registry: Comm
             return controller.reload_config()
         if call.reply is None:
             raise CommandError("a reload of the code can't be part of a batch", code=NOT_SUPPORTED)
-        if grace is not None and grace < 0:
-            raise invalid_parameter("grace", "must be 0 or more seconds")
+        _refuse_negative(grace=grace)
         grace = app.grace if grace is None else grace
         request = ReloadRequest(grace, cut, preflight, app.preflight_timeout, call.peer.describe())
         return controller.reload(request, call.reply, call.progress)
@@ -59,10 +57,15 @@ def builtin_commands(controller: Controller[Any], app: AppConfig, registry: Comm
         """Every command with its summary, role, scope and parameters."""
         return {command.name: command.describe() for command in sorted(registry, key=lambda c: c.name)}
 
+    roles: dict[Role, list[Callable[..., Any]]] = {"observe": [ping, status, commands], "operate": [stop, reload]}
     return [
-        command_from(ping, role="observe", scope="one", builtin=True),
-        command_from(status, role="observe", scope="one", builtin=True),
-        command_from(stop, role="operate", scope="one", builtin=True),
-        command_from(reload, role="operate", scope="one", builtin=True),
-        command_from(commands, role="observe", scope="one", builtin=True),
+        command_from(function, role=role, scope="one", builtin=True)
+        for role, functions in roles.items()
+        for function in functions
     ]
+
+
+def _refuse_negative(**seconds: float | None) -> None:
+    for name, value in seconds.items():
+        if value is not None and value < 0:
+            raise invalid_parameter(name, "must be 0 or more seconds")

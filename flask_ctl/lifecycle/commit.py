@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Collection
-from typing import Any, Protocol
+from collections.abc import Callable
+from typing import Any
 
 from ..servers.base import HttpServer
-from ..system.directory import StartDirectory
 from ..system.native import threading
-from ..system.preflight import Preflight
-from ..system.replacement import Executable, Replacement
+from ..system.program import Program
+from ..system.replacement import Replacement
 from ..system.reserve import reserve
 from ..system.standby import StandbyThread
 from .operation import CalledOff, Operation, Work
@@ -26,29 +25,6 @@ MIN_UNWIND = 2.0
 logger = logging.getLogger("flask_ctl")
 
 
-class Replaceable(Executable, Protocol):
-    """The program, as a reload sees it."""
-
-    @property
-    def start_directory(self) -> StartDirectory:
-        """Where it was started, and where it would be started again."""
-
-    def start_in(self, directory: str) -> None:
-        """Start it again there."""
-
-    def obstacle(self) -> str | None:
-        """Why it can't be started again, None if it can."""
-
-    def start_preflight(self, limit: float, served: Collection[str]) -> Preflight:
-        """A trial start of at most `limit` seconds. It treats the `served` HTTP addresses as inherited."""
-
-    def background_threads(self, but: Collection[Any]) -> list[str]:
-        """Names of the threads, but the HTTP server's own, that would keep the process from ending."""
-
-    def busy_executor_threads(self) -> list[str]:
-        """Names of the ThreadPoolExecutors' busy threads."""
-
-
 class CommittedReload:
     """The end of this image: the hooks, the unwinding of the program, then the exec, or the end of the process."""
 
@@ -57,7 +33,7 @@ class CommittedReload:
         operation: Operation,
         server: HttpServer,
         work: Work,
-        program: Replaceable,
+        program: Program,
         on_commit: Callable[[], Any],
         hand_over: Callable[[], dict[str, Any] | None],
         end: Callable[[], int],
@@ -89,14 +65,14 @@ class CommittedReload:
         self._hooks_thread = StandbyThread("flask-ctl-hooks")
         with reserve.lend():
             self._replacement.prepare()
-            self._server.prepare_hand_over()
+            self._server.copies.make()
 
     def discard(self) -> None:
         """Without a commit: release them; more than once is fine."""
         self._replacement.discard()
         if self._hooks_thread is not None:
             self._hooks_thread.discard()
-        self._server.discard_hand_over()
+        self._server.copies.discard()
 
     def run(self, deadline: float, *, cut: bool) -> None:
         """Go through it; hooks, threads and exit functions have until the deadline, or MIN_UNWIND, each.
@@ -140,7 +116,7 @@ class CommittedReload:
     def stop_result(self, pid: int) -> dict[str, Any]:
         """The result of a stop that ends this image; lets go of the listening sockets, and cuts what waits there."""
         drained = max(0, self._work.finished_count() - self._finished_before)
-        cut = self.cut + self._server.discard_hand_over()
+        cut = self.cut + self._server.copies.discard()
         hooks_ran = self._hooks_thread is not None and self._hooks_thread.finished
         return stop_result(drained, cut, self._operation.elapsed, pid, hooks_left=not hooks_ran)
 

@@ -19,11 +19,10 @@ from ..servers.unknown import UnknownServer
 from ..system.at_exit import close_at_exit, forget
 from ..system.directory import current_directory
 from ..system.metrics import ProcessMetrics
-from ..system.program import program
+from ..system.program import Program, program
 from ..system.signals import signals, would_kill
 from ..transports.control_thread import ControlServer
 from .app import ServedApp
-from .commit import Replaceable
 from .controller import Controller, requests_in_status
 from .hooks import AppWork, run_reload_hooks
 from .image import ImageState
@@ -46,7 +45,7 @@ class Instance(Controller[Reload]):
         apps: Sequence[ServedApp],
         *,
         handle_signals: bool,
-        program: Replaceable = program,
+        program: Program = program,
     ) -> None:
         super().__init__(ControlServer(), os.getpid())
         self.server = server
@@ -56,7 +55,7 @@ class Instance(Controller[Reload]):
             self._signals = SignalCommands(
                 self.request_stop,
                 self.request_reload,
-                lambda: self._control.call_soon(self._tell_terminal),
+                lambda: self._control.call_soon(lambda: tell_terminal(self._stop)),
                 only_defaults=server.keeps_signal_handlers,
             )
         self._program = program
@@ -192,10 +191,6 @@ class Instance(Controller[Reload]):
                 if app.required or isinstance(error, InsecureConfiguration):
                     raise
                 logger.warning("%s serves without a control socket: %s", app.name, error.message)
-
-    def _tell_terminal(self) -> None:
-        if self._stop is not None:
-            tell_terminal(self._stop)
 
     @property
     def _directory(self) -> str:

@@ -86,10 +86,6 @@ class Operation:
         """The phase, and the remaining seconds."""
         return {"phase": self.phase, "remaining": round(max(0.0, self._deadline - time.monotonic()), 3)}
 
-    def _spawn(self, run: Callable[[], Any], thread: StandbyThread) -> None:
-        self._thread = thread
-        thread.run(run)
-
     def settle(self, outcome: dict[str, Any] | BaseException) -> bool:
         """Set the result, or the exception, unless there is one already; whether it was set.
 

@@ -11,16 +11,18 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 from ..errors import INTERNAL_ERROR, CommandError, TimedOut
 from ..servers.base import HttpServer
 from ..system.bytecode import remove_stale
 from ..system.preflight import Preflight
+from ..system.program import Program
 from ..system.reserve import reserve
 from ..system.standby import StandbyThread
-from .commit import CommittedReload, Replaceable
-from .operation import MAX_SECONDS, CalledOff, Operation, Work
+from .commit import CommittedReload
+from .hooks import AppWork
+from .operation import MAX_SECONDS, CalledOff, Operation
 
 PAUSE = 0.25
 """Longest pause in accepting, in seconds. If requests that began just before it have not ended by then, the server
@@ -30,14 +32,6 @@ THREAD_INTERVAL = 0.05
 """Seconds between two looks at the program's own threads: no event tells of their end."""
 
 logger = logging.getLogger("flask_ctl")
-
-
-class ReloadWork(Work, Protocol):
-    """What a reload has to know of the work beside the connections."""
-
-    @property
-    def has_stop_hooks(self) -> bool:
-        """Whether a function of the app's may end its threads."""
 
 
 @dataclass
@@ -108,9 +102,9 @@ class Reload(ReloadOperation):
     def __init__(
         self,
         server: HttpServer,
-        work: ReloadWork,
+        work: AppWork,
         request: ReloadRequest,
-        program: Replaceable,
+        program: Program,
         *,
         on_failure: Callable[[Reload, CommandError], Any],
         on_commit: Callable[[], Any],
@@ -129,17 +123,17 @@ class Reload(ReloadOperation):
         self._drained = False
 
     def start(self) -> None:
-        thread = StandbyThread("flask-ctl-reload")
+        self._thread = StandbyThread("flask-ctl-reload")
         try:
             if self._request.preflight:
                 with reserve.lend():
                     self._preflight = self._program.start_preflight(
-                        self._request.preflight_timeout, self._server.addresses()
+                        self._request.preflight_timeout, self._server.copies.addresses
                     )
         except OSError:
-            thread.discard()
+            self._thread.discard()
             raise
-        self._spawn(self._attempt, thread)
+        self._thread.run(self._attempt)
 
     def cancel(self) -> bool:
         """Call it off, for a stop; False if there is no way back any more. Its caller gets the error at once."""
@@ -219,7 +213,7 @@ class Reload(ReloadOperation):
     def _answer_requests(self) -> bool:
         """Whether, by the deadline, those in flight now are answered, and nothing else is in the way."""
         requests = self._server.requests()
-        return self._wait_for(lambda: not self._server.answers_any(requests) and self._is_idle(), self._deadline)
+        return self._wait_for(lambda: requests.isdisjoint(self._server.requests()) and self._is_idle(), self._deadline)
 
     def _wait_for(self, done: Callable[[], bool], deadline: float) -> bool:
         """Whether `done` came true in time. Raises CalledOff when a stop has come."""

@@ -54,8 +54,10 @@ class SignalCommands:
             self._on_interrupt()
 
 
-def tell_terminal(stop: Stop) -> None:
+def tell_terminal(stop: Stop | None) -> None:
     """Print how many requests a graceful stop waits for, on a terminal."""
+    if stop is None:
+        return
     fields = stop.progress()
     if stop.mode != "graceful" or not fields["in_flight"]:
         return

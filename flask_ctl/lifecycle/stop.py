@@ -80,8 +80,8 @@ class Stop(Operation):
             finally:
                 on_done()
 
-        thread, self._hooks_thread = threads
-        self._spawn(run, thread)
+        self._thread, self._hooks_thread = threads
+        self._thread.run(run)
 
     def join(self, request: StopRequest, progress: Progress | None) -> Future[dict[str, Any]]:
         """The result for one more caller. `fast` ends the drain at once, a given grace may shorten it."""
@@ -121,7 +121,7 @@ class Stop(Operation):
 
     def give_up(self) -> None:
         """Set the result at once, for a process that is about to end without draining."""
-        self._finish(self._in_flight())
+        self.settle(self._result(self._in_flight()))
 
     def _run(self) -> None:
         self.wait_until(lambda: False, lambda: self._delay_until)
@@ -130,18 +130,17 @@ class Stop(Operation):
         idle_at = time.monotonic() + IDLE_LINGER
         self.wait_until(self._server.quiet, lambda: min(idle_at, self._deadline))
         self._server.close_idle()
-        drained = self.wait_until(self._all_done, lambda: self._deadline) or self._linger()
+        drained = self.wait_until(self._all_done, lambda: self._deadline)
+        if not drained:
+            # A connection closes a moment after its last byte.
+            settled_at = time.monotonic() + SETTLE_TIME
+            drained = self.wait_until(self._all_done, lambda: settled_at)
         self._drained = self._count_drained()
         cut = 0 if drained else self._server.cut() + self._work.commands_in_flight()
         self.enter("hooks")
         self._run_hooks()
         self.enter("end")
-        self._finish(cut)
-
-    def _linger(self) -> bool:
-        """Whether all connections close within SETTLE_TIME: one closes a moment after its last byte."""
-        end = time.monotonic() + SETTLE_TIME
-        return self.wait_until(self._all_done, lambda: end)
+        self.settle(self._result(cut))
 
     def _run_hooks(self) -> None:
         """Run the hooks, and wait for them; in a fast stop for HOOKS_TIMEOUT at most."""
@@ -156,9 +155,6 @@ class Stop(Operation):
 
     def _count_drained(self) -> int:
         return max(0, self._work.finished_count() - self._finished_before)
-
-    def _finish(self, cut: int) -> None:
-        self.settle(self._result(cut))
 
     def _result(self, cut: int) -> dict[str, Any]:
         drained = self._count_drained() if self._drained is None else self._drained

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from ..system.directory import StartDirectory
 from ..system.native import socket
 from ..system.sockets import waiting_connections
+from .copies import ListenerCopies
 from .open_sockets import end_silent_connections, silent_connections
 
 if TYPE_CHECKING:
@@ -41,6 +42,8 @@ class HttpServer(abc.ABC):
     def __init__(self, version: str, listeners: list[str]) -> None:
         self.version = version
         self.listeners = listeners
+        self.copies = ListenerCopies({})
+        """Copies of the listening sockets, which a reload makes before its commit, for the next image."""
         self.notify: Callable[[], Any] = lambda: None
         """Called by any thread, without a lock of the server, when something has changed that a stop or a reload may
         wait for. Set once, before the server serves, so that every operation hears it."""
@@ -83,20 +86,12 @@ class HttpServer(abc.ABC):
         """Threads of the server's own that end with its loop."""
         return ()
 
-    def addresses(self) -> Collection[str]:
-        """The addresses, as the program asked for them, whose sockets it hands over."""
-        return ()
-
     def set_keep_alive(self, keep: bool) -> None:
         """Whether a connection may have another request after the next answer."""
 
     def requests(self) -> frozenset[Any]:
-        """Tokens of the requests in flight, for `answers_any`."""
+        """Tokens of the requests in flight: the next request of a connection has another one."""
         return frozenset()
-
-    def answers_any(self, requests: frozenset[Any]) -> bool:
-        """Whether one of those requests is still in flight."""
-        return False
 
     def pause(self) -> None:
         """Let new connections and requests wait, soon."""
@@ -108,15 +103,8 @@ class HttpServer(abc.ABC):
         """Whether it has paused, and no request is in flight."""
         return False
 
-    def prepare_hand_over(self) -> None:
-        """While paused: make the copies of sockets that `hand_over` returns. Raises OSError, and keeps none then."""
-
-    def discard_hand_over(self) -> int:
-        """Close those copies; the number of connections that waited there to be accepted."""
-        return 0
-
     def leave(self) -> None:
-        """After `prepare_hand_over`: end the loop, and the program, without another answer."""
+        """After the copies have been made: end the loop, and the program, without another answer."""
 
     def hand_over(self) -> dict[str, Any]:
         """Once the loop has ended after `leave`: the ``listeners`` and ``parked`` connections for the next image."""

@@ -121,7 +121,7 @@ class CherootServer(KeepAliveServer):
         mine = getattr(self._server, "_serve_unservicable", self)
         return [thread for thread in threading.enumerate() if getattr(thread, "_target", None) == mine]
 
-    def _attach(self) -> None:
+    def attach(self) -> None:
         server, selector = self._server, self._manager._selector
         server.socket.setblocking(False)
         self._replacements.replace(server, "ConnectionClass", _connection_class(server.ConnectionClass, self))
@@ -131,7 +131,7 @@ class CherootServer(KeepAliveServer):
         for accepted in self.inherited_connections():
             self._take_in(accepted)
 
-    def _detach(self) -> None:
+    def detach(self) -> None:
         server, pool = self._server, self._server.requests
         # Its stop() would connect to its own socket, and wait for threads that are busy with a request that was cut.
         if server.socket is not None:
@@ -143,24 +143,24 @@ class CherootServer(KeepAliveServer):
         pool._threads.clear()
         server.stop()
 
-    def _end_loop(self) -> None:
+    def end_loop(self) -> None:
         raise self.Drained
 
-    def _listening(self) -> list[socket.socket]:
+    def listening(self) -> list[socket.socket]:
         return [] if self._server.socket is None else [self._server.socket]
 
-    def _idle(self) -> list[Any]:
+    def idle(self) -> list[Any]:
         connections = [connection for _, connection in self._manager._selector.connections]
         return [each for each in connections if each is not self._server and each not in self.busy]
 
-    def _set_accepting(self, accept: bool) -> None:
+    def set_accepting(self, accept: bool) -> None:
         selector, listener = self._manager._selector, self._server.socket.fileno()
         if accept:
             selector.register(listener, selectors.EVENT_READ, data=self._server)
         else:
             selector.unregister(listener)
 
-    def _accept_waiting(self) -> None:
+    def accept_waiting(self) -> None:
         with contextlib.suppress(OSError):
             while True:
                 self._take_in(self._server.socket.accept())
@@ -170,34 +170,34 @@ class CherootServer(KeepAliveServer):
         if connection is not None:
             self._process(connection)
 
-    def _socket_of(self, connection: Any) -> socket.socket:
+    def socket_of(self, connection: Any) -> socket.socket:
         sock: socket.socket = connection.socket
         return sock
 
-    def _close(self, connection: Any) -> None:
+    def close_connection(self, connection: Any) -> None:
         self._manager._selector.unregister(connection.socket.fileno())
         connection.close()
 
-    def _give_up(self, connection: Any) -> int:
+    def give_up(self, connection: Any) -> int:
         self._manager._selector.unregister(connection.socket.fileno())
-        return self._socket_of(connection).detach()
+        return self.socket_of(connection).detach()
 
     def _select(self, select: Callable[[float], Iterable[Any]], timeout: float) -> Iterable[Any]:
         """Replaces the loop's `select`: waits for its descriptors and for the waker."""
-        descriptors = [self._waker.fileno()]
-        if not self.holding:
+        descriptors = [self.loop.waker.fileno()]
+        if not self.loop.holding:
             descriptors.append(self._manager._selector._selector.fileno())
-        if self._waker.fileno() in wait_readable(descriptors, timeout):
-            self._waker.clear()
-            self._look()
-        return [] if self.holding else select(0)
+        if self.loop.waker.fileno() in wait_readable(descriptors, timeout):
+            self.loop.waker.clear()
+            self.loop.look()
+        return [] if self.loop.holding else select(0)
 
     def _process(self, connection: Any) -> None:
         """Called for a connection that is new, or readable: a new one takes no thread until it has sent something."""
         if connection.is_new and not self._tls:
             connection.is_new = False
             self._manager.put(connection)
-            self.changed()
+            self.loop.changed()
             return
         connection.is_new = False
         self.busy.begin(connection)
@@ -226,7 +226,7 @@ def _connection_class(base: Any, server: CherootServer) -> Any:
     class Request(base.RequestHandlerClass):  # type: ignore[misc]
         def send_headers(self) -> None:
             # What the client has sent behind this request would never be answered.
-            if server.closing and not self.conn.rfile.has_data():
+            if server.loop.closing and not self.conn.rfile.has_data():
                 self.close_connection = True
             super().send_headers()
 

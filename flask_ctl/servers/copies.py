@@ -12,13 +12,19 @@ from ..system.sockets import duplicate_socket, waiting_connections
 class ListenerCopies:
     """Copies of a server's listening sockets, by the addresses that were asked for."""
 
-    def __init__(self) -> None:
+    def __init__(self, listeners: Mapping[str, Any]) -> None:
+        self._listeners = listeners
         self._copies: dict[str, socket.socket] = {}
 
-    def make(self, listeners: Mapping[str, Any]) -> None:
+    @property
+    def addresses(self) -> list[str]:
+        """The addresses, as the program asked for them."""
+        return list(self._listeners)
+
+    def make(self) -> None:
         """Copy each socket. Raises OSError, and keeps no copy, if the process is out of descriptors."""
         try:
-            for address, listener in listeners.items():
+            for address, listener in self._listeners.items():
                 self._copies[address] = duplicate_socket(listener.fileno())
         except OSError:
             self.discard()

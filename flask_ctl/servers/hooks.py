@@ -1,4 +1,4 @@
-"""What an adapter does to the sockets and to the loop of its server; `KeepAliveServer` does the rest."""
+"""What an adapter does to the sockets and to the loop of its server; `ServerLoop` says when."""
 
 from __future__ import annotations
 
@@ -11,49 +11,52 @@ from ..system.native import socket
 
 
 class LoopHooks(abc.ABC):
-    """What differs between servers. The loop's thread calls all methods but `_socket_of`."""
+    """What differs between servers. The loop's thread calls all methods but `socket_of`."""
 
     @abc.abstractmethod
-    def _attach(self) -> None:
+    def attach(self) -> None:
         """Make the server report its connections, its loop wait for the waker, and take `inherited_connections`.
 
         `threads` bounds the requests to answer at once where the server has no such bound of its own.
         """
 
     @abc.abstractmethod
-    def _detach(self) -> None:
+    def detach(self) -> None:
         """The loop has ended: close the sockets, and have threads end."""
 
     @abc.abstractmethod
-    def _end_loop(self) -> None:
+    def end_loop(self) -> None:
         """Let the loop return, or raise what ends it."""
 
     @abc.abstractmethod
-    def _listening(self) -> list[socket.socket]:
+    def listening(self) -> list[socket.socket]:
         """The listening sockets."""
 
     @abc.abstractmethod
-    def _idle(self) -> Collection[Any]:
+    def idle(self) -> Collection[Any]:
         """The connections that are not busy."""
 
     @abc.abstractmethod
-    def _set_accepting(self, accept: bool) -> None:
+    def set_accepting(self, accept: bool) -> None:
         """Accept no connection until further notice, or accept them again."""
 
+    def set_reading(self, read: bool) -> None:  # noqa: B027
+        """Read no idle connection until further notice, or read them again; `holding` of the loop tells, too."""
+
     @abc.abstractmethod
-    def _accept_waiting(self) -> None:
+    def accept_waiting(self) -> None:
         """Accept the connections that wait in the backlog."""
 
     @abc.abstractmethod
-    def _socket_of(self, connection: Any) -> socket.socket:
+    def socket_of(self, connection: Any) -> socket.socket:
         """The socket of a connection."""
 
     @abc.abstractmethod
-    def _close(self, connection: Any) -> None:
+    def close_connection(self, connection: Any) -> None:
         """Close an idle connection."""
 
     @abc.abstractmethod
-    def _give_up(self, connection: Any) -> int:
+    def give_up(self, connection: Any) -> int:
         """The descriptor of an idle connection, which the server forgets without closing it."""
 
     @staticmethod

@@ -168,8 +168,10 @@ class PywsgiServer(KeepAliveServer):
         super().__init__([url(server.address, "https" if tls else "http")], bound, given=not bound, tls=tls)
         self._server = server
         self._hub = gevent.get_hub()
-        self._calls = self._hub.loop.io(self._waker.fileno(), 1)
+        self._calls = self._hub.loop.io(self.loop.waker.fileno(), 1)
         self._signal_watch = SignalWatch(self._hub.loop)
+        self.loop.resources.callback(self._signal_watch.close)
+        self.loop.resources.callback(self._calls.close)
         self._is_running = False
         self._waiting: dict[Any, Any] = {}
         self._greenlets: dict[Any, Any] = {}
@@ -192,11 +194,6 @@ class PywsgiServer(KeepAliveServer):
         self._is_running = True
         super().run(loop)
 
-    def _close_wakers(self) -> None:
-        self._calls.close()
-        self._signal_watch.close()
-        super()._close_wakers()
-
     def await_request(self, handler: Any) -> bool:
         """In the greenlet of a connection: wait for the next request. False if it is to be closed without one."""
         sock = self._greenlets[gevent.getcurrent()]
@@ -217,11 +214,11 @@ class PywsgiServer(KeepAliveServer):
         return True
 
     def _called(self) -> None:
-        self._waker.clear()
+        self.loop.waker.clear()
         if not self.quiet():
-            self._look()
+            self.loop.look()
 
-    def _attach(self) -> None:
+    def attach(self) -> None:
         server = self._server
         if self.threads is not None:
             self.slots = gevent.lock.BoundedSemaphore(self.threads)
@@ -240,10 +237,10 @@ class PywsgiServer(KeepAliveServer):
         for connection, address in self.inherited_connections():
             server.do_handle(gevent.socket.socket(fileno=connection.detach()), address)
 
-    def _detach(self) -> None:
+    def detach(self) -> None:
         """The server has closed its sockets itself."""
 
-    def _end_loop(self) -> None:
+    def end_loop(self) -> None:
         if self.quiet():
             return
         if self.busy and self._server.pool is not None:
@@ -258,43 +255,41 @@ class PywsgiServer(KeepAliveServer):
         if not self.embedded:
             raise SystemExit(signals.exit_code)
 
-    def _listening(self) -> list[Any]:
+    def listening(self) -> list[Any]:
         return [] if self._server.closed else [self._server.socket]
 
-    def _idle(self) -> list[Any]:
+    def idle(self) -> list[Any]:
         return list(self._waiting)
 
-    def _quiesce(self) -> None:
-        self._resumed.clear()
-        super()._quiesce()
+    def set_reading(self, read: bool) -> None:
+        if read:
+            self._resumed.set()
+        else:
+            self._resumed.clear()
 
-    def _resume(self) -> None:
-        self._resumed.set()
-        super()._resume()
-
-    def _set_accepting(self, accept: bool) -> None:
+    def set_accepting(self, accept: bool) -> None:
         if accept:
             self._server.start_accepting()
         else:
             self._server.stop_accepting()
 
-    def _accept_waiting(self) -> None:
+    def accept_waiting(self) -> None:
         with contextlib.suppress(OSError):
             while not self._server.full() and (accepted := self._server.do_read()):
                 self._server.do_handle(*accepted)
 
-    def _socket_of(self, sock: Any) -> socket.socket:
+    def socket_of(self, sock: Any) -> socket.socket:
         wire = self._wire.get(sock, sock)
         plain: socket.socket = getattr(wire, "_sock", wire)
         return plain
 
-    def _close(self, sock: Any) -> None:
+    def close_connection(self, sock: Any) -> None:
         # Has no effect if the connection begins a request before the hub gets to it.
         self._hub.cancel_wait(self._waiting[sock], GivenUp())
 
-    def _give_up(self, sock: Any) -> int:
+    def give_up(self, sock: Any) -> int:
         # Its greenlet waits for ever.
-        return self._socket_of(sock).detach()
+        return self.socket_of(sock).detach()
 
     def _leave_request(self) -> None:
         """Called in the main thread: end the request that has it, if one has."""
@@ -314,7 +309,7 @@ class PywsgiServer(KeepAliveServer):
 
     def _start_accepting(self, start_accepting: Callable[[], None]) -> None:
         # The server would accept again when a place in its pool gets free.
-        if self._accepting:
+        if self.loop.accepting:
             start_accepting()
 
     def _handle(self, handle: Callable[..., None], sock: Any, address: Any) -> None:
@@ -326,7 +321,7 @@ class PywsgiServer(KeepAliveServer):
 
     def _close_server(self, close: Callable[[], None]) -> None:
         close()
-        if not self._is_running and self._state in SERVING:
+        if not self._is_running and self.loop.state in SERVING:
             # The program closes the server itself, and no serve_forever() waits for that.
             self.run(lambda: None)
 
@@ -344,7 +339,7 @@ def _handler_class(base: Any, server: PywsgiServer) -> Any:
 
         def start_response(self, status: str, headers: Any, exc_info: Any = None) -> Any:
             # What the client has sent behind this request would never be answered.
-            if server.closing and (self.content_length or not _has_data(self)):
+            if server.loop.closing and (self.content_length or not _has_data(self)):
                 headers = [pair for pair in headers if pair[0].lower() != "connection"] + [("Connection", "close")]
             return super().start_response(status, headers, exc_info)
 

@@ -16,10 +16,10 @@ from waitress.server import BaseWSGIServer, MultiSocketServer, TcpWSGIServer, Un
 from waitress.task import Task, ThreadedTaskDispatcher
 
 from ..system.handover import inherited
-from ..system.waiting import Waker
 from .attributes import ADAPTER, RELOAD, Attributes, lost_without
 from .base import Host, WSGIApp
 from .keepalive import KeepAliveServer
+from .loop import ServerLoop
 from .urls import end_preflight, requested, url
 
 SERVER = "waitress.server"
@@ -103,33 +103,33 @@ class WaitressServer(KeepAliveServer):
         self._sockets = sockets
         self._listeners = listeners
 
-    def _attach(self) -> None:
-        self._sockets[self._waker.fileno()] = _WakeChannel(self._waker, self._look)
+    def attach(self) -> None:
+        self._sockets[self.loop.waker.fileno()] = _WakeChannel(self.loop)
         for listener in self._listeners:
             self._replacements.replace(listener, "channel_class", _channel_class(listener.channel_class, self))
         for connection, address in self.inherited_connections():
             self._take_in(self._listeners[0], connection, address)
 
-    def _detach(self) -> None:
+    def detach(self) -> None:
         # Not shutdown(), which waits for threads that may be busy with a request that was cut.
         self._listeners[0].task_dispatcher.set_thread_count(0)
         wasyncore.close_all(self._sockets, ignore_all=True)
 
-    def _end_loop(self) -> None:
+    def end_loop(self) -> None:
         raise wasyncore.ExitNow
 
-    def _listening(self) -> list[socket.socket]:
+    def listening(self) -> list[socket.socket]:
         return [listener.socket for listener in self._listeners]
 
-    def _idle(self) -> list[Any]:
+    def idle(self) -> list[Any]:
         channels = [entry for entry in list(self._sockets.values()) if isinstance(entry, HTTPChannel)]
         return [channel for channel in channels if channel not in self.busy]
 
-    def _set_accepting(self, accept: bool) -> None:
+    def set_accepting(self, accept: bool) -> None:
         for listener in self._listeners:
             listener.accepting = accept
 
-    def _accept_waiting(self) -> None:
+    def accept_waiting(self) -> None:
         for listener in self._listeners:
             with contextlib.suppress(OSError):
                 while (accepted := listener.accept()) is not None:
@@ -139,26 +139,25 @@ class WaitressServer(KeepAliveServer):
         listener.set_socket_options(connection)
         listener.channel_class(listener, connection, listener.fix_addr(address), listener.adj, map=self._sockets)
 
-    def _socket_of(self, channel: Any) -> socket.socket:
+    def socket_of(self, channel: Any) -> socket.socket:
         sock: socket.socket = channel.socket
         return sock
 
-    def _close(self, channel: Any) -> None:
+    def close_connection(self, channel: Any) -> None:
         channel.handle_close()
 
-    def _give_up(self, channel: Any) -> int:
+    def give_up(self, channel: Any) -> int:
         channel.del_channel()
-        return self._socket_of(channel).detach()
+        return self.socket_of(channel).detach()
 
 
 class _WakeChannel:
-    """An entry among the loop's sockets by which other threads wake the loop, which then calls `look`."""
+    """An entry among the loop's sockets by which other threads wake the loop."""
 
     accepting = False
 
-    def __init__(self, waker: Waker, look: Callable[[], None]) -> None:
-        self._waker = waker
-        self._look = look
+    def __init__(self, loop: ServerLoop) -> None:
+        self._loop = loop
 
     def readable(self) -> bool:
         return True
@@ -167,8 +166,8 @@ class _WakeChannel:
         return False
 
     def handle_read_event(self) -> None:
-        self._waker.clear()
-        self._look()
+        self._loop.waker.clear()
+        self._loop.look()
 
     def close(self) -> None:
         """Called when the loop closes all its sockets; the waker is not the loop's."""
@@ -188,14 +187,14 @@ def _channel_class(base: Any, server: WaitressServer) -> Any:
 
         def handle_read(self) -> None:
             # The loop may have seen that it is readable before the pause began.
-            if self in server.busy or not server.holding:
+            if self in server.busy or not server.loop.holding:
                 super().handle_read()
 
         def readable(self) -> bool:
             # Called by the loop whenever it is about to wait.
             if self in server.busy and not _has_work(self):
                 server.busy.done(self)
-            return super().readable() and (self in server.busy or not server.holding)
+            return super().readable() and (self in server.busy or not server.loop.holding)
 
         def service(self) -> None:
             with server.busy.answering():
@@ -203,7 +202,7 @@ def _channel_class(base: Any, server: WaitressServer) -> Any:
 
         def add_channel(self, map: Any = None) -> None:
             super().add_channel(map)
-            server.changed()
+            server.loop.changed()
 
         def del_channel(self, map: Any = None) -> None:
             super().del_channel(map)
@@ -218,7 +217,7 @@ def _task_class(base: Any, server: WaitressServer) -> Any:
     class Task(base):  # type: ignore[misc]
         def build_response_header(self) -> bytes:
             # What the client has sent behind this request would never be answered.
-            if server.closing and len(self.channel.requests) <= 1 and self.channel.request is None:
+            if server.loop.closing and len(self.channel.requests) <= 1 and self.channel.request is None:
                 self.request.headers["CONNECTION"] = "close"
             header: bytes = super().build_response_header()
             return header

@@ -47,6 +47,7 @@ class WerkzeugServer(KeepAliveServer):
         self._pid = os.getpid()
         self._slots: Any = contextlib.nullcontext()
         self._selector = selectors.DefaultSelector()
+        self.loop.resources.callback(self._selector.close)
         self._parked: dict[int, tuple[socket.socket, Any]] = {}
 
     def in_flight(self) -> int:
@@ -81,11 +82,6 @@ class WerkzeugServer(KeepAliveServer):
             return "a server with processes can't be replaced"
         return super().obstacle()
 
-    def prepare_hand_over(self) -> None:
-        # The reloader's child has its listening socket from its parent, and will have it again.
-        if not self._in_reloader:
-            super().prepare_hand_over()
-
     def leave(self) -> None:
         super().leave()
         if self._in_reloader:
@@ -94,11 +90,7 @@ class WerkzeugServer(KeepAliveServer):
     def discard(self) -> None:
         """Give up the address without having served."""
         self.wsgi_server.server_close()
-        self._close_wakers()
-
-    def _close_wakers(self) -> None:
-        self._selector.close()
-        super()._close_wakers()
+        self.loop.resources.close()
 
     def _children(self) -> list[int]:
         """Processes that answer a request each, where the server forks."""
@@ -108,14 +100,14 @@ class WerkzeugServer(KeepAliveServer):
         """Without threads the main thread answers requests itself: take it out of one that does not end."""
         if not self.embedded and self.busy.is_answered_by(threading.main_thread().ident):
             # At a reload, which has paused the server. A server that stops takes no notice.
-            self._report(LoopEvent.HAND_OVER)
+            self.loop.report(LoopEvent.HAND_OVER)
             signals.interrupt_main(self._leave_request)
 
     def _leave_request(self) -> None:
         if self.busy.is_answered_by(threading.main_thread().ident):
             raise self.Drained
 
-    def _attach(self) -> None:
+    def attach(self) -> None:
         server = self.wsgi_server
         if self.threads is not None:
             self._slots = threading.BoundedSemaphore(self.threads)
@@ -123,7 +115,7 @@ class WerkzeugServer(KeepAliveServer):
         if self._tls:
             # Left to accept(), a client that does not answer would hold up all others.
             server.socket.do_handshake_on_connect = False
-        self._selector.register(self._waker, selectors.EVENT_READ)
+        self._selector.register(self.loop.waker, selectors.EVENT_READ)
         self._selector.register(server.socket, selectors.EVENT_READ)
         # Not put back: threads may still answer when the loop has ended.
         server.fileno = self._selector.fileno
@@ -134,56 +126,53 @@ class WerkzeugServer(KeepAliveServer):
         for connection, address in self.inherited_connections():
             self._park(connection, address)
 
-    def _detach(self) -> None:
+    def detach(self) -> None:
         """The loop has closed the listening socket itself."""
-        for connection in self._idle():
-            self._close(connection)
+        for connection in self.idle():
+            self.close_connection(connection)
 
-    def _end_loop(self) -> None:
+    def end_loop(self) -> None:
         # The next owner of a socket that was given would find the mode changed.
         self.wsgi_server.socket.setblocking(True)
         raise self.Drained
 
-    def _listening(self) -> list[socket.socket]:
+    def listening(self) -> list[socket.socket]:
         return [self.wsgi_server.socket]
 
-    def _idle(self) -> list[socket.socket]:
+    def idle(self) -> list[socket.socket]:
         return [connection for connection, _ in list(self._parked.values())]
 
-    def _quiesce(self) -> None:
-        super()._quiesce()
+    def set_reading(self, read: bool) -> None:
         for descriptor in self._parked:
-            self._selector.unregister(descriptor)
+            if read:
+                self._selector.register(descriptor, selectors.EVENT_READ)
+            else:
+                self._selector.unregister(descriptor)
 
-    def _resume(self) -> None:
-        super()._resume()
-        for descriptor in self._parked:
-            self._selector.register(descriptor, selectors.EVENT_READ)
-
-    def _set_accepting(self, accept: bool) -> None:
+    def set_accepting(self, accept: bool) -> None:
         if accept:
             self._selector.register(self.wsgi_server.socket, selectors.EVENT_READ)
         else:
             self._selector.unregister(self.wsgi_server.socket)
 
-    def _accept_waiting(self) -> None:
+    def accept_waiting(self) -> None:
         with contextlib.suppress(OSError):
             while True:
                 self._accept_one()
 
-    def _socket_of(self, connection: socket.socket) -> socket.socket:
+    def socket_of(self, connection: socket.socket) -> socket.socket:
         return connection
 
-    def _close(self, connection: socket.socket) -> None:
+    def close_connection(self, connection: socket.socket) -> None:
         self._unpark(connection.fileno())[0].close()
 
-    def _give_up(self, connection: socket.socket) -> int:
+    def give_up(self, connection: socket.socket) -> int:
         return self._unpark(connection.fileno())[0].detach()
 
     def _park(self, connection: socket.socket, address: Any) -> None:
         self._parked[connection.fileno()] = connection, address
         self._selector.register(connection.fileno(), selectors.EVENT_READ)
-        self.changed()
+        self.loop.changed()
 
     def _unpark(self, descriptor: int) -> tuple[socket.socket, Any]:
         # While it pauses they are not registered.
@@ -200,9 +189,9 @@ class WerkzeugServer(KeepAliveServer):
     def _get_request(self) -> tuple[socket.socket, Any]:
         """Called by the loop when something is ready: a connection that has begun a request. Raises BlockingIOError."""
         ready = self._ready()
-        if self._waker.fileno() in ready:
-            self._waker.clear()
-            self._look()
+        if self.loop.waker.fileno() in ready:
+            self.loop.waker.clear()
+            self.loop.look()
             ready = self._ready()
         if self.wsgi_server.socket.fileno() in ready:
             # Requests of parked connections are answered even without a descriptor for another one.
@@ -228,7 +217,7 @@ class WerkzeugServer(KeepAliveServer):
                 type(self.wsgi_server).finish_request(self.wsgi_server, request, client_address)
         except self.Drained:
             # The loop ends now: the idle connections are to go to the next image.
-            self._look()
+            self.loop.look()
             raise
 
     def _close_request(self, request: socket.socket) -> None:

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any
 
 from . import handover
 from .native import queue, threading
+from .program import Program
 from .standby import StandbyThread
 
 FLUSH_TIMEOUT = 1.0
@@ -20,32 +21,10 @@ FLUSH_TIMEOUT = 1.0
 logger = logging.getLogger("flask_ctl")
 
 
-class Executable(Protocol):
-    """The program, and the operations on the process that runs it."""
-
-    def check(self) -> None:
-        """Raises OSError if it can't be executed."""
-
-    def execute(self, variables: dict[str, str]) -> None:
-        """Execute the program again with these variables added to the environment of the start. Raises OSError."""
-
-    def at_exit(self, function: Callable[[], Any]) -> None:
-        """Call `function` when the program has unwound, before all other exit functions."""
-
-    def run_exit_functions(self) -> None:
-        """Call all exit functions."""
-
-    def flush(self) -> None:
-        """Flush the standard streams."""
-
-    def terminate(self, exit_code: int) -> None:
-        """End the process at once."""
-
-
 class Replacement:
     """The exec or the end of this process image. `notify` is called when an attribute has changed."""
 
-    def __init__(self, program: Executable, notify: Callable[[], Any]) -> None:
+    def __init__(self, program: Program, notify: Callable[[], Any]) -> None:
         self._program = program
         self._notify = notify
         self._handover_file: handover.HandoverFile | None = None

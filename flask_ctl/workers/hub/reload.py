@@ -88,7 +88,8 @@ class HubReload(ReloadOperation):
             finally:
                 self.turnover.close()
 
-        self._spawn(run, StandbyThread("flask-ctl-reload"))
+        self._thread = StandbyThread("flask-ctl-reload")
+        self._thread.run(run)
 
     def cancel(self, *, by_stop: bool = True) -> bool:
         """Give it up, for a stop, or because the master has ended; what the master has begun goes on."""
