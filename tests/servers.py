@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import pyuwsgi
+from gunicorn.config import KNOWN_SETTINGS
 from harness import MODES, PYTHON
 
 import flask_ctl
@@ -48,8 +49,14 @@ def _sample(*how: str) -> list[str]:
     return [*PYTHON, "sample.py", *how]
 
 
+HAS_SOCKET = any(setting.name == "control_socket_disable" for setting in KNOWN_SETTINGS)
+"""Whether this gunicorn has a control socket of its own."""
+
+NO_SOCKET = ["--no-control-socket"] if HAS_SOCKET else []
+
+
 def gunicorn(workers: int, *options: str, target: str = "sample:app", **more: Any) -> Row:
-    command = [sys.executable, "-m", "gunicorn", "--no-control-socket", "-b", "127.0.0.1:0", "-w", str(workers)]
+    command = [sys.executable, "-m", "gunicorn", *NO_SOCKET, "-b", "127.0.0.1:0", "-w", str(workers)]
     return Row(
         "gunicorn",
         [*command, *options, target],

@@ -144,7 +144,8 @@ BEFORE
 class Server(BaseApplication):
     def load_config(self):
         for name, value in {"bind": "127.0.0.1:0", "workers": 2, "control_socket_disable": True}.items():
-            self.cfg.set(name, value)
+            if name in self.cfg.settings:
+                self.cfg.set(name, value)
     def load(self):
         from sample import app
         return app
