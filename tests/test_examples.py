@@ -1,0 +1,39 @@
+"""Each example works, by its own script."""
+
+from __future__ import annotations
+
+import os
+import pathlib
+import signal
+import subprocess
+
+import pytest
+from documents import PATH, ROOT
+
+EXAMPLES = sorted(path.parent for path in (ROOT / "examples").glob("*/run.sh"))
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("example", EXAMPLES, ids=lambda path: path.name)
+def test_an_example_does_what_it_shows(example: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    shell = subprocess.Popen(
+        ["sh", "run.sh"],
+        cwd=example,
+        env={"PATH": PATH, "TMPDIR": os.environ.get("TMPDIR", "/tmp"), "HOME": str(tmp_path), "LANG": "C.UTF-8"},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        start_new_session=True,
+        text=True,
+    )
+    try:
+        output, _ = shell.communicate(timeout=100)
+    except subprocess.TimeoutExpired:
+        os.killpg(shell.pid, signal.SIGTERM)
+        output, _ = shell.communicate()
+    assert shell.returncode == 0, output
+
+
+def test_the_table_of_the_examples_has_each() -> None:
+    text = (ROOT / "examples" / "README.md").read_text()
+    assert [example.name for example in EXAMPLES if f"]({example.name})" not in text] == []
