@@ -268,6 +268,20 @@ def test_a_question_that_a_reload_cuts_off_is_asked_again(fake: SimpleNamespace)
     assert error.value.data == {"may_have_run": True}
 
 
+def test_a_server_that_has_ended_after_a_reload_cut_the_stop_off_is_not_said_to_have_died(
+    fake: SimpleNamespace,
+) -> None:
+    def answers() -> Iterator[bytes]:
+        # Where it stopped in order, its socket is gone when a slow client is back.
+        fake.path.unlink()
+        yield RELOADED
+
+    fake.answers = answers()
+    unknown = pytest.raises(ServerReloaded, match="has ended, and whether by this stop is not known")
+    with ControlClient(fake.path, timeout=TIMEOUT) as client, unknown:
+        client.stop()
+
+
 def test_a_newer_protocol_is_refused_for_all_but_the_frozen_commands(fake: SimpleNamespace) -> None:
     fake.answers = [b'{"jsonrpc":"2.0","id":1,"result":{"protocol":9}}\n', b'{"jsonrpc":"2.0","id":2,"result":{}}\n']
     with ControlClient(fake.path) as client:

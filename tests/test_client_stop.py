@@ -226,6 +226,10 @@ CASES = {
     "perhaps a hub, for one who can't know": Case(
         not_yours, ["connection and single"], raises(Unanswered, "the server goes on")
     ),
+    "a stop that a reload has lost": Case(single, ["lost"], raises(Unanswered, "was reloaded before it answered stop")),
+    "a stop that a reload has lost, of a server to be killed": Case(
+        single, ["lost"], raises(Unanswered, "was reloaded before it answered stop"), True
+    ),
     "a refusal": Case(single, [("stop", CommandError("no", code=-32002))], raises(CommandError, "no")),
     "an answer without an outcome": Case(single, [("stop", {})], raises(RemoteProtocolError, "no outcome")),
     # Too late
@@ -282,7 +286,10 @@ def call_of(world: World, case: Case) -> tuple[StopWaiter, Fake, Targets]:
         world.hub.end()
         world.master.end()
 
-    steps |= {"connection and single": both, "hub and master": all_of_it}
+    def lose() -> None:
+        connection.ended = connection.lost = True
+
+    steps |= {"connection and single": both, "hub and master": all_of_it, "lost": lose}
     connection.script = [steps.get(step, step) if isinstance(step, str) else step for step in case.script]
     targets = case.targets(world)
     if case.targets is remote:

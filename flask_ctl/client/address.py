@@ -6,7 +6,7 @@ import os
 
 from ..errors import ConfigurationError
 from ..system.addresses import OFF, from_environment, parse_address
-from .connect import Target
+from .connect import SocketAddress
 
 FIND_TIMEOUT = 5.0
 """Seconds to find the instance of the current directory."""
@@ -19,47 +19,47 @@ class ServerAddress:
     again by the narrow rule (`find_instance` with `operate`).
     """
 
-    def __init__(self, given: Target | None) -> None:
-        self._target = given
+    def __init__(self, given: SocketAddress | None) -> None:
+        self._address = given
         self._needs_confirmation = False
 
-    def resolve(self, timeout: float | None = FIND_TIMEOUT) -> Target:
+    def resolve(self, timeout: float | None = FIND_TIMEOUT) -> SocketAddress:
         """The address. Raises NotRunning or AmbiguousTarget where none was given and none is found."""
-        if self._target is None:
-            self._target = next(iter(from_environment()), None)
-        if self._target is None:
-            self._target = _find_instance(timeout, operate=False)
+        if self._address is None:
+            self._address = next(iter(from_environment()), None)
+        if self._address is None:
+            self._address = _find_instance(timeout, operate=False)
             self._needs_confirmation = True
-        return self._target
+        return self._address
 
     def confirm(self) -> bool:
         """Whether the address had to be found (again), before a command that changes something.
 
         Raises like `resolve`.
         """
-        if not self._needs_confirmation and (self._target is not None or from_environment()):
+        if not self._needs_confirmation and (self._address is not None or from_environment()):
             return False
-        self._target = _find_instance(FIND_TIMEOUT, operate=True)
+        self._address = _find_instance(FIND_TIMEOUT, operate=True)
         self._needs_confirmation = False
         return True
 
     def local_path(self) -> str | None:
         """The path of the server's socket, None for a listener in this process. Raises ConfigurationError for TCP."""
-        target = self.resolve()
-        path = path_of(target)
+        address = self.resolve()
+        path = path_of(address)
         if path == "":
             raise ConfigurationError(
-                f"a server can't be killed over {target}: the kernel does not name its process there, and a server's"
+                f"a server can't be killed over {address}: the kernel does not name its process there, and a server's"
                 " own answer is no proof; run it on the server's machine, by the path of its Unix socket"
             )
         return path
 
 
-def path_of(target: Target) -> str | None:
+def path_of(address: SocketAddress) -> str | None:
     """The path of a socket, "" for an address over TCP, None for a listener in this process and for ``off``."""
-    if not isinstance(target, (str, os.PathLike)) or os.fspath(target) == OFF:
+    if not isinstance(address, (str, os.PathLike)) or os.fspath(address) == OFF:
         return None
-    return parse_address(target).path
+    return parse_address(address).path
 
 
 def _find_instance(timeout: float | None, *, operate: bool) -> str:

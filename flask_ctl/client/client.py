@@ -24,7 +24,7 @@ from ..errors import (
 from ..protocol import FROZEN_METHODS, VERSION
 from ..protocol.jsonrpc import Request, Response
 from .address import ServerAddress, path_of
-from .connect import Target, connect
+from .connect import SocketAddress, connect
 from .connection import Connection
 from .reload import HubEnded, ReloadWaiter
 from .stop import FOLLOW, Progress, StopTimes, StopWaiter, Unanswered, kill_unreached
@@ -69,7 +69,7 @@ class ControlClient:
 
     def __init__(
         self,
-        socket: Target | None = None,
+        socket: SocketAddress | None = None,
         *,
         timeout: float | _Default | None = DEFAULT,
         owner: str | int | None = None,
@@ -176,7 +176,7 @@ class ControlClient:
             except NotRunning:
                 if death is None:
                     raise
-                return death.outcome
+                return death.outcome()
             except TimedOut:
                 targets = None if path is None else targets_at(path, self._trust)
                 if targets is None:
@@ -188,7 +188,7 @@ class ControlClient:
             with contextlib.closing(targets_of(connection)) as targets:
                 if death is not None and asked is not None and targets.pid not in (None, asked):
                     # Another instance of the app listens at that path by now.
-                    return death.outcome
+                    return death.outcome()
                 asked = targets.pid
                 if path is not None and targets.obstacle is not None and connection.peer_has_ended():
                     # A hub that is about to end holds no lock any more.

@@ -15,20 +15,20 @@ from .unix import UnixConnection, connect_socket
 if TYPE_CHECKING:
     from ..transports.memory import MemoryListener
 
-Target = Union[str, "os.PathLike[str]", "MemoryListener"]
+SocketAddress = Union[str, "os.PathLike[str]", "MemoryListener"]
 """An address, or a listener in this process."""
 
 
-def connect(target: Target, timeout: float | None, trust: Trust | None = None) -> Connection:
-    """A connection to the server at `target`, made within `timeout` seconds.
+def connect(given: SocketAddress, timeout: float | None, trust: Trust | None = None) -> Connection:
+    """A connection to the server at `given`, made within `timeout` seconds.
 
     Raises NotRunning, AccessDenied, TimedOut, RemoteProtocolError or ConfigurationError.
     """
-    if not isinstance(target, (str, os.PathLike)):
-        return UnixConnection(target.endpoint, target.connect())
-    if os.fspath(target) == OFF:
+    if not isinstance(given, (str, os.PathLike)):
+        return UnixConnection(given.endpoint, given.connect())
+    if os.fspath(given) == OFF:
         raise ConfigurationError("the address is off: this app has no control socket; give one by --socket")
-    address = parse_address(target)
+    address = parse_address(given)
     trust = trust or Trust()
     if address.transport == "unix":
         return UnixConnection(str(address), connect_socket(address.path, timeout, trust), address.path)

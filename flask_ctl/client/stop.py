@@ -35,13 +35,20 @@ Progress = Callable[[Mapping[str, Any]], Any]
 class Unanswered(TimedOut):
     """The hub has been killed, or a reload has replaced the image that was asked; the server may go on.
 
-    `accepted` tells whether the stop had begun in a hub, `outcome` is the result if nothing runs any more.
+    `accepted` tells whether the stop had begun in a hub, `outcome` is the result if nothing runs any more; None if the
+    server may have ended by this stop, or without it.
     """
 
-    def __init__(self, message: str, data: Any, *, accepted: bool, outcome: dict[str, Any]) -> None:
+    def __init__(self, message: str, data: Any, *, accepted: bool, outcome: dict[str, Any] | None) -> None:
         super().__init__(message, data)
         self.accepted = accepted
-        self.outcome = outcome
+        self._outcome = outcome
+
+    def outcome(self) -> dict[str, Any]:
+        """The result if nothing runs any more. Raises ServerReloaded if it is not known."""
+        if self._outcome is None:
+            raise ServerReloaded(f"{self.message}; the server has ended, and whether by this stop is not known")
+        return self._outcome
 
 
 class StopTimes(NamedTuple):
@@ -200,8 +207,6 @@ class StopWaiter:
     def _died(self) -> dict[str, Any]:
         """The result after a process or the connection has ended without an answer."""
         self._check_hub()
-        if self._connection.lost and self._kill_at is None:
-            raise self._connection.unanswered("stop")
         targets = self._targets
         if targets.server and wait_for_end(targets.server, self._kill_at or time.monotonic() + MARGIN):
             return self._outcome("process", "died")
@@ -212,7 +217,13 @@ class StopWaiter:
         return self._overdue("ended")
 
     def _check_hub(self) -> None:
-        """Raises Unanswered, if that is what has happened, and if the server is not to be killed anyway."""
+        """Raises Unanswered for a hub that has been killed, or a stop that a reload has lost.
+
+        Not for a hub whose server is to be killed anyway.
+        """
+        if self._connection.lost:
+            # The new image does not know the stop, or its answer is lost: it can be asked again.
+            raise self._again(f"{self._connection.endpoint} was reloaded before it answered stop")
         targets = self._targets
         accepted = bool(self._progress)
         if targets.hub is not None:
@@ -249,7 +260,7 @@ class StopWaiter:
     def _again(self, message: str) -> Unanswered:
         until = max(self._deadline or 0.0, time.monotonic() + RELOAD_MARGIN)
         self.times = self.times._replace(reloads_until=until)
-        return Unanswered(message, {"pid": self._pid}, accepted=False, outcome=self._outcome("process", "died"))
+        return Unanswered(message, {"pid": self._pid}, accepted=False, outcome=None)
 
     def _timed_out(self, what: str) -> TimedOut:
         elapsed = time.monotonic() - self._began

@@ -243,7 +243,10 @@ class ZmqConnection(Connection):
         for event, value in self._dealer.events():
             if event == zmq.EVENT_CONNECTED:
                 self._reached = True
-                self._check_peer(value)
+                if self._address.transport == "ipc":
+                    # A connection that has ended by now has no peer to check.
+                    with contextlib.suppress(OSError), duplicate_socket(value) as sock:
+                        self._trust.check_peer(self.endpoint, peer_credentials(sock)[1])
             elif event == zmq.EVENT_HANDSHAKE_SUCCEEDED:
                 self._open = True
                 self._fenced = list(self._unanswered)
@@ -253,13 +256,6 @@ class ZmqConnection(Connection):
                 raise access_denied(self._address, self._trust, None if self._keys is None else self._keys[0])
             else:
                 raise _Failed(absent=event == zmq.EVENT_CLOSED)
-
-    def _check_peer(self, descriptor: int) -> None:
-        if self._address.transport != "ipc":
-            return
-        # A connection that has ended by now has no peer to check.
-        with contextlib.suppress(OSError), duplicate_socket(descriptor) as sock:
-            self._trust.check_peer(self.endpoint, peer_credentials(sock)[1])
 
 
 def _load_keys(trust: Trust) -> tuple[bytes, bytes, bytes] | None:

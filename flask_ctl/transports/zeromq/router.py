@@ -86,8 +86,12 @@ class Router:
         self._router = self._context.socket(zmq.ROUTER)
         self._configure(listener)
         self._turns = Turns(self._reactor, self._router, lambda: self._exchange(time.monotonic() + TURN))
-        limit = self._guard.limits.connections
-        self._accepted = AcceptedConnections(self._router, listener.getsockname(), limit, self._busy)
+        self._accepted = AcceptedConnections(
+            self._router,
+            listener.getsockname(),
+            self._guard.limits.connections,
+            busy=lambda: {client.descriptor for client in self.clients.values() if not client.finished},
+        )
         self.bind(listener)
         self._reactor.register(self._authenticator.socket, READ, self._authenticate)
         self._reactor.register(self._accepted.monitor, READ, self._note_connections)
@@ -105,7 +109,12 @@ class Router:
 
     def tick(self, listener: socket.socket) -> None:
         """Called now and then: drop overdue clients, and make room for connections that wait at the `listener`."""
-        self._make_room_to_accept(listener)
+        if wait_readable([listener.fileno()], 0):
+            # libzmq does not report that it has no descriptors to accept a connection.
+            for _ in range(CLIENT_DESCRIPTORS):
+                reserve.give_up()
+        else:
+            reserve.fill()
         now = time.monotonic()
         for client in self.clients.values():
             client.expire(now)
@@ -177,14 +186,6 @@ class Router:
             router.curve_server = True
             router.curve_secretkey = self._curve.secret
 
-    def _make_room_to_accept(self, listener: socket.socket) -> None:
-        """Free reserved descriptors if a connection waits: libzmq does not report that it has none to accept it."""
-        if not wait_readable([listener.fileno()], 0):
-            reserve.fill()
-            return
-        for _ in range(CLIENT_DESCRIPTORS):
-            reserve.give_up()
-
     def _authenticate(self, _events: int = READ) -> None:
         if self.running and self._authenticator.answer():
             self._reactor.call_soon(self._authenticate)
@@ -237,16 +238,18 @@ class Router:
         key = (routing_id, peer)
         client = self.clients.get(key)
         if client is None:
-            pending = self._guard.limits.pending
             client = ZmqClient(
-                routing_id, peer, self._reactor, self._handler, pending, self._send, self._share, away=away
+                routing_id,
+                peer,
+                self._reactor,
+                self._handler,
+                self._guard.limits.pending,
+                self._send,
+                share=lambda: HELD // max(1, len(self.clients)),
+                away=away,
             )
             self.clients[key] = client
         return client
-
-    def _share(self) -> int:
-        """Bytes that may be held for one client."""
-        return HELD // max(1, len(self.clients))
 
     def _send(self, client: ZmqClient, message: bytes) -> Sent:
         if not self.running:
@@ -279,9 +282,6 @@ class Router:
             return True
         self._guard.reject(peer, f"{description} may not connect to {self._endpoint}")
         return False
-
-    def _busy(self) -> set[int]:
-        return {client.descriptor for client in self.clients.values() if not client.finished}
 
 
 def _property(frame: zmq.Frame, name: str) -> str:
