@@ -183,5 +183,10 @@ def _quoted(text: str) -> str:
     return json.dumps(text)[1:-1]
 
 
-NO_ENTRY = Entry(Audit(), {}, "", {}, 0.0)
-"""For what is not logged: it was never open."""
+class _NoEntry(Entry):
+    def done(self, outcome: Any) -> Any:
+        return outcome
+
+
+NO_ENTRY = _NoEntry(Audit(), {}, "", {}, 0.0)
+"""For what is not logged."""

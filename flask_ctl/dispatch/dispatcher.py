@@ -79,7 +79,7 @@ class Dispatcher:
             command = self.registry.get(name)
             reply = None if connection is None else Reply(connection, {"plain": True}, entry)
             meta = {key: texts.pop(key) for key in PLAIN_META & texts.keys()}
-            outcome = self._run(entry, command, lambda: command.bind_text(texts), Call(peer, None, reply, meta))
+            outcome = self._run(entry, command, command.bind_text, texts, Call(peer, None, reply, meta))
         except CommandError as error:
             return render_error(error).encode(errors="replace")
         answer: Answer = _then(outcome, lambda result: _as_text(name, result).encode(errors="replace"))
@@ -114,11 +114,13 @@ class Dispatcher:
         progress = _progress_sender(request.id, notify) if wants_progress and not request.is_notification else None
         to = {} if request.is_notification else {"id": request.id}
         reply = None if connection is None else Reply(connection, to, entry)
-        return self._run(entry, command, lambda: command.bind(params), Call(peer, progress, reply, meta))
+        return self._run(entry, command, command.bind, params, Call(peer, progress, reply, meta))
 
-    def _run(self, entry: Entry, command: Command, bind: Callable[[], dict[str, Any]], call: Call) -> Any:
+    def _run(
+        self, entry: Entry, command: Command, bind: Callable[[Any], dict[str, Any]], params: Any, call: Call
+    ) -> Any:
         try:
-            outcome = self._call(command, bind(), call)
+            outcome = self._call(command, bind(params), call)
         except CommandError as error:
             entry.done(error)
             raise
@@ -152,7 +154,7 @@ def _failure(name: str, error: BaseException) -> CommandError:
 
 def _without_meta(params: Any) -> tuple[Any, dict[str, Any]]:
     """The command's own parameters, and the parameters of the call, which begin with an underscore."""
-    if isinstance(params, list) or not any(name.startswith("_") for name in params):
+    if not params or isinstance(params, list):
         return params, {}
     meta = {name: params[name] for name in params if name.startswith("_")}
     return {name: params[name] for name in params if name not in meta}, meta

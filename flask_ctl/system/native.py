@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import builtins
 import contextlib
+import functools
 import importlib
 import sys
 from types import ModuleType
@@ -75,12 +76,13 @@ _WITH_STATE = {"queue", "selectors", "subprocess", "threading"}
 """Modules whose classes use their own imports, so a copy has to be executed."""
 
 _copies: dict[str, ModuleType] = {}
+_import_once = functools.cache(importlib.import_module)
 
 
 def _unpatched(name: str) -> ModuleType:
     monkey = sys.modules.get("gevent.monkey")
     if monkey is None or not monkey.is_module_patched(name):
-        return importlib.import_module(name)
+        return _import_once(name)
     if name not in _copies:
         _copies[name] = _execute(name) if name in _WITH_STATE else _restore(name)
     return _copies[name]

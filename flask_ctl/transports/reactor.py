@@ -126,6 +126,8 @@ class Reactor:
             function(*arguments)
 
     def _call_overdue(self) -> None:
+        if not self._timers:
+            return
         now = time.monotonic()
         while self._timers and self._timers[0][0] <= now:
             _, _, function, arguments = heapq.heappop(self._timers)
