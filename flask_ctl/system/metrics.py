@@ -6,10 +6,13 @@ import contextlib
 import os
 import time
 from collections.abc import Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .native import threading
 from .reserve import reserve
+
+if TYPE_CHECKING:
+    import psutil
 
 MAX_AGE = 1.0
 """Seconds for which the values are cached: reading them takes about twenty system calls."""
@@ -27,6 +30,7 @@ class ProcessMetrics:
         # Now: later descriptors may be used up, or the package deleted.
         prepare()
         self._pid = pid
+        self._process: psutil.Process | None = None
         self._lock = threading.Lock()
         self._figures: dict[str, Any] = {}
         self._read_at = 0.0
@@ -44,11 +48,13 @@ class ProcessMetrics:
     def _measure(self, now: float) -> dict[str, Any]:
         import psutil
 
-        process = psutil.Process(os.getpid() if self._pid is None else self._pid)
-        cpu = time.process_time() if self._pid is None else sum(process.cpu_times()[:2])
-        since = now - self._read_at if self._figures else time.time() - process.create_time()
-        cores = (cpu - self._cpu_then) / max(since, 0.001)
+        if self._process is None:
+            self._process = psutil.Process(self._pid)
+        process = self._process
         with process.oneshot():
+            cpu = time.process_time() if self._pid is None else sum(process.cpu_times()[:2])
+            since = now - self._read_at if self._figures else time.time() - process.create_time()
+            cores = (cpu - self._cpu_then) / max(since, 0.001)
             figures = {
                 "rss": process.memory_info().rss,
                 "cpu": round(max(0.0, cores), 3),
@@ -66,7 +72,9 @@ def metrics_of(readers: dict[int, ProcessMetrics], pids: Iterable[int]) -> dict[
     figures = {}
     for pid in pids:
         with contextlib.suppress(psutil.Error):
-            figures[pid] = readers.setdefault(pid, ProcessMetrics(pid)).read()
+            if pid not in readers:
+                readers[pid] = ProcessMetrics(pid)
+            figures[pid] = readers[pid].read()
     for pid in set(readers) - set(figures):
         del readers[pid]
     return figures
