@@ -60,14 +60,14 @@ class Hub(Controller[HubReload]):
         self._master = master
         self._waker = Waker()
         # The main thread looks for deadlines that have passed.
-        self._requests = WorkerRequests(self._control.call_soon, self._waker.wake, self._changed)
+        self._requests = WorkerRequests(self._control.call_soon, self._waker.wake, self._counted)
         self._server = MasterServer(self._requests, master)
         self._server.notify = self._notify
         self._endpoint = WorkerEndpoint(
             self.workers,
             generation_of=self._generation_of,
             on_hello=self._welcome,
-            on_report=self._changed,
+            on_report=self._counted,
             on_end=self._ended,
             on_stop=lambda mode, grace, peer: self.attempt(self.stop, StopRequest(mode, grace, peer.describe())),
         )
@@ -152,9 +152,14 @@ class Hub(Controller[HubReload]):
         self._changed()
 
     def _changed(self) -> None:
+        """Workers have come or gone."""
+        self._counted()
+        self._waker.wake()
+
+    def _counted(self) -> None:
+        """A worker has reported its counts: nothing that the main thread has to know."""
         self._server.look_again()
         self._notify()
-        self._waker.wake()
 
     def _save_state(self) -> None:
         self._history.save(self._history.begun if self._reload is None else self._reload.export_state())
