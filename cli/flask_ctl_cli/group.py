@@ -10,10 +10,8 @@ import click
 
 from flask_ctl import ControlError, NotRunning, TimedOut
 
-from .hints import hint_after
 from .output import report_errors
 from .settings import ControlCommand, common_options, settings_of, trust_options
-from .suggestions import one_edit_from, similar_names
 
 
 class ControlGroup(click.Group):
@@ -49,6 +47,8 @@ class ControlGroup(click.Group):
         settings = settings_of(ctx)
 
         def hint(error: TimedOut) -> str:
+            from .hints import hint_after
+
             return hint_after(error, settings.command, ctx.command_path, settings.wait_option)
 
         with report_errors(as_json=settings.json or "--json" in ctx.args, hint=hint):
@@ -70,6 +70,8 @@ class ControlGroup(click.Group):
         except (ControlError, click.ClickException) as error:
             if ctx.resilient_parsing:
                 return None
+            from .suggestions import one_edit_from
+
             meant = one_edit_from(_hyphens(cmd_name), self._builtin)
             if isinstance(error, NotRunning) and meant is not None:
                 raise _unknown(ctx, cmd_name, [meant], "and nothing is running that could have one") from None
@@ -79,6 +81,8 @@ class ControlGroup(click.Group):
             return _custom_command(name, described)
         if ctx.resilient_parsing:
             return None
+        from .suggestions import similar_names
+
         names = [*self._builtin, *map(_hyphens, described)]
         raise _unknown(ctx, cmd_name, similar_names(_hyphens(cmd_name), names), "neither here nor in the app")
 

@@ -96,6 +96,20 @@ def reloader_at(lock: str, trust: Trust) -> int | None:
     return reloader.pid if reloader is not None and runs(reloader) else None
 
 
+def workers_live(path: str, trust: Trust) -> bool:
+    """Whether a server at that socket has workers, or a master that will start some, as far as this user may know."""
+    if is_ours(lock_path(path)):
+        return True
+    try:
+        with LockFile(lock_path(path)) as lock:
+            if not trust.accepts(lock.owner):
+                return False
+            master = lock.master()
+            return any(member.number for member in lock.members()) or (master is not None and runs(master))
+    except OSError:
+        return False
+
+
 def runs(process: Starter) -> bool:
     """Whether this very process still runs; False for a later process of the same pid, or an unknown start time."""
     handle = open_process(process.pid, init=True)

@@ -8,7 +8,7 @@ import os
 import time
 from collections.abc import Mapping
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..errors import (
     SERVER_DIED,
@@ -23,22 +23,21 @@ from ..errors import (
 )
 from ..protocol import FROZEN_METHODS, VERSION
 from ..protocol.jsonrpc import Request, Response
+from .absence import workers_live
 from .address import ServerAddress, path_of
 from .connect import SocketAddress, connect
-from .connection import Connection
+from .connection import MAX_TRIES, Connection
 from .reload import HubEnded, ReloadWaiter
-from .stop import FOLLOW, Progress, StopTimes, StopWaiter, Unanswered, kill_unreached
-from .targets import targets_at, targets_of, workers_live
-from .trust import Trust, make_trust
+from .trust import make_trust
+
+if TYPE_CHECKING:
+    from .stop import Progress
 
 QUESTION_TIMEOUT = 5.0
 """Seconds for an answer that needs no waiting."""
 
 HARMLESS = frozenset({"ping", "status", "commands"})
 """Requests without side effects, which are sent again if the server ended before it answered."""
-
-MAX_TRIES = 5
-"""The most times that one request is sent."""
 
 HUB_SHARE = 0.9
 """The part of a caller's timeout that a hub may wait for its workers."""
@@ -144,6 +143,10 @@ class ControlClient:
         raised before anything is sent. Without `wait` the method returns once the stop is accepted, with the first
         progress. `on_progress` gets ``phase``, ``in_flight``, ``remaining``, ``waiting_for``.
         """
+        # A question, which is asked far more often, needs none of this.
+        from .stop import FOLLOW, StopTimes
+        from .stopping import check_killable, stop_server
+
         began = time.monotonic()
         for name, value in (("grace", grace), ("delay", delay), ("kill_after", kill_after)):
             _check_seconds(name, value)
@@ -152,56 +155,25 @@ class ControlClient:
         params = {"mode": mode, "delay": delay, "_progress": True}
         if grace is not None:
             params["grace"] = grace
-        path = None
-        if kill_after is not None:
-            path = self._address.local_path()
-            _check_killable(path, self._trust)
+        path = None if kill_after is None else self._address.local_path()
+        killed_at = None if path is None else (path, self._trust)
+        if killed_at is not None:
+            check_killable(*killed_at)
         with contextlib.closing(self):
             try:
-                return self._stop(params, path, StopTimes(began, limit, kill_after), wait, on_progress)
+                return stop_server(
+                    lambda times: self._connected(times.to_connect(QUESTION_TIMEOUT)),
+                    self.close,
+                    params,
+                    StopTimes(began, limit, kill_after),
+                    killed_at=killed_at,
+                    wait=wait,
+                    on_progress=on_progress,
+                )
             except TimedOut as error:
                 if kill_after is not None:
                     error.data = {**(error.data or {}), "can_be_killed": False}
                 raise
-
-    def _stop(
-        self, params: dict[str, Any], path: str | None, times: StopTimes, wait: bool, on_progress: Progress | None
-    ) -> dict[str, Any]:
-        """Ask for a stop, the next hub where one has died before it began; the server at `path` is to be killed."""
-        death: Unanswered | None = None
-        asked: int | None = None
-        for _ in range(MAX_TRIES):
-            try:
-                connection = self._connected(times.to_connect(QUESTION_TIMEOUT))
-            except NotRunning:
-                if death is None:
-                    raise
-                return death.outcome()
-            except TimedOut:
-                targets = None if path is None else targets_at(path, self._trust)
-                if targets is None:
-                    raise
-                with contextlib.closing(targets):
-                    return kill_unreached(targets, times.began)
-            if death is not None and death.accepted:
-                raise death
-            with contextlib.closing(targets_of(connection)) as targets:
-                if death is not None and asked is not None and targets.pid not in (None, asked):
-                    # Another instance of the app listens at that path by now.
-                    return death.outcome()
-                asked = targets.pid
-                if path is not None and targets.obstacle is not None and connection.peer_has_ended():
-                    # A hub that is about to end holds no lock any more.
-                    self.close()
-                    continue
-                call = StopWaiter(connection, targets, times, on_progress)
-                try:
-                    call.ask(params)
-                    return call.until_gone() if wait else call.until_accepted()
-                except Unanswered as error:
-                    death, times = error, call.times
-                    self.close()
-        raise death or TimedOut("the stop was not accepted")
 
     def reload(
         self,
@@ -361,15 +333,6 @@ class ControlClient:
                 {"may_have_run": True},
             )
         return ServerDied(f"the server at {endpoint} ended before it answered {method}")
-
-
-def _check_killable(path: str | None, trust: Trust) -> None:
-    """Raises what would keep a server from being killed, as far as that can be known without connecting to it."""
-    targets = None if path is None else targets_at(path, trust)
-    if targets is not None:
-        targets.close()
-        if targets.obstacle is not None:
-            raise targets.obstacle
 
 
 def _left(deadline: float | None) -> float | None:

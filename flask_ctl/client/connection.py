@@ -12,6 +12,9 @@ from ..protocol.framing import MAX_FRAME
 from ..protocol.jsonrpc import Request, Response, encode, parse_reply, request_object
 from ..system.processes import ProcessHandle
 
+MAX_TRIES = 5
+"""The most times that one request is sent."""
+
 END_DELAY = 1.0
 """Seconds for a process whose connection has ended to end itself: the kernel closes its descriptors first."""
 

@@ -24,7 +24,6 @@ from ..system.processes import (
     open_reloader,
     owner_of,
 )
-from .absence import runs
 from .connection import Connection
 from .trust import Trust
 
@@ -157,20 +156,6 @@ def targets_at(path: str, trust: Trust) -> Targets | None:
     if pid == 1:
         return _init()
     return Targets(obstacle=_foreign(path, pid) if pid else _unnamed(path))
-
-
-def workers_live(path: str, trust: Trust) -> bool:
-    """Whether a server at that socket has workers, or a master that will start some, as far as this user may know."""
-    if is_ours(lock_path(path)):
-        return True
-    try:
-        with LockFile(lock_path(path)) as lock:
-            if not trust.accepts(lock.owner):
-                return False
-            master = lock.master()
-            return any(member.number for member in lock.members()) or (master is not None and runs(master))
-    except OSError:
-        return False
 
 
 def _targets(lock: LockFile, path: str, listener: ProcessHandle | None) -> Targets:
