@@ -10,7 +10,6 @@ import contextlib
 import importlib.util
 import os
 import sys
-import sysconfig
 
 MARGIN_NS = 2 * 10**9
 """Nanoseconds; bytecode that is less than this younger than its source may come from the previous version."""
@@ -38,7 +37,8 @@ def _is_own(source: str) -> bool:
     return not (INSTALLED & set(source.split(os.sep)) or source.startswith(_STANDARD_LIBRARY))
 
 
-_STANDARD_LIBRARY = tuple({os.path.join(sysconfig.get_path(name), "") for name in ("stdlib", "platstdlib")})
+# `sysconfig` would tell, too, but it loads the variables with which Python was built.
+_STANDARD_LIBRARY = os.path.join(os.path.dirname(os.__file__), "")
 
 
 def _is_stale(source: str, cached: str) -> bool:
