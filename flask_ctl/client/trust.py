@@ -51,8 +51,8 @@ class Trust(NamedTuple):
 
     def _check_directory(self, directory: str) -> None:
         info = os.stat(directory)
-        others = stat.S_IWOTH if _is_private_group(info) else stat.S_IWOTH | stat.S_IWGRP
-        if info.st_mode & others and not info.st_mode & stat.S_ISVTX:
+        by_all, by_group, sticky = (info.st_mode & bit for bit in (stat.S_IWOTH, stat.S_IWGRP, stat.S_ISVTX))
+        if not sticky and (by_all or (by_group and not _is_private_group(info))):
             raise AccessDenied(
                 f"others can write to {directory} (mode {stat.S_IMODE(info.st_mode):04o}), and so put a socket of their"
                 f" choice there; chmod go-w {directory}, or move the socket"
