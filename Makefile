@@ -21,7 +21,7 @@ help:
 	@echo "make coverage       what the tests of \`make test\` run of each room, lines and branches"
 	@echo "make fuzz           10,000 conversations with whatever bytes a client may send"
 	@echo "make lint           ruff and strict mypy"
-	@echo "make bench          measure, as ratios"
+	@echo "make bench          measure, as ratios, and write benchmarks/results.md"
 	@echo "make hammer         200 reloads of each server under load, and what was lost"
 	@echo "make docs           the documentation as a site, docs/_build/index.html"
 	@echo "make reference      write the generated pages of docs/reference anew"

@@ -42,6 +42,7 @@ def status(rounds: int) -> list[Figure]:
             f"{statistics.median(c / a for a, _, c in samples):.2f} ×",
             f"≤ {duration(GOAL)}",
             ours <= GOAL,
-            "the hub reads memory, CPU, threads and descriptors of every worker from /proc, at most once a second.",
+            "each worker is asked for its counts of this moment, which wakes as many processes, and /proc for its"
+            " memory, CPU, threads and descriptors, at most once a second.",
         )
     ]
