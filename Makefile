@@ -79,7 +79,7 @@ lint: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-bench: $(READY)
+bench: compiled
 	$(BIN)/python benchmarks/bench.py
 
 hammer: $(READY)
