@@ -22,6 +22,7 @@ from urllib.parse import urlsplit
 
 import pytest
 from flask import Flask
+from forkedcli import ForkedCli
 
 import flask_ctl
 import flask_ctl_cli
@@ -388,13 +389,19 @@ class Child(subprocess.Popen[str]):
         self.stdin.flush()
 
 
+forked_cli = ForkedCli()
+
+
 def run_cli(
-    *arguments: str, env: dict[str, str] | None = None, cwd: str | pathlib.Path | None = None, **options: Any
+    *arguments: str, env: dict[str, str] | None = None, cwd: str | os.PathLike[str] | None = None, **options: Any
 ) -> Done:
-    """`flask-ctl` with these arguments, as a process; its exit code, stdout and stderr."""
+    """`flask-ctl` with these arguments, as a process of its own; `run` and what has options are started anew."""
+    environ = {**os.environ, **(env or {})}
+    if "run" not in arguments and not options:
+        return forked_cli.run(arguments, environ, os.fspath(cwd or os.getcwd()), TIMEOUT)
     return subprocess.run(
         [sys.executable, "-m", "flask_ctl_cli", *arguments],
-        capture_output=True, text=True, timeout=TIMEOUT, env={**os.environ, **(env or {})}, cwd=cwd, **options,
+        capture_output=True, text=True, timeout=TIMEOUT, env=environ, cwd=cwd, **options,
     )  # fmt: skip
 
 
