@@ -77,12 +77,14 @@ def _as_markdown(text: str) -> str:
 
 def _commands() -> Iterator[str]:
     yield from ("# Commands of every server", "")
-    yield from ("`parameters` is JSON Schema; the app's own commands are described in the same way by `commands`.", "")
+    yield "`commands` describes the app's own commands in the same way, `rpc.discover` as an OpenRPC document."
+    yield ""
     nothing = cast(Any, None)
     for command in builtin_commands(nothing, nothing, CommandRegistry([])):
         described = command.describe()
         yield from (f"## {command.name}", "", described["summary"], "", f"Role: `{command.role}`.", "")
-        yield from ("```json", json.dumps(described["parameters"], indent=2), "```", "")
+        for title, schema in (("Parameters", described["parameters"]), ("Result", described["result"])):
+            yield from (f"{title}:", "", "```json", json.dumps(schema, indent=2), "```", "")
 
 
 def _settings() -> Iterator[str]:

@@ -64,6 +64,7 @@ def test_a_command_describes_its_parameters_as_json_schema() -> None:
             "required": ["prefix"],
             "additionalProperties": False,
         },
+        "result": {"type": "object"},
     }
 
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import inspect
 import typing
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from ..errors import INVALID_PARAMS, METHOD_NOT_FOUND, CommandError
 from ..protocol.jsonrpc import encode
-from .parameters import JSONSchema, ParameterType, parameter_type
+from .parameters import JSONSchema, ParameterType, parameter_type, result_schema
 
 Role = Literal["observe", "operate"]
 Scope = Literal["each", "one"]
@@ -66,6 +66,7 @@ class Command:
     role: Role = "operate"
     scope: Scope = "each"
     builtin: bool = False
+    result: JSONSchema = field(default_factory=dict)
 
     @property
     def parameter_names(self) -> list[str]:
@@ -84,7 +85,7 @@ class Command:
         return self._bind(params, "parse")
 
     def describe(self) -> dict[str, Any]:
-        """Summary, role, scope and the parameters' JSON Schema, as `commands` answers them."""
+        """Summary, role, scope, and JSON Schema of parameters and result, as `commands` answers them."""
         return {
             "summary": self.summary,
             "role": self.role,
@@ -95,7 +96,12 @@ class Command:
                 "required": [parameter.name for parameter in self.parameters if parameter.required],
                 "additionalProperties": False,
             },
+            "result": self.result,
         }
+
+    def result_schema(self) -> JSONSchema:
+        """JSON Schema of what a caller gets; a command in several workers has a result from each."""
+        return self.result
 
     def _bind(self, params: Mapping[str, Any], convert: Literal["check", "parse"]) -> dict[str, Any]:
         arguments = {}
@@ -122,8 +128,11 @@ def command_from(
     role: Role = "operate",
     scope: Scope = "each",
     builtin: bool = False,
+    result: JSONSchema | None = None,
 ) -> Command:
     """The command that a function is; its docstring's first line is the summary.
+
+    `result` is JSON Schema of what it returns, by default that of the return annotation.
 
     Raises TypeError for a parameter whose annotation can't be understood, ValueError for a reserved or illegal name.
     """
@@ -132,11 +141,14 @@ def command_from(
         raise ValueError(f"{name!r} can't be a command: use a Python name without a leading underscore")
     if role not in typing.get_args(Role) or scope not in typing.get_args(Scope):
         raise ValueError(f"{name}: role is observe or operate, scope is each or one")
-    parameters = tuple(_parameters(function, skip=1 if builtin else 0))
+    hints = _hints(function)
+    parameters = tuple(_parameters(function, hints, skip=1 if builtin else 0))
     if not builtin:
         _refuse_reserved(name, parameters)
     summary = (inspect.getdoc(function) or "").partition("\n")[0]
-    return Command(name, function, parameters, summary, role, scope, builtin)
+    if result is None:
+        result = result_schema(hints["return"]) if "return" in hints else {}
+    return Command(name, function, parameters, summary, role, scope, builtin, result)
 
 
 def _refuse_reserved(name: str, parameters: Iterable[Parameter]) -> None:
@@ -147,11 +159,14 @@ def _refuse_reserved(name: str, parameters: Iterable[Parameter]) -> None:
             raise ValueError(f"{name}: the parameter name {parameter.name!r} is reserved")
 
 
-def _parameters(function: Callable[..., Any], skip: int) -> Iterator[Parameter]:
+def _hints(function: Callable[..., Any]) -> dict[str, Any]:
     try:
-        hints = typing.get_type_hints(function)
+        return typing.get_type_hints(function)
     except (NameError, AttributeError, SyntaxError) as error:
         raise TypeError(f"{function.__name__}: an annotation can't be resolved: {error}") from None
+
+
+def _parameters(function: Callable[..., Any], hints: dict[str, Any], skip: int) -> Iterator[Parameter]:
     for parameter in list(inspect.signature(function).parameters.values())[skip:]:
         if parameter.kind not in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY):
             raise TypeError(f"{function.__name__}: {parameter} can't be a parameter: it has to have a name")

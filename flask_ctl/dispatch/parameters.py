@@ -158,6 +158,17 @@ def parameter_type(annotation: Any) -> ParameterType:
     )
 
 
+def result_schema(annotation: Any) -> JSONSchema:
+    """JSON Schema of the values of a return annotation; ``{}``, which any value meets, if it says nothing."""
+    if annotation in (None, type(None)):
+        return {"type": "null"}
+    container = typing.get_origin(annotation) or annotation
+    try:
+        return parameter_type(annotation).schema()
+    except TypeError:
+        return {"type": "object"} if container is dict else {"type": "array"} if container in (list, tuple) else {}
+
+
 def _choice(choices: list[tuple[Any, Any]]) -> _Choice:
     if not choices:
         raise TypeError("an Enum without members can't be a parameter")

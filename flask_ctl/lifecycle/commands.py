@@ -7,17 +7,19 @@ from concurrent.futures import Future
 from typing import Any, Literal
 
 from ..dispatch.commands import Command, CommandRegistry, Role, command_from, invalid_parameter
+from ..dispatch.openrpc import DISCOVER, describe
 from ..dispatch.replies import Call
 from ..errors import NOT_SUPPORTED, CommandError
 from ..protocol import VERSION
 from .app import AppConfig
 from .controller import Controller
 from .reload import ReloadRequest
+from .results import RESULTS
 from .stop import Mode, StopRequest
 
 
 def builtin_commands(controller: Controller[Any], app: AppConfig, registry: CommandRegistry) -> list[Command]:
-    """ping, status, stop, reload and commands, for the control sockets of one app."""
+    """The commands in RESULTS and `rpc.discover`, for the control sockets of one app."""
 
     def ping(call: Call) -> dict[str, Any]:
         """Answer at once: the server's pid and version."""
@@ -54,14 +56,24 @@ def builtin_commands(controller: Controller[Any], app: AppConfig, registry: Comm
         return controller.reload(request, call.reply, call.progress)
 
     def commands(call: Call) -> dict[str, Any]:
-        """Every command with its summary, role, scope and parameters."""
+        """Every command with its summary, role, scope, parameters and result."""
         return {command.name: command.describe() for command in sorted(registry, key=lambda c: c.name)}
+
+    def discover(call: Call) -> dict[str, Any]:
+        """The OpenRPC document of this server."""
+        return describe(f"{app.name}, controlled by flask-ctl", app.versions["flask_ctl"], registry)
 
     roles: dict[Role, list[Callable[..., Any]]] = {"observe": [ping, status, commands], "operate": [stop, reload]}
     return [
-        command_from(function, role=role, scope="one", builtin=True)
-        for role, functions in roles.items()
-        for function in functions
+        *(
+            command_from(function, role=role, scope="one", builtin=True, result=RESULTS[function.__name__])
+            for role, functions in roles.items()
+            for function in functions
+        ),
+        # Its name is the specification's, and no Python name.
+        Command(
+            DISCOVER, discover, (), "The OpenRPC document of this server.", "observe", "one", True, {"type": "object"}
+        ),
     ]
 
 

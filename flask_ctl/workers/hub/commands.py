@@ -11,11 +11,19 @@ from typing import Any
 
 from ...dispatch.commands import Command, invalid_parameter
 from ...dispatch.futures import chain, then
+from ...dispatch.parameters import JSONSchema
 from ...dispatch.replies import Call
 from ...errors import INVALID_PARAMS, METHOD_NOT_FOUND, CommandError
 from ..messages import AppRecord
 from .requests import Outcome, WorkerRequests
 from .table import Worker, Workers
+
+ERROR: JSONSchema = {
+    "type": "object",
+    "properties": {"code": {"type": "integer"}, "message": {"type": "string"}, "data": {}},
+    "required": ["code", "message"],
+}
+"""An error object (JSON-RPC 2.0, section 5.1)."""
 
 ABSENCE = 30.0
 """Seconds to wait for a worker when none serves, unless the caller sets a time-out."""
@@ -39,6 +47,11 @@ class RemoteCommand(Command):
 
     def describe(self) -> dict[str, Any]:
         return self.description
+
+    def result_schema(self) -> JSONSchema:
+        outcome = {"pid": {"type": "integer"}, "result": self.description.get("result", {}), "error": ERROR}
+        item = {"type": "object", "properties": outcome, "required": ["pid"]}
+        return {"type": "array", "items": item}
 
 
 def remote_commands(requests: WorkerRequests, app: AppRecord) -> list[Command]:
