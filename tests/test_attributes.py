@@ -139,7 +139,9 @@ def test_what_an_adapter_reaches_into_is_in_its_table(server: str) -> None:
     listed = {name for _, _, name in uses(server)}
     used = set.union(*map(undocumented, MODULES[server]))
     ours = {"_requested_address", "_given", "_target"}
-    assert used - listed - ours == set()
+    # Without it there is no such thread either, as in older versions of cheroot.
+    may_be_missing = {"_serve_unservicable"}
+    assert used - listed - ours - may_be_missing == set()
 
 
 Renamed = Callable[[str, str], dict[str, str]]

@@ -294,3 +294,13 @@ def test_a_newer_protocol_is_refused_for_all_but_the_frozen_commands(fake: Simpl
 def test_every_error_is_a_control_error() -> None:
     for kind in (AccessDenied, ConfigurationError, NotRunning, RemoteProtocolError, ServerDied, TimedOut):
         assert issubclass(kind, ControlError)
+
+
+def test_a_stop_that_the_server_can_not_have_got_finds_that_nothing_is_running(serve: Serve) -> None:
+    server = serve()
+    with server.client() as kept:
+        kept.ping()
+        server.client().stop()
+        server.wait()
+        with pytest.raises(NotRunning):
+            kept.stop()

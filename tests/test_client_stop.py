@@ -10,7 +10,15 @@ from typing import Any, NamedTuple, NoReturn
 
 import pytest
 
-from flask_ctl import AccessDenied, CommandError, ConfigurationError, RemoteProtocolError, ServerReloaded, TimedOut
+from flask_ctl import (
+    AccessDenied,
+    CommandError,
+    ConfigurationError,
+    ControlError,
+    RemoteProtocolError,
+    ServerReloaded,
+    TimedOut,
+)
 from flask_ctl.client.connection import Connection
 from flask_ctl.client.stop import FOLLOW, StopTimes, StopWaiter, Unanswered, kill_unreached
 from flask_ctl.client.targets import Targets
@@ -229,6 +237,12 @@ CASES = {
     "a stop that a reload has lost": Case(single, ["lost"], raises(Unanswered, "was reloaded before it answered stop")),
     "a stop that a reload has lost, of a server to be killed": Case(
         single, ["lost"], raises(Unanswered, "was reloaded before it answered stop"), True
+    ),
+    "a stop that is lost where another server may have answered": Case(
+        remote, ["lost"], raises(ServerReloaded, "before stop was answered, which may have run")
+    ),
+    "a connection to a hub that ends on another machine": Case(
+        remote, [("ping", {"pid": 4711, "hub": 4712}), "end"], raises(ControlError, "the outcome is not known")
     ),
     "a refusal": Case(single, [("stop", CommandError("no", code=-32002))], raises(CommandError, "no")),
     "an answer without an outcome": Case(single, [("stop", {})], raises(RemoteProtocolError, "no outcome")),

@@ -145,6 +145,13 @@ def worker() -> Iterator[Conversation]:
         ({"method": "hello", "params": {**messages.as_json(HELLO), "apps": "x"}}, INVALID_PARAMS),
         ({"method": "hello", "params": {**messages.as_json(HELLO), "apps": 1}}, INVALID_PARAMS),
         ({"method": "hello", "params": {**messages.as_json(HELLO), "apps": [{"key": 1}]}}, INVALID_PARAMS),
+        (
+            {
+                "method": "hello",
+                "params": {**messages.as_json(HELLO), "apps": [{**messages.as_json(APP), "commands": {"slow": 5}}]},
+            },
+            INVALID_PARAMS,
+        ),
         ({"method": "hello", "params": {**messages.as_json(HELLO), "master": "1"}}, INVALID_PARAMS),
         ({"method": "hello", "params": {**messages.as_json(HELLO), "figures": None}}, INVALID_PARAMS),
         ({"id": []}, INVALID_REQUEST),
@@ -170,6 +177,18 @@ def test_what_has_not_the_right_form_is_answered_with_an_error(worker: Conversat
 )
 def test_what_a_worker_may_say_is_taken_in(worker: Conversation, message: dict[str, Any]) -> None:
     assert worker.code(message) is None
+
+
+def test_a_message_that_the_hub_fails_at_costs_nobody_else_the_hub(
+    worker: Conversation, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(*_: Any) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(worker.gate, "_on_stop", fail)
+    assert worker.code({"method": "stop", "params": {"mode": "fast", "grace": 0}}) == -32603
+    assert "a message of worker" in caplog.text
+    assert worker.code({"method": "report", "params": {"figures": {}}}) is None
 
 
 def test_a_worker_has_to_say_hello_first() -> None:

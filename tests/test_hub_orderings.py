@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Callable, Sequence
 
 import pytest
 from fakehub import SIGNALS, Asked, FakeProcess, World, world
+
+from flask_ctl.workers import messages
 
 SEEDS = range(3)
 """Orders of what comes at the same time."""
@@ -390,6 +393,20 @@ def test_commands_wait_for_a_worker(seed: int) -> None:
         w.run(lambda: greet.done)
         assert "by " in greet.result[0]["result"]
         assert_runs(w)
+
+
+def test_a_hub_that_is_to_give_way_ends_with_the_last_answer_of_a_worker(seed: int) -> None:
+    with world(seed) as w:
+        fake = w.living()[0]
+        worker = w.hub.workers.get(fake.pid)
+        assert worker is not None
+        fake.deaf = True
+        w.soon("test", worker.ask, 99, "nothing", {}, math.inf)
+        w.soon(fake.pid, w.to_hub, fake, messages.request("received", {"id": 99}))
+        w.sleep(10.0)
+        w.hub._apps.outdated = True
+        w.soon(fake.pid, w.to_hub, fake, messages.answer(99, None))
+        w.run()
 
 
 @pytest.mark.parametrize(("parameters", "seconds"), [({}, 30.0), ({"_timeout": 1.0}, 1.0)])

@@ -18,6 +18,7 @@ from holders import Holder
 from manyworkers import all_there, hub, kill
 
 import flask_ctl.client.client as client
+import flask_ctl.client.stopping as stopping
 from flask_ctl import AmbiguousTarget, ControlClient, find_instance, find_instance_of, live_instances
 from flask_ctl.client.discovery import Found, is_common
 from flask_ctl.client.stop import Unanswered
@@ -387,8 +388,8 @@ def test_a_stop_is_not_asked_of_the_heir_of_a_server_that_has_died(
 
     answers = iter(pids)
     monkeypatch.setattr(client, "connect", lambda target, timeout, trust: Asked())
-    monkeypatch.setattr(client, "targets_of", lambda connection: Targets(next(answers)))
-    monkeypatch.setattr(client, "StopWaiter", Call)
+    monkeypatch.setattr(stopping, "targets_of", lambda connection: Targets(next(answers)))
+    monkeypatch.setattr(stopping, "StopWaiter", Call)
     assert ControlClient("/run/shop.sock").stop() == (died if asked == 1 else {"outcome": "drained"})
     assert len(calls) == asked
 

@@ -38,6 +38,7 @@ VALID: list[tuple[Any, Any, Any]] = [
     (Collection[tuple[str, int]], [["x", 1]], (("x", 1),)),
     (dict[str, list[int]], {"x": [1]}, {"x": [1]}),
     (Mapping[Literal["a"], int], {"a": 1}, {"a": 1}),
+    (Mapping[Literal["a"], int], {"a": 1, "later": None}, {"a": 1}),
     (Point, {"x": 1, "later": "field"}, Point(1)),
     (Path, {"points": [{"x": 1, "y": 2.5}], "end": None}, Path([Point(1, 2.5)])),
     (Path, {"end": {"x": 1}}, Path(end=Point(1))),
@@ -67,7 +68,7 @@ INVALID: list[tuple[Any, Any]] = [
     (Collection[int], {}),
     (dict[str, int], [1]),
     (dict[str, int], {"x": None}),
-    (Mapping[Literal["a"], int], {"b": 1}),
+    (Mapping[Literal["a"], int], {"a": "1"}),
     (Point, None),
     (Point, {}),
     (Point, {"x": "1"}),
@@ -85,3 +86,12 @@ def test_any_other_json_is_a_protocol_error(expected: Any, value: Any) -> None:
 def test_the_error_names_the_field() -> None:
     with pytest.raises(RemoteProtocolError, match="y is not float: '1'"):
         from_json(Point, {"x": 1, "y": "1"})
+
+
+def test_the_error_names_the_field_that_is_missing_and_shows_the_beginning_of_a_wrong_value() -> None:
+    with pytest.raises(RemoteProtocolError, match=r"the value is no Point: .* missing .* 'x'"):
+        from_json(Point, {"y": 1})
+    with pytest.raises(RemoteProtocolError) as error:
+        from_json(int, "x" * 10_000, "count")
+    assert error.value.message.startswith("count is not int: 'xxx")
+    assert len(error.value.message) < 300

@@ -80,6 +80,7 @@ class ControlClient:
         self._timeout = timeout
         self._connection: Connection | None = None
         self._protocol: int | None = None
+        self._behind_hub = False
 
     @property
     def endpoint(self) -> str:
@@ -87,11 +88,11 @@ class ControlClient:
         return self._connected(QUESTION_TIMEOUT).endpoint
 
     def ping(self, *, timeout: float | _Default | None = DEFAULT) -> dict[str, Any]:
-        """``{"pong": true, "protocol", "pid", "version"}``."""
+        """``{"pong": true, "protocol", "pid", "version"}``, and the pid of a ``hub`` if the server has workers."""
         answer = self._ask("ping", {}, self._limit(timeout, QUESTION_TIMEOUT))
         if not isinstance(answer, dict) or not isinstance(answer.get("protocol"), int):
             raise RemoteProtocolError("the answer to ping holds no protocol version")
-        self._protocol = answer["protocol"]
+        self._protocol, self._behind_hub = answer["protocol"], "hub" in answer
         return answer
 
     def status(self, *, timeout: float | _Default | None = DEFAULT) -> dict[str, Any]:
@@ -326,10 +327,12 @@ class ControlClient:
             )
         if not connection.peer_has_ended():
             return connection.unanswered(method)
-        if connection.path is not None and workers_live(connection.path, self._trust):
+        # Over TCP nothing tells whether the server goes on without its hub.
+        goes_on = workers_live(connection.path, self._trust) if connection.path is not None else self._behind_hub
+        if goes_on:
             return HubEnded(
-                f"the hub at {endpoint} ended before it answered {method}, which may have been done; the server goes"
-                " on",
+                f"the hub at {endpoint} ended before it answered {method}, which may have been done"
+                + ("; the server goes on" if connection.path is not None else ""),
                 {"may_have_run": True},
             )
         return ServerDied(f"the server at {endpoint} ended before it answered {method}")

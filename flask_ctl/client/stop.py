@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from ..errors import AccessDenied, RemoteProtocolError, ServerReloaded, TimedOut, error_from_object
+from ..errors import AccessDenied, ControlError, RemoteProtocolError, ServerReloaded, TimedOut, error_from_object
 from ..protocol.jsonrpc import Request, Response
 from ..system.processes import ProcessHandle
 from ..system.waiting import wait_readable
@@ -35,12 +35,15 @@ Progress = Callable[[Mapping[str, Any]], Any]
 class Unanswered(TimedOut):
     """The hub has been killed, or a reload has replaced the image that was asked; the server may go on.
 
-    `accepted` tells whether the stop had begun in a hub, `outcome` is the result if nothing runs any more; None if the
-    server may have ended by this stop, or without it.
+    `sent` tells whether the server can have got the stop, `accepted` whether it had begun in a hub. `outcome` is the
+    result if nothing runs any more; None if the server may have ended by this stop, or without it.
     """
 
-    def __init__(self, message: str, data: Any, *, accepted: bool, outcome: dict[str, Any] | None) -> None:
+    def __init__(
+        self, message: str, data: Any, *, accepted: bool, outcome: dict[str, Any] | None, sent: bool = True
+    ) -> None:
         super().__init__(message, data)
+        self.sent = sent
         self.accepted = accepted
         self._outcome = outcome
 
@@ -90,6 +93,7 @@ class StopWaiter:
         self._stop_id: int | None = None
         self._ping_id: int | None = None
         self._said_pid: int | None = None
+        self._said_hub = False
         self._mode: str | None = None
         self._progress: dict[str, Any] = {}
         self._result: dict[str, Any] | None = None
@@ -109,8 +113,8 @@ class StopWaiter:
             ids = self._connection.send([*questions, ("stop", params)], self._until())
             self._stop_id = ids[-1]
             self._ping_id = ids[0] if questions else None
-        if self._connection.undelivered and not self._connection.peer_has_ended():
-            raise self._again(f"{self._connection.endpoint} has closed the connection")
+        if self._connection.undelivered:
+            raise self._again(f"{self._connection.endpoint} has closed the connection", sent=False)
 
     def until_accepted(self) -> dict[str, Any]:
         """The first progress. Raises what the server answers, Unanswered, TimedOut, or RemoteProtocolError."""
@@ -175,6 +179,7 @@ class StopWaiter:
         if response.id == self._ping_id is not None:
             if isinstance(response.result, dict) and isinstance(pid := response.result.get("pid"), int):
                 self._said_pid = pid
+                self._said_hub = "hub" in response.result
             return
         if response.error is not None:
             error = error_from_object(*response.error)
@@ -211,6 +216,12 @@ class StopWaiter:
         if targets.server and wait_for_end(targets.server, self._kill_at or time.monotonic() + MARGIN):
             return self._outcome("process", "died")
         if not targets.watched and self._connection.peer_has_ended():
+            if self._said_hub:
+                raise ControlError(
+                    f"the hub at {self._connection.endpoint} ended before it answered stop, which may have been done;"
+                    " the outcome is not known: the server's process can't be watched from here",
+                    {"may_have_run": True},
+                )
             return self._outcome("connection", "died")
         if self._kill_at is None:
             raise self._connection.unanswered("stop")
@@ -221,6 +232,9 @@ class StopWaiter:
 
         Not for a hub whose server is to be killed anyway.
         """
+        if self._connection.lost and self._targets.pid is None:
+            # Where the kernel names no process, another server may have come in the place of the one that was asked.
+            raise self._connection.unanswered("stop")
         if self._connection.lost:
             # The new image does not know the stop, or its answer is lost: it can be asked again.
             raise self._again(f"{self._connection.endpoint} was reloaded before it answered stop")
@@ -257,10 +271,10 @@ class StopWaiter:
             return known
         return {**known, "outcome": outcome, "elapsed": elapsed_since(self._began)}
 
-    def _again(self, message: str) -> Unanswered:
+    def _again(self, message: str, *, sent: bool = True) -> Unanswered:
         until = max(self._deadline or 0.0, time.monotonic() + RELOAD_MARGIN)
         self.times = self.times._replace(reloads_until=until)
-        return Unanswered(message, {"pid": self._pid}, accepted=False, outcome=None)
+        return Unanswered(message, {"pid": self._pid}, accepted=False, outcome=None, sent=sent)
 
     def _timed_out(self, what: str) -> TimedOut:
         elapsed = time.monotonic() - self._began

@@ -33,7 +33,7 @@ def stop_server(
         try:
             connection = connect(times)
         except NotRunning:
-            if death is None:
+            if death is None or not death.sent:
                 raise
             return death.outcome()
         except TimedOut:
@@ -45,7 +45,7 @@ def stop_server(
         if death is not None and death.accepted:
             raise death
         with contextlib.closing(targets_of(connection)) as targets:
-            if death is not None and asked is not None and targets.pid not in (None, asked):
+            if death is not None and death.sent and asked is not None and targets.pid not in (None, asked):
                 # Another instance of the app listens at that path by now.
                 return death.outcome()
             asked = targets.pid

@@ -17,8 +17,8 @@ Scope = Literal["each", "one"]
 
 _RESERVED = """
     call cancel commands config describe doctor drain events exceptions fleet health help history keygen log_level logs
-    ls memory metrics pause ping profile progress reload reopen_logs requests restart resume rollout routes run shell
-    stacks status stop supervisor top undo wait workers
+    ls memory metrics pause ping profile progress reload reopen_logs requests restart resume rollout routes run settings
+    shell stacks status stop supervisor top undo wait workers
 """
 RESERVED_COMMANDS = frozenset(_RESERVED.split())
 """Names that the command line has, or will have, for itself."""

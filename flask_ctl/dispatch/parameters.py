@@ -160,7 +160,7 @@ def parameter_type(annotation: Any) -> ParameterType:
 
 def result_schema(annotation: Any) -> JSONSchema:
     """JSON Schema of the values of a return annotation; ``{}``, which any value meets, if it says nothing."""
-    if annotation in (None, type(None)):
+    if annotation is None or annotation is type(None):
         return {"type": "null"}
     container = typing.get_origin(annotation) or annotation
     try:

@@ -22,8 +22,9 @@ def builtin_commands(controller: Controller[Any], app: AppConfig, registry: Comm
     """The commands in RESULTS and `rpc.discover`, for the control sockets of one app."""
 
     def ping(call: Call) -> dict[str, Any]:
-        """Answer at once: the server's pid and version."""
-        return {"pong": True, "protocol": VERSION, "pid": controller.pid, "version": app.versions["flask_ctl"]}
+        """Answer at once: the server's pid and version, and the pid of its hub if it has one."""
+        answer = {"pong": True, "protocol": VERSION, "pid": controller.pid, "version": app.versions["flask_ctl"]}
+        return answer if controller.hub_pid is None else {**answer, "hub": controller.hub_pid}
 
     def status(call: Call) -> Any:
         """What the server is, does and has done."""

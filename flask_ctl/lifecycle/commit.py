@@ -113,12 +113,15 @@ class CommittedReload:
             self._decided = not self._ends
             return self._decided
 
+    def release_listeners(self) -> None:
+        """The image is not replaced: close the copies of its listening sockets, and cut what waits there."""
+        self.cut += self._server.copies.discard()
+
     def stop_result(self, pid: int) -> dict[str, Any]:
-        """The result of a stop that ends this image; lets go of the listening sockets, and cuts what waits there."""
+        """The result of a stop that ends this image."""
         drained = max(0, self._work.finished_count() - self._finished_before)
-        cut = self.cut + self._server.copies.discard()
         hooks_ran = self._hooks_thread is not None and self._hooks_thread.finished
-        return stop_result(drained, cut, self._operation.elapsed, pid, hooks_left=not hooks_ran)
+        return stop_result(drained, self.cut, self._operation.elapsed, pid, hooks_left=not hooks_ran)
 
     def _cut_rest(self) -> None:
         self._server.pause()

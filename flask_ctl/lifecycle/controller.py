@@ -39,6 +39,8 @@ class Controller(ABC, Generic[R]):
     def __init__(self, control: ControlServer, pid: int) -> None:
         self.pid = pid
         """The process to signal."""
+        self.hub_pid: int | None = None
+        """The hub that answers for workers; None for a single process."""
         self._control = control
         self._lock = threading.Lock()
         self._lifecycle = Lifecycle()
@@ -87,8 +89,9 @@ class Controller(ABC, Generic[R]):
         """Call `stop` or `reload` where no client waits for the result: an error is logged."""
         try:
             begin(*arguments)
-        except CommandError as error:
-            logger.error("%s", error.message)
+        except (CommandError, RuntimeError) as error:
+            # RuntimeError: the system has no threads left.
+            logger.error("%s", error)
 
     def reload(
         self, request: ReloadRequest, reply: Reply | None, progress: Progress | None = None

@@ -246,11 +246,11 @@ class Instance(Controller[Reload]):
     def _end_after_commit(self) -> int:
         """The process is to end, and not to be replaced; its exit code."""
         assert self._reload is not None
-        result = self._reload.after_commit.stop_result(self.pid)
+        self._reload.after_commit.release_listeners()
         self._advance(Event.STOP)
         # A stop that comes any later would find no thread that hands over its answer.
         self._control.end_thread()
-        self._image.end(result)
+        self._image.end(self._reload.after_commit.stop_result(self.pid))
         self._control.flush()
         self.close()
         return signals.exit_status

@@ -30,7 +30,7 @@ def _object(required: dict[str, JSONSchema], **optional: JSONSchema) -> JSONSche
 REQUESTS = {"in_flight": COUNT, "oldest": _or_null(SECONDS), "total": COUNT, "errors": COUNT}
 
 WORKER = _object(
-    {"pid": INTEGER, "state": STRING, "generation": INTEGER, "rss": COUNT, "last_seen": SECONDS, **REQUESTS},
+    {"pid": INTEGER, "state": STRING, "generation": INTEGER, "rss": _or_null(COUNT), "last_seen": SECONDS, **REQUESTS},
 )
 
 LAST_RELOAD = _object(
@@ -57,7 +57,7 @@ STOPPING = _object(
 )
 
 RESULTS: dict[str, Any] = {
-    "ping": _object({"pong": BOOLEAN, "protocol": INTEGER, "pid": INTEGER, "version": STRING}),
+    "ping": _object({"pong": BOOLEAN, "protocol": INTEGER, "pid": INTEGER, "version": STRING}, hub=INTEGER),
     "status": _object(
         {
             "protocol": INTEGER,

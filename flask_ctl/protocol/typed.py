@@ -10,6 +10,9 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from ..errors import RemoteProtocolError
 
+SHOWN = 200
+"""Characters of a wrong value in the error."""
+
 _types_of = functools.cache(get_type_hints)
 """By the dataclasses, whose annotations are strings that would be evaluated again for each message."""
 
@@ -17,8 +20,8 @@ _types_of = functools.cache(get_type_hints)
 def from_json(expected: Any, value: Any, where: str = "the value") -> Any:
     """A JSON value as the type that is `expected`; `where` stands for it in the error.
 
-    The type may be a dataclass, of which fields that a later version may have added are left out. JSON's arrays become
-    lists or tuples. Raises RemoteProtocolError for any other value.
+    The type may be a dataclass, or a mapping with Literal keys: what a later version may have added is left out. JSON's
+    arrays become lists or tuples. Raises RemoteProtocolError for any other value.
     """
     origin, arguments = get_origin(expected), get_args(expected)
     if expected is Any:
@@ -26,9 +29,11 @@ def from_json(expected: Any, value: Any, where: str = "the value") -> Any:
     if isinstance(expected, type) and is_dataclass(expected) and isinstance(value, dict):
         types = _types_of(expected)
         known = {name: from_json(types[name], item, name) for name, item in value.items() if name in types}
-        # Without a field that has no default.
-        with suppress(TypeError):
+        try:
             return expected(**known)
+        except TypeError as error:
+            # Without a field that has no default.
+            raise RemoteProtocolError(f"{where} is no {expected.__name__}: {error}") from None
     elif origin is list and isinstance(value, list):
         return [from_json(arguments[0], item, where) for item in value]
     elif origin is Collection and isinstance(value, list):
@@ -36,8 +41,11 @@ def from_json(expected: Any, value: Any, where: str = "the value") -> Any:
     elif origin is tuple and isinstance(value, list) and len(value) == len(arguments):
         return tuple(from_json(kind, item, where) for kind, item in zip(arguments, value))
     elif origin in (dict, Mapping) and isinstance(value, dict):
+        names = get_args(arguments[0]) if get_origin(arguments[0]) is Literal else value
         return {
-            from_json(arguments[0], key, where): from_json(arguments[1], item, where) for key, item in value.items()
+            from_json(arguments[0], key, where): from_json(arguments[1], item, where)
+            for key, item in value.items()
+            if key in names
         }
     elif origin is Literal:
         if value in arguments:
@@ -48,4 +56,4 @@ def from_json(expected: Any, value: Any, where: str = "the value") -> Any:
                 return from_json(alternative, value, where)
     elif type(value) is expected or (expected is float and type(value) is int):
         return value
-    raise RemoteProtocolError(f"{where} is not {getattr(expected, '__name__', expected)}: {value!r}")
+    raise RemoteProtocolError(f"{where} is not {getattr(expected, '__name__', expected)}: {repr(value)[:SHOWN]}")

@@ -38,7 +38,7 @@ ATTRIBUTES: Attributes = {
         threadpool.ThreadPool: "_queue _threads",
         threadpool.WorkerThread: "server start",
     },
-    RELOAD: {HTTPServer: "_serve_unservicable bind bind_unix_socket resolve_real_bind_addr"},
+    RELOAD: {HTTPServer: "bind bind_unix_socket resolve_real_bind_addr"},
 }
 
 

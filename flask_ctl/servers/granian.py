@@ -40,7 +40,11 @@ PREFLIGHT = "its apps can be reloaded only without a preflight"
 
 ATTRIBUTES: Attributes = {
     CONTROL: {mp: "WSGIWorker"},
-    PREFLIGHT: {mp.WorkerProcess.wrap_target: "callback_loader", _internal: "load_target"},
+    # Where one of the two functions is missing, its variable is, too.
+    PREFLIGHT: {
+        getattr(mp.WorkerProcess, "wrap_target", mp.WorkerProcess): "callback_loader",
+        getattr(_internal, "load_target", _internal): "wd factory",
+    },
 }
 
 SIGNALS = {"stop": signal.SIGTERM, "fast": signal.SIGTERM, "reload": signal.SIGHUP}

@@ -82,9 +82,12 @@ def _after_fork(uwsgi: Any, function: Callable[[], Any]) -> None:
     before = getattr(uwsgi, "post_fork_hook", None)
 
     def hook() -> None:
-        if before is not None:
-            before()
-        function()
+        try:
+            if before is not None:
+                before()
+        finally:
+            # uWSGI serves all the same if the app's own function fails.
+            function()
 
     uwsgi.post_fork_hook = hook
 

@@ -88,7 +88,7 @@ class AppRecord(AppConfig):
     """What the hub has to know of an app; `commands` as the command `commands` describes them."""
 
     key: str
-    commands: dict[str, Any]
+    commands: dict[str, dict[str, Any]]
 
 
 @dataclass(frozen=True)

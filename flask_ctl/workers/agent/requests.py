@@ -70,8 +70,8 @@ class HubRequests:
         }
         self._app_methods: dict[str, Callable[..., Callable[[], Any]]] = {
             "call": self._call,
-            "run_stop_hooks": lambda: self._run_stop_hooks,
-            "run_reload_hooks": lambda: lambda: run_reload_hooks(apps),
+            "run_stop_hooks": lambda **_: self._run_stop_hooks,
+            "run_reload_hooks": lambda **_: lambda: run_reload_hooks(apps),
         }
 
     def handle(self, method: str, params: dict[str, Any], id: Any) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -24,6 +25,8 @@ from ...transports.unix import UnixListener
 from .. import messages
 from ..messages import Figures, Hello, Welcome
 from .table import MAX_WORKERS, Worker, Workers
+
+logger = logging.getLogger("flask_ctl")
 
 T = TypeVar("T")
 
@@ -87,6 +90,10 @@ class WorkerEndpoint:
             return encode(error_object(id, error))
         except RemoteProtocolError as error:
             return encode(error_object(id, CommandError(error.message, code=INVALID_PARAMS)))
+        except Exception as error:
+            # Whatever a worker sends, the hub goes on for the others.
+            logger.exception("a message of worker %s failed", peer.pid)
+            return encode(error_object(id, CommandError(f"{type(error).__name__}: {error}")))
 
     def handle_plain(self, line: bytes, peer: Peer, connection: Connection | None = None) -> Answer:
         return b"this socket is for the workers; look for the app's own\n"
@@ -123,6 +130,8 @@ class WorkerEndpoint:
         worker = self._workers.get(peer.pid)
         if worker is not None:
             worker.settle(id, value)
+            if worker.next_deadline() is None:
+                self._on_report()
 
     def _hello(self, hello: Hello, peer: Peer, send: Callable[[bytes], Any]) -> Welcome:
         if hello.pid != peer.pid:

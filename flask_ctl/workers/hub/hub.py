@@ -56,6 +56,7 @@ class Hub(Controller[HubReload]):
         state_file: StateFile | None = None,
     ) -> None:
         super().__init__(control or ControlServer("flask-ctl-hub"), master.pid)
+        self.hub_pid = os.getpid()
         self._path = path
         self._master = master
         self._waker = Waker()
@@ -157,9 +158,11 @@ class Hub(Controller[HubReload]):
         self._waker.wake()
 
     def _counted(self) -> None:
-        """A worker has reported its counts: nothing that the main thread has to know."""
+        """A worker has reported its counts: the main thread has to know only if it waits for the last answer."""
         self._server.look_again()
         self._notify()
+        if self._apps.outdated:
+            self._waker.wake()
 
     def _save_state(self) -> None:
         self._history.save(self._history.begun if self._reload is None else self._reload.export_state())
