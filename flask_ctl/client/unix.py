@@ -98,7 +98,7 @@ class UnixConnection(Connection):
             raise RemoteProtocolError(f"{self.endpoint} does not speak this protocol: {error.message}") from None
 
     def _is_zeromq(self, data: bytes) -> bool:
-        """Whether the first thing that has arrived, `data` or the end, comes from a ZeroMQ server.
+        """Whether the first thing that has arrived, `data`, or b"" for the end, comes from a ZeroMQ server.
 
         Such a server sends its greeting at once, but if a request arrives before, it closes the connection silently.
         """

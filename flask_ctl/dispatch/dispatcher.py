@@ -168,7 +168,7 @@ def _progress_sender(id: Any, notify: Notify) -> Callable[[Mapping[str, Any]], N
 
 
 def _response(request: Request, result: Any) -> bytes | None:
-    """The response; for what can't be sent, because it is no JSON or too long, an error. None for a notification."""
+    """The encoded response, or an error if the result is no JSON or too long. None for a notification."""
     if request.is_notification:
         return None
     make = error_object if isinstance(result, CommandError) else result_object

@@ -51,7 +51,7 @@ def is_secret(name: str) -> bool:
 
 
 def cut(text: str) -> str:
-    """The text, or its first MAX_TEXT characters."""
+    """The text, or its first MAX_TEXT characters and ``…``."""
     return text if len(text) <= MAX_TEXT else text[:MAX_TEXT] + "…"
 
 

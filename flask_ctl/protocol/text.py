@@ -145,7 +145,7 @@ def _reload_of_config(result: dict[str, Any]) -> str:
 
 
 def _left_behind(result: dict[str, Any]) -> str:
-    """What had not been done when the old code ended."""
+    """The end of a sentence that names what had not been done when the old code ended; "" if all was done."""
     hooks = ", hooks or exit functions LEFT UNFINISHED" if result.get("hooks") == "unfinished" else ""
     threads = result.get("threads_left")
     return hooks + (f", threads LEFT BEHIND: {', '.join(threads)}" if threads else "")

@@ -56,7 +56,7 @@ class HttpServer(abc.ABC):
 
     @abc.abstractmethod
     def in_flight(self) -> int:
-        """Connections that have begun a request which has not been answered."""
+        """The number of connections that have begun a request which has not been answered."""
 
     @abc.abstractmethod
     def quiet(self) -> bool:
@@ -107,7 +107,7 @@ class HttpServer(abc.ABC):
         """After the copies have been made: end the loop, and the program, without another answer."""
 
     def hand_over(self) -> dict[str, Any]:
-        """Once the loop has ended after `leave`: the ``listeners`` and ``parked`` connections for the next image."""
+        """For the next image, once the loop has ended: ``listeners`` and ``parked`` as `Handover` takes them, or {}."""
         return {}
 
     def is_serving_thread(self) -> bool:

@@ -71,7 +71,7 @@ def _granian(target: str, host: str, port: int, threads: int | None) -> Program:
 
 
 def _place_of(module: str) -> str:
-    """The directory in which a module or package is found."""
+    """The directory that holds a module or a package, as ``sys.path`` has it; "" if there is none."""
     spec = importlib.util.find_spec(module)
     if spec is None or spec.origin is None:
         return ""

@@ -198,7 +198,7 @@ class LockFile:
         return self._ask(SERVER, _END) is not None
 
     def reloader(self) -> Starter | None:
-        """Werkzeug's reloader that the last server here has named, whether it still runs or not."""
+        """Werkzeug's reloader that the last server here has named, whether it still runs or not; None without one."""
         return self._starter(b"reloader")
 
     def master(self) -> Starter | None:

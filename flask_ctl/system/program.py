@@ -86,7 +86,7 @@ class Program:
         return background_threads(but)
 
     def busy_executor_threads(self) -> list[str]:
-        """See `threads.busy_executor_threads`."""
+        """Names of the threads of executors that have work; see `threads.busy_executor_threads`."""
         return busy_executor_threads()
 
     def at_exit(self, function: Callable[[], Any]) -> None:

@@ -118,7 +118,7 @@ class ControlServer:
         self._finish_calls()
 
     def export_state(self) -> list[dict[str, Any]]:
-        """After `end_thread`: leave the control sockets to the next image of this process."""
+        """After `end_thread`: the state of each control socket, which the next image of this process inherits."""
         states = [_exported(listener) for listener, _ in self._listeners]
         self._release()
         return [state for state in states if state is not None]
