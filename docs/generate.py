@@ -20,6 +20,7 @@ from flask_ctl.dispatch.commands import CommandRegistry
 from flask_ctl.lifecycle.commands import builtin_commands
 from flask_ctl.lifecycle.state import TRANSITIONS, Event, State
 from flask_ctl_cli.main import COMMANDS, cli
+from flask_ctl_cli.settings import ControlCommand
 from flask_ctl_cli.topics import ERROR_CODES, EXIT_CODES
 
 REFERENCE = pathlib.Path(__file__).parent / "reference"
@@ -68,6 +69,8 @@ def _command(command: click.Command, context: click.Context, title: str) -> Iter
     yield from (_as_markdown(command.help or ""), "")
     options = [parameter.get_help_record(context) for parameter in command.get_params(context)]
     yield from _table(("option", "means"), *((f"`{name}`", means) for name, means in filter(None, options) if means))
+    if isinstance(command, ControlCommand) and command.examples:
+        yield from ("```sh", *command.examples, "```", "")
 
 
 def _as_markdown(text: str) -> str:

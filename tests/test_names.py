@@ -4,12 +4,16 @@ import json
 import os
 import pathlib
 import re
+import shlex
 
+import click
 import pytest
 from harness import APPS, PYTHON, Serve, Server, raw, read_all, run_cli
 from servers import SERVERS
 
 from flask_ctl import SETTINGS
+from flask_ctl_cli.main import cli
+from flask_ctl_cli.settings import ControlCommand
 from flask_ctl_cli.suggestions import one_edit_from, similar_names
 from flask_ctl_cli.topics import ERROR_CODES, EXIT_CODES, meaning_of
 
@@ -82,6 +86,18 @@ def test_a_near_name_of_our_own_that_the_app_has_is_the_apps(serve: Serve) -> No
 @pytest.mark.parametrize("name", OWN)
 def test_help_of_a_command_is_its_own_help(name: str) -> None:
     assert run_cli("help", name).stdout == run_cli(name, "--help").stdout != ""
+
+
+@pytest.mark.parametrize("name", OWN)
+def test_the_help_of_a_command_ends_with_examples_that_it_understands(name: str) -> None:
+    command = cli.get_command(click.Context(cli), name)
+    assert isinstance(command, ControlCommand)
+    assert command.examples
+    for example in command.examples:
+        program, given, *arguments = shlex.split(example.replace("$!", "4242"))
+        assert (program, given) == ("flask-ctl", name)
+        command.make_context(name, arguments)
+    assert run_cli(name, "--help").stdout.endswith(f"{command.examples[-1]}\n")
 
 
 def test_help_alone_is_the_programs_help() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -172,10 +172,20 @@ def trust_options() -> list[click.Parameter]:
 
 
 class ControlCommand(click.Command):
-    """A command with the common options."""
+    """A command with the common options. `examples` are command lines for the end of its help."""
 
-    def __init__(self, name: str | None, *, params: list[click.Parameter] | None = None, **kwargs: Any) -> None:
-        super().__init__(name, params=[*(params or []), *common_options()], **kwargs)
+    def __init__(
+        self,
+        name: str | None,
+        *,
+        params: list[click.Parameter] | None = None,
+        examples: Sequence[str] = (),
+        **kwargs: Any,
+    ) -> None:
+        self.examples = examples
+        # The mark keeps click from filling the lines.
+        epilog = "\b\n" + "\n".join(["Examples:", *(f"  {example}" for example in examples)]) if examples else None
+        super().__init__(name, params=[*(params or []), *common_options()], epilog=epilog, **kwargs)
 
     def invoke(self, ctx: click.Context) -> Any:
         settings_of(ctx).command = ctx.info_name or ""

@@ -27,7 +27,10 @@ def _complete_name(ctx: click.Context, param: click.Parameter, incomplete: str) 
     return [CompletionItem(name) for name in settings_of(ctx).command_names() if name.startswith(incomplete)]
 
 
-@click.command(cls=ClientCommand)
+@click.command(
+    cls=ClientCommand,
+    examples=["flask-ctl call clear_cache prefix=u:", "flask-ctl call clear_cache prefix=u: --worker 4243"],
+)
 @click.argument("name", shell_complete=_complete_name)
 @click.argument("parameters", nargs=-1, metavar="[KEY=VALUE]...")
 @click.option("--worker", metavar="PID", help="Run only in this worker; the same as _pid=PID.")

@@ -23,7 +23,11 @@ def _complete_topic(ctx: click.Context, param: click.Parameter, incomplete: str)
 
 
 # An error code looks like an option.
-@click.command(cls=ControlCommand, context_settings={"ignore_unknown_options": True})
+@click.command(
+    cls=ControlCommand,
+    context_settings={"ignore_unknown_options": True},
+    examples=["flask-ctl help stop", "flask-ctl help 6", "flask-ctl help -32005", "flask-ctl help CTL_GRACE"],
+)
 @click.argument(
     "topic",
     required=False,

@@ -18,7 +18,7 @@ _NEXT = {
 }
 
 
-@click.command(cls=ControlCommand)
+@click.command(cls=ControlCommand, examples=["flask-ctl keygen server", "flask-ctl keygen client ann.key"])
 @click.argument("kind", type=click.Choice(["server", "client"]))
 @click.argument("file", required=False, type=click.Path(dir_okay=False))
 def keygen(kind: Literal["server", "client"], file: str | None) -> None:

@@ -31,7 +31,7 @@ _NOT_RETRIED = (ConfigurationError, LocalProtocolError, AccessDenied, WrongSchem
 """Errors that do not go away by waiting."""
 
 
-@click.command(cls=ClientCommand)
+@click.command(cls=ClientCommand, examples=["flask-ctl ping --wait 10", "flask-ctl ping --wait 10 --pid $!"])
 @click.option(
     "--wait", type=Seconds(), metavar="SECONDS", help="Try again, for at most this long, until the server answers."
 )

@@ -9,7 +9,10 @@ from ..progress import progress_line
 from ..settings import ClientCommand, Seconds, settings
 
 
-@click.command(cls=ClientCommand)
+@click.command(
+    cls=ClientCommand,
+    examples=["flask-ctl reload --grace 20", "flask-ctl reload --grace 5 --cut", "flask-ctl reload --config"],
+)
 @click.option("--config", is_flag=True, help="Only call the app's on_reload functions; load no code.")
 @click.option(
     "--grace", type=Seconds(), metavar="SECONDS", help="Wait at most this long for requests.  [default: CTL_GRACE]"

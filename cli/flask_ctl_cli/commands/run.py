@@ -44,7 +44,13 @@ def _change_directory(ctx: click.Context, param: click.Parameter, value: str | N
     return value
 
 
-@click.command(cls=ControlCommand)
+@click.command(
+    cls=ControlCommand,
+    examples=[
+        "flask-ctl run --app shop --port 8000 --socket /tmp/shop.sock",
+        "flask-ctl run --app shop:app --server waitress --threads 8",
+    ],
+)
 @click.option(
     "--directory",
     metavar="DIR",

@@ -8,7 +8,7 @@ from ..output import print_result
 from ..settings import ClientCommand, settings
 
 
-@click.command(cls=ClientCommand)
+@click.command(cls=ClientCommand, examples=["flask-ctl status", "flask-ctl status --json --socket /tmp/shop.sock"])
 def status() -> None:
     """Show the server's state, requests, workers and last reload."""
     with settings().client() as client:

@@ -15,7 +15,13 @@ from ..settings import ClientCommand, Seconds, settings
 OUTCOME_CODES = {"drained": 0, "accepted": 0, "missing": 0, "forced": 6, "killed": 6, "died": 6}
 
 
-@click.command(cls=ClientCommand)
+@click.command(
+    cls=ClientCommand,
+    examples=[
+        "flask-ctl stop --grace 10 --kill-after 20",
+        "flask-ctl stop --delay 5 --missing-ok --socket /tmp/shop.sock",
+    ],
+)
 @click.option(
     "--mode",
     type=click.Choice(["graceful", "fast", "immediate"]),
