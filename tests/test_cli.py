@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import pathlib
+import pty
 import signal
 import socket
 import subprocess
@@ -13,7 +14,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from harness import APPS, Done, Pending, Serve, run_cli, until
+from harness import APPS, Child, Done, Pending, Serve, run_cli, until
 
 STATUS = {
     "protocol": 2, "pid": 4242, "app": "later", "state": "running", "uptime": 1.0, "generation": 1, "cwd": "/",
@@ -393,3 +394,45 @@ def test_ping_loads_no_heavy_module(serve: Serve) -> None:
     assert "flask_ctl.client.client" in loaded
     heavy = {"flask", "werkzeug", "zmq", "psutil", "importlib.metadata", "dataclasses", "logging", "asyncio", "ctypes"}
     assert not heavy & loaded
+
+
+# status at a terminal, and again and again
+
+
+CLI = (sys.executable, "-m", "flask_ctl_cli")
+
+
+def in_terminal(*arguments: str, **env: str) -> str:
+    """What flask-ctl shows on a terminal."""
+    terminal, stdout = pty.openpty()
+    with subprocess.Popen(
+        [*CLI, *arguments], stdout=stdout, stderr=subprocess.DEVNULL, env={**os.environ, **env}
+    ) as client:
+        os.close(stdout)
+        shown = b""
+        with contextlib.suppress(OSError):
+            while piece := os.read(terminal, 4096):
+                shown += piece
+    os.close(terminal)
+    assert client.returncode == 0
+    return shown.decode()
+
+
+def test_the_state_has_a_colour_on_a_terminal_unless_nobody_wants_it(serve: Serve) -> None:
+    server = serve()
+    line = ("status", "-s", server.socket)
+    assert "\033[32m\033[1mrunning\033[0m, pid" in in_terminal(*line)
+    assert "\033" not in in_terminal(*line, NO_COLOR="1")
+    assert "\033" not in run_cli(*line).stdout
+
+
+def test_a_watched_status_is_a_document_a_line_until_the_server_ends(serve: Serve) -> None:
+    server = serve()
+    with Child(*CLI, "status", "--watch", "0.1", "--json", "-s", server.socket) as client:
+        for _ in range(3):
+            assert json.loads(client.stdout.readline())["state"] == "running"
+        server.reload()
+        until(lambda: json.loads(client.stdout.readline())["generation"] == 2, "the new code")
+        server.client().stop()
+        rest = client.stdout.read()
+    assert json.loads(rest[rest.index("{\n") :])["exit"] == client.returncode == 3

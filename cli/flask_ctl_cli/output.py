@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
+import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -93,7 +95,22 @@ def print_result(method: str, result: Any, *, as_json: bool) -> None:
     if as_json:
         print_json(result)
     else:
-        click.echo(_text(method, result), nl=False)
+        # The de facto standard of https://no-color.org; click itself leaves colours out where stdout is no terminal.
+        click.echo(_coloured(_text(method, result)), nl=False, color=False if os.environ.get("NO_COLOR") else None)
+
+
+_COLOURS = {
+    r"(?<=  )(running)(?=, pid )": "green",
+    r"(?<=  )(starting|reloading|stopping)(?=, pid )": "yellow",
+    r"\b(CUT|DIED|FAILED|LEFT (?:UNFINISHED|BEHIND))\b": "red",
+}
+"""The state in the first line of `status`, and what was lost, in capitals."""
+
+
+def _coloured(text: str) -> str:
+    for pattern, colour in _COLOURS.items():
+        text = re.sub(pattern, click.style(r"\1", fg=colour, bold=True), text)
+    return text
 
 
 def _text(method: str, result: Any) -> str:
