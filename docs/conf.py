@@ -6,6 +6,7 @@ project = "flask-ctl"
 author = "The flask-ctl maintainers"
 version = release = version_of("flask-ctl")
 extensions = ["myst_parser", "sphinx.ext.autodoc"]
+html_show_copyright = False
 html_theme = "furo"
 html_title = f"flask-ctl {version}"
 exclude_patterns = ["_build"]

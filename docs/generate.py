@@ -68,7 +68,8 @@ def _command(command: click.Command, context: click.Context, title: str) -> Iter
     yield from (f"## {title}", "", "```text", context.get_usage().removeprefix("Usage: "), "```", "")
     yield from (_as_markdown(command.help or ""), "")
     options = [parameter.get_help_record(context) for parameter in command.get_params(context)]
-    yield from _table(("option", "means"), *((f"`{name}`", means) for name, means in filter(None, options) if means))
+    yield from (f"- `{name}`: {means}" for name, means in filter(None, options) if means)
+    yield ""
     if isinstance(command, ControlCommand) and command.examples:
         yield from ("```sh", *command.examples, "```", "")
 
@@ -95,10 +96,11 @@ def _settings() -> Iterator[str]:
     for title, prefix in (("In `app.config`", "CTL_"), ("In the environment", "FLASK_CTL_")):
         rows = [setting for setting in SETTINGS if setting.name.startswith(prefix)]
         yield from (f"## {title}", "")
-        yield from _table(
-            ("setting", "default", "means"),
-            *((f"`{s.name}`", "" if s.default is None else f"`{s.default!r}`", s.meaning) for s in rows),
-        )
+        # No table: it would be too wide for a narrow screen.
+        for setting in rows:
+            default = "" if setting.default is None else f" (default: `{setting.default!r}`)"
+            yield f"- **`{setting.name}`**{default}: {setting.meaning}"
+        yield ""
 
 
 def _lifecycle() -> Iterator[str]:
