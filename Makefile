@@ -63,7 +63,7 @@ coverage: compiled
 test-versions: $(READY)
 	$(BIN)/nox --reuse-venv=yes --no-error-on-missing-interpreters $(ARGS)
 
-test-system: compiled
+test-system: compiled $(DOCUMENTED)
 	tests/system/install.sh $(SYSTEM_PACKAGES)
 	$(BIN)/python -m pytest -n 1 --durations=10 tests/system $(ARGS)
 
