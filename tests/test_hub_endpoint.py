@@ -183,7 +183,7 @@ def test_a_message_that_the_hub_fails_at_costs_nobody_else_the_hub(
     worker: Conversation, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def fail(*_: Any) -> None:
-        raise RuntimeError("can't start new thread")
+        raise KeyError("endpoints")
 
     monkeypatch.setattr(worker.gate, "_on_stop", fail)
     assert worker.code({"method": "stop", "params": {"mode": "fast", "grace": 0}}) == -32603

@@ -90,8 +90,9 @@ class WorkerEndpoint:
             return encode(error_object(id, error))
         except RemoteProtocolError as error:
             return encode(error_object(id, CommandError(error.message, code=INVALID_PARAMS)))
-        except Exception as error:
-            # Whatever a worker sends, the hub goes on for the others.
+        except (AttributeError, LookupError, TypeError, ValueError) as error:
+            # Whatever a worker sends, the hub goes on for the others. What the system lacks is no fault of the message:
+            # the control thread begins anew, and the workers connect again.
             logger.exception("a message of worker %s failed", peer.pid)
             return encode(error_object(id, CommandError(f"{type(error).__name__}: {error}")))
 
