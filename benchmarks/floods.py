@@ -70,6 +70,7 @@ def _flood(kind: str, message: str, calls: int) -> list[Figure]:
             "–",
             f"≤ +{GROWTH_GOAL:g} MiB",
             growth <= GROWTH_GOAL,
+            "100 idle connections take 3.7 MiB in libzmq itself, two pipe chunks of 16 KiB each.",
         ),
     ]
 
