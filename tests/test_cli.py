@@ -43,7 +43,8 @@ def serve_lines(listener: socket.socket, answer: Callable[[bytes], bytes]) -> No
     with contextlib.suppress(OSError):
         while True:
             connection = listener.accept()[0]
-            with connection, connection.makefile("rb") as lines:
+            # A client that has read enough may close before the last answer is sent.
+            with contextlib.suppress(ConnectionError), connection, connection.makefile("rb") as lines:
                 for line in lines:
                     connection.sendall(answer(line))
                     if b'"stop"' in line:
