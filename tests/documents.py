@@ -82,12 +82,12 @@ def dialogue(text: str) -> Iterator[Step]:
 class Run:
     """One run of a page, in a directory of its own, by one shell."""
 
-    def __init__(self, page: pathlib.Path, directory: pathlib.Path, port: int) -> None:
+    def __init__(self, page: pathlib.Path, directory: pathlib.Path, port: int, control_port: int) -> None:
+        """`port` is for HTTP, `control_port` for control over TCP."""
         self._directory = directory / "srv" / "shop"
         self._places = {f"/{name}/": f"{directory}/{name}/" for name in ("tmp", "srv", "run", "etc", "var")}
-        self._places |= {
-            f"{host}:{number}": f"{host}:{port}" for host in ("127.0.0.1", "0.0.0.0") for number in (5000, 8000)
-        }
+        for number, own in {5000: port, 8000: port, 5555: control_port}.items():
+            self._places |= {f"{host}:{number}": f"{host}:{own}" for host in ("127.0.0.1", "0.0.0.0")}
         self.steps: list[Step] = []
         self._script = ["trap 'kill $(jobs -p) 2>/dev/null; wait' EXIT"]
         for name in ("tmp", "srv/shop", "run/shop", "etc/shop", "var/log"):

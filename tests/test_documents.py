@@ -56,7 +56,7 @@ def test_every_program_and_dialogue_of_a_page_does_what_the_page_shows(
     directory = short_path / "page"
     directory.mkdir()
     port = free_port()
-    run = Run(page, directory, port)
+    run = Run(page, directory, port, free_port())
     environment = {
         "XDG_RUNTIME_DIR": str(short_path),
         "FLASK_RUN_PORT": str(port),
