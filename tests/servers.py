@@ -148,7 +148,7 @@ REPRESENTATIVES = [
 """One for each mechanism; the others differ from one of these in a few properties, those that all are asked for."""
 
 FIRSTS = ["werkzeug", "gunicorn sync"]
-"""One that serves alone and one with workers, for what costs much and is the same with each of them."""
+"""A server of a single process and a server with workers, for tests that cost much and show the same elsewhere."""
 
 
 def _any(row: Row) -> bool:

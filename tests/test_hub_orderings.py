@@ -177,7 +177,7 @@ def test_commands_are_answered_during_a_stop(seed: int, phase: str, command: str
 
 @pytest.mark.parametrize("phase", PHASES)
 @pytest.mark.parametrize("who", ["the busy one", "another one", "all", "the master"])
-def test_whoever_dies_during_a_stop_it_is_answered_and_tells_what_was_lost(seed: int, phase: str, who: str) -> None:
+def test_a_death_during_a_stop_leaves_an_answer_that_tells_what_was_lost(seed: int, phase: str, who: str) -> None:
     with world(seed) as w:
         stop, go_on = in_phase(w, phase)
         workers = w.living()

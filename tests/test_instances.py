@@ -358,7 +358,7 @@ def test_a_server_with_workers_has_a_name_of_its_own_and_inherits(
 
 
 class Asked:
-    """A connection to whoever listens at the time."""
+    """A connection to the process that listens at the time."""
 
     endpoint, ended = "/run/shop.sock", False
 

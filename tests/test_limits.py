@@ -244,7 +244,7 @@ def test_over_the_connections_that_all_wait_for_an_answer_the_new_one_gives_way(
 
 
 def test_observers_have_half_of_the_connections_between_them(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """However busy they are, those who may operate get in."""
+    """Operators get in, however busy the observers are."""
     who = this_process()
     monkeypatch.setattr("flask_ctl.transports.unix.peer_of", lambda sock: who)
     settings = {"CTL_MAX_CONNECTIONS": 4, "CTL_ALLOW": {"observe": ["uid:50000"]}}

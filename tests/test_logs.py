@@ -149,7 +149,7 @@ def test_a_forked_child_logs_by_a_thread_of_its_own(handler: Handler) -> None:
 
 
 def fill(descriptor: int) -> None:
-    """Leave no room in a pipe, for those who write to it in blocking mode, too."""
+    """Leave no room in a pipe, for writers in blocking mode, too."""
     full = os.open(f"/proc/self/fd/{descriptor}", os.O_WRONLY | os.O_NONBLOCK)
     with io.FileIO(full, "w") as pipe:
         for size in (65536, 1):

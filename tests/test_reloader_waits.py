@@ -56,7 +56,7 @@ def test_status_is_exit_3_and_tells_of_the_reloader(serve: Serve, edited: Edited
 
 
 def test_it_is_found_by_its_directory_too(serve: Serve, edited: Edited, short_path: pathlib.Path) -> None:
-    """And is none of those who ask elsewhere."""
+    """In another directory the client does not find it."""
     server = serve(command=DEBUG, cwd=edited.directory, env={"FLASK_CTL_SOCKET": ""}, ready=False)
     assert run_cli("ping", "--wait", "30", cwd=edited.directory).returncode == 0
     edited.break_it(server)

@@ -73,7 +73,7 @@ def test_the_program_of_a_process_is_named() -> None:
 
 @pytest.mark.parametrize("name", ["werkzeug", "gunicorn sync"])
 def test_log_lines_have_that_form_too(start: Serve, serve: Serve, name: str) -> None:
-    """Beside the record of the audit log itself, whoever is asked: a single process, or a hub."""
+    """Beside the record of the audit log itself, in a single process and behind a hub."""
     server = serve("flask-ctl run") if name == "werkzeug" else start(SERVERS[name])
     server.reload()
     server.client().stop()

@@ -1,10 +1,14 @@
 """What the listeners have in common whose socket we bind: it is put back when its file is removed, and handed over."""
 
+# Methods that do nothing are the defaults of a port.
+# ruff: noqa: B027
+
 from __future__ import annotations
 
 import contextlib
 import logging
 import os
+from abc import ABC, abstractmethod
 from typing import Any
 
 from ..dispatch.guard import Guard
@@ -18,16 +22,16 @@ from .base import Listener
 logger = logging.getLogger("flask_ctl")
 
 
-class Place:
+class Place(ABC):
     """A place to listen at. The defaults are those of a port: there is no file, and the kernel guards it."""
 
+    @abstractmethod
     def acquire(self) -> socket.socket:
         """A listening socket. Raises ConfigurationError that says what is in the way and what to do."""
-        raise NotImplementedError
 
+    @abstractmethod
     def adopt(self, descriptor: int, lock: int) -> socket.socket:
         """The listening socket that the previous image of this process left. Raises like `acquire`."""
-        raise NotImplementedError
 
     def check(self) -> None:
         """Raises InsecureConfiguration where `acquire` would."""
