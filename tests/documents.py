@@ -79,6 +79,28 @@ def dialogue(text: str) -> Iterator[Step]:
         yield Step(command, "\n".join(rest).strip())
 
 
+def run_shell(
+    command: list[str], directory: pathlib.Path, environment: dict[str, str], timeout: float
+) -> tuple[str, int]:
+    """Output and exit code of a shell, which has a session of its own, and is killed with it after the timeout."""
+    shell = subprocess.Popen(
+        command,
+        cwd=directory,
+        env={**environment, "PATH": PATH},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        start_new_session=True,
+        text=True,
+    )
+    try:
+        output, _ = shell.communicate(timeout=timeout)
+    except subprocess.TimeoutExpired:
+        os.killpg(shell.pid, signal.SIGKILL)
+        output, _ = shell.communicate()
+    return output, shell.returncode
+
+
 class Run:
     """One run of a page, in a directory of its own, by one shell."""
 
@@ -104,21 +126,7 @@ class Run:
 
     def outputs(self, environment: dict[str, str], timeout: float) -> list[tuple[str, int]]:
         """Output and exit code of each step."""
-        shell = subprocess.Popen(
-            ["bash", "-c", "\n".join(self._script)],
-            cwd=self._directory,
-            env={**environment, "PATH": PATH},
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-            text=True,
-        )
-        try:
-            text, _ = shell.communicate(timeout=timeout)
-        except subprocess.TimeoutExpired:
-            os.killpg(shell.pid, signal.SIGKILL)
-            text, _ = shell.communicate()
+        text, _ = run_shell(["bash", "-c", "\n".join(self._script)], self._directory, environment, timeout)
         found = re.findall(f"{BEGIN}(.*?){END}(\\d+)\n", text, re.DOTALL)
         return [(output.strip(), int(code)) for output, code in found]
 

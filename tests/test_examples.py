@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import os
 import pathlib
-import signal
-import subprocess
 
 import pytest
-from documents import PATH, ROOT
+from documents import ROOT, run_shell
 
 EXAMPLES = sorted(path.parent for path in (ROOT / "examples").glob("*/run.sh"))
 
@@ -16,22 +14,9 @@ EXAMPLES = sorted(path.parent for path in (ROOT / "examples").glob("*/run.sh"))
 @pytest.mark.full
 @pytest.mark.parametrize("example", EXAMPLES, ids=lambda path: path.name)
 def test_an_example_does_what_it_shows(example: pathlib.Path, tmp_path: pathlib.Path) -> None:
-    shell = subprocess.Popen(
-        ["sh", "run.sh"],
-        cwd=example,
-        env={"PATH": PATH, "TMPDIR": os.environ.get("TMPDIR", "/tmp"), "HOME": str(tmp_path), "LANG": "C.UTF-8"},
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        start_new_session=True,
-        text=True,
-    )
-    try:
-        output, _ = shell.communicate(timeout=100)
-    except subprocess.TimeoutExpired:
-        os.killpg(shell.pid, signal.SIGTERM)
-        output, _ = shell.communicate()
-    assert shell.returncode == 0, output
+    environment = {"TMPDIR": os.environ.get("TMPDIR", "/tmp"), "HOME": str(tmp_path), "LANG": "C.UTF-8"}
+    output, code = run_shell(["sh", "run.sh"], example, environment, 100)
+    assert code == 0, output
 
 
 def test_the_table_of_the_examples_has_each() -> None:
