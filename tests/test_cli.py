@@ -437,3 +437,16 @@ def test_a_watched_status_is_a_document_a_line_until_the_server_ends(serve: Serv
         server.client().stop()
         rest = client.stdout.read()
     assert json.loads(rest[rest.index("{\n") :])["exit"] == client.returncode == 3
+
+
+def test_a_result_that_can_not_be_written_is_exit_1_with_the_reason(serve: Serve) -> None:
+    """As on a full disk."""
+    server = serve()
+    for words in (["status"], ["status", "--json"], ["status", "--watch", "0.1"]):
+        with open("/dev/full", "w") as full:
+            command = [*CLI, *words, "-s", server.socket]
+            done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, timeout=60)
+        assert (done.returncode, done.stderr) == (
+            1,
+            "Error: the result can't be written to stdout: No space left on device\n",
+        )

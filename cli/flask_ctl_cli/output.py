@@ -87,7 +87,20 @@ def _print_document(exit: int, code: int | None, message: str, data: Any) -> Non
 
 def print_json(value: Any) -> None:
     """Print one JSON document on stdout."""
-    click.echo(json.dumps(value, indent=2))
+    write(json.dumps(value, indent=2) + "\n")
+
+
+def write(text: str) -> None:
+    """Write text on stdout; exit code 1 with a message if that is not possible, as on a full disk."""
+    # The de facto standard of https://no-color.org; click itself leaves colours out where stdout is no terminal.
+    try:
+        click.echo(text, nl=False, color=False if os.environ.get("NO_COLOR") else None)
+    except BrokenPipeError:
+        # click ends quietly.
+        raise
+    except OSError as error:
+        click.echo(f"Error: the result can't be written to stdout: {error.strerror}", err=True)
+        raise click.exceptions.Exit(1) from None
 
 
 def print_result(method: str, result: Any, *, as_json: bool) -> None:
@@ -95,8 +108,7 @@ def print_result(method: str, result: Any, *, as_json: bool) -> None:
     if as_json:
         print_json(result)
     else:
-        # The de facto standard of https://no-color.org; click itself leaves colours out where stdout is no terminal.
-        click.echo(_coloured(_text(method, result)), nl=False, color=False if os.environ.get("NO_COLOR") else None)
+        write(_coloured(_text(method, result)))
 
 
 _COLOURS = {

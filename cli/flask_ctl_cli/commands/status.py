@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
 import time
@@ -9,7 +10,7 @@ from typing import Any
 
 import click
 
-from ..output import print_result
+from ..output import print_result, write
 from ..settings import ClientCommand, Seconds, settings
 
 LEAST_INTERVAL = 0.1
@@ -37,17 +38,17 @@ def status(watch: float | None) -> None:
         if watch is None:
             print_result("status", client.status(), as_json=settings().json)
             return
-        while True:
-            _show(client.status())
-            time.sleep(max(watch, LEAST_INTERVAL))
+        with contextlib.suppress(KeyboardInterrupt):
+            while True:
+                _show(client.status())
+                time.sleep(max(watch, LEAST_INTERVAL))
 
 
 def _show(status: dict[str, Any]) -> None:
     """One of many: in the same place on a terminal, below the one before in a file or a pipe."""
     if settings().json:
-        click.echo(json.dumps(status))
+        write(json.dumps(status) + "\n")
     else:
-        click.echo("\033[H\033[J" if sys.stdout.isatty() else "", nl=False)
+        write("\033[H\033[J" if sys.stdout.isatty() else "")
         print_result("status", status, as_json=False)
-        click.echo("" if sys.stdout.isatty() else "\n", nl=False)
-    sys.stdout.flush()
+        write("" if sys.stdout.isatty() else "\n")
