@@ -9,23 +9,24 @@ READY := $(VENV)/.ready
 DOCUMENTED := $(VENV)/.documented
 
 # For `make test-system`, now and for tests to come.
-SYSTEM_PACKAGES := openssh-server systemd chromium prometheus runit
+SYSTEM_PACKAGES := openssh-server systemd chromium prometheus runit man-db zsh fish haproxy logrotate nginx-light
 
-.PHONY: help demo test test-all test-versions test-system coverage compiled fuzz lint bench hammer docs reference picture clean
+.PHONY: help demo test test-all test-versions test-system release-check coverage compiled fuzz lint bench hammer docs reference picture clean
 help:
 	@echo "make demo           see it work"
 	@echo "make test           what a change is likely to break, each server once"
 	@echo "make test-all       every test, on every row of the table of servers"
 	@echo "make test-versions  under each Python that is found, and the lowest versions of Flask and the servers"
 	@echo "make test-system    what needs packages of Debian, which it installs"
+	@echo "make release-check  build sdist and wheel, install the wheel alone and use it, test the sdist"
 	@echo "make coverage       what the tests of \`make test\` run of each room, lines and branches"
 	@echo "make fuzz           10,000 conversations with whatever bytes a client may send"
 	@echo "make lint           ruff and strict mypy"
 	@echo "make bench          measure, as ratios, and write benchmarks/results.md"
 	@echo "make hammer         200 reloads of each server under load, and what was lost"
 	@echo "make docs           the documentation as a site, docs/_build/index.html"
-	@echo "make reference      write the generated pages of docs/reference anew"
-	@echo "make picture        draw the terminal of the README anew, from a real run"
+	@echo "make reference      write docs/reference, the manual pages and the completion scripts anew"
+	@echo "make picture        draw the terminal of the README anew, from a real run, and the view of flask-ctl top"
 	@echo "make clean          remove the environments and caches"
 
 $(INSTALLED): pyproject.toml
@@ -65,7 +66,15 @@ test-versions: $(READY)
 
 test-system: compiled $(DOCUMENTED)
 	tests/system/install.sh $(SYSTEM_PACKAGES)
+	@$(PIP) --editable '.[system]'
 	$(BIN)/python -m pytest -n 1 --durations=10 tests/system $(ARGS)
+
+# Of the tests of the sdist a file for each room; all of `make test` by ARGS=tests.
+release-check: ARGS ?= $(patsubst %,tests/test_%.py,package versions architecture framing dispatcher transports \
+	adapters lifecycle client extension hub cli)
+release-check: compiled
+	@$(PIP) --editable '.[release]'
+	SDIST_TESTS="$(ARGS)" $(BIN)/python -m pytest -n 0 -s tests/release
 
 # The tests start hundreds of processes; where Python must not write bytecode each would compile the package anew.
 compiled: $(READY)
@@ -90,9 +99,12 @@ docs: $(DOCUMENTED)
 
 reference: $(INSTALLED)
 	$(BIN)/python docs/generate.py
+	$(BIN)/python docs/pictures.py
+	$(BIN)/python docs/manual.py
 
 picture: $(DOCUMENTED)
 	$(BIN)/python docs/terminal.py
+	$(BIN)/python docs/view.py
 
 clean:
 	rm -rf docs/_build $(VENV) .nox .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage build dist

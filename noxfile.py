@@ -57,14 +57,14 @@ ALWAYS = [
 """What a version of Python, Flask, Werkzeug, click, pyzmq or psutil may break: every server, transport and command."""
 
 OF_SERVER = {
-    "waitress": (["test_servers"], "waitress"),
-    "cheroot": (["test_servers"], "cheroot"),
-    "gevent": (["test_servers", "test_gevent"], "pywsgi or gevent"),
+    "waitress": (["test_servers", "test_keepalive"], "waitress"),
+    "cheroot": (["test_servers", "test_keepalive"], "cheroot"),
+    "gevent": (["test_servers", "test_keepalive", "test_gevent"], "pywsgi or gevent"),
     "gunicorn": (["test_servers", "test_gunicorn"], "gunicorn"),
     "pyuwsgi": (["test_servers", "test_uwsgi"], "uwsgi"),
-    "granian": (["test_servers"], "granian"),
+    "granian": (["test_servers", "test_attributes", "test_flaskr"], "granian"),
 }
-"""The tests of a server, and the expression (``pytest -k``) that selects its rows there."""
+"""The tests of a server, and the expression (``pytest -k``) that selects its rows there; all of them are run."""
 
 nox.needs_version = ">=2026.2"
 nox.options.sessions = ["newest", "lowest"]
@@ -75,7 +75,7 @@ nox.options.download_python = "never"
 def newest(session: nox.Session) -> None:
     """The newest versions of all packages under one Python."""
     session.install("--upgrade", "--editable", ".[test]")
-    _test(session, ALWAYS)
+    _test(session, ALWAYS, "-m", "not full")
 
 
 @nox.session(python=OLDEST)
@@ -85,7 +85,7 @@ def lowest(session: nox.Session, group: str) -> None:
     lowered = DEPENDENCIES if group == "framework" else [SERVERS[group]]
     session.install("--editable", ".[test]", *map(_at_lowest, lowered))
     if group == "framework":
-        _test(session, ALWAYS)
+        _test(session, ALWAYS, "-m", "not full")
     else:
         names, expression = OF_SERVER[group]
         _test(session, names, "-k", expression)
@@ -99,4 +99,4 @@ def _at_lowest(requirement: Requirement) -> str:
 def _test(session: nox.Session, names: list[str], *options: str) -> None:
     session.run("python", "-m", "pip", "freeze", "--exclude-editable")
     files = [f"tests/{name}.py" for name in names]
-    session.run("python", "-m", "pytest", "-m", "not full", *options, *session.posargs, *files)
+    session.run("python", "-m", "pytest", *options, *session.posargs, *files)

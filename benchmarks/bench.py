@@ -18,7 +18,10 @@ import time
 from collections.abc import Callable
 
 from benchmarks import costs, hub, stops, wire
+from benchmarks.fixtures import live_app, plugin
 from benchmarks.floods import floods
+from benchmarks.followers import stopped_follower
+from benchmarks.listing import listing, watching
 from benchmarks.measuring import MIN_ROUNDS, Figure, misses, table
 from benchmarks.reloads import reloads
 from benchmarks.running import HERE
@@ -39,13 +42,18 @@ GOALS: dict[str, tuple[Measurement, int, int]] = {
     "middleware": (costs.middleware, 101, 21),
     "stop": (stops.idle, 9, MIN_ROUNDS),
     "gunicorn": (stops.gunicorn, MIN_ROUNDS, MIN_ROUNDS),
+    "plugin": (plugin, 9, MIN_ROUNDS),
+    "live_app": (live_app, MIN_ROUNDS, MIN_ROUNDS),
     "hub": (hub.status, MIN_ROUNDS, MIN_ROUNDS),
+    "ls": (listing, 11, MIN_ROUNDS),
+    "ls_watch": (watching, MIN_ROUNDS, MIN_ROUNDS),
 }
 """The figures with a goal: how each is measured, and the number of rounds or calls in a complete and in a quick run."""
 
 OTHERS: dict[str, tuple[Measurement, int, int]] = {
     "wake_ups": (costs.wake_ups, 10, 4),
     "floods": (floods, 200, 30),
+    "stopped_follower": (stopped_follower, MIN_ROUNDS, MIN_ROUNDS),
     "reloads": (reloads, MIN_ROUNDS, MIN_ROUNDS),
 }
 """Others, whose counterpart is the same server without what is measured."""

@@ -90,19 +90,19 @@ def middleware(rounds: int) -> list[Figure]:
     """What counting adds to a request, beside the least that an honest middleware adds."""
     environ: dict[str, Any] = {"wsgi.file_wrapper": wsgiref.util.FileWrapper}
     wsgiref.util.setup_testing_defaults(environ)
-    bare, ours, least = (
-        average_time(5000, _request(app, environ)) for app in (wsgi, RequestCounter(wsgi), MinimalCounter(wsgi))
-    )
-    compared = compare(rounds, lambda: ours() - bare(), lambda: least() - bare())
-    return [
-        Figure.ratio(
-            "counting adds to a request",
-            "a minimal middleware",
-            compared,
-            1.05,
-            "it keeps the length of a list and the server's own file objects, which the minimal one loses.",
-        )
-    ]
+    measuring = RequestCounter(wsgi)
+    measuring.measure()
+    bare, least = (average_time(5000, _request(app, environ)) for app in (wsgi, MinimalCounter(wsgi)))
+    figures = []
+    for counter, what, goal in (
+        (measuring, "counting adds to a request", 1.4),
+        (RequestCounter(wsgi), "counting without `CTL_METRICS`", 1.2),
+    ):
+        ours = average_time(5000, _request(counter, environ))
+        compared = compare(rounds, lambda ours=ours: ours() - bare(), lambda: least() - bare())  # type: ignore[misc]
+        why = "it keeps the length of a list and the server's own file objects, which the minimal one loses."
+        figures.append(Figure.ratio(what, "a minimal middleware", compared, goal, why))
+    return figures
 
 
 def _request(app: Callable[..., Any], environ: dict[str, Any]) -> Callable[[], None]:

@@ -111,6 +111,30 @@ def controlled_app(*addresses: str) -> Any:
     return app
 
 
+def logging_app(address: str, port: str) -> None:
+    """A Flask app under control, served by `app.run` at that port, which logs a kilobyte for each request."""
+    import logging
+
+    app = controlled_app(address)
+    logger = logging.getLogger("bench")
+    logger.setLevel(logging.INFO)
+    app.before_request(lambda: logger.info("%s", "x" * 1000))
+    app.run(port=int(port))
+
+
+def entries(count: str) -> None:
+    """So many entries in the registry of instances, none of which answers."""
+    from flask_ctl.transports.registration import Registration
+    from flask_ctl.transports.registry import Claims, RegisteredApp
+
+    held = [Registration() for _ in range(int(count))]
+    for number, registration in enumerate(held):
+        app = RegisteredApp(f"held-{number}", "/srv/held", [f"/run/held-{number}.sock"])
+        registration.renew(Claims([app], "/srv/held", "werkzeug"))
+    _ready()
+    threading.Event().wait()
+
+
 def plain() -> None:
     """A Flask app on Werkzeug's own server, whose `shutdown` a helper thread calls for the first line on stdin."""
     from werkzeug.serving import make_server
@@ -138,6 +162,8 @@ if __name__ == "__main__":
         "spinning": spinning,
         "serving": serving,
         "flood": flood,
+        "logging_app": logging_app,
         "plain": plain,
+        "entries": entries,
     }
     programs[sys.argv[1]](*sys.argv[2:])

@@ -13,7 +13,15 @@ if TYPE_CHECKING:
     from .client.client import ControlClient as ControlClient
     from .client.discovery import find_instance as find_instance
     from .client.discovery import find_instance_of as find_instance_of
-    from .client.discovery import live_instances as live_instances
+    from .client.doctor import machine_findings as machine_findings
+    from .client.doctor import version_findings as version_findings
+    from .client.instances import LiveInstance as LiveInstance
+    from .client.instances import instances_at as instances_at
+    from .client.instances import live_instances as live_instances
+    from .client.instances import registered_instances as registered_instances
+    from .client.instances import remove_dead_instances as remove_dead_instances
+    from .client.supervision import service_findings as service_findings
+    from .dispatch.redaction import masked_text as masked_text
     from .errors import AccessDenied as AccessDenied
     from .errors import AmbiguousTarget as AmbiguousTarget
     from .errors import CommandError as CommandError
@@ -32,6 +40,10 @@ if TYPE_CHECKING:
     from .extension.background import BackgroundServer as BackgroundServer
     from .extension.control import Control as Control
     from .extension.settings import SETTINGS as SETTINGS
+    from .inspection.exposition import exposition as exposition
+    from .protocol.items import render_message as render_message
+    from .protocol.profiles import render_profile as render_profile
+    from .protocol.screen import render_for_terminal as render_for_terminal
     from .protocol.text import render_result as render_result
     from .servers.launch import server_program as server_program
     from .servers.registry import prepare_server as prepare_server
@@ -41,7 +53,17 @@ if TYPE_CHECKING:
 
 _NAMES = {
     "client.client": ("ControlClient",),
-    "client.discovery": ("find_instance", "find_instance_of", "live_instances"),
+    "client.discovery": ("find_instance", "find_instance_of"),
+    "client.doctor": ("machine_findings", "version_findings"),
+    "client.supervision": ("service_findings",),
+    "dispatch.redaction": ("masked_text",),
+    "client.instances": (
+        "LiveInstance",
+        "instances_at",
+        "live_instances",
+        "registered_instances",
+        "remove_dead_instances",
+    ),
     "errors": (
         "AccessDenied",
         "AmbiguousTarget",
@@ -62,6 +84,10 @@ _NAMES = {
     "extension.background": ("BackgroundServer",),
     "extension.control": ("Control",),
     "extension.settings": ("SETTINGS",),
+    "inspection.exposition": ("exposition",),
+    "protocol.screen": ("render_for_terminal",),
+    "protocol.items": ("render_message",),
+    "protocol.profiles": ("render_profile",),
     "protocol.text": ("render_result",),
     "servers.launch": ("server_program",),
     "servers.registry": ("prepare_server", "server_names"),

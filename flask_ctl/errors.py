@@ -88,7 +88,15 @@ class NotRunning(ControlError):
 
 
 class AmbiguousTarget(ControlError):
-    """Several instances match, or none belongs to the current directory; the message lists the live instances."""
+    """Several instances match, or none belongs to the current directory; the message lists the live instances.
+
+    ``data["matching"]`` tells how many match, None if that is not known.
+    """
+
+    @property
+    def none_matches(self) -> bool:
+        """Whether it is certain that only other instances run."""
+        return isinstance(self.data, dict) and self.data.get("matching") == 0
 
 
 class ServerDied(ControlError):

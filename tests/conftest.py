@@ -7,6 +7,7 @@ import gc
 import os
 import pathlib
 import random
+import shutil
 import socket
 import sys
 import tempfile
@@ -17,7 +18,7 @@ from typing import Any
 import flaskr
 import psutil
 import pytest
-from harness import MODES, SITES, TIMEOUT, Program, Serve, Server, Site, until
+from harness import MODES, PYTHON, SITES, TIMEOUT, Program, Serve, Server, SharedServer, Site, until
 from hypothesis import settings
 from manyworkers import all_there, hubs_of
 from servers import Row
@@ -96,19 +97,41 @@ def short_path() -> Iterator[pathlib.Path]:
         yield pathlib.Path(name)
 
 
+@pytest.fixture(scope="session")
+def _common_directory() -> Iterator[pathlib.Path]:
+    """For all tests without a `short_path`: to make directories takes longer than most of them."""
+    with tempfile.TemporaryDirectory(prefix="ctl-") as name:
+        yield pathlib.Path(name)
+
+
 @pytest.fixture(autouse=True)
-def _no_stray_settings(monkeypatch: pytest.MonkeyPatch, short_path: pathlib.Path) -> None:
-    """No default socket of the machine is found, none is left there; every test's first app is the first of all."""
+def _no_stray_settings(
+    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, _common_directory: pathlib.Path
+) -> Iterator[None]:
+    """Every test's first app is the first of all, and what it starts knows only directories of the test."""
     monkeypatch.setattr("flask_ctl.extension.registry.registry._first", None)
+    if "short_path" in request.fixturenames:
+        _isolate(monkeypatch, request.getfixturevalue("short_path"))
+        yield
+    else:
+        places = _isolate(monkeypatch, _common_directory)
+        yield
+        for place in places:
+            if any(place.iterdir()):
+                shutil.rmtree(place)
+
+
+def _isolate(monkeypatch: pytest.MonkeyPatch, directory: pathlib.Path) -> tuple[pathlib.Path, ...]:
+    """No default socket of the machine is found, none is left there, but in the directories that are returned."""
     ours = [name for name in os.environ if name.startswith("FLASK_CTL_")]
     for name in (*ours, "FLASK_APP", "FLASK_DEBUG", "WERKZEUG_RUN_MAIN"):
         monkeypatch.delenv(name, raising=False)
-    runtime = short_path / "run"
-    runtime.mkdir(mode=0o700)
-    temporary = short_path / "tmp"
-    temporary.mkdir()
+    runtime, temporary = directory / "run", directory / "tmp"
+    runtime.mkdir(mode=0o700, exist_ok=True)
+    temporary.mkdir(exist_ok=True)
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(runtime))
     monkeypatch.setenv("TMPDIR", str(temporary))
+    return runtime, temporary
 
 
 @pytest.fixture
@@ -130,6 +153,31 @@ def serve(short_path: pathlib.Path) -> Iterator[Serve]:
     for server in servers:
         server.kill()
         print(f"$ {' '.join(server.command)}\n{server.output}")  # shown if the test has failed
+
+
+@contextlib.contextmanager
+def _shared(program: str) -> Iterator[Server]:
+    with tempfile.TemporaryDirectory(prefix="ctl-") as name, pytest.MonkeyPatch.context() as monkeypatch:
+        directory = pathlib.Path(name)
+        _isolate(monkeypatch, directory)
+        server = SharedServer([*PYTHON, program], directory)
+        monkeypatch.undo()
+        yield server
+        server.kill()
+
+
+@pytest.fixture(scope="session")
+def shared() -> Iterator[Server]:
+    """A server of `sample` for all tests that only ask it."""
+    with _shared("sample.py") as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def shared_typed() -> Iterator[Server]:
+    """A server of `typed` for all tests that only ask it."""
+    with _shared("typed.py") as server:
+        yield server
 
 
 @pytest.fixture
@@ -172,13 +220,34 @@ def site(request: pytest.FixtureRequest, short_path: pathlib.Path, free_port: in
 @pytest.fixture
 def free_port() -> int:
     """A TCP port that was free a moment ago, and that the kernel gives to nobody by itself (ip(7), local ports)."""
+    return _free_port()
+
+
+@pytest.fixture
+def other_free_port(free_port: int) -> int:
+    """Another one."""
+    while (port := _free_port()) == free_port:
+        """It is free, too."""
+    return port
+
+
+def _free_port() -> int:
     while True:
         port = random.randrange(20000, 30000)
         with contextlib.suppress(OSError), socket.create_server(("127.0.0.1", port)):
             return port
 
 
-settings.register_profile("quick", max_examples=25)
+@pytest.fixture(scope="session")
+def stride(pytestconfig: pytest.Config) -> int:
+    """Of calls that are to fail, `make test` takes every fifth, from the first one on; `make test-all` each of them."""
+    return 5 if "not full" in pytestconfig.option.markexpr else 1
+
+
+# How long an example takes says nothing on a machine that is shared.
+settings.register_profile("all", max_examples=50, deadline=None)
+settings.register_profile("quick", max_examples=25, deadline=None)
+settings.load_profile("all")
 
 
 def pytest_xdist_auto_num_workers() -> int:

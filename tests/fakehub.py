@@ -319,9 +319,14 @@ class FakeWorker(FakeProcess):
         self.hooks_ran = 0
         self.exit_functions_ran = False
         self.hook_hangs = world.hooks_hang
+        self.drain_hook_left: str | None = None
+        """The name of an `on_drain` function that never ends."""
         self.deaf = False
         """Whether it hears nothing of what the hub says."""
         self.held = False
+        self.state, self.ready = "starting", False
+        self.chores: list[tuple[str, dict[str, Any]]] = []
+        self.leases: list[dict[str, Any]] = []
         self.calls: list[int] = []
         self.hooks_asked: list[int] = []
 
@@ -380,6 +385,9 @@ class FakeWorker(FakeProcess):
         if not self.alive or self.suspended or self.deaf:
             return
         message = json.loads(line)
+        if message.get("id") == messages.HELLO_ID and "result" in message:
+            self.state, self.ready = message["result"]["state"], message["result"]["ready"]
+            self.leases = message["result"]["leases"]
         if "method" not in message:
             return
         answer = getattr(self, "do_" + message["method"])(message.get("id"), **message.get("params", {}))
@@ -388,6 +396,22 @@ class FakeWorker(FakeProcess):
 
     def do_figures(self, id: int) -> Any:
         return messages.as_json(self._figures())
+
+    def do_answer(self, id: int, app: str, question: str, params: dict[str, Any]) -> Any:
+        assert (app, question) == (KEY, "oldest")
+        return [{"number": number, "method": "GET", "route": "/", "age": 1.5} for number in range(self.in_flight)]
+
+    def do_leave(self, id: None) -> Any:
+        self._send(messages.request("left", {}))
+        return NotImplemented
+
+    def do_state(self, id: int | None, state: str, ready: bool) -> Any:
+        self.state, self.ready = state, ready
+        return {"hooks_run": 1, "hooks_failed": []}
+
+    def do_chore(self, id: int, name: str, params: dict[str, Any]) -> Any:
+        self.chores.append((name, params))
+        return []
 
     def do_drain(self, id: int) -> Any:
         self.held = True
@@ -416,7 +440,7 @@ class FakeWorker(FakeProcess):
     def do_preflight(self, id: int) -> Any:
         return {"command": ["x"], "directory": "/", "environment": {}}
 
-    def do_run_stop_hooks(self, id: int) -> Any:
+    def do_run_stop_hooks(self, id: int, patience: float) -> Any:
         self._send(messages.request("received", {"id": id}))
         if self.hook_kills:
             self.die()
@@ -425,7 +449,7 @@ class FakeWorker(FakeProcess):
             self.hooks_asked.append(id)
             return NotImplemented
         self.hooks_ran += 1
-        return None
+        return self.drain_hook_left
 
     def do_run_reload_hooks(self, id: int) -> Any:
         return None
@@ -814,7 +838,7 @@ class World:
         keeper = _Keeper(self, worker)
         answer = self.hub._endpoint.handle(line.rstrip(b"\n"), peer, lambda _: None, keeper)
         if answer is not None:
-            assert not isinstance(answer, Future)
+            assert isinstance(answer, bytes)
             keeper.send(answer)
 
     def tell_of_end(self, worker: FakeWorker) -> None:
@@ -868,7 +892,8 @@ class World:
             "Waker": lambda: FakeWaker(self.clock),
         }  # fmt: skip
         for module in (
-            flask_ctl.dispatch.futures, flask_ctl.lifecycle.controller, flask_ctl.lifecycle.operation,
+            flask_ctl.dispatch.futures, flask_ctl.lifecycle.controller, flask_ctl.lifecycle.logs,
+            flask_ctl.lifecycle.operation,
             flask_ctl.lifecycle.reload, flask_ctl.lifecycle.stop, flask_ctl.system.standby, apps, auditing,
             commands, endpoint, turnover, master, process, reloading, requests, status, hub_stopping,
             workers,
@@ -898,6 +923,12 @@ class _Client:
 
     def send(self, message: bytes) -> None:
         raise AssertionError("only workers are told something that is no answer")
+
+    def subscribe(self, stream: Any, *, plain: bool = False) -> int:
+        raise AssertionError("no command of this test streams")
+
+    def cancel(self, subscription: int) -> bool:
+        return False
 
 
 class _Keeper(_Client):

@@ -8,18 +8,22 @@ from __future__ import annotations
 import itertools
 import pathlib
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from typing import Any
 
 from harness import TIMEOUT, until
 
-from flask_ctl.dispatch.commands import command_from
+from flask_ctl.dispatch.commands import CommandRegistry, command_from
 from flask_ctl.dispatch.limits import Limits
+from flask_ctl.dispatch.peer import Peer
 from flask_ctl.dispatch.policy import Policy
-from flask_ctl.dispatch.replies import Reply
+from flask_ctl.dispatch.replies import Call, Reply
 from flask_ctl.errors import CommandError, ReloadFailed
+from flask_ctl.inspection.exceptions import ExceptionTable
+from flask_ctl.inspection.registries import Registries
 from flask_ctl.lifecycle.app import ServedApp
+from flask_ctl.lifecycle.commands import LifecycleCommands
 from flask_ctl.lifecycle.instance import Instance
 from flask_ctl.lifecycle.reload import ReloadRequest
 from flask_ctl.lifecycle.stop import StopRequest
@@ -203,6 +207,7 @@ class FakeProgram(Program):
         self.fails: dict[str, Exception] = {}
         """What a method raises, by its name, once."""
         self.threads: list[str] = []
+        self.environment = {}
         self.busy: list[str] = []
         self.fate: tuple[str, Any] | None = None
         self._over = threading.Event()
@@ -306,6 +311,12 @@ class FakeConnection:
     def send(self, message: bytes) -> None:
         """Not read by anybody."""
 
+    def subscribe(self, stream: Any, *, plain: bool = False) -> int:
+        raise AssertionError("no command of this test streams")
+
+    def cancel(self, subscription: int) -> bool:
+        return False
+
 
 def double(number: int) -> int:
     """An app's own command."""
@@ -313,19 +324,36 @@ def double(number: int) -> int:
 
 
 class Scene:
-    """An instance that serves by a FakeServer, in a FakeProgram; `on_stop` is its hook, if it has one."""
+    """An instance that serves by a FakeServer, in a FakeProgram; `on_stop` is its hook, if it has one.
 
-    def __init__(self, directory: pathlib.Path, *, hooks: bool = True) -> None:
+    With `readiness` it has hooks for that, too: they note themselves in `ran`, and `on_drain` can hang, or fail.
+    """
+
+    def __init__(
+        self,
+        directory: pathlib.Path,
+        *,
+        hooks: bool = True,
+        readiness: bool = False,
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
         self.server = FakeServer()
         self.program = FakeProgram(self.server)
+        self.program.environment.update(environment or {})
         self.on_stop = Gate()
+        self.on_drain = Gate()
+        self.on_drain_fails = False
+        self.ran: list[str] = []
         self.hooks_ran = 0
         self.socket = directory / "scene.sock"
         app = ServedApp(
             name="fake", root_path=str(directory), requests=RequestCounter(lambda environ, start_response: []),
+            exceptions=ExceptionTable(), registries=Registries(),
             commands=[command_from(double, name="double")], stop_hooks=[self._hook] if hooks else [], reload_hooks=[],
             run_command=lambda function, arguments: function(**arguments), run_hook=lambda hook: hook(),
             endpoints=[str(self.socket)], required=True, policy=Policy(), curve=CurveFiles(None, None),
+            ready_hooks=[lambda: self.ran.append("on_ready")] if readiness else [],
+            drain_hooks=[self._drain_hook] if readiness else [],
             limits=Limits(), grace=TIMEOUT, preflight_timeout=TIMEOUT, versions={"flask_ctl": "0"},
         )  # fmt: skip
         self.instance = Instance(self.server, [app], handle_signals=False, program=self.program)
@@ -346,9 +374,17 @@ class Scene:
     def _hook(self) -> None:
         self.on_stop()
         self.hooks_ran += 1
+        self.ran.append("on_stop")
+
+    def _drain_hook(self) -> None:
+        self.on_drain()
+        self.ran.append("on_drain")
+        if self.on_drain_fails:
+            raise ValueError("no registry")
 
     def close(self) -> None:
         self.on_stop.open()
+        self.on_drain.open()
         self.program.close()
         for operation in (self.instance._stop, self.instance._reload):
             if operation is not None:
@@ -377,6 +413,15 @@ class Scene:
         limit = TIMEOUT if grace is None else grace
         request = StopRequest(mode, limit, by or {"pid": 2}, delay, explicit=grace is not None)
         return self.ask(lambda: self.instance.stop(request, **options))
+
+    def follow_stop(self, mode: Any, grace: float) -> Future[Any]:
+        """Ask for the result of a stop that is begun by somebody else, as a client does by `begin=false`."""
+        commands = LifecycleCommands(self.instance, self.instance.apps[0], CommandRegistry())
+        return self.ask(lambda: commands.stop(Call(Peer(pid=4)), mode, grace, begin=False))
+
+    def drain(self, draining: bool = True) -> Future[Any]:
+        """Begin or end a drain, as a client."""
+        return self.ask(lambda: self.instance.set_draining(draining, {"pid": 3}))
 
     def signal(self, name: str, mode: Any = "graceful") -> Future[Any]:
         return self.stop(mode, by={"signal": name})

@@ -68,10 +68,10 @@ def until(condition: Callable[[], Any], what: str | Callable[[], str]) -> Any:
     return value
 
 
-def first_quick(values: Iterable[Any]) -> list[Any]:
-    """Parameters of which `make test` takes the first, because the others go the same way through our code."""
-    first, *others = values
-    return [first, *(pytest.param(value, marks=pytest.mark.full) for value in others)]
+def first_quick(values: Iterable[Any], count: int = 1) -> list[Any]:
+    """Parameters of which `make test` takes the first `count`; the others go the same way through our code."""
+    every = list(values)
+    return [*every[:count], *(pytest.param(value, marks=pytest.mark.full) for value in every[count:])]
 
 
 class Keys(NamedTuple):
@@ -247,11 +247,28 @@ class Server:
 
     def _answers(self) -> bool:
         assert self.process.poll() is None, f"it ended with {self.process.returncode}: {self.output}"
+        return self._serves()
+
+    def _serves(self) -> bool:
         try:
             with self.client() as client:
                 return bool(client.status(timeout=1.0)["state"] != "starting")
         except ControlError:
             return False
+
+
+class SharedServer(Server):
+    """A server that tests only ask. It is no child of this process, so no test seems to leave it behind."""
+
+    def __init__(self, command: list[str], directory: pathlib.Path) -> None:
+        super().__init__(["sh", "-c", '"$@" &', "sh", *command], directory / "shared.sock")
+        self._group = self.pid
+        assert self.wait() == 0
+        until(self._serves, lambda: f"an answer of {command}; the output was: {self.output}")
+        self.pid = self.status()["pid"]
+
+    def kill(self) -> None:
+        os.killpg(self._group, signal.SIGKILL)
 
 
 Serve = Callable[..., Server]
@@ -321,6 +338,15 @@ def get(address: tuple[str, int], path: str) -> tuple[int, bytes]:
         return response.status, response.read()
     finally:
         connection.close()
+
+
+def free_ports(count: int) -> list[int]:
+    """So many ports that nothing listens at now."""
+    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+    ports: list[int] = [sock.getsockname()[1] for sock in sockets]
+    for sock in sockets:
+        sock.close()
+    return ports
 
 
 def add_hold(app: Flask, gate: threading.Event) -> threading.Event:
@@ -393,15 +419,19 @@ forked_cli = ForkedCli()
 
 
 def run_cli(
-    *arguments: str, env: dict[str, str] | None = None, cwd: str | os.PathLike[str] | None = None, **options: Any
+    *arguments: str,
+    env: dict[str, str] | None = None,
+    cwd: str | os.PathLike[str] | None = None,
+    timeout: float = TIMEOUT,
+    **options: Any,
 ) -> Done:
     """`flask-ctl` with these arguments, as a process of its own; `run` and what has options are started anew."""
     environ = {**os.environ, **(env or {})}
     if "run" not in arguments and not options:
-        return forked_cli.run(arguments, environ, os.fspath(cwd or os.getcwd()), TIMEOUT)
+        return forked_cli.run(arguments, environ, os.fspath(cwd or os.getcwd()), timeout)
     return subprocess.run(
         [sys.executable, "-m", "flask_ctl_cli", *arguments],
-        capture_output=True, text=True, timeout=TIMEOUT, env=environ, cwd=cwd, **options,
+        capture_output=True, text=True, timeout=timeout, env=environ, cwd=cwd, **options,
     )  # fmt: skip
 
 

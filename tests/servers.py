@@ -103,7 +103,6 @@ SERVERS = {
     "gunicorn gthread": gunicorn(2, *_GTHREAD),
     "gunicorn gthread, 1 worker": gunicorn(1, *_GTHREAD),
     "gunicorn gevent": gunicorn(2, *_GEVENT),
-    "gunicorn gevent, 4 workers": gunicorn(4, *_GEVENT),
     "gunicorn sync, preload": gunicorn(2, "--preload", keeps_alive=False, at_once=2),
     "gunicorn gthread, preload": gunicorn(2, "--preload", *_GTHREAD),
     "gunicorn gevent, preload": gunicorn(2, "--preload", *_GEVENT),
@@ -161,11 +160,14 @@ def all_rows(suits: Callable[[Row], bool] = _any, quick: list[str] = REPRESENTAT
     return _rows(names, quick)
 
 
-def each_mechanism(suits: Callable[[Row], bool] = _any) -> pytest.MarkDecorator:
-    """Run a test on each representative that suits; `make test` takes one that serves alone and one with workers."""
+def each_mechanism(suits: Callable[[Row], bool] = _any, quick: list[str] | None = None) -> pytest.MarkDecorator:
+    """Run a test on each representative that suits.
+
+    `make test` takes those in `quick`: by default one that serves alone, and one with workers.
+    """
     names = [name for name in REPRESENTATIVES if suits(SERVERS[name])]
     firsts = {bool(SERVERS[name].workers): name for name in reversed(names)}
-    return _rows(names, list(firsts.values()))
+    return _rows(names, list(firsts.values()) if quick is None else quick)
 
 
 def _rows(names: list[str], quick: list[str]) -> pytest.MarkDecorator:

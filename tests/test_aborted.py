@@ -34,6 +34,7 @@ def aborted(server: Server, held: Pending, stop: Pending) -> None:
     server.wait()
 
 
+@pytest.mark.full
 def test_a_request_that_outlasts_gunicorns_timeout_is_cut(start: Serve) -> None:
     # Long enough for the stop to be under way by then.
     server = start(SYNC, "--timeout", "6")
@@ -42,9 +43,10 @@ def test_a_request_that_outlasts_gunicorns_timeout_is_cut(start: Serve) -> None:
 
 
 @pytest.mark.parametrize(
-    "whom", first_quick(["SIGQUIT to the master", "SIGQUIT to the worker", "SIGABRT to the worker"])
+    "whom", first_quick(["SIGABRT to the worker", "SIGQUIT to the worker", "SIGQUIT to the master"])
 )
 def test_a_request_that_a_signal_to_gunicorn_ends_is_cut(start: Serve, whom: str) -> None:
+    """SIGABRT is what a master sends after its timeout."""
     server = start(SYNC)
     held = server.begin("/hold/a")
     stop = draining(server)
@@ -81,6 +83,7 @@ def test_what_other_workers_of_gunicorn_leave_at_sigquit_is_told(start: Serve, n
     assert (result["drained"], result["cut"]) == ((1, 0) if answered else (0, 1))
 
 
+@pytest.mark.full
 def test_what_the_server_kills_after_a_reload_has_left_it_is_added(start: Serve) -> None:
     server = start(SYNC)
     held = server.begin("/hold/a")

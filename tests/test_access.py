@@ -52,6 +52,7 @@ TABLE = {
     "a peer that nobody knows": (Peer(), {"operate": ["key:*", "uid:0", "gid:0"]}, None),
     "a pid alone": (Peer(pid=os.getpid()), {"operate": [f"uid:{ME}"]}, None),
     "a group alone": (Peer(gid=GROUP, groups=(GROUP,)), {"operate": [f"gid:{GROUP}"]}, None),
+    "a uid that may inspect": (process(OTHER), {"observe": [f"uid:{OTHER}"], "inspect": [f"uid:{OTHER}"]}, "inspect"),
     "a key that is allowed to connect": (Peer(key="ann"), {}, "observe"),
     "a key that may operate": (Peer(key="ann"), {"operate": ["key:ann"]}, "operate"),
     "another key than the one that may operate": (Peer(key="bob"), {"operate": ["key:ann"]}, "observe"),
@@ -82,6 +83,11 @@ CHECKS = {
     "observe, has operate": ("operate", "observe", None),
     "operate, has operate": ("operate", "operate", None),
     "operate, has observe": ("observe", "operate", "uid 54321 may observe this server but not operate it; CTL_ALLOW"),
+    "inspect, has inspect": ("inspect", "inspect", None),
+    "inspect, has operate": ("operate", "inspect", None),
+    "inspect, has observe": ("observe", "inspect", "uid 54321 may observe this server but not inspect it; CTL_ALLOW"),
+    "observe, has inspect": ("inspect", "observe", None),
+    "operate, has inspect": ("inspect", "operate", "uid 54321 may inspect this server but not operate it; CTL_ALLOW"),
     "observe, has none": (None, "observe", "uid 54321 may not use this server; CTL_ALLOW of the app gives more"),
     "operate, has none": (None, "operate", "uid 54321 may not use this server; CTL_ALLOW of the app gives more"),
 }
@@ -112,8 +118,8 @@ def test_a_peer_without_a_name_is_denied_as_such() -> None:
 
 FAULTS = {
     "no dict": (["uid:1"], "CTL_ALLOW has to be a dict of roles and lists, not ['uid:1']"),
-    "an unknown role": ({"admin": ["uid:1"]}, "there is no role 'admin'; there are: observe, operate"),
-    "a role that is no text": ({1: ["uid:1"]}, "there is no role 1; there are: observe, operate"),
+    "an unknown role": ({"admin": ["uid:1"]}, "there is no role 'admin'; there are: observe, inspect, operate"),
+    "a role that is no text": ({1: ["uid:1"]}, "there is no role 1; there are: observe, inspect, operate"),
     "a single text": ({"observe": "uid:1"}, "observe has to be a list as ['group:ops', 'uid:1001'], not 'uid:1'"),
     "no list": ({"observe": 1001}, "observe has to be a list as ['group:ops', 'uid:1001'], not 1001"),
     "a number": ({"observe": [1001]}, "1001 names nobody; write uid:1001"),

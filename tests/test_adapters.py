@@ -54,13 +54,27 @@ def test_a_module_that_cannot_be_imported_fails_as_ever() -> None:
         importlib.import_module("no_such_server")
 
 
-def test_no_server_is_imported_for_control(serve: Serve) -> None:
+def test_neither_servers_nor_the_part_for_workers_are_imported_for_control(serve: Serve) -> None:
     code = """
 import sample, sys
-print([name for name in ("waitress", "cheroot", "gevent", "gunicorn") if name in sys.modules])
+print([name for name in ("waitress", "cheroot", "gevent", "gunicorn", "flask_ctl.workers") if name in sys.modules])
 sample.app.run(port=0)
 """
     assert serve(command=[*PYTHON, "-c", code]).lines[0] == "[]"
+
+
+def test_a_package_without_metadata_as_while_pip_installs_it_has_an_unknown_version(serve: Serve) -> None:
+    code = """
+from importlib import metadata
+def version(name, version=metadata.version):
+    if name.replace("_", "-") == "flask-ctl":
+        raise metadata.PackageNotFoundError(name)
+    return version(name)
+metadata.version = version
+import sample
+sample.app.run(port=0)
+"""
+    assert serve(command=[*PYTHON, "-c", code]).status()["versions"]["flask_ctl"] == "unknown"
 
 
 def test_a_server_that_was_imported_first_is_noticed_too(serve: Serve) -> None:

@@ -7,8 +7,19 @@ import pathlib
 
 import pytest
 
-from flask_ctl import ConfigurationError, ControlClient, NotRunning
-from flask_ctl.system.addresses import Address, as_list, from_environment, is_loopback, parse_address, resolve
+from flask_ctl import ConfigurationError, ControlClient, NotRunning, live_instances
+from flask_ctl.system.addresses import (
+    Address,
+    as_list,
+    default_sockets,
+    from_environment,
+    is_loopback,
+    own_uid,
+    parse_address,
+    registry_directories,
+    resolve,
+    users_with_registry,
+)
 
 FORMS = {
     "/tmp/a.sock": Address("unix", "/tmp/a.sock"),
@@ -119,3 +130,76 @@ def test_the_environment_may_hold_one_or_a_json_array(monkeypatch: pytest.Monkey
     }.items():
         monkeypatch.setenv("FLASK_CTL_SOCKET", text)
         assert from_environment() == addresses
+
+
+# The directories of running instances
+
+
+@pytest.fixture
+def machine(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> pathlib.Path:
+    """A directory with a `tmp` and a `run` of its own, and no XDG_RUNTIME_DIR."""
+    for name in ("tmp", "run"):
+        (tmp_path / name).mkdir()
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "tmp"))
+    monkeypatch.setattr("flask_ctl.system.addresses.RUNTIME", str(tmp_path / "run"))
+    monkeypatch.delenv("XDG_RUNTIME_DIR")
+    return tmp_path
+
+
+def directory(path: pathlib.Path, uid: int | None = None) -> str:
+    path.mkdir(mode=0o700, parents=True)
+    if uid is not None:
+        os.chown(path, uid, uid)
+    return str(path)
+
+
+def test_names_in_a_temporary_directory_do_not_hide_the_users_behind_them(machine: pathlib.Path) -> None:
+    """Anybody can make them, but only a user can make a directory of that user."""
+    mine = os.geteuid()
+    directory(machine / f"tmp/flask-ctl-{mine}")
+    for number in range(1200):
+        (machine / f"tmp/flask-ctl-{mine + 1 + number}").mkdir(mode=0o700)
+    for name in (f"flask-ctl-0{mine}", f"flask-ctl-{mine}x", "flask-ctl-", "flask-ctl-٣", "flask-ctl-99999999999"):
+        (machine / "tmp" / name).mkdir()
+    assert users_with_registry() == [mine]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
+def test_a_user_is_found_by_either_directory(machine: pathlib.Path) -> None:
+    directory(machine / "tmp/flask-ctl-54321", 54321)
+    directory(machine / "run/54322/flask-ctl", 54322)
+    directory(machine / "run/54323/flask-ctl", 54322)
+    (machine / "run/54324").mkdir()
+    assert users_with_registry() == [54321, 54322]
+
+
+@pytest.mark.parametrize("given", [None, "another user's", "gone"])
+def test_a_user_without_a_runtime_directory_in_the_environment_still_has_one(
+    machine: pathlib.Path, monkeypatch: pytest.MonkeyPatch, given: str | None
+) -> None:
+    """As in a cron job, and after su."""
+    mine = os.geteuid()
+    if given == "another user's":
+        other = directory(machine / "run/other")
+        monkeypatch.setattr("flask_ctl.system.addresses._belongs_to", lambda directory, uid: False)
+        monkeypatch.setenv("XDG_RUNTIME_DIR", other)
+    elif given == "gone":
+        monkeypatch.setenv("XDG_RUNTIME_DIR", str(machine / "run/gone"))
+    places = [directory(machine / f"tmp/flask-ctl-{mine}"), directory(machine / f"run/{mine}/flask-ctl")]
+    assert registry_directories(mine) == places
+
+
+def test_a_runtime_directory_in_the_environment_is_the_only_one(
+    machine: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    directory(machine / f"run/{os.geteuid()}/flask-ctl")
+    own = directory(machine / "own/flask-ctl")
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(machine / "own"))
+    assert registry_directories(os.geteuid()) == [own]
+
+
+def test_a_system_without_uids_has_no_registry(machine: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Such as Windows: nothing is found there, and nothing fails."""
+    monkeypatch.delattr(os, "geteuid")
+    assert registry_directories(own_uid()) == []
+    assert (default_sockets(), live_instances()) == ([], [])

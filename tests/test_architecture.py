@@ -23,10 +23,13 @@ LAYERS = [
     "dispatch",
     "servers",
     "transports",
+    "inspection",
     "lifecycle",
     "client",
     "workers",
     "extension  hub",
+    "testing",
+    "pytest_plugin",
 ]
 """The folders, and modules beside them, the lowest first. Each may import only from the rows above its own."""
 
@@ -45,8 +48,9 @@ IO = {"asyncio", "queue", "select", "selectors", "signal", "socket", "subprocess
 
 ONLY_IN = {
     "click": set(),
+    "prompt_toolkit": set(),
     "flask_ctl_cli": set(),
-    "flask": {"extension"},
+    "flask": {"extension", "testing"},
     "werkzeug": {"servers"},
     "waitress": {"servers"},
     "cheroot": {"servers"},
@@ -183,6 +187,7 @@ AS_THE_PROGRAM_HAS_IT = (
     "system.sockets",
     "system.waiting",
     "system.threads",
+    "testing",
     "transports.memory",
 )
 """Clients, the loops of HTTP servers, and what looks at the program's own threads."""

@@ -263,6 +263,7 @@ def test_gunicorn_serves_without_control_when_its_workers_can_not_be_noticed(
     assert server.wait() == 0
 
 
+@pytest.mark.full
 def test_gunicorn_is_under_control_without_its_handlers_of_aborts(serve: Serve, with_renamed: Renamed) -> None:
     row = SERVERS["gunicorn sync"]
     server = all_there(serve(command=row.command, env=with_renamed("gunicorn", "handle_quit")), row.workers)
@@ -271,6 +272,7 @@ def test_gunicorn_is_under_control_without_its_handlers_of_aborts(serve: Serve, 
     assert server.client().stop()["outcome"] == "drained"
 
 
+@pytest.mark.full
 def test_granian_is_not_reloaded_without_a_preflight_that_can_not_be_made(start: Serve, with_renamed: Renamed) -> None:
     server = start(SERVERS["granian"], env=with_renamed("granian", "callback_loader"))
     warned(server, "granian", "wrap_target.callback_loader")

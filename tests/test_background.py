@@ -15,6 +15,7 @@ from flask import Flask
 from harness import TIMEOUT, Pending, add_hold, get, until
 
 from flask_ctl import BackgroundServer, ConfigurationError, Control, ControlClient, NotRunning, TimedOut
+from flask_ctl.lifecycle.stop import SETTLE_TIME
 
 
 @pytest.fixture
@@ -127,7 +128,10 @@ def test_requests_in_flight_are_answered(app: Flask, gate: threading.Event) -> N
         stop.result()
 
 
-def test_a_request_that_occupies_the_only_thread_is_reported(app: Flask, gate: threading.Event) -> None:
+def test_a_request_that_occupies_the_only_thread_is_reported(
+    app: Flask, gate: threading.Event, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("flask_ctl.extension.background.JOIN_TIMEOUT", SETTLE_TIME + 0.5)
     entered = add_hold(app, gate)
     server = BackgroundServer(app, threaded=False)
     server.start()

@@ -77,7 +77,7 @@ def test_a_cut_is_a_warning_once_for_each_start(server: Holding) -> None:
 
 
 def test_the_end_of_a_with_warns_of_what_was_cut(server: Holding) -> None:
-    server._app.config["CTL_GRACE"] = 0
+    server.app.config["CTL_GRACE"] = 0
     with pytest.warns(RuntimeWarning, match="cut") as warned, server:
         held = server.hold()
     assert warned[0].filename == __file__

@@ -4,7 +4,6 @@ import contextlib
 import json
 import os
 import pathlib
-import pty
 import signal
 import socket
 import subprocess
@@ -14,7 +13,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from harness import APPS, Child, Done, Pending, Serve, run_cli, until
+from harness import APPS, Child, Done, Pending, Serve, Server, run_cli, until
 
 STATUS = {
     "protocol": 2, "pid": 4242, "app": "later", "state": "running", "uptime": 1.0, "generation": 1, "cwd": "/",
@@ -67,27 +66,25 @@ def document(done: Done) -> Any:
     return json.loads(done.stdout)
 
 
-def test_ping_prints_who_answered(serve: Serve) -> None:
+def test_ping_prints_who_answered(shared: Server) -> None:
     """One line for a person, with the pid, on stdout; nothing on stderr."""
-    server = serve()
-    done = run_cli("ping", "--socket", server.socket)
+    done = run_cli("ping", "--socket", shared.socket)
     assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout.startswith(f"pong from pid {server.pid}")
+    assert done.stdout.startswith(f"pong from pid {shared.pid}")
 
 
-def test_status_is_one_screen_or_the_servers_own_document(serve: Serve) -> None:
+def test_status_is_one_screen_or_the_servers_own_document(shared: Server) -> None:
     """The same figures for a person and for a program."""
-    server = serve()
-    screen = run_cli("status", "--socket", server.socket)
-    assert f"running, pid {server.pid}" in screen.stdout
+    screen = run_cli("status", "--socket", shared.socket)
+    assert f"running, pid {shared.pid}" in screen.stdout
     assert len(screen.stdout.splitlines()) < 24
-    told = document(run_cli("status", "--json", "--socket", server.socket))
-    assert (told["pid"], told["app"], told["state"]) == (server.pid, "sample", "running")
+    told = document(run_cli("status", "--json", "--socket", shared.socket))
+    assert (told["pid"], told["app"], told["state"]) == (shared.pid, "sample", "running")
 
 
-def test_options_stand_before_and_after_the_commands_name(serve: Serve) -> None:
+def test_options_stand_before_and_after_the_commands_name(shared: Server) -> None:
     """--socket, -s, --timeout, --json and --quiet work on either side, for our own and for the app's commands."""
-    path = serve().socket
+    path = shared.socket
     for line in (
         ["--socket", path, "--timeout", "9", "--json", "--quiet", "ping"],
         ["ping", "--socket", path, "--timeout", "9", "--json", "--quiet"],
@@ -104,22 +101,22 @@ def test_options_stand_before_and_after_the_commands_name(serve: Serve) -> None:
         assert document(run_cli(*line)) == {"greeting": "hello x"}, line
 
 
-def test_the_option_after_the_name_wins(serve: Serve) -> None:
+def test_the_option_after_the_name_wins(shared: Server) -> None:
     """Of two sockets the nearer one is meant."""
-    assert run_cli("-s", "/nowhere", "ping", "-s", serve().socket).returncode == 0
+    assert run_cli("-s", "/nowhere", "ping", "-s", shared.socket).returncode == 0
 
 
-def test_the_environment_names_the_socket_and_the_option_wins(serve: Serve) -> None:
+def test_the_environment_names_the_socket_and_the_option_wins(shared: Server) -> None:
     """FLASK_CTL_SOCKET is used without --socket, one address or a JSON list."""
-    path = serve().socket
+    path = shared.socket
     assert run_cli("ping", env={"FLASK_CTL_SOCKET": path}).returncode == 0
     assert run_cli("ping", env={"FLASK_CTL_SOCKET": json.dumps([path])}).returncode == 0
     assert run_cli("ping", "-s", path, env={"FLASK_CTL_SOCKET": "/nowhere"}).returncode == 0
 
 
-def test_quiet_ping_prints_nothing(serve: Serve) -> None:
+def test_quiet_ping_prints_nothing(shared: Server) -> None:
     """Its exit code is the answer."""
-    done = run_cli("ping", "--quiet", "-s", serve().socket)
+    done = run_cli("ping", "--quiet", "-s", shared.socket)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
@@ -170,16 +167,16 @@ def test_off_is_no_target() -> None:
         assert "give one by --socket" in done.stderr
 
 
-def test_an_unknown_command_is_exit_2(serve: Serve) -> None:
+def test_an_unknown_command_is_exit_2(shared: Server) -> None:
     """Neither flask-ctl nor the app has it."""
-    done = run_cli("nonsense", "-s", serve().socket)
+    done = run_cli("nonsense", "-s", shared.socket)
     assert (done.returncode, done.stdout) == (2, "")
     assert "there is no command 'nonsense'" in done.stderr
 
 
-def test_what_the_server_refuses_is_exit_1(serve: Serve) -> None:
+def test_what_the_server_refuses_is_exit_1(shared: Server) -> None:
     """Its message goes to stderr: a command that raises, a method that it lacks."""
-    path = serve().socket
+    path = shared.socket
     failed = run_cli("fail", "--message", "out of paint", "-s", path)
     assert (failed.returncode, failed.stdout) == (1, "")
     assert "ValueError: out of paint" in failed.stderr
@@ -333,9 +330,9 @@ def test_a_failure_is_one_json_document_too(case: str) -> None:
     assert told["error"]["message"]
 
 
-def test_a_servers_refusal_is_one_json_document_too(serve: Serve) -> None:
+def test_a_servers_refusal_is_one_json_document_too(shared: Server) -> None:
     """With the code of the JSON-RPC error."""
-    told = document(run_cli("--json", "fail", "-s", serve().socket))
+    told = document(run_cli("--json", "fail", "-s", shared.socket))
     assert (told["exit"], told["error"]["code"], told["error"]["message"]) == (1, -32603, "ValueError: no")
 
 
@@ -368,12 +365,11 @@ def test_an_interrupted_client_exits_with_130_and_the_stop_goes_on(serve: Serve)
     assert server.wait() == 0
 
 
-def test_a_reader_that_goes_away_is_no_traceback(serve: Serve) -> None:
+def test_a_reader_that_goes_away_is_no_traceback(shared: Server) -> None:
     """`flask-ctl status | true`."""
-    server = serve()
     reading, writing = os.pipe()
     os.close(reading)
-    command = [sys.executable, "-m", "flask_ctl_cli", "status", "-s", server.socket]
+    command = [sys.executable, "-m", "flask_ctl_cli", "status", "-s", shared.socket]
     done = subprocess.run(command, stdout=writing, stderr=subprocess.PIPE, text=True)
     os.close(writing)
     assert done.returncode == 1
@@ -388,43 +384,20 @@ main()
 """
 
 
-def test_ping_loads_no_heavy_module(serve: Serve) -> None:
+def test_ping_loads_no_heavy_module(shared: Server) -> None:
     """Neither the server's libraries, nor what alone costs as much as half of click."""
-    command = [sys.executable, "-c", MODULES, "ping", "--quiet", "-s", serve().socket]
+    command = [sys.executable, "-c", MODULES, "ping", "--quiet", "-s", shared.socket]
     loaded = set(subprocess.run(command, capture_output=True, text=True, check=True).stdout.split())
     assert "flask_ctl.client.client" in loaded
     heavy = {"flask", "werkzeug", "zmq", "psutil", "importlib.metadata", "dataclasses", "logging", "asyncio", "ctypes"}
+    heavy |= {"dotenv", "flask_ctl_cli.dotenv"}
     assert not heavy & loaded
 
 
-# status at a terminal, and again and again
+# status again and again
 
 
 CLI = (sys.executable, "-m", "flask_ctl_cli")
-
-
-def in_terminal(*arguments: str, **env: str) -> str:
-    """What flask-ctl shows on a terminal."""
-    terminal, stdout = pty.openpty()
-    with subprocess.Popen(
-        [*CLI, *arguments], stdout=stdout, stderr=subprocess.DEVNULL, env={**os.environ, **env}
-    ) as client:
-        os.close(stdout)
-        shown = b""
-        with contextlib.suppress(OSError):
-            while piece := os.read(terminal, 4096):
-                shown += piece
-    os.close(terminal)
-    assert client.returncode == 0
-    return shown.decode()
-
-
-def test_the_state_has_a_colour_on_a_terminal_unless_nobody_wants_it(serve: Serve) -> None:
-    server = serve()
-    line = ("status", "-s", server.socket)
-    assert "\033[32m\033[1mrunning\033[0m, pid" in in_terminal(*line)
-    assert "\033" not in in_terminal(*line, NO_COLOR="1")
-    assert "\033" not in run_cli(*line).stdout
 
 
 def test_a_watched_status_is_a_document_a_line_until_the_server_ends(serve: Serve) -> None:
@@ -439,12 +412,11 @@ def test_a_watched_status_is_a_document_a_line_until_the_server_ends(serve: Serv
     assert json.loads(rest[rest.index("{\n") :])["exit"] == client.returncode == 3
 
 
-def test_a_result_that_can_not_be_written_is_exit_1_with_the_reason(serve: Serve) -> None:
+def test_a_result_that_can_not_be_written_is_exit_1_with_the_reason(shared: Server) -> None:
     """As on a full disk."""
-    server = serve()
     for words in (["status"], ["status", "--json"], ["status", "--watch", "0.1"]):
         with open("/dev/full", "w") as full:
-            command = [*CLI, *words, "-s", server.socket]
+            command = [*CLI, *words, "-s", shared.socket]
             done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, timeout=60)
         assert (done.returncode, done.stderr) == (
             1,

@@ -1,10 +1,14 @@
 """The app's own commands on the command line: options and values from the server's description."""
 
+import contextlib
 import json
+import os
+import pty
+import sys
 from typing import Any
 
 import pytest
-from harness import APPS, PYTHON, Serve, run_cli
+from harness import Server, run_cli
 
 
 class Typed:
@@ -20,8 +24,8 @@ class Typed:
 
 
 @pytest.fixture
-def typed(serve: Serve) -> Typed:
-    return Typed(serve(command=[*PYTHON, str(APPS / "typed.py")]).socket)
+def typed(shared_typed: Server) -> Typed:
+    return Typed(shared_typed.socket)
 
 
 VALUES = {
@@ -99,12 +103,11 @@ def test_the_programs_help_lists_them(typed: Typed) -> None:
     assert "Check that the server answers." in shown
 
 
-def test_hyphens_and_underscores_are_the_same(serve: Serve) -> None:
+def test_hyphens_and_underscores_are_the_same(shared: Server) -> None:
     """In names of commands: wait-for is wait_for."""
-    server = serve()
-    server.release("a")
+    shared.release("a")
     for line in (["wait-for", "--name=a"], ["wait_for", "--name=a"], ["call", "wait-for", "name=a"]):
-        assert run_cli(*line, "-s", server.socket).stdout == "a\n", line
+        assert run_cli(*line, "-s", shared.socket).stdout == "a\n", line
 
 
 def test_a_result_is_text_or_json(typed: Typed) -> None:
@@ -121,3 +124,52 @@ def test_the_servers_other_methods_can_be_called(typed: Typed) -> None:
     assert typed("call", "ping")["pong"] is True
     assert typed("call", "status")["app"] == "typed"
     assert "scalars" in typed("commands")
+
+
+# Commands of high impact
+
+
+def answered(answer: str, *arguments: str) -> tuple[int, str]:
+    """Exit code and output of flask-ctl on a terminal, where a person answers its question."""
+    pid, terminal = pty.fork()
+    if pid == 0:
+        os.execv(sys.executable, [sys.executable, "-m", "flask_ctl_cli", *arguments])
+    shown = b""
+    with contextlib.suppress(OSError):
+        while piece := os.read(terminal, 4096):
+            shown += piece
+            if piece.endswith(b"Go on? [y/N]: "):
+                os.write(terminal, answer.encode() + b"\n")
+    os.close(terminal)
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), shown.decode()
+
+
+def test_on_a_terminal_a_command_of_high_impact_asks_first_unless_yes_is_given(typed: Typed) -> None:
+    socket = typed.socket
+    question = "empty_cache has a high impact: it empties the cache. Go on?"
+    for command in (["empty-cache"], ["call", "empty-cache"]):
+        code, shown = answered("n", *command, "-s", socket)
+        assert (code, question in shown, "emptied" in shown) == (1, True, False)
+        code, shown = answered("y", *command, "-s", socket)
+        assert (code, question in shown, "emptied" in shown) == (0, True, True)
+        code, shown = answered("", *command, "--yes", "-s", socket)
+        assert (code, question in shown, "emptied" in shown) == (0, False, True)
+
+
+def test_a_script_is_not_asked_before_a_command_of_high_impact(typed: Typed) -> None:
+    done = run_cli("empty-cache", "-s", typed.socket)
+    assert (done.returncode, done.stdout) == (0, "emptied\n")
+
+
+def test_help_tells_role_and_impact(typed: Typed) -> None:
+    shown = run_cli("empty-cache", "--help", "-s", typed.socket).stdout
+    assert "Role: operate. Impact: high (it empties the cache)." in shown
+
+
+def test_the_help_of_a_built_in_command_tells_what_the_server_does(shared: Server) -> None:
+    with shared.client() as client:
+        described = client.commands()
+    for name in ("ping", "status", "stop", "reload"):
+        note = described[name]["impact_note"]
+        line = f"Role: {described[name]['role']}. Impact: {described[name]['impact']}{note and f' ({note})'}."
+        assert line in " ".join(run_cli(name, "--help").stdout.split())

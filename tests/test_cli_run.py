@@ -9,7 +9,9 @@ import sys
 from typing import Any
 
 import pytest
-from harness import APPS, PYTHON, TIMEOUT, Done, Pending, Serve, Server, first_quick, run_cli, until
+from harness import APPS, PYTHON, TIMEOUT, Done, Pending, Program, Serve, Server, first_quick, run_cli, until
+
+from flask_ctl import ControlError
 
 RUN = [*PYTHON, "-m", "flask_ctl_cli", "run", "--port", "0"]
 PLAIN = """
@@ -45,10 +47,46 @@ def test_run_serves_the_app_and_shows_where_it_listens(serve: Serve) -> None:
     assert "atexit" in server.lines
 
 
-def test_run_quiet_shows_no_info(serve: Serve) -> None:
-    """Only warnings."""
-    server = serve(command=[*RUN, "--app", "sample", "--quiet"])
-    assert "listens for control" not in server.output
+LISTENING = " * Listening for control at {}"
+
+
+def test_flask_run_says_once_where_it_listens(serve: Serve) -> None:
+    """Not again after a reload, and not at all where the app's logging shows it, or `flask-ctl run` does."""
+    server = serve("flask run")
+    server.reload()
+    assert server.output.count("listens for control") == 0
+    assert server.lines.count(LISTENING.format(server.socket)) == 1
+    server = serve("flask-ctl run")
+    server.reload()
+    assert server.output.count("listens for control at") == 1
+    assert "Listening" not in server.output
+
+
+def test_flask_run_says_once_where_it_listens_under_the_reloader(serve: Serve, program: Program) -> None:
+    """Neither the parent says it, nor each new child."""
+    command = [sys.executable, "-m", "flask", "--app", "sample", "run", "--port", "0", "--debug"]
+    server = serve(command=command, cwd=program.directory)
+    before = server.status()["pid"]
+    program.edit("new")
+    until(lambda: version(server) == "new", "a new child")
+    assert server.status()["pid"] != before
+    assert server.lines.count(LISTENING.format(server.socket)) == 1
+
+
+def version(server: Server) -> str:
+    try:
+        return server.get("/version")[1].decode()
+    except (ControlError, OSError):
+        return ""
+
+
+def test_flask_run_leaves_it_to_the_logging_of_the_app(serve: Serve, program: Program) -> None:
+    for level, listening in (("INFO", True), ("ERROR", False)):
+        code = f"import logging; logging.basicConfig(); logging.getLogger('flask_ctl').setLevel(logging.{level})"
+        program.edit("new", code)
+        server = serve("flask run", cwd=program.directory)
+        assert ("listens for control" in server.output) is listening
+        assert "Listening" not in server.output
 
 
 def test_run_finds_an_app_without_control(serve: Serve, short_path: pathlib.Path) -> None:
@@ -59,9 +97,11 @@ def test_run_finds_an_app_without_control(serve: Serve, short_path: pathlib.Path
     assert run_cli("stop", "-s", server.socket).returncode == 0
 
 
-def test_run_takes_the_app_from_the_environment(serve: Serve) -> None:
-    """FLASK_APP."""
-    assert serve(command=RUN, env={"FLASK_APP": "typed:app"}).status()["app"] == "typed"
+def test_run_takes_the_app_from_the_environment_and_quiet_shows_no_info(serve: Serve) -> None:
+    """FLASK_APP; only warnings are shown."""
+    server = serve(command=[*RUN, "--quiet"], env={"FLASK_APP": "typed:app"})
+    assert server.status()["app"] == "typed"
+    assert "listens for control" not in server.output
 
 
 def test_run_ignores_a_run_at_the_end_of_the_module(serve: Serve, short_path: pathlib.Path) -> None:
@@ -79,16 +119,16 @@ def test_runs_socket_comes_before_the_environments(serve: Serve, short_path: pat
     assert server.ready().status()["app"] == "sample"
 
 
+@pytest.mark.full
 def test_runs_host_and_threads_are_passed_on(serve: Serve) -> None:
     """127.0.0.2 is loopback, too."""
     server = serve(command=[*RUN, "--app", "sample", "--host", "127.0.0.2", "--threads", "2"])
     assert server.address[0] == "127.0.0.2"
 
 
-def test_run_with_a_socket_that_cannot_be_used_is_exit_1(serve: Serve, short_path: pathlib.Path) -> None:
+def test_run_with_a_socket_that_cannot_be_used_is_exit_1(shared: Server, short_path: pathlib.Path) -> None:
     """In use, no such directory, no address, too long: it does not serve."""
-    used = serve().socket
-    for path in (used, "/nowhere/x.sock", "carrier-pigeon:x", str(short_path / ("x" * 107))):
+    for path in (shared.socket, "/nowhere/x.sock", "carrier-pigeon:x", str(short_path / ("x" * 107))):
         done = run_cli("run", "--app", "sample", "--port", "0", "--socket", path, cwd=APPS)
         assert done.returncode == 1, path
         assert path in done.stderr
@@ -144,7 +184,8 @@ def test_run_becomes_the_program_of_a_server_that_starts_processes(
     assert server.wait() == 0
 
 
-@pytest.mark.parametrize("name", first_quick(["gunicorn", "uwsgi", "granian"]))
+@pytest.mark.full
+@pytest.mark.parametrize("name", ["gunicorn", "uwsgi", "granian"])
 def test_such_a_server_ends_where_the_socket_is_required_and_cannot_be_had(name: str, free_port: int) -> None:
     """With what is wrong."""
     command = ["run", "--app", "sample", "--port", str(free_port), "--server", name, "--socket", "/nowhere/x.sock"]
@@ -186,11 +227,12 @@ def serve_typed_at_its_default(serve: Serve) -> Server:
 
 
 def test_flask_ctl_takes_the_socket_from_the_app(serve: Serve, short_path: pathlib.Path) -> None:
-    """Its default, wherever the client is: the same path by name and root."""
+    """Its default, wherever the client is: the same path by name and root. `--help` lists the app's own commands."""
     server = serve_typed_at_its_default(serve)
     done = flask("--app", str(APPS / "typed.py"), "ctl", "status", "--json", cwd=short_path)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["pid"] == server.pid
+    assert "scalars" in flask("--app", str(APPS / "typed.py"), "ctl", "--help", cwd=short_path).stdout
 
 
 def test_flask_ctl_takes_the_socket_from_the_config(serve: Serve, short_path: pathlib.Path) -> None:
@@ -235,12 +277,6 @@ def test_flask_ctl_without_an_app_or_without_control_is_exit_2(short_path: pathl
     assert [without_app.returncode, without_control.returncode] == [2, 2]
     assert "Control(app)" in without_control.stderr
     assert flask("ctl", "--help", cwd=short_path).returncode == 0
-
-
-def test_flask_ctl_help_lists_the_apps_commands(serve: Serve) -> None:
-    """Without --socket: the app knows where it listens."""
-    serve_typed_at_its_default(serve)
-    assert "scalars" in flask("--app", "typed", "ctl", "--help").stdout
 
 
 def test_a_client_does_not_import_the_app(short_path: pathlib.Path) -> None:

@@ -30,13 +30,13 @@ from flask_ctl import (
 )
 
 
-def test_commands_of_the_app_take_and_give_json(serve: Serve) -> None:
-    with serve().client() as client:
+def test_commands_of_the_app_take_and_give_json(shared: Server) -> None:
+    with shared.client() as client:
         assert client.call("greet", name="you", times=2) == {"greeting": "hello youhello you"}
 
 
-def test_one_client_asks_again_and_again_and_after_close(serve: Serve) -> None:
-    client = serve().client()
+def test_one_client_asks_again_and_again_and_after_close(shared: Server) -> None:
+    client = shared.client()
     assert client.ping()["pong"]
     client.close()
     assert client.ping()["pong"]
@@ -67,31 +67,28 @@ def test_a_kept_connection_that_a_reload_has_ended_is_made_anew(
     ids=["unknown", "missing", "type", "exception", "mode"],
 )
 def test_a_refusal_is_an_exception_with_its_code_and_the_server_goes_on(
-    serve: Serve, call: Callable[[ControlClient], Any], code: int
+    shared: Server, call: Callable[[ControlClient], Any], code: int
 ) -> None:
-    server = serve()
-    with server.client() as client, pytest.raises(CommandError) as refusal:
+    with shared.client() as client, pytest.raises(CommandError) as refusal:
         call(client)
     assert refusal.value.code == code
-    assert server.status()["state"] == "running"
+    assert shared.status()["state"] == "running"
 
 
-def test_the_traceback_of_a_failed_command_is_in_the_servers_log_only(serve: Serve) -> None:
-    server = serve()
-    with server.client() as client, pytest.raises(CommandError) as refusal:
+def test_the_traceback_of_a_failed_command_is_in_the_servers_log_only(shared: Server) -> None:
+    with shared.client() as client, pytest.raises(CommandError) as refusal:
         client.call("fail", message="boo")
     assert refusal.value.message == "ValueError: boo"
     assert "Traceback" not in f"{refusal.value.message}{refusal.value.data}"
-    until(lambda: "Traceback" in server.output, "the traceback")
+    until(lambda: "Traceback" in shared.output, "the traceback")
 
 
 @pytest.mark.parametrize("name", ["grace", "delay"])
-def test_negative_durations_are_refused_by_the_server(serve: Serve, name: str) -> None:
-    server = serve()
-    with raw(server.socket) as sock:
+def test_negative_durations_are_refused_by_the_server(shared: Server, name: str) -> None:
+    with raw(shared.socket) as sock:
         sock.sendall(b'{"jsonrpc":"2.0","id":1,"method":"stop","params":{"%s":-1}}\n' % name.encode())
         assert json.loads(sock.recv(65536))["error"]["code"] == -32602
-    assert server.status()["state"] == "running"
+    assert shared.status()["state"] == "running"
 
 
 @pytest.mark.parametrize("value", [-1, -2, float("inf"), float("nan"), "5"], ids=str)
@@ -101,8 +98,8 @@ def test_what_is_no_duration_is_not_sent(name: str, value: Any) -> None:
         client.stop(**{name: value})
 
 
-def test_what_is_not_json_is_not_sent(serve: Serve) -> None:
-    with serve().client() as client, pytest.raises(LocalProtocolError):
+def test_what_is_not_json_is_not_sent(shared: Server) -> None:
+    with shared.client() as client, pytest.raises(LocalProtocolError):
         client.call("greet", name=object())
 
 

@@ -19,6 +19,7 @@ from flask_ctl import (
     ServerReloaded,
     TimedOut,
 )
+from flask_ctl.client import stopping
 from flask_ctl.client.connection import Connection
 from flask_ctl.client.stop import FOLLOW, StopTimes, StopWaiter, Unanswered, kill_unreached
 from flask_ctl.client.targets import Targets
@@ -407,3 +408,27 @@ def test_a_server_that_could_not_be_asked_is_killed_or_the_reason_is_raised(worl
     assert world.killed() == {"single"}
     with pytest.raises(ConfigurationError):
         kill_unreached(nobody(world), time.monotonic())
+
+
+def test_a_stop_by_the_supervisor_is_followed_first_and_each_progress_is_told_once(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stopping, "targets_of", lambda connection: single(world))
+    connection = Fake(ANSWER, world.single.end)
+    told: list[int] = []
+    params = {"mode": "graceful", "delay": 0.0, "_progress": True}
+    result = stopping.stop_server(
+        lambda times: connection,
+        lambda: None,
+        params,
+        StopTimes(time.monotonic(), 60.0),
+        killed_at=None,
+        wait=True,
+        on_progress=None,
+        tell=lambda: told.append(len(connection.sent)),
+    )
+    assert (result["outcome"], told) == ("drained", [1])
+    assert [message["params"] for message in connection.sent] == [
+        {**params, "begin": False, "_progress": False},
+        params,
+    ]

@@ -13,6 +13,7 @@ from flask_ctl.dispatch.commands import (
     RESERVED_COMMANDS,
     RESERVED_PARAMETERS,
     CommandRegistry,
+    Impact,
     command_from,
     invalid_parameter,
 )
@@ -52,6 +53,8 @@ def test_a_command_describes_its_parameters_as_json_schema() -> None:
     assert CLEAR.describe() == {
         "summary": "Forget what the cache holds.",
         "role": "operate",
+        "impact": "low",
+        "impact_note": "",
         "scope": "each",
         "parameters": {
             "type": "object",
@@ -122,10 +125,23 @@ def test_a_reserved_parameter_is_a_value_error(name: str) -> None:
         command_from(namespace["command"])
 
 
-@pytest.mark.parametrize(("role", "scope"), [("admin", "each"), ("operate", "all"), ("", "each"), (None, "one")])
-def test_another_role_or_scope_is_a_value_error(role: Any, scope: Any) -> None:
-    with pytest.raises(ValueError, match="role is observe or operate, scope is each or one"):
-        command_from(nothing, role=role, scope=scope)
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"role": "admin"}, "role is observe, inspect or operate, not 'admin'"),
+        ({"role": None}, "role is observe, inspect or operate, not None"),
+        ({"scope": "all"}, "scope is each or one, not 'all'"),
+        ({"impact": Impact("huge")}, "impact is low, medium or high, not 'huge'"),  # type: ignore[arg-type]
+    ],
+)
+def test_another_role_scope_or_impact_is_a_value_error(given: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=f"nothing: {message}"):
+        command_from(nothing, **given)
+
+
+def test_a_command_tells_its_impact() -> None:
+    described = command_from(nothing, impact=Impact("high", "it empties the cache")).describe()
+    assert (described["impact"], described["impact_note"]) == ("high", "it empties the cache")
 
 
 def test_a_parameter_needs_an_annotation() -> None:

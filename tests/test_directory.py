@@ -300,6 +300,7 @@ def test_a_program_follows_the_name_that_it_knows_and_refuses_without_one(
     assert f"directory  {site.releases / now}\n" in text
 
 
+@pytest.mark.full
 def test_a_client_at_the_default_socket_of_the_old_release_is_answered(serve: Serve, site: Site) -> None:
     """The name of the default socket is made of the directory of the code."""
     variables = {"PWD": str(site.current), "FLASK_CTL_SOCKET": ""}
@@ -373,9 +374,9 @@ def reload_after_switch(server: Server, site: Site) -> Done:
     ("command", "pwd", "remedy"),
     [
         (GUNICORN, False, "--chdir {current}"),
-        (UWSGI, False, "--chdir {current}"),
+        pytest.param(UWSGI, False, "--chdir {current}", marks=pytest.mark.full),
         pytest.param(UWSGI, True, "--chdir {current}", marks=pytest.mark.full),
-        (GRANIAN, True, "granian follows only a --working-dir"),
+        pytest.param(GRANIAN, True, "granian follows only a --working-dir", marks=pytest.mark.full),
     ],
     ids=["gunicorn without PWD", "uwsgi without PWD", "uwsgi with PWD", "granian with PWD"],
 )
@@ -393,6 +394,7 @@ def test_a_server_that_would_load_the_old_release_again_is_not_asked_to(
     assert not status["last_reload"]["ok"]
 
 
+@pytest.mark.full
 def test_gunicorn_refuses_when_our_setting_names_a_directory_that_it_does_not_follow(
     start: Serve, site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -418,6 +420,7 @@ def test_gunicorn_goes_to_its_own_name_of_the_directory(start: Serve, site: Site
     assert server.status()["directory"] == str(site.releases / "2")
 
 
+@pytest.mark.full
 def test_uwsgi_goes_to_its_own_name_of_the_directory(start: Serve, site: Site) -> None:
     server = start(*UWSGI, "--chdir", str(site.current), cwd=site.top)
     assert reload_after_switch(server, site).returncode == 0
@@ -425,6 +428,7 @@ def test_uwsgi_goes_to_its_own_name_of_the_directory(start: Serve, site: Site) -
     assert server.status()["directory"] == str(site.releases / "2")
 
 
+@pytest.mark.full
 def test_granian_goes_to_a_working_directory_that_it_was_not_started_in(start: Serve, site: Site) -> None:
     server = start(*GRANIAN, "--working-dir", str(site.current), "--respawn-interval", "2", cwd=site.top)
     assert reload_after_switch(server, site).returncode == 0
@@ -432,6 +436,7 @@ def test_granian_goes_to_a_working_directory_that_it_was_not_started_in(start: S
     assert server.status()["directory"] == str(site.releases / "2")
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("name", first_quick(["gunicorn", "uwsgi"]))
 def test_run_tells_the_servers_own_program_where_to_go(start: Serve, site: Site, name: str) -> None:
     run = [sys.executable, "-m", "flask_ctl_cli", "run", "--directory", str(site.current), "--app", "sample"]

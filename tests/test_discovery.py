@@ -1,5 +1,7 @@
 """Where a client looks that was not told: nothing is stopped by guess."""
 
+from __future__ import annotations
+
 import json
 import os
 import pathlib
@@ -12,6 +14,7 @@ import pytest
 from harness import Serve, Server, run_cli
 
 from flask_ctl import AmbiguousTarget, ControlClient, NotRunning, find_instance, live_instances
+from flask_ctl.client.instances import LiveInstance
 from flask_ctl.system.addresses import default_directories, default_path
 
 NAMED = """
@@ -108,6 +111,15 @@ def test_an_instance_elsewhere_is_not_used(serve_in: Serve, project: pathlib.Pat
     assert f"pid {server.pid}" in done.stderr
     assert "--socket" in done.stderr
     assert server.status()["state"] == "running"
+    # To wait it is as if nothing ran.
+    assert run_cli("wait", "gone", cwd=project).returncode == 0
+    done = run_cli("wait", "ready", "--timeout", "0.1", cwd=project)
+    assert (done.returncode, server.socket in done.stderr) == (3, True)
+    # Beside one here the other directory's does not matter.
+    here = serve_in(project, "other_app")
+    assert run_cli("stop", cwd=project).returncode == 0
+    assert here.wait() == 0
+    assert server.status()["state"] == "running"
 
 
 def test_two_instances_here_are_ambiguous(serve_in: Serve, project: pathlib.Path) -> None:
@@ -116,19 +128,9 @@ def test_two_instances_here_are_ambiguous(serve_in: Serve, project: pathlib.Path
     done = run_cli("stop", "--json", cwd=project)
     assert done.returncode == 2
     told = json.loads(done.stdout)
-    assert told["error"]["data"] == {"sockets": [server.socket for server in servers]}
+    assert told["error"]["data"] == {"sockets": [server.socket for server in servers], "matching": 2}
     assert "2 instances run in" in told["error"]["message"]
     assert [server.status()["state"] for server in servers] == ["running", "running"]
-
-
-def test_one_here_and_one_elsewhere_is_clear(serve_in: Serve, project: pathlib.Path) -> None:
-    """The other directory's does not matter."""
-    elsewhere = project.parent / "elsewhere"
-    elsewhere.mkdir()
-    serve_in(elsewhere, "other_app")
-    server = serve_in(project)
-    assert run_cli("stop", cwd=project).returncode == 0
-    assert server.wait() == 0
 
 
 def test_an_instance_that_does_not_answer_may_be_the_one(serve_in: Serve, project: pathlib.Path) -> None:
@@ -176,3 +178,36 @@ def test_the_library_looks_in_the_same_places(
     with ControlClient() as client:
         assert client.ping()["pid"] == server.pid
         assert client.endpoint == server.socket
+
+
+def known(place: str, *, answers: bool = True) -> LiveInstance:
+    """An instance whose entry tells its directory, if it has one, and that answers or not."""
+    status = {"cwd": place, "root_path": place} if answers else None
+    return LiveInstance(f"/run{place or '/unknown'}.sock", status, cwd=place)
+
+
+HERE, SILENT_HERE = known("/srv/shop"), known("/srv/shop", answers=False)
+ELSEWHERE, UNKNOWN = known("/srv/other", answers=False), known("", answers=False)
+
+
+@pytest.mark.parametrize(
+    ("live", "problem"),
+    [
+        ([HERE], None),
+        ([HERE, ELSEWHERE], None),
+        ([HERE, UNKNOWN], "whose directory is not known, may run there, too"),
+        ([SILENT_HERE], "the instance that runs in /srv/shop can't be asked"),
+        ([HERE, SILENT_HERE], "2 instances run in /srv/shop"),
+        ([ELSEWHERE], "no running instance is known to belong to /srv/shop"),
+        ([UNKNOWN], "no running instance is known to belong to /srv/shop"),
+    ],
+)
+def test_only_an_instance_that_may_run_here_makes_it_unclear_which_one_is_meant(
+    monkeypatch: pytest.MonkeyPatch, live: list[LiveInstance], problem: str | None
+) -> None:
+    monkeypatch.setattr("flask_ctl.client.discovery.live_instances", lambda timeout: live)
+    if problem is None:
+        assert find_instance("/srv/shop") == HERE.socket
+        return
+    with pytest.raises(AmbiguousTarget, match=problem):
+        find_instance("/srv/shop")

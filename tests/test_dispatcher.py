@@ -247,7 +247,7 @@ def test_a_batch_in_a_batch_is_an_invalid_request() -> None:
 # Progress
 
 
-def drain(call: Call) -> bool:
+def unload(call: Call) -> bool:
     """Tells whether its caller wants to know how it goes, and tells them."""
     if call.progress is not None:
         call.progress({"in_flight": 3})
@@ -255,8 +255,8 @@ def drain(call: Call) -> bool:
 
 
 def test_progress_is_sent_to_those_who_ask_for_it_with_the_id_of_their_request() -> None:
-    bench = Bench(drain)
-    assert bench.call("drain", {"_progress": True}, id="x")["result"] is True
+    bench = Bench(unload)
+    assert bench.call("unload", {"_progress": True}, id="x")["result"] is True
     assert bench.notified == [{"jsonrpc": "2.0", "method": "progress", "params": {"id": "x", "in_flight": 3}}]
 
 
@@ -266,21 +266,21 @@ def test_progress_is_sent_to_those_who_ask_for_it_with_the_id_of_their_request()
     ids=str,
 )
 def test_progress_is_not_sent_to_those_who_do_not_ask(params: Any) -> None:
-    bench = Bench(drain)
-    assert bench.call("drain", params)["result"] is False
+    bench = Bench(unload)
+    assert bench.call("unload", params)["result"] is False
     assert bench.notified == []
 
 
 @pytest.mark.parametrize("batch", [False, True], ids=["alone", "in a batch"])
 def test_progress_is_never_sent_for_a_notification(batch: bool) -> None:
-    bench = Bench(drain)
-    message = request("drain", {"_progress": True})
+    bench = Bench(unload)
+    message = request("unload", {"_progress": True})
     assert bench.handle([message] if batch else message) is None
     assert bench.notified == []
 
 
 def test_progress_of_a_plain_command_has_nowhere_to_go() -> None:
-    assert Bench(drain).plain("drain") == "false\n"
+    assert Bench(unload).plain("unload") == "false\n"
 
 
 def test_parameters_that_begin_with_an_underscore_are_not_the_command_s() -> None:

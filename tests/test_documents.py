@@ -2,81 +2,43 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import pathlib
 import re
-import socket
-from typing import Any
 
 import click
 import pytest
-from documents import ROOT, Run, blocks
+from documents import ROOT, Run, blocks, load_program
+from harness import first_quick
 
 from flask_ctl import SETTINGS
 from flask_ctl_cli.main import COMMANDS, cli
 
-
-def load_generate() -> Any:
-    """The program that writes the generated pages, as a module."""
-    spec = importlib.util.spec_from_file_location("generate", ROOT / "docs" / "generate.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-generate = load_generate()
+generate = load_program(ROOT / "docs" / "generate.py")
+pictures = load_program(ROOT / "docs" / "pictures.py")
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
-IN_SHORT = ("README.md", "tutorial.md")
-"""The pages that `make test` runs, too."""
-RUN = [
-    pytest.param(page, marks=() if page.name in IN_SHORT else pytest.mark.full, id=str(page.relative_to(ROOT)))
-    for page in PAGES
-    if any(block.language in ("console", "python") for block in blocks(page))
-]
+RUN = [page for page in PAGES if any(block.language in ("console", "python") for block in blocks(page))]
+"""The README first, which `make test` runs, too."""
 
 
 def name_of(page: pathlib.Path) -> str:
     return str(page.relative_to(ROOT))
 
 
-def free_port() -> int:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        port: int = sock.getsockname()[1]
-        return port
-
-
-@pytest.mark.parametrize("page", RUN)
+@pytest.mark.parametrize("page", first_quick(RUN), ids=name_of)
 def test_every_program_and_dialogue_of_a_page_does_what_the_page_shows(
     page: pathlib.Path, short_path: pathlib.Path
 ) -> None:
     directory = short_path / "page"
     directory.mkdir()
-    port = free_port()
-    run = Run(page, directory, port, free_port())
-    environment = {
-        "XDG_RUNTIME_DIR": str(short_path),
-        "FLASK_RUN_PORT": str(port),
-        "HOME": str(short_path),
-        "LANG": "C.UTF-8",
-    }
-    outputs = run.outputs(environment, 100)
-    log = directory / "srv/shop/servers.log"
-    for number, step in enumerate(run.steps):
-        assert number < len(outputs), (step, log.exists() and log.read_text())
-        output, code = outputs[number]
-        following = run.steps[number + 1].command if number + 1 < len(run.steps) else ""
-        assert code == 0 or following == "echo $?", (step, code, output, log.exists() and log.read_text())
-        assert not step.shown or run.matches(step.shown, output), (step, output)
+    Run(page, directory).check({"XDG_RUNTIME_DIR": str(short_path), "HOME": str(short_path)})
 
 
 TEXTS = [*PAGES, ROOT / "CONTRIBUTING.md", ROOT / "SECURITY.md"]
 FOREIGN_OPTIONS = """
+--base-url --cheaper --ctl-grace
     --bind --chdir --debug --graceful-timeout --init --lazy-apps --master --max-requests --no-control-socket --preload
-    --respawn-interval --time --timeout --workers
+    --no-autorestart --replicas --respawn-interval --retry --retry-connrefused --time --timeout --user --workers
 """
 """Options of other programs that the pages mention."""
 
@@ -115,6 +77,11 @@ def anchors(page: pathlib.Path) -> set[str]:
     """The anchors of a page's headings, as code forges and MyST make them."""
     titles = re.findall(r"^#+ (.*)$", page.read_text(), re.MULTILINE)
     return {re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in titles}
+
+
+@pytest.mark.parametrize("name", pictures.pictures())
+def test_a_picture_is_what_its_table_says(name: str) -> None:
+    assert (pictures.DIRECTORY / name).read_text() == pictures.pictures()[name], "run `make reference`"
 
 
 @pytest.mark.parametrize("name", generate.pages())

@@ -91,7 +91,7 @@ def test_past_the_grace_the_rest_is_cut_and_said_so(serve: Serve, mode: str) -> 
     assert ended_well(server)
 
 
-@pytest.mark.parametrize("mode", first_quick(["flask run --debug", "app.run unthreaded"]))
+@pytest.mark.parametrize("mode", first_quick(["app.run unthreaded", "flask run --debug"]))
 def test_fast_cuts_at_once_but_runs_hooks_and_atexit(serve: Serve, mode: str) -> None:
     server = serve(mode)
     assert server.client().stop("fast")["outcome"] == "drained"
@@ -234,7 +234,7 @@ def test_a_signal_to_the_reloaders_parent_alone_drains_the_child(
     assert ended_well(server)
 
 
-@pytest.mark.parametrize("mode", first_quick(["flask run --debug", "app.run"]))
+@pytest.mark.parametrize("mode", first_quick(["app.run", "flask run --debug"]))
 def test_a_stop_works_where_sigint_was_ignored_at_the_start(serve: Serve, mode: str) -> None:
     """As in a script's background job: `python app.py &`."""
     server = serve(mode, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_IGN))

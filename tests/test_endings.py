@@ -157,17 +157,8 @@ def plain(serve: Serve, short_path: pathlib.Path) -> Serve:
 THREAD = f"{PREFLIGHTING}threading.Thread(target=go.wait, name='keeper').start()"
 
 
-def test_a_thread_without_a_hook_that_might_end_it_is_waited_for(plain: Serve) -> None:
-    server = plain(THREAD)
-    reload = Pending.call(lambda: server.reload())
-    until(lambda: server.status()["state"] == "reloading", "reloading")
-    server.call("let_go")
-    result = reload.result()
-    assert result["generation"] == 2
-    assert "threads_left" not in result
-
-
-def test_and_past_the_grace_nothing_has_happened_and_it_is_named(plain: Serve) -> None:
+def test_a_thread_without_a_hook_that_might_end_it_is_waited_for_and_named_past_the_grace(plain: Serve) -> None:
+    """Then nothing has happened."""
     server = plain(THREAD)
     with (
         server.client() as client,
@@ -177,6 +168,12 @@ def test_and_past_the_grace_nothing_has_happened_and_it_is_named(plain: Serve) -
     assert run_cli("reload", "--grace", "0.1", "--socket", server.socket).returncode == 4
     assert server.status()["state"] == "running"
     assert server.status()["generation"] == 1
+    reload = Pending.call(lambda: server.reload())
+    until(lambda: server.status()["state"] == "reloading", "reloading")
+    server.call("let_go")
+    result = reload.result()
+    assert result["generation"] == 2
+    assert "threads_left" not in result
 
 
 @pytest.mark.parametrize("how", first_quick(["cut", "a hook"]))

@@ -53,7 +53,30 @@ def test_without_descriptors_a_server_answers_one_client_after_the_other(hungry:
     for _ in range(20):
         assert hungry.status()["state"] == "running"
         assert hungry.call("greet", name="x")
+    hungry.get("/boom")
+    with hungry.client() as client:
+        assert [entry["type"] for entry in client.exceptions()["exceptions"]] == ["RuntimeError"]
+        stacks = client.stacks(all=True)["stacks"]
+        [used] = [row for row in client.describe()["limits"] if row["limit"] == "descriptors"]
+        assert client.profile(0.1)["processes"]
+    assert used["allowed"] == LIMIT
+    assert LIMIT * 3 / 4 < used["used"] <= LIMIT
+    assert "app.run(**options)" in {frame["source"] for stack in stacks for frame in stack["frames"]}
     assert hungry.status()["process"]["fds"] <= LIMIT
+
+
+def test_without_descriptors_requests_in_flight_are_told(serve: Serve, program: Program) -> None:
+    program.edit("old", EATING)
+    server = serve(cwd=program.directory)
+    held = server.begin("/hold/a")
+    resource.prlimit(server.pid, resource.RLIMIT_NOFILE, (LIMIT, LIMIT))
+    server.call("eat")
+    server.call("eat")
+    with server.client() as client:
+        [request] = client.requests()["requests"]
+        assert (request["route"], request["path"]) == ("/hold/<name>", "/hold/a")
+        client.call("release", name="a")
+    assert held.result() == (200, b"held a")
 
 
 def test_without_descriptors_a_server_answers_over_tcp_too(serve: Serve, program: Program, free_port: int) -> None:

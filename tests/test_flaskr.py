@@ -89,6 +89,7 @@ def test_it_is_served_shown_reloaded_and_stopped(
     assert not os.path.exists(server.socket)
 
 
+@pytest.mark.full
 def test_its_own_tests_pass(directory: pathlib.Path) -> None:
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
     done = subprocess.run(command, cwd=directory, capture_output=True, text=True, timeout=3 * TIMEOUT)

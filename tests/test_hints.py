@@ -11,6 +11,7 @@ from flask_ctl import ControlError, TimedOut
 from flask_ctl_cli.hints import hint_after
 
 KILL = "end it by: flask-ctl stop --kill-after SECONDS"
+SEE = "see why by: flask-ctl stacks"
 DRAINING = {"pid": 1, "can_be_killed": True, "mode": "graceful", "phase": "drain", "in_flight": 2}
 
 
@@ -21,7 +22,8 @@ class Case(NamedTuple):
 
 
 CASES = {
-    "a question": Case("ping", None, f"Wait longer by --timeout, or {KILL}"),
+    "a question": Case("ping", None, f"Wait longer by --timeout, or {SEE}, or {KILL}"),
+    "the question why it does not answer": Case("stacks", None, f"Wait longer by --timeout, or {KILL}"),
     "a question to what can't be killed": Case("status", {"can_be_killed": False}, "Wait longer by --timeout."),
     "a command of the app's": Case("greet", {"can_be_killed": True}, "Wait longer by --timeout."),
     "a reload with requests at work": Case(
@@ -72,7 +74,7 @@ def test_a_ping_that_waits_is_told_to_wait_longer_by_its_own_option(serve: Serve
     server = serve().suspend()
     done = run_cli("ping", "--wait", "0.1", "-s", server.socket)
     assert (done.returncode, done.stdout) == (4, "")
-    assert f"Wait longer by --wait, or {KILL}" in done.stderr
+    assert f"Wait longer by --wait, or {SEE}, or {KILL}" in done.stderr
 
 
 def test_a_reload_names_its_own_options_and_no_stop(serve: Serve) -> None:

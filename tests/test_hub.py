@@ -276,6 +276,7 @@ def test_a_stop_reaches_a_master_whose_workers_have_all_ended(
     assert master.wait(TIMEOUT) == -signal.SIGTERM
 
 
+@pytest.mark.full
 def test_what_a_silent_worker_does_is_not_said_to_be_done(
     silent: Child, master: subprocess.Popen[bytes], socket_path: str
 ) -> None:

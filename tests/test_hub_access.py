@@ -7,14 +7,14 @@ import pathlib
 import stat
 
 import pytest
-from harness import Program, Serve, Server, Site, as_user, raw, read_all, run_cli, until
+from harness import Pending, Program, Serve, Server, Site, as_user, first_quick, raw, read_all, run_cli, until
 from manyworkers import all_there
 from servers import SERVERS
 
 from flask_ctl import AccessDenied, ReloadFailed
 
 NOBODY = 65534
-SYNC = SERVERS["gunicorn sync"]
+ONE = SERVERS["gunicorn sync, 1 worker"]
 
 only_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
 
@@ -51,8 +51,8 @@ def as_nobody(server: Server, line: str) -> str:
 @pytest.mark.parametrize(
     ("kind", "site"),
     [
-        ("sync", "unix"),
         ("sync", "tcp with CURVE"),
+        pytest.param("sync", "unix", marks=pytest.mark.full),
         pytest.param("sync", "ipc", marks=pytest.mark.full),
         pytest.param("gevent", "tcp with CURVE", marks=pytest.mark.full),
     ],
@@ -74,14 +74,15 @@ def test_every_kind_of_address_works(start: Serve, program: Program, site: Site,
     assert server.wait() == 0
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("site", ["tcp with CURVE"], indirect=True)
 def test_keys_may_be_relative_to_the_directory_of_the_app(start: Serve, program: Program, site: Site) -> None:
     paths = {name: os.path.relpath(site.env[name], program.directory) for name in site.env if "CURVE" in name}
-    assert start(SYNC, socket=site, env=paths).call("look")
+    assert start(ONE, socket=site, env=paths).call("look")
 
 
 def test_a_socket_may_be_relative_to_the_directory_of_the_app(serve: Serve, program: Program) -> None:
-    server = serve(command=SYNC.command, cwd=program.directory, ready=False, socket="here.sock")
+    server = serve(command=ONE.command, cwd=program.directory, ready=False, socket="here.sock")
     server.socket = str(program.directory / "here.sock")
     assert server.ready().status()["control"]["sockets"] == [server.socket]
 
@@ -89,7 +90,7 @@ def test_a_socket_may_be_relative_to_the_directory_of_the_app(serve: Serve, prog
 @only_root
 def test_another_user_may_do_what_the_policy_says(start: Serve, short_path: pathlib.Path) -> None:
     os.chmod(short_path, 0o755)
-    server = start(SYNC, env={"FLASK_CTL_ALLOW": '{"observe": ["uid:65534"]}'})
+    server = start(ONE, env={"FLASK_CTL_ALLOW": '{"observe": ["uid:65534"]}'})
     assert mode_of(server.socket) == 0o666
     assert "pong" in as_nobody(server, "ping")
     assert "may observe this server but not operate it" in as_nobody(server, "stop")
@@ -98,81 +99,88 @@ def test_another_user_may_do_what_the_policy_says(start: Serve, short_path: path
     assert server.status()["state"] == "running"
 
 
-@only_root
-@pytest.mark.parametrize(("before", "after"), [("[]", '["uid:65534"]'), ('["uid:65534"]', "[]")])
-def test_a_reload_changes_who_may_do_what(
-    start: Serve, program: Program, short_path: pathlib.Path, before: str, after: str
+def following_as_nobody(server: Server) -> Pending:
+    """What another user is sent who follows events, and is following now."""
+    began, begun = os.pipe()
+
+    def follow() -> bytes:
+        with raw(server.socket) as sock:
+            sock.sendall(b"events follow=true\n")
+            first = sock.recv(1)
+            os.write(begun, first)
+            return first + read_all(sock)
+
+    follower = Pending.call(lambda: as_user(NOBODY, NOBODY, (), follow))
+    assert os.read(began, 1)
+    os.close(began)
+    os.close(begun)
+    return follower
+
+
+def test_a_reload_changes_who_may_do_what_and_then_where_it_listens(
+    start: Serve, program: Program, short_path: pathlib.Path
 ) -> None:
     os.chmod(short_path, 0o755)
-    modes = {"[]": 0o600, '["uid:65534"]': 0o666}
-    code = "app.config['CTL_ALLOW'] = {'observe': %s}"
-    program.edit("first", code % before)
-    server = start(SYNC)
-    assert mode_of(server.socket) == modes[before]
-    program.edit("second", code % after)
-    assert server.reload()["generation"] == 2
-    assert mode_of(server.socket) == modes[after]
-    assert ("pong" in as_nobody(server, "ping")) is (after != "[]")
-
-
-def test_a_reload_changes_where_it_listens(start: Serve, program: Program, short_path: pathlib.Path) -> None:
-    server = start(SYNC)
+    allow = "app.config['CTL_ALLOW'] = {'observe': %s}"
+    program.edit("first", allow % ["uid:65534"])
+    server = start(ONE)
     old, new = server.socket, str(short_path / "new.sock")
     server.get("/boom")
-    program.edit("new", f"os.environ['FLASK_CTL_SOCKET'] = {new!r}")
+    assert mode_of(old) == 0o666
+    follower = following_as_nobody(server) if os.geteuid() == 0 else None
+    program.edit("second", allow % [])
     assert server.reload()["generation"] == 2
+    assert follower is None or b"permission denied: the app's new code" in follower.result()
+    assert mode_of(old) == 0o600
+    assert os.geteuid() != 0 or "pong" not in as_nobody(server, "ping")
+    program.edit("third", allow % ["uid:65534"])
+    assert server.reload()["generation"] == 3
+    assert mode_of(old) == 0o666
+    assert os.geteuid() != 0 or "pong" in as_nobody(server, "ping")
+    program.edit("fourth", f"os.environ['FLASK_CTL_SOCKET'] = {new!r}")
+    assert server.reload()["generation"] == 4
     server.socket = new
-    status = all_there(server.ready(), 2).status()
-    assert (status["generation"], status["requests"]["errors"]) == (2, 1)
+    status = all_there(server.ready(), 1).status()
+    assert (status["generation"], status["requests"]["errors"]) == (4, 1)
     assert not os.path.exists(old)
 
 
-def test_limits_are_the_apps(start: Serve, free_port: int) -> None:
+def test_limits_are_the_apps_and_a_refused_peer_is_in_the_audit_log(
+    start: Serve, log: pathlib.Path, free_port: int
+) -> None:
     """Over plain TCP nobody is known, so nobody may operate."""
-    server = start(SYNC, socket=f"tcp://127.0.0.1:{free_port}", env={"FLASK_CTL_MAX_REFUSALS": "1"})
+    server = start(ONE, socket=f"tcp://127.0.0.1:{free_port}", env={"FLASK_CTL_MAX_REFUSALS": "1"})
     with server.client() as client:
         assert client.ping()
         with pytest.raises(AccessDenied, match="plain TCP"):
-            client.stop()
+            client.call("greet", name="x")
         with pytest.raises(AccessDenied, match="too often"):
             client.stop()
-
-
-def test_the_audit_log_is_where_the_app_has_put_it(start: Serve, log: pathlib.Path) -> None:
-    server = start(SYNC)
-    server.call("greet", name="x")
-    server.call("look")
-    assert run_cli("stop", "-s", server.socket).returncode == 0
-    assert server.wait() == 0
-    greeted, stopped = log.read_text().splitlines()
-    assert greeted.startswith('greet(name="x") by uid ')
-    assert "done in" in greeted
-    assert stopped.startswith("stop(")
-    assert "done in" in stopped
-
-
-def test_who_is_refused_is_in_the_audit_log(start: Serve, log: pathlib.Path, free_port: int) -> None:
-    server = start(SYNC, socket=f"tcp://127.0.0.1:{free_port}")
-    with server.client() as client, pytest.raises(AccessDenied):
-        client.call("greet", name="x")
     until(lambda: "refused" in log.read_text(), "the record")
     [line] = log.read_text().splitlines()
     assert line.startswith('greet(name="x") by ')
 
 
+def test_the_audit_log_is_where_the_app_has_put_it(start: Serve, log: pathlib.Path) -> None:
+    server = start(ONE)
+    server.call("greet", name="x")
+    server.call("look")
+    server.reload()
+    assert run_cli("stop", "-s", server.socket).returncode == 0
+    assert server.wait() == 0
+    greeted, reloaded, stopped = log.read_text().splitlines()
+    assert greeted.startswith('greet(name="x") by uid ')
+    assert reloaded.startswith("reload(")
+    assert stopped.startswith("stop(")
+    assert all("done in" in line for line in (greeted, reloaded, stopped))
+
+
 def test_what_no_worker_can_write_is_on_standard_error(start: Serve, log: pathlib.Path) -> None:
-    server = start(SYNC)
+    server = start(ONE)
     with server.client() as client:
         client.stop("immediate")
     assert server.wait() == 0
     until(lambda: "stop(mode=" in server.output + log.read_text(), "the record")
-
-
-def test_a_reload_is_in_the_audit_log(start: Serve, log: pathlib.Path) -> None:
-    server = start(SYNC)
-    server.reload()
-    until(lambda: "reload(" in log.read_text(), "the record")
-    assert "done in" in log.read_text()
 
 
 FAULTY = {
@@ -182,12 +190,13 @@ FAULTY = {
 }
 
 
+@pytest.mark.full
 def test_a_reload_to_settings_that_would_not_start_is_refused(
     start: Serve, program: Program, short_path: pathlib.Path
 ) -> None:
     (short_path / "d").mkdir()
     os.chmod(short_path / "d", 0o1777)
-    server = start(SYNC, socket=short_path / "d" / "x")
+    server = start(ONE, socket=short_path / "d" / "x")
     for code, message in FAULTY.values():
         program.edit("second", code)
         with pytest.raises(ReloadFailed) as caught:
@@ -196,19 +205,20 @@ def test_a_reload_to_settings_that_would_not_start_is_refused(
     assert server.get("/version") == (200, b"old")
 
 
-@pytest.mark.parametrize(("code", "message"), FAULTY.values(), ids=FAULTY)
+@pytest.mark.parametrize("what", first_quick(FAULTY))
 def test_with_such_settings_it_does_not_start(
-    serve: Serve, program: Program, short_path: pathlib.Path, code: str, message: str
+    serve: Serve, program: Program, short_path: pathlib.Path, what: str
 ) -> None:
+    code, message = FAULTY[what]
     (short_path / "d").mkdir()
     os.chmod(short_path / "d", 0o1777)
     program.edit("first", code)
-    server = serve(command=SYNC.command, cwd=program.directory, ready=False, socket=short_path / "d" / "x")
+    server = serve(command=ONE.command, cwd=program.directory, ready=False, socket=short_path / "d" / "x")
     assert server.wait() != 0
     assert message in server.output
 
 
 def test_an_address_on_the_network_without_curve_is_no_start(serve: Serve, program: Program, free_port: int) -> None:
-    server = serve(command=SYNC.command, cwd=program.directory, ready=False, socket=f"tcp://0.0.0.0:{free_port}")
+    server = serve(command=ONE.command, cwd=program.directory, ready=False, socket=f"tcp://0.0.0.0:{free_port}")
     assert server.wait() != 0
     assert "can be reached from the network" in server.output

@@ -30,6 +30,11 @@ APP = AppRecord(
     versions={"python": "3"}, commands={}, policy=Policy({"observe": (("uid", 1001),)}), limits=Limits(1),
     curve=CurveFiles(),
 )  # fmt: skip
+LEFT = {
+    "id": "1", "type": "E", "message": "", "count": 1, "first": 1.0, "last": 2, "origin": "hook", "traceback": "",
+    "route": None,
+}  # fmt: skip
+RECORD: list[Any] = [1.0, 30, "shop", "sold out", "MainThread", None, None]
 HELLO = Hello(
     "0.1", os.getpid(), 1, Loaded(1, 0.5), 2, "/", {"name": "gunicorn"}, {"stop": 15}, False, None, [APP],
     Figures({"a": Tally(1, 0.5, 3, 0)}),
@@ -69,6 +74,12 @@ class Link:
     def keep(self, reply: Any) -> None:
         pass
 
+    def subscribe(self, stream: Any, *, plain: bool = False) -> int:
+        raise AssertionError("the workers have no streams")
+
+    def cancel(self, subscription: int) -> bool:
+        return False
+
 
 class Conversation:
     """One worker's messages to the gate of a hub."""
@@ -78,13 +89,14 @@ class Conversation:
         self.gate = WorkerEndpoint(
             self.hub.workers, generation_of=self.hub.generation_of, on_hello=self.hub.welcome,
             on_report=self.hub.changed, on_end=self.hub.ended, on_stop=self.hub.stop_asked,
+            on_read_metrics=lambda key: Future(),
         )  # fmt: skip
         self.gate.attach(reactor)
 
     def say(self, value: Any) -> Any:
         data = value if isinstance(value, bytes) else json.dumps(value).encode()
         answer = self.gate.handle(data, this_process(), lambda _: None, Link())
-        assert not isinstance(answer, Future)
+        assert answer is None or isinstance(answer, bytes)
         return None if answer is None else json.loads(answer)
 
     def code(self, value: Any) -> int | None:
@@ -140,6 +152,16 @@ def worker() -> Iterator[Conversation]:
         ({"method": "report", "params": {"figures": {"apps": []}}}, INVALID_PARAMS),
         ({"method": "report", "params": {"figures": {"apps": {"a": {"in_flight": None}}}}}, INVALID_PARAMS),
         ({"method": "report", "params": {"figures": {"apps": {"a": {"oldest": "x"}}}}}, INVALID_PARAMS),
+        ({"method": "exceptions"}, INVALID_PARAMS),
+        ({"method": "exceptions", "params": {"app": "a", "exceptions": [{}]}}, INVALID_PARAMS),
+        ({"method": "exceptions", "params": {"app": "a", "exceptions": [{**LEFT, "last": None}]}}, INVALID_PARAMS),
+        ({"method": "exceptions", "params": {"app": "a", "exceptions": [{**LEFT, "last": 1e300}]}}, INVALID_PARAMS),
+        ({"method": "exceptions", "params": {"app": "b", "exceptions": [LEFT]}}, INVALID_PARAMS),
+        ({"method": "left", "params": {"logs": []}}, INVALID_PARAMS),
+        ({"method": "left", "params": {"logs": {"last": 1, "items": [[1, []]]}}}, INVALID_PARAMS),
+        ({"method": "left", "params": {"logs": {"last": 1, "items": [[1, [None, *RECORD[1:]]]]}}}, INVALID_PARAMS),
+        ({"method": "left", "params": {"logs": {"last": 1, "items": [[1, [1e300, *RECORD[1:]]]]}}}, INVALID_PARAMS),
+        ({"method": "left", "params": {"events": {"last": 1, "items": [[1, RECORD]]}}}, INVALID_PARAMS),
         ({"method": "hello"}, INVALID_PARAMS),
         ({"method": "hello", "params": []}, INVALID_PARAMS),
         ({"method": "hello", "params": {**messages.as_json(HELLO), "apps": "x"}}, INVALID_PARAMS),
@@ -173,10 +195,22 @@ def test_what_has_not_the_right_form_is_answered_with_an_error(worker: Conversat
         {"id": 99, "result": None},
         {"id": 99, "error": {"code": -32000, "message": "x"}},
         {"method": "hello", "id": 0, "params": {**messages.as_json(HELLO), "later": "field"}},
+        {"method": "left", "params": {"logs": {"last": 7, "items": [[7, RECORD]]}, "later": 1}},
     ],
 )
 def test_what_a_worker_may_say_is_taken_in(worker: Conversation, message: dict[str, Any]) -> None:
     assert worker.code(message) is None
+
+
+def test_what_a_worker_leaves_is_kept_within_bounds(worker: Conversation) -> None:
+    """The last entries, without fields that are not known."""
+    entries = [{**LEFT, "id": str(n), "later": "field"} for n in range(200)]
+    assert worker.code({"method": "exceptions", "params": {"app": "a", "exceptions": entries}}) is None
+    (left,) = worker.hub.workers
+    worker.hub.workers.remove(left)
+    kept = worker.hub.workers.past_exceptions("a")
+    assert [entry["id"] for entry in kept] == [str(n) for n in range(150, 200)]
+    assert kept[0] == {**LEFT, "id": "150", "method": None, "where": None, "worker": os.getpid()}
 
 
 def test_a_message_that_the_hub_fails_at_costs_nobody_else_the_hub(

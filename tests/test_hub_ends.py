@@ -28,7 +28,8 @@ def hanging(start: Serve, program: Program) -> Serve:
     return lambda kind: start(SERVERS[f"gunicorn {kind}"], "--graceful-timeout", "600")
 
 
-@pytest.mark.parametrize("kind", first_quick(["sync", "gthread", "gevent"]))
+@pytest.mark.full
+@pytest.mark.parametrize("kind", ["sync", "gthread", "gevent"])
 def test_a_fast_stop_ends_a_server_whose_hook_hangs(hanging: Serve, kind: str) -> None:
     server = hanging(kind)
     server.client().stop("fast", timeout=TIMEOUT)
@@ -53,6 +54,7 @@ def test_a_fast_stop_ends_a_server_that_hangs_since_it_was_sent_a_signal(hanging
     assert server.wait() == 0
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("kind", first_quick(["sync", "gthread"]))
 def test_a_reload_that_may_cut_cuts_what_earlier_ones_have_left(start: Serve, kind: str) -> None:
     server = start(SERVERS[f"gunicorn {kind}"], "--graceful-timeout", "600")

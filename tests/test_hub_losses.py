@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 from fakehub import FakeWorker, World, world
+from harness import first_quick
 
 
-@pytest.fixture(params=range(5))
+@pytest.fixture(params=first_quick(range(5)))
 def seed(request: pytest.FixtureRequest) -> int:
     """Orders of what comes at the same time."""
     return int(request.param)

@@ -9,7 +9,7 @@ import signal
 from typing import Any
 
 import pytest
-from harness import TIMEOUT, Pending, Program, Serve, Server, run_cli, until
+from harness import TIMEOUT, Pending, Program, Serve, Server, first_quick, run_cli, until
 from manyworkers import Load, hub, kill, workers
 from servers import SERVERS
 
@@ -40,7 +40,7 @@ def reloading(server: Server, phase: str) -> Pending:
     return reload
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", first_quick(NAMES))
 def test_the_client_gets_the_result_from_the_next_hub(start: Serve, program: Program, name: str) -> None:
     server = start(SERVERS[name])
     held = server.begin("/hold/a")
@@ -61,6 +61,7 @@ def test_the_client_gets_the_result_from_the_next_hub(start: Serve, program: Pro
     assert server.get("/version") == (200, b"new")
 
 
+@pytest.mark.full
 def test_what_the_next_hub_does_not_tell_in_time_is_not_known_and_status_tells_it_later(
     start: Serve, program: Program
 ) -> None:
@@ -82,6 +83,7 @@ def test_what_the_next_hub_does_not_tell_in_time_is_not_known_and_status_tells_i
     assert (after["generation"], after["last_reload"]["ok"]) == (2, True)
 
 
+@pytest.mark.full
 def test_a_hub_that_is_killed_again_and_again_loses_neither_requests_nor_the_truth(
     start: Serve, program: Program
 ) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 from harness import TIMEOUT, Pending, Program, Serve, first_quick, read_all, until
-from servers import Row, all_rows, alone, each_mechanism
+from servers import SERVERS, Row, all_rows, alone, each_mechanism
 
 from flask_ctl import CommandError
 
@@ -43,6 +43,17 @@ def test_a_signal_that_the_kernel_gives_to_another_thread_is_heard(start: Serve,
     server = start(row)
     another = next(int(name) for name in os.listdir(f"/proc/{server.pid}/task") if int(name) != server.pid)
     ctypes.CDLL(None).tgkill(server.pid, another, signal.SIGTERM)
+    assert server.wait() == 0
+
+
+def test_a_signal_that_the_main_thread_misses_while_it_answers_a_request_is_heard(start: Serve) -> None:
+    server = start(SERVERS["app.run unthreaded"])
+    held = server.begin("/hold/a")
+    another = next(int(name) for name in os.listdir(f"/proc/{server.pid}/task") if int(name) != server.pid)
+    ctypes.CDLL(None).tgkill(server.pid, another, signal.SIGTERM)
+    until(lambda: server.status()["state"] == "stopping", "stopping")
+    server.release("a")
+    assert held.result() == (200, b"held a")
     assert server.wait() == 0
 
 

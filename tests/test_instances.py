@@ -20,7 +20,8 @@ from manyworkers import all_there, hub, kill
 import flask_ctl.client.client as client
 import flask_ctl.client.stopping as stopping
 from flask_ctl import AmbiguousTarget, ControlClient, find_instance, find_instance_of, live_instances
-from flask_ctl.client.discovery import Found, is_common
+from flask_ctl.client.discovery import is_common
+from flask_ctl.client.instances import LiveInstance
 from flask_ctl.client.stop import Unanswered
 from flask_ctl.client.targets import Targets
 from flask_ctl.errors import AddressInUse, ConfigurationError
@@ -306,6 +307,7 @@ def test_when_the_holder_ends_one_of_the_others_has_the_default_name_too(
     assert files(plain) == []
 
 
+@pytest.mark.full
 def test_a_reload_keeps_the_names(start: Serve, plain: str) -> None:
     first, second = start(), start()
     assert second.reload()["generation"] == 2
@@ -375,7 +377,7 @@ def test_a_stop_is_not_asked_of_the_heir_of_a_server_that_has_died(
     calls = []
 
     class Call:
-        def __init__(self, connection: Asked, targets: Targets, times: Any, on_progress: Any) -> None:
+        def __init__(self, connection: Asked, targets: Targets, times: Any, on_progress: Any, *, told: bool) -> None:
             self.times = times
             calls.append(targets.pid)
 
@@ -408,8 +410,8 @@ def test_what_holds_more_than_one_project_is_known(tmp_path: pathlib.Path, monke
         assert not is_common(str(tmp_path / own)), own
 
 
-def found(cwd: str | pathlib.Path, root_path: str = "/usr/lib/shop", **more: Any) -> Found:
-    return Found("/run/a.sock", {"cwd": str(cwd), "root_path": root_path, "pid": 1, "app": "shop", **more})
+def found(cwd: str | pathlib.Path, root_path: str = "/usr/lib/shop", **more: Any) -> LiveInstance:
+    return LiveInstance("/run/a.sock", {"cwd": str(cwd), "root_path": root_path, "pid": 1, "app": "shop", **more})
 
 
 def test_exactly_there_is_not_below(tmp_path: pathlib.Path) -> None:
@@ -418,7 +420,7 @@ def test_exactly_there_is_not_below(tmp_path: pathlib.Path) -> None:
     assert not found(f"{here}/shop").belongs_to(here, exactly=True)
     assert found(here).belongs_to(here, exactly=True)
     assert found("/", root_path=here).belongs_to(here, exactly=True)
-    assert not Found("/run/a.sock", None).belongs_to(here)
+    assert not LiveInstance("/run/a.sock", None).belongs_to(here)
 
 
 @pytest.mark.parametrize("control", [None, {}, {"sockets": None}, {"sockets": 3}, [], "x"])

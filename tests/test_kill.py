@@ -22,7 +22,7 @@ from manyworkers import hub, is_alive, kill, workers
 from servers import SERVERS
 
 from flask_ctl import AccessDenied, BackgroundServer, ConfigurationError, Control, ControlClient, TimedOut
-from flask_ctl.client.client import QUESTION_TIMEOUT
+from flask_ctl.client.methods import QUESTION_TIMEOUT
 
 NOBODY = pwd.getpwnam("nobody").pw_uid
 needs_root = pytest.mark.skipif(
@@ -281,6 +281,7 @@ def test_over_ipc_the_kill_comes_when_it_was_asked_for(serve: Serve, short_path:
     assert server.wait() == -signal.SIGKILL
 
 
+@pytest.mark.full
 def test_a_suspended_hub_does_not_hide_that_its_master_was_killed(start: Serve) -> None:
     server = start(SYNC)
     pids, frozen = workers(server), hub(server)
@@ -295,7 +296,7 @@ def test_a_suspended_hub_does_not_hide_that_its_master_was_killed(start: Serve) 
 
 
 def test_a_hung_hub_that_lets_nobody_in_does_not_save_its_master(start: Serve) -> None:
-    server = start(SYNC)
+    server = start(SERVERS["gunicorn sync, 1 worker"])
     pids, frozen = workers(server), hub(server)
     os.kill(frozen, signal.SIGSTOP)
     waiting = fill(server.socket)
@@ -338,6 +339,7 @@ def test_every_server_of_workers_is_killed_as_a_whole_and_nobody_else(
     assert os.getpid() == parent
 
 
+@pytest.mark.full
 def test_uwsgi_without_a_master_is_killed_and_not_its_parent(start: Serve, bystander: subprocess.Popen[bytes]) -> None:
     row = SERVERS["uwsgi"]
     alone = replace(row, command=[word for word in row.command if word != "--master"], workers=1)
@@ -392,7 +394,7 @@ def run_inside(server: Server, *arguments: str) -> Done:
 
 
 @needs_root
-@pytest.mark.parametrize("command", [[*PYTHON, "sample.py"], SYNC.command], ids=["single", "gunicorn"])
+@pytest.mark.parametrize("command", first_quick([[*PYTHON, "sample.py"], SYNC.command]), ids=["single", "gunicorn"])
 def test_process_1_is_not_killed_from_inside(no_hubs_left: None, serve: Serve, command: list[str]) -> None:
     server = serve(command=[*INSIDE, *command])
     done = run_inside(server, "stop", "--kill-after", "0.1", "-s", server.socket)
@@ -427,7 +429,7 @@ def test_a_stop_of_process_1_from_inside_is_told_as_soon_as_it_is_answered(serve
 
 
 @needs_root
-@pytest.mark.parametrize("command", [[*PYTHON, "sample.py"], SYNC.command], ids=["single", "gunicorn"])
+@pytest.mark.parametrize("command", first_quick([[*PYTHON, "sample.py"], SYNC.command]), ids=["single", "gunicorn"])
 def test_from_outside_a_container_is_killed_by_the_pids_that_it_has_there(
     no_hubs_left: None, serve: Serve, command: list[str]
 ) -> None:
@@ -454,7 +456,7 @@ def test_from_inside_a_container_nobody_outside_is_killed(serve: Serve) -> None:
 
 
 def test_no_message_names_a_pid_that_is_not_known_or_the_hubs(start: Serve) -> None:
-    server = start(SYNC)
+    server = start(SERVERS["gunicorn sync, 1 worker"])
     held = server.begin("/hold/a")
     with server.client() as client, pytest.raises(TimedOut) as late:
         client.stop(timeout=0.3)

@@ -164,12 +164,14 @@ def test_a_real_stranger_is_told_to_wait_and_can_go_on_looking(serve: Serve, sho
     """As `nobody` where we can become it, else as a substituted peer."""
     os.chmod(short_path, 0o755)
     real = os.geteuid() == 0
-    code = (
+    substitute = (
         "import flask_ctl.transports.unix as unix; from flask_ctl.dispatch.peer import Peer;"
-        "unix.peer_of = lambda sock: Peer(42, 65534, 65534); import sample; sample.app.run(port=0)"
+        "unix.peer_of = lambda sock: Peer(42, 65534, 65534);"
     )
+    # The time of the refusals that are told together is 10 s otherwise.
+    code = "from flask_ctl.dispatch import guard; guard.REFUSAL_WINDOW = 3.0; import sample; sample.app.run(port=0)"
     env = {"FLASK_CTL_ALLOW": '{"observe": ["uid:65534"]}', "FLASK_CTL_MAX_REFUSALS": "3"}
-    server = serve(env=env, command=None if real else [*PYTHON, "-c", code])
+    server = serve(env=env, command=[*PYTHON, "-c", code if real else substitute + code])
 
     def talk() -> bytes:
         with raw(server.socket) as sock:

@@ -7,6 +7,7 @@ import os
 import pathlib
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 
 import pytest
@@ -121,6 +122,44 @@ def test_what_this_process_holds_it_must_not_open_again(path: pathlib.Path) -> N
     assert not locks.is_ours(str(path))
 
 
+def test_a_reader_that_had_opened_the_file_before_does_not_release_the_lock(path: pathlib.Path) -> None:
+    """Its descriptor stays open as long as the lock, and no longer."""
+    path.touch()
+    reader, descriptor = LockFile(str(path)), os.open(path, os.O_RDWR)
+    assert locks.take(descriptor, 0)
+    reader.close()
+    assert ask(path)[0] == os.getpid()
+    locks.close(descriptor)
+    assert ask(path) == (None, [], False)
+
+
+def test_many_threads_that_read_and_one_that_locks_never_lose_the_lock(path: pathlib.Path, hold: Hold) -> None:
+    """What each of them finds of the file's state decides what it does, and another may have changed it since."""
+    path.touch()
+    ended = threading.Event()
+
+    def read() -> None:
+        while not ended.is_set():
+            if not locks.is_ours(str(path)):
+                with LockFile(str(path)) as file:
+                    file.is_held()
+
+    readers = [threading.Thread(target=read) for _ in range(4)]
+    for reader in readers:
+        reader.start()
+    asker = hold("pass")
+    try:
+        for _ in range(100):
+            descriptor = os.open(path, os.O_RDWR)
+            assert locks.take(descriptor, 0)
+            asker.do("with locks.LockFile(path) as file: assert file.server() == os.getppid()")
+            locks.close(descriptor)
+    finally:
+        ended.set()
+        for reader in readers:
+            reader.join()
+
+
 def test_a_symlink_and_what_is_no_file_are_refused(short_path: pathlib.Path, path: pathlib.Path) -> None:
     path.symlink_to(short_path / "elsewhere")
     with pytest.raises(OSError, match="symbolic"):
@@ -143,6 +182,38 @@ def test_a_worker_follows_a_lock_file_that_was_replaced(path: pathlib.Path) -> N
     assert [member.pid for member in ask(path)[1]] == [os.getpid()]
     presence.be_at([])
     assert ask(path)[1] == []
+    presence.close()
+
+
+def lose(path: pathlib.Path) -> None:
+    """Close a descriptor of the file, as a program may, and so lose this process's locks."""
+    os.close(os.open(path, os.O_RDONLY))
+    assert ask(path) == (None, [], False)
+
+
+def test_a_worker_that_lost_its_lock_takes_it_again(path: pathlib.Path) -> None:
+    path.touch()
+    presence = Presence(7)
+    presence.be_at([str(path).removesuffix(".lock")])
+    before = ask(path)
+    assert len(before[1]) == 1
+    presence.renew()
+    assert ask(path) == before
+    lose(path)
+    presence.renew()
+    assert ask(path) == before
+    presence.close()
+
+
+def test_a_worker_whose_byte_another_one_has_taken_meanwhile_takes_the_next(path: pathlib.Path, hold: Hold) -> None:
+    path.touch()
+    presence = Presence(7)
+    presence.be_at([str(path).removesuffix(".lock")])
+    [mine] = ask(path)[1]
+    lose(path)
+    other = hold(f"assert locks.take(descriptor, locks.hub_byte(7) + {mine.number})")
+    presence.renew()
+    assert [member.pid for member in ask(path)[1]] == [other.pid, os.getpid()]
     presence.close()
 
 
@@ -191,6 +262,12 @@ def test_a_lock_file_that_was_removed_is_back_and_locked(path: pathlib.Path, fil
     assert ask(path)[0] == os.getpid()
 
 
+def test_a_lost_lock_is_back_with_the_next_tick(path: pathlib.Path, file: SocketFile) -> None:
+    lose(path)
+    file.keep_lock()
+    assert ask(path)[0] == os.getpid()
+
+
 def test_a_lock_file_of_somebody_else_is_left_alone_until_it_is_free(
     path: pathlib.Path, file: SocketFile, hold: Hold
 ) -> None:
@@ -235,3 +312,13 @@ def test_who_uses_a_hubs_address_is_told_by_the_pid_of_its_master(path: pathlib.
     hold(f"{code}; locks.take(descriptor, locks.hub_byte({os.getpid()}))")
     with pytest.raises(ConfigurationError, match=f"in use by pid {os.getpid()}"):
         SocketFile(str(path).removesuffix(".lock")).acquire()
+
+
+def test_a_lock_whose_descriptor_somebody_else_has_closed_keeps_no_other_one_open(tmp_path: pathlib.Path) -> None:
+    path = tmp_path / "lock"
+    locked, reader = (os.open(path, os.O_RDWR | os.O_CREAT) for _ in range(2))
+    assert locks.take(locked, locks.SERVER)
+    os.close(locked)
+    locks.close(reader)
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(reader)

@@ -225,10 +225,12 @@ def test_the_loop_ends_though_requests_are_in_flight(server: FakeLoop, end: str)
     assert not server.look()
 
 
-@pytest.mark.parametrize(("ask", "count"), [("drain", 4), ("pause", 1)])
+@pytest.mark.parametrize(("ask", "outlived", "count"), [("drain", False, 4), ("drain", True, 1), ("pause", False, 1)])
 def test_connections_that_wait_are_cut_by_a_stop_and_go_to_the_next_image_at_a_reload(
-    server: FakeLoop, monkeypatch: pytest.MonkeyPatch, ask: str, count: int
+    server: FakeLoop, monkeypatch: pytest.MonkeyPatch, ask: str, outlived: bool, count: int
 ) -> None:
+    """Where the socket outlives the process, the next process answers them."""
+    monkeypatch.setattr(server, "_outlived", outlived)
     monkeypatch.setattr(keepalive, "waiting_connections", lambda listener: 3)
     server.busy.begin("a")
     getattr(server, ask)()

@@ -15,7 +15,7 @@ from wsgiref.validate import validator
 import pytest
 from werkzeug.wsgi import ClosingIterator
 
-from flask_ctl.servers.middleware import Environ, RequestCounter, StartResponse, WSGIApp
+from flask_ctl.servers.middleware import BOUNDS, MAX_STATUSES, Environ, RequestCounter, StartResponse, WSGIApp
 
 HEADERS = [("Content-Type", "text/plain")]
 
@@ -183,14 +183,21 @@ def test_a_request_is_in_flight_while_the_app_is_called() -> None:
 
 def test_the_oldest_is_the_age_of_the_oldest_in_flight() -> None:
     counter = RequestCounter(a_list)
+
+    def age() -> float:
+        oldest = counter.oldest()
+        assert oldest is not None
+        return oldest.age
+
     assert counter.oldest() is None
     first = Response(counter)
     between = time.monotonic()
     second = Response(counter)
     since = time.monotonic() - between
-    assert (counter.oldest() or 0) >= since
+    assert age() >= since
+    assert [request.number for request in counter.requests_in_flight()] == [0, 1]
     first.close()
-    assert 0 < (counter.oldest() or 0) <= time.monotonic() - between
+    assert 0 < age() <= time.monotonic() - between
     second.close()
     assert counter.oldest() is None
 
@@ -207,6 +214,11 @@ def test_requests_of_many_threads_add_up_exactly() -> None:
     counter = RequestCounter(
         lambda environ, start_response: APPS_BY_PATH[environ["PATH_INFO"]](environ, start_response)
     )
+    counter.measure()
+    assert counter.durations is not None
+    # Threads switch as often as they can.
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
     done: list[None] = []
     counter.on_done = lambda: done.append(None)
     barrier = threading.Barrier(threads + 1)
@@ -224,6 +236,7 @@ def test_requests_of_many_threads_add_up_exactly() -> None:
             assert failed <= begun
             assert 0 <= counter.in_flight <= threads
             counter.oldest()
+            assert len(counter.requests_in_flight()) <= threads
 
     workers = [threading.Thread(target=work) for _ in range(threads)]
     watcher = threading.Thread(target=watch)
@@ -233,11 +246,100 @@ def test_requests_of_many_threads_add_up_exactly() -> None:
         thread.join()
     over.set()
     watcher.join()
+    sys.setswitchinterval(interval)
+    assert counts(counter) == {
+        ("GET", "2xx"): threads * requests * 9 // 10,
+        ("GET", "5xx"): threads * requests // 10,
+    }
     assert counter.totals() == (threads * requests, threads * requests // 10)
     assert (counter.in_flight, len(done)) == (0, threads * requests)
 
 
 APPS_BY_PATH = {"/": a_list, "/error": a_restart}
+
+
+# Durations
+
+
+def counts(counter: RequestCounter) -> dict[tuple[str, str], int]:
+    """The requests that have ended, by method and class of status."""
+    assert counter.durations is not None
+    return {kind: sum(row[1:]) for kind, row in counter.durations.read().items()}
+
+
+def test_requests_are_counted_by_method_and_class_of_status() -> None:
+    statuses = iter(["200 OK", "201 Created", "404 Not Found", "200 OK", "503 No", "100 % strange", "odd"])
+    counter = RequestCounter(lambda environ, start_response: answers([], next(statuses))(environ, start_response))
+    counter.measure()
+    for method in ["GET", "GET", "GET", "PUT", "PUT", "BREW", "BREW"]:
+        Response(counter, REQUEST_METHOD=method).read()
+    assert counts(counter) == {
+        ("GET", "2xx"): 2, ("GET", "4xx"): 1, ("PUT", "2xx"): 1, ("PUT", "5xx"): 1, ("other", "1xx"): 1,
+        ("other", "none"): 1,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("method", [None, ["GET"], 7], ids=str)
+def test_a_method_that_the_app_has_spoiled_is_counted_as_another(method: Any) -> None:
+    def app(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+        environ["REQUEST_METHOD"] = method
+        return a_list(environ, start_response)
+
+    counter = RequestCounter(app)
+    counter.measure()
+    Response(counter).read()
+    assert counts(counter) == {("other", "2xx"): 1}
+
+
+def test_status_lines_without_end_share_a_row_for_each_class() -> None:
+    numbers = iter(range(1000))
+    counter = RequestCounter(
+        lambda environ, start_response: answers([], f"{200 + next(numbers) % 300} x{id(environ)}")(
+            environ, start_response
+        )
+    )
+    counter.measure()
+    for _ in range(900):
+        Response(counter).read()
+    assert counter.durations is not None
+    assert len(counter.durations.rows["GET"]) <= MAX_STATUSES + 3
+    assert counts(counter) == {("GET", "2xx"): 300, ("GET", "3xx"): 300, ("GET", "4xx"): 300}
+
+
+@pytest.mark.parametrize(
+    ("elapsed", "number"),
+    [(0.0, 1), (0.001, 1), (0.0011, 2), (0.0025, 2), (0.5, 9), (60.0, 15), (60.1, 16), (1e9, 16)],
+)
+def test_a_duration_counts_in_the_class_whose_bound_it_does_not_exceed(
+    elapsed: float, number: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = iter([0.0, elapsed])
+    monkeypatch.setattr("flask_ctl.servers.middleware._monotonic", lambda: next(clock))
+    counter = RequestCounter(a_list)
+    counter.measure()
+    Response(counter).read()
+    assert counter.durations is not None
+    row = counter.durations.read()["GET", "2xx"]
+    assert row == [elapsed, *(int(place == number) for place in range(1, len(BOUNDS) + 2))]
+
+
+def failing_app(environ: Environ, start_response: StartResponse) -> NoReturn:
+    raise ValueError("no")
+
+
+def test_an_app_that_fails_before_its_response_counts_as_the_error_that_the_server_answers() -> None:
+    counter = RequestCounter(failing_app)
+    counter.measure()
+    with pytest.raises(ValueError, match="no"):
+        Response(counter)
+    assert counts(counter) == {("GET", "5xx"): 1}
+
+
+def test_a_response_that_has_not_begun_has_no_class() -> None:
+    counter = RequestCounter(a_generator)
+    counter.measure()
+    Response(counter).close()
+    assert counts(counter) == {("GET", "none"): 1}
 
 
 # Errors

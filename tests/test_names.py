@@ -8,7 +8,7 @@ import shlex
 
 import click
 import pytest
-from harness import APPS, PYTHON, Serve, Server, raw, read_all, run_cli
+from harness import PYTHON, Serve, Server, raw, read_all, run_cli
 from servers import SERVERS
 
 from flask_ctl import SETTINGS
@@ -49,16 +49,10 @@ def test_near_names_are_the_nearest_first_and_few() -> None:
     assert similar_names("xyz", OWN) == []
 
 
-@pytest.fixture
-def typed(serve: Serve) -> Server:
-    """A server that has `scalars`, `lists` and others, and no workers."""
-    return serve(command=[*PYTHON, str(APPS / "typed.py")])
-
-
-def test_a_name_that_neither_side_knows_is_exit_2_with_near_names_of_both(typed: Server) -> None:
+def test_a_name_that_neither_side_knows_is_exit_2_with_near_names_of_both(shared_typed: Server) -> None:
     """scalar is near to scalars of the app, statsu to our own status; xyzzy to none."""
     for name, near in {"scalar": "scalars", "statsu": "status", "xyzzy": "--help lists"}.items():
-        done = run_cli(name, "-s", typed.socket)
+        done = run_cli(name, "-s", shared_typed.socket)
         assert (done.returncode, done.stdout) == (2, ""), name
         assert f"there is no command {name!r}, neither here nor in the app" in done.stderr
         assert near in done.stderr
@@ -104,11 +98,12 @@ def test_help_alone_is_the_programs_help() -> None:
     assert run_cli("help").stdout == run_cli("--help").stdout != ""
 
 
-def test_help_of_the_apps_commands_asks_the_app(typed: Server) -> None:
+def test_help_of_the_apps_commands_asks_the_app(shared_typed: Server) -> None:
     assert (
-        run_cli("help", "scalars", "-s", typed.socket).stdout == run_cli("scalars", "--help", "-s", typed.socket).stdout
+        run_cli("help", "scalars", "-s", shared_typed.socket).stdout
+        == run_cli("scalars", "--help", "-s", shared_typed.socket).stdout
     )
-    assert run_cli("help", "scalar", "-s", typed.socket).returncode == 2
+    assert run_cli("help", "scalar", "-s", shared_typed.socket).returncode == 2
     assert run_cli("help", "stpo", "-s", "/nowhere/x.sock").returncode == 2
     assert run_cli("help", "scalars", "-s", "/nowhere/x.sock").returncode == 3
 
@@ -161,28 +156,28 @@ def test_the_documents_have_the_codes_that_help_knows_word_for_word() -> None:
 
 
 def test_every_command_of_the_apps_takes_a_worker_which_a_single_process_refuses_unless_it_is_that(
-    typed: Server,
+    shared_typed: Server,
 ) -> None:
     """By the option, by `call`, by _pid= in text and in JSON."""
-    pid, other = str(typed.pid), str(os.getpid())
+    pid, other = str(shared_typed.pid), str(os.getpid())
     for words in (["text", "--worker", "{}"], ["call", "text", "--worker", "{}"], ["call", "text", "_pid={}"]):
-        done = run_cli(*(word.format(pid) for word in words), "-s", typed.socket)
+        done = run_cli(*(word.format(pid) for word in words), "-s", shared_typed.socket)
         assert (done.returncode, done.stdout) == (0, "grüße\n"), words
-        done = run_cli(*(word.format(other) for word in words), "-s", typed.socket)
+        done = run_cli(*(word.format(other) for word in words), "-s", shared_typed.socket)
         assert (done.returncode, done.stdout) == (1, ""), words
         assert f"no worker has the pid {other}; there is only this process, {pid}" in done.stderr
     for line, answer in {
         f"text _pid={pid}": "grüße\n",
         f"text _pid={other}": f"error: _pid: no worker has the pid {other}",
     }.items():
-        with raw(typed.socket) as sock:
+        with raw(shared_typed.socket) as sock:
             sock.sendall(f"{line}\n".encode())
             assert read_all(sock).decode().startswith(answer)
 
 
-def test_a_worker_that_is_no_number_is_exit_2(typed: Server) -> None:
+def test_a_worker_that_is_no_number_is_exit_2(shared_typed: Server) -> None:
     for words in (["text", "--worker", "x"], ["text", "--worker", "0"], ["call", "text", "--worker", "x"]):
-        assert run_cli(*words, "-s", typed.socket).returncode == 2, words
+        assert run_cli(*words, "-s", shared_typed.socket).returncode == 2, words
 
 
 def test_a_parameter_called_worker_wins(serve: Serve) -> None:
@@ -199,11 +194,11 @@ def test_a_parameter_called_worker_wins(serve: Serve) -> None:
     assert run_cli(*words, "--worker", str(server.pid), "-s", server.socket).stdout == "hello ann\n"
 
 
-def test_what_is_for_the_whole_server_takes_no_worker(typed: Server) -> None:
+def test_what_is_for_the_whole_server_takes_no_worker(shared_typed: Server) -> None:
     for name in ("ping", "status", "stop", "reload", "commands"):
-        assert run_cli("call", name, "--worker", str(typed.pid), "-s", typed.socket).returncode == 2, name
-        assert run_cli("call", name, f"_pid={typed.pid}", "-s", typed.socket).returncode == 2, name
-        assert typed.status()["state"] == "running", name
+        assert run_cli("call", name, "--worker", str(shared_typed.pid), "-s", shared_typed.socket).returncode == 2, name
+        assert run_cli("call", name, f"_pid={shared_typed.pid}", "-s", shared_typed.socket).returncode == 2, name
+        assert shared_typed.status()["state"] == "running", name
 
 
 def test_one_of_several_workers_is_asked(start: Serve) -> None:

@@ -6,6 +6,7 @@ import errno
 import pathlib
 import socket
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -126,14 +127,6 @@ def refused(server: Server, port: int) -> None:
 SINGLE = ["werkzeug", "waitress", "cheroot", "pywsgi"]
 
 
-@pytest.mark.parametrize("name", first_quick(SINGLE))
-def test_a_taken_address_is_a_refused_reload(start: Serve, program: Program, taken: int, name: str) -> None:
-    server = start(SERVERS[name])
-    program.edit("new")
-    moved(program, taken)
-    refused(server, taken)
-
-
 def moved(program: Program, port: int) -> None:
     """Have the program ask for another port."""
     text = program.file.read_text()
@@ -144,39 +137,31 @@ def moved(program: Program, port: int) -> None:
 
 
 @pytest.mark.parametrize("name", first_quick(SINGLE))
-def test_a_free_one_is_taken_by_the_new_code(start: Serve, program: Program, free_port: int, name: str) -> None:
+def test_a_taken_address_is_a_refused_reload_and_a_free_one_is_taken_by_the_new_code(
+    start: Serve, program: Program, taken: int, free_port: int, name: str
+) -> None:
     server = start(SERVERS[name])
+    program.edit("new")
+    moved(program, taken)
+    refused(server, taken)
     program.edit("new")
     moved(program, free_port)
     assert server.reload()["generation"] == 2
     assert get(("127.0.0.1", free_port), "/version") == (200, b"new")
 
 
-def gunicorn(start: Serve, program: Program, port: int) -> tuple[Server, pathlib.Path, str]:
+def test_gunicorns_new_addresses_are_bound_for_trial_and_one_that_is_free_is_taken(
+    start: Serve, program: Program, free_port: int, taken: int
+) -> None:
     config = program.directory / "gunicorn.conf.py"
-    bind = f"bind = ['127.0.0.1:{port}'"
-    config.write_text(bind + "]\n")
-    command = [word for word in SERVERS["gunicorn sync"].command if word not in ("-b", "127.0.0.1:0")]
-    server = start(SERVERS["gunicorn sync"].__class__("gunicorn", command, workers=2))
-    return server, config, bind
-
-
-def test_gunicorns_new_address_is_bound_for_trial(start: Serve, program: Program, free_port: int, taken: int) -> None:
-    server, config, _ = gunicorn(start, program, free_port)
+    config.write_text(f"bind = ['127.0.0.1:{free_port}']\n")
+    one = SERVERS["gunicorn sync, 1 worker"]
+    server = start(replace(one, command=[word for word in one.command if word not in ("-b", "127.0.0.1:0")]))
     config.write_text(f"bind = '127.0.0.1:{taken}'\n")
     refused(server, taken)
-
-
-def test_an_address_that_gunicorn_would_bind_anew_is_taken_by_its_old_workers(
-    start: Serve, program: Program, free_port: int
-) -> None:
-    server, config, bind = gunicorn(start, program, free_port)
-    config.write_text(bind + ", '127.0.0.1:0']\n")
+    # Its old workers have what it would bind anew.
+    config.write_text(f"bind = ['127.0.0.1:{free_port}', '127.0.0.1:0']\n")
     refused(server, free_port)
-
-
-def test_gunicorn_moves_to_a_free_address(start: Serve, program: Program, free_port: int) -> None:
-    server, config, _ = gunicorn(start, program, free_port)
     program.edit("new")
     config.write_text("bind = '127.0.0.1:0'\n")
     assert server.reload()["generation"] == 2

@@ -10,12 +10,16 @@ from typing import Any
 
 import pytest
 from fakehub import FakeWorker, World, world
+from harness import first_quick
 
-from flask_ctl.workers.hub.state_file import StateFile
+from flask_ctl.system import metrics
+from flask_ctl.workers.hub.history import HubHistory
+from flask_ctl.workers.hub.table import Workers
 from flask_ctl.workers.messages import SavedHistory, SavedState
+from flask_ctl.workers.state_file import StateFile
 
 
-@pytest.fixture(params=range(5))
+@pytest.fixture(params=first_quick(range(5)))
 def seed(request: pytest.FixtureRequest) -> int:
     """Orders of what comes at the same time."""
     return int(request.param)
@@ -87,6 +91,25 @@ def test_the_grace_goes_on(seed: int, cut: bool) -> None:
         assert w.clock.now - began < 22
         assert (after["generation"], after["last_reload"]["cut"]) == (2, int(cut))
         assert busy.alive != cut
+
+
+def test_the_next_hub_names_the_requests_that_were_cut_before(seed: int) -> None:
+    with world(seed) as w:
+        left = w.living()[0]
+        left.begin()
+        w.run(lambda: w.hub.workers.in_flight == 1)
+        assert w.answer("reload", grace=1.0).result["old_left"] == 1
+        busy = next(worker for worker in w.living() if worker is not left)
+        busy.begin()
+        reload = w.ask("reload", grace=60.0, cut=True)
+        w.run(lambda: "drain" in reload.phases and not w._ways)
+        w.kill_hub()
+        w.next_hub()
+        w.run(lambda: w.hub._reload is not None)
+        busy.finish()
+        last = settled(w)["last_reload"]
+        assert (last["cut"], last["generation"]) == (1, 3)
+        assert [(cut["worker"], cut["route"]) for cut in last["cut_requests"]] == [(left.pid, "/")]
 
 
 def test_old_workers_that_are_gone_before_the_next_hub_knows_a_new_one_take_nothing_with_them(seed: int) -> None:
@@ -166,6 +189,17 @@ def test_a_failed_preflight_of_a_server_that_is_gone_is_no_refusal(seed: int) ->
 
 
 # The state file
+
+
+def test_the_start_of_the_server_stays_the_same_when_the_clock_is_set(
+    file: FileIO, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By which clients tell two instances of the same pid apart."""
+    monkeypatch.setattr(metrics, "age_of", lambda pid: 100.0)
+    first = HubHistory(1, Workers(), StateFile(file.fileno()))
+    first.save(None)
+    monkeypatch.setattr(metrics, "age_of", lambda pid: 4000.0)
+    assert HubHistory(1, Workers(), StateFile(file.fileno())).started_at == first.started_at
 
 
 @pytest.fixture

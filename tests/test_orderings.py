@@ -396,6 +396,19 @@ class TestStops:
         scene.server.answer(held)
         assert [stop.result(TIMEOUT)["cut"] for stop in stops] == [0, 0, 0]
 
+    def test_one_that_only_follows_changes_nothing_and_gets_the_result_of_the_next_one(self, scene: Scene) -> None:
+        """Its client may have gone: a supervisor can refuse to begin the stop."""
+        held = scene.server.begin()
+        followers = [scene.follow_stop("fast", 0.0)]
+        assert scene.server.serves
+        stop = scene.stop(grace=TIMEOUT)
+        followers.append(scene.follow_stop("immediate", 0.0))
+        until(lambda: scene.stop_is_in("drain"), "the drain")
+        stopping = scene.status()["stopping"]
+        assert (stopping["mode"], stopping["deadline_by"]) == ("graceful", {"pid": 2})
+        scene.server.answer(held)
+        assert [future.result(TIMEOUT)["cut"] for future in (stop, *followers)] == [0, 0, 0]
+
     def test_a_grace_that_is_given_shortens_that_of_the_first_and_never_lengthens_it(self, scene: Scene) -> None:
         scene.server.begin()
         seen: list[Any] = []

@@ -55,6 +55,7 @@ def test_status_is_exit_3_and_tells_of_the_reloader(serve: Serve, edited: Edited
     assert "reloader" not in run_cli("status", "-s", server.socket).stderr
 
 
+@pytest.mark.full
 def test_it_is_found_by_its_directory_too(serve: Serve, edited: Edited, short_path: pathlib.Path) -> None:
     """In another directory the client does not find it."""
     server = serve(command=DEBUG, cwd=edited.directory, env={"FLASK_CTL_SOCKET": ""}, ready=False)

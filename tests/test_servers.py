@@ -15,9 +15,12 @@ import psutil
 import pytest
 from harness import TIMEOUT, Pending, Program, Serve, Server, get, read_all, until
 from manyworkers import Load, all_there, hub, hubs_of, is_alive, kill, workers
-from servers import FIRSTS, Row, all_rows, each_mechanism, reloadable, with_workers
+from servers import FIRSTS, REPRESENTATIVES, SERVERS, Row, all_rows, each_mechanism, reloadable, with_workers
 
 from flask_ctl import CommandError, ReloadFailed
+
+NO_TWICE = [name for name in REPRESENTATIVES if name != "gunicorn gevent"]
+"""Each server once: its greenlets are pywsgi's, its master and workers are those of gunicorn sync."""
 
 
 def begin_stop(server: Server, *arguments: str, **options: Any) -> Pending:
@@ -59,7 +62,13 @@ def test_before_its_first_request_it_shows_itself_and_its_workers_and_when_it_is
     assert status["server"]["name"] == row.name
     assert status["server"]["version"]
     assert status["server"]["listeners"] == [f"http://127.0.0.1:{address[1]}"]
-    assert status["requests"] == {"in_flight": 0, "oldest": None, "total": 0, "errors": 0}
+    assert status["requests"] == {
+        "in_flight": 0,
+        "oldest": None,
+        "oldest_request": None,
+        "total": 0,
+        "errors": 0,
+    }
     shows_its_workers(server, row, status)
     assert server.get("/version") == (200, b"old")
     assert server.status()["requests"]["total"] == 1
@@ -83,7 +92,7 @@ def shows_its_workers(server: Server, row: Row, status: dict[str, Any]) -> None:
         assert hub(server) not in {child.pid for child in master.children(recursive=True)}
 
 
-@all_rows()
+@all_rows(quick=NO_TWICE)
 def test_a_stop_answers_all_who_have_asked_and_closes_what_is_idle(start: Serve, row: Row) -> None:
     """In flight, streaming, slow to read, with half a request line; and silent connections hold up nobody."""
     server = start(row)
@@ -131,21 +140,27 @@ def slow_reader(address: tuple[str, int], path: str) -> Iterator[socket.socket]:
         yield sock
 
 
-@all_rows(quick=FIRSTS)
+@pytest.mark.parametrize("row", [SERVERS[name] for name in FIRSTS], ids=FIRSTS)
 def test_under_constant_load_a_reload_and_a_stop_lose_nothing(start: Serve, program: Program, row: Row) -> None:
     server = start(row)
     address = server.address
     with Load(address, clients=1) as load, Load(address, clients=1, keep=True) as keeping:
-        if not row.preloaded:
-            program.edit("new")
-            assert server.reload()["generation"] == 2
-            assert (load.refused, keeping.refused) == (0, 0)
-            assert get(address, "/version") == (200, b"new")
-        served = len(load.bodies)
-        until(lambda: len(load.bodies) > served + 50, "load")
-        assert server.client().stop()["cut"] == 0
-    assert (load.lost, keeping.lost) == ([], [])
+        program.edit("new")
+        assert server.reload()["generation"] == 2
+        assert (load.refused, keeping.refused) == (0, 0)
+        assert get(address, "/version") == (200, b"new")
+        stop_under_load(server, load, keeping)
     assert row.workers or all(in_order(client.bodies) for client in (load, keeping))
+
+
+def stop_under_load(server: Server, load: Load, keeping: Load) -> None:
+    """Stop it while these ask it."""
+    address, served = server.address, len(load.bodies)
+    until(lambda: len(load.bodies) > served + 50, "load")
+    assert server.client().stop()["cut"] == 0
+    load.stop()
+    keeping.stop()
+    assert (load.lost, keeping.lost) == ([], [])
     assert server.wait() == 0
     assert gone(server, address)
 
@@ -155,7 +170,7 @@ def in_order(versions: list[str]) -> bool:
     return versions == sorted(versions, key=lambda version: (version != "old", version))
 
 
-@each_mechanism()
+@each_mechanism(quick=["gunicorn sync"])
 def test_past_the_grace_the_rest_is_cut_and_said_so(start: Serve, row: Row) -> None:
     server = start(row)
     address = server.address
@@ -167,7 +182,7 @@ def test_past_the_grace_the_rest_is_cut_and_said_so(start: Serve, row: Row) -> N
     assert ended_well(server, row, address)
 
 
-@each_mechanism()
+@each_mechanism(quick=["werkzeug"])
 def test_fast_cuts_at_once_but_runs_hooks_and_atexit(start: Serve, row: Row) -> None:
     server = start(row)
     address = server.address
@@ -178,7 +193,7 @@ def test_fast_cuts_at_once_but_runs_hooks_and_atexit(start: Serve, row: Row) -> 
     assert ended_well(server, row, address)
 
 
-@each_mechanism()
+@each_mechanism(quick=["werkzeug"])
 def test_immediate_runs_neither_hooks_nor_atexit(start: Serve, row: Row) -> None:
     server = start(row)
     address = server.address
@@ -242,7 +257,7 @@ def ask(connection: HTTPConnection, path: str) -> bytes:
     return response.read()
 
 
-@all_rows(reloadable)
+@all_rows(reloadable, quick=NO_TWICE)
 def test_a_reload_answers_by_the_old_code_who_has_asked_and_then_serves_the_new(
     start: Serve, program: Program, row: Row
 ) -> None:
@@ -278,7 +293,7 @@ def test_a_reload_answers_by_the_old_code_who_has_asked_and_then_serves_the_new(
     assert server.wait() == 0
 
 
-@each_mechanism()
+@each_mechanism(quick=["gunicorn sync"])
 def test_broken_code_is_refused_and_the_service_untouched(start: Serve, program: Program, row: Row) -> None:
     server = start(row)
     before = workers(server)
@@ -307,9 +322,9 @@ def test_preloaded_code_is_not_said_to_be_reloaded(start: Serve, row: Row) -> No
 
 @pytest.mark.full
 @each_mechanism()
-def test_reloads_under_load_lose_nothing_and_leave_nothing(start: Serve, program: Program, row: Row) -> None:
-    """What is left by each shows after four already, as it is counted; `make hammer` does 200."""
-    server, times = start(row), 4
+def test_reloads_and_a_stop_under_load_lose_nothing_and_leave_nothing(start: Serve, program: Program, row: Row) -> None:
+    """What is left by each shows after two already, as it is counted; `make hammer` does 200."""
+    server, times = start(row), 2
     address = server.address
     server.reload()
     before = counts(answered_by_all(server))
@@ -325,7 +340,8 @@ def test_reloads_under_load_lose_nothing_and_leave_nothing(start: Serve, program
     answered_by_all(server)
     grown = [now - then for now, then in zip(counts(server), before)]
     assert max(grown) < times, "something is left at every reload"
-    assert server.client().stop()["outcome"] == "drained"
+    with Load(address, clients=1) as load, Load(address, clients=1, keep=True) as keeping:
+        stop_under_load(server, load, keeping)
 
 
 def answered_by_all(server: Server) -> Server:
@@ -342,7 +358,7 @@ def counts(server: Server) -> tuple[int, int, int]:
     return descriptors, threads, len(processes[0].children())
 
 
-@each_mechanism()
+@each_mechanism(quick=["werkzeug"])
 def test_after_a_kill_a_new_one_starts_on_the_same_socket(start: Serve, row: Row, short_path: pathlib.Path) -> None:
     path = short_path / "same.sock"
     killed = start(row, socket=path)
@@ -385,7 +401,7 @@ def test_workers_and_hubs_that_are_killed_come_back_and_the_totals_stay(start: S
     assert server.wait() == 0
 
 
-@each_mechanism(with_workers)
+@each_mechanism(with_workers, quick=[])
 def test_commands_run_in_each_worker_one_or_a_certain_one(start: Serve, row: Row) -> None:
     server = start(row)
     pids = workers(server)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pathlib
 import pty
@@ -10,7 +11,7 @@ import subprocess
 import sys
 
 import pytest
-from harness import FLASK, MODES, TIMEOUT, Serve, until
+from harness import FLASK, MODES, TIMEOUT, Serve, first_quick, raw, until
 
 PROGRAM = """
 import os, signal, sys, threading
@@ -52,6 +53,22 @@ def test_the_programs_own_handler_is_called_once_and_only_systemexit_sets_the_ex
     assert server.wait() == exit_code
     assert server.lines.count("handler 15") == 1
     assert server.lines[-1] == "atexit"
+
+
+def test_a_server_that_is_seen_to_run_has_its_handlers(serve: Serve) -> None:
+    """A signal that came between the two would kill it."""
+    slow = """
+import signal, time, sample
+set_handler = signal.signal
+def set_late(*arguments):
+    time.sleep(0.3)
+    return set_handler(*arguments)
+signal.signal = set_late
+sample.app.run(port=0)
+"""
+    server = serve(command=[sys.executable, "-c", slow])
+    os.kill(server.pid, signal.SIGTERM)
+    assert server.wait() == 0
 
 
 def test_handlers_are_put_back_when_the_server_has_ended(serve: Serve) -> None:
@@ -107,7 +124,7 @@ def test_signals_can_be_left_to_the_program(serve: Serve) -> None:
     assert server.wait() == -signal.SIGTERM
 
 
-@pytest.mark.parametrize("mode", ["app.run debug", "flask run --debug", "app.run"])
+@pytest.mark.parametrize("mode", first_quick(["app.run", "app.run debug", "flask run --debug"]))
 def test_a_stop_works_without_our_signal_handlers(serve: Serve, mode: str, short_path: pathlib.Path) -> None:
     command = [*MODES[mode]]
     server = serve(command=command, env={"FLASK_CTL_SIGNALS": "false"})
@@ -143,4 +160,17 @@ def test_a_term_before_the_server_serves_ends_the_reloader_at_once(serve: Serve)
     server = serve(command=[*FLASK, "--debug"], ready=False)
     until(lambda: "Restarting with" in server.output, "the child is being started")
     os.kill(server.pid, signal.SIGTERM)
+    assert server.wait() == 0
+
+
+def test_a_caller_that_waits_for_a_stop_is_answered_when_a_signal_begins_one(serve: Serve) -> None:
+    """As a client does before it has a supervisor send the signal: the process may end before a second call."""
+    server = serve()
+    with raw(server.socket) as sock, sock.makefile("rb") as lines:
+        sock.sendall(b'{"jsonrpc":"2.0","id":1,"method":"stop","params":{"begin":false}}\n')
+        sock.sendall(b'{"jsonrpc":"2.0","id":2,"method":"status"}\n')
+        assert json.loads(lines.readline())["result"]["state"] == "running"
+        os.kill(server.pid, signal.SIGTERM)
+        answer = json.loads(lines.readline())
+    assert (answer["id"], answer["result"]["outcome"], answer["result"]["pid"]) == (1, "drained", server.pid)
     assert server.wait() == 0

@@ -10,7 +10,7 @@ import time
 from typing import Any
 
 import pytest
-from harness import PYTHON, Done, Serve, raw, read_all, run_cli
+from harness import PYTHON, Done, Serve, Server, first_quick, raw, read_all, run_cli
 from servers import SERVERS
 
 from flask_ctl.dispatch.audit import asker
@@ -71,7 +71,7 @@ def test_the_program_of_a_process_is_named() -> None:
         assert asker({"uid": 1, "pid": os.getpid()}) == f'uid 1, pid {os.getpid()}, program "{file.read().strip()}"'
 
 
-@pytest.mark.parametrize("name", ["werkzeug", "gunicorn sync"])
+@pytest.mark.parametrize("name", first_quick(["werkzeug", "gunicorn sync"]))
 def test_log_lines_have_that_form_too(start: Serve, serve: Serve, name: str) -> None:
     """Beside the record of the audit log itself, in a single process and behind a hub."""
     server = serve("flask-ctl run") if name == "werkzeug" else start(SERVERS[name])
@@ -141,7 +141,10 @@ def numbers(value: Any) -> list[float]:
 
 
 @pytest.mark.parametrize("name", ["werkzeug", "gunicorn sync"])
-def test_figures_are_rounded_to_milliseconds(start: Serve, name: str) -> None:
+def test_figures_are_rounded_to_milliseconds_and_a_stop_tells_when_the_process_was_gone(
+    start: Serve, name: str
+) -> None:
+    """An exit function counts for that, and not for what the server needed until it answered."""
     server = start(SERVERS[name])
     held = server.begin("/hold/a")
     server.reload(what="config")
@@ -151,26 +154,29 @@ def test_figures_are_rounded_to_milliseconds(start: Serve, name: str) -> None:
         assert number == round(number, 3), status
     server.release("a")
     held.result()
-    for number in numbers(server.client().stop()):
+    began = time.monotonic()
+    result = server.client().stop()
+    assert result["proof"] == "process"
+    assert result["elapsed"] <= result["ended_after"] <= time.monotonic() - began + 0.001
+    for number in numbers(result):
         assert number == round(number, 3)
 
 
 # commands
 
 
-def test_commands_shows_role_and_scope(serve: Serve) -> None:
-    server = serve()
-    with raw(server.socket) as sock:
+def test_commands_shows_role_and_scope(shared: Server) -> None:
+    with raw(shared.socket) as sock:
         sock.sendall(b"commands\n")
         text = read_all(sock).decode()
-    with server.client() as client:
+    with shared.client() as client:
         described = client.commands()
     for line in text.splitlines():
         name, role, scope, *summary = line.split()
         command = described[name]
         assert (role, scope, " ".join(summary)) == (command["role"], command["scope"], command["summary"])
     assert len(text.splitlines()) == len(described)
-    assert run_cli("call", "commands", "-s", server.socket).stdout == text
+    assert run_cli("call", "commands", "-s", shared.socket).stdout == text
 
 
 def test_no_command_is_no_line() -> None:
@@ -178,16 +184,6 @@ def test_no_command_is_no_line() -> None:
 
 
 # stop
-
-
-@pytest.mark.parametrize("name", ["werkzeug", "gunicorn sync"])
-def test_a_stop_tells_when_the_process_was_gone(start: Serve, name: str) -> None:
-    """An exit function counts for that, and not for what the server needed until it answered."""
-    server = start(SERVERS[name])
-    began = time.monotonic()
-    result = server.client().stop()
-    assert result["proof"] == "process"
-    assert result["elapsed"] <= result["ended_after"] <= time.monotonic() - began + 0.001
 
 
 def test_a_killed_server_is_gone_when_it_was_killed(serve: Serve) -> None:

@@ -15,7 +15,7 @@ import pytest
 from harness import TIMEOUT
 from holders import HOLDER, Hold, Holder
 
-from flask_ctl import AccessDenied, ConfigurationError
+from flask_ctl import AccessDenied, ConfigurationError, ControlClient
 from flask_ctl.client import targets
 from flask_ctl.client.targets import Targets, targets_at, targets_of
 from flask_ctl.client.trust import Trust
@@ -251,3 +251,26 @@ def test_what_the_kernel_tells_of_processes(hold: Hold) -> None:
     assert (parent_of(child.pid), owner_of(child.pid), open_parent(handle)) == (None, None, None)
     parent.close()
     handle.close()
+
+
+def told(path: str, listener: Holder, pid: int, parent: int | None = None) -> int | None:
+    """The process that a supervisor is told of, for a server that claims to be `pid`, and the child of `parent`."""
+    client = ControlClient(path)
+    client._connection = connection(path, listener.pid)
+    supervisor = {"kind": "systemd", "unit": "shop.service", "restart": "unknown"}
+    status = {"supervisor": supervisor, "pid": pid, "parent": parent, "control": {"hub": listener.pid}}
+    manager = client._manager(status)
+    return None if manager is None else manager.pid
+
+
+def test_a_supervisor_is_told_of_no_process_but_the_one_that_the_kernel_names(path: str, hold: Hold) -> None:
+    server, other = hold(LISTENER), hold("")
+    assert told(path, server, server.pid) == server.pid
+    assert [told(path, server, ME), told(path, server, server.pid, ME), told(path, server, 1)] == [None] * 3
+    assert told(path, other, other.pid) is None, "it may only forward the socket"
+
+
+def test_behind_a_hub_a_supervisor_is_told_of_the_master_by_the_lock(path: str, hold: Hold) -> None:
+    hub, worker = hold(HUB), hold(WORKER)
+    assert told(path, hub, ME) == ME
+    assert [told(path, hub, hub.pid), told(path, hub, worker.pid), told(path, hub, ME, worker.pid)] == [None] * 3

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, NoReturn
 
 import pytest
-from harness import SITES, TIMEOUT, Pending, Program, Serve, Server, Site, first_quick, get, until
+from harness import TIMEOUT, Pending, Program, Serve, Server, Site, first_quick, get, until
 from wires import WIRES, Peer, request
 
 from flask_ctl import CommandError, ControlClient, ServerReloaded, TimedOut
@@ -292,9 +292,10 @@ def gone(server: Server) -> bool:
 
 
 # ipc goes the same way as TCP with CURVE, but for the file, which has tests of its own.
-everywhere = pytest.mark.parametrize(
-    "site", ["unix", pytest.param("ipc", marks=pytest.mark.full), "tcp with CURVE"], indirect=True
+over_both = pytest.mark.parametrize(
+    "site", ["unix", "tcp with CURVE", pytest.param("ipc", marks=pytest.mark.full)], indirect=True
 )
+everywhere = pytest.mark.parametrize("site", first_quick(["unix", "tcp with CURVE", "ipc"]), indirect=True)
 
 
 @everywhere
@@ -316,6 +317,7 @@ def test_when_stop_returns_the_process_is_gone(serve: Serve, site: Site) -> None
         assert gone(server)
 
 
+@pytest.mark.full
 @everywhere
 def test_stop_tells_how_it_goes_and_waits_for_the_request_in_flight(serve: Serve, site: Site) -> None:
     server = serve(socket=site)
@@ -335,6 +337,7 @@ def test_stop_tells_how_it_goes_and_waits_for_the_request_in_flight(serve: Serve
     assert gone(server)
 
 
+@pytest.mark.full
 @everywhere
 def test_two_stops_get_the_same_result(serve: Serve, site: Site) -> None:
     server = serve(socket=site)
@@ -353,7 +356,7 @@ def test_two_stops_get_the_same_result(serve: Serve, site: Site) -> None:
     assert held.result() == (200, b"held a")
 
 
-@everywhere
+@over_both
 def test_a_reload_under_a_held_connection_is_answered_by_the_new_image(
     serve: Serve, site: Site, program: Program
 ) -> None:
@@ -371,6 +374,7 @@ def test_a_reload_under_a_held_connection_is_answered_by_the_new_image(
     assert gone(server)
 
 
+@pytest.mark.full
 @everywhere
 def test_a_command_that_a_reload_cuts_off_may_have_run(serve: Serve, site: Site) -> None:
     server = serve(socket=site)
@@ -407,7 +411,8 @@ def test_a_stop_that_was_accepted_goes_over_the_exec_and_its_client_joins_it(
     assert gone(server)
 
 
-@pytest.mark.parametrize("site", first_quick(SITES), indirect=True)
+@pytest.mark.full
+@pytest.mark.parametrize("site", ["ipc", "tcp with CURVE"], indirect=True)
 def test_a_reload_leaves_nothing_open(serve: Serve, site: Site, program: Program) -> None:
     server = serve(socket=site, cwd=program.directory)
     server.reload()
@@ -417,6 +422,7 @@ def test_a_reload_leaves_nothing_open(serve: Serve, site: Site, program: Program
     until(lambda: len(os.listdir(f"/proc/{server.pid}/fd")) <= before, "as many descriptors as before")
 
 
+@pytest.mark.full
 @everywhere
 def test_a_client_that_dies_does_not_end_the_stop_it_asked_for(serve: Serve, site: Site) -> None:
     server = serve(socket=site)
@@ -431,8 +437,9 @@ def test_a_client_that_dies_does_not_end_the_stop_it_asked_for(serve: Serve, sit
     assert server.wait() == 0
 
 
+@pytest.mark.full
 @everywhere
-@pytest.mark.parametrize("delay", [0.0, 0.3], ids=["at once", "with a delay"])
+@pytest.mark.parametrize("delay", first_quick([0.0, 0.3]), ids=["at once", "with a delay"])
 def test_a_reload_that_a_stop_calls_off_is_answered_before_the_process_ends(
     serve: Serve, program: Program, site: Site, delay: float
 ) -> None:

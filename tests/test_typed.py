@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, Optional, Union
+from typing import Any, Literal, NamedTuple, Optional, Union
 
 import pytest
 
@@ -22,6 +22,11 @@ class Point:
 class Path:
     points: list[Point] = field(default_factory=list)
     end: Point | None = None
+
+
+class Named(NamedTuple):
+    x: int
+    y: Optional[str]
 
 
 VALID: list[tuple[Any, Any, Any]] = [
@@ -42,6 +47,8 @@ VALID: list[tuple[Any, Any, Any]] = [
     (Point, {"x": 1, "later": "field"}, Point(1)),
     (Path, {"points": [{"x": 1, "y": 2.5}], "end": None}, Path([Point(1, 2.5)])),
     (Path, {"end": {"x": 1}}, Path(end=Point(1))),
+    (Named, [1, None], Named(1, None)),
+    (list[tuple[int, Named]], [[7, [1, "x"]]], [(7, Named(1, "x"))]),
 ]
 
 
@@ -52,6 +59,9 @@ def test_json_becomes_a_value_of_the_type(expected: Any, value: Any, result: Any
 
 
 INVALID: list[tuple[Any, Any]] = [
+    (Named, [1]),
+    (Named, [1, 2]),
+    (Named, {"x": 1, "y": None}),
     (int, True),
     (int, 1.0),
     (int, None),

@@ -22,6 +22,7 @@ def test_mules_are_no_workers(start: Serve) -> None:
     assert len(start(UWSGI, "--mule").status()["workers"]) == 2
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("row", OTHERS.values(), ids=OTHERS)
 def test_a_reload_brings_the_new_code(start: Serve, program: Program, row: Row) -> None:
     server = start(row)

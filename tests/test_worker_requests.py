@@ -3,16 +3,28 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from typing import Any
 
+import gevent
 import pytest
+from fakes import Gate
+from harness import TIMEOUT, Pending, until
+from prometheus_client.core import CounterMetricFamily
 
+from flask_ctl.dispatch.commands import command_from
 from flask_ctl.dispatch.limits import Limits
 from flask_ctl.dispatch.policy import Policy
+from flask_ctl.dispatch.pool import SIZE
+from flask_ctl.inspection.exceptions import ExceptionTable
+from flask_ctl.inspection.metrics import LEFT_OUT, family, unpack
+from flask_ctl.inspection.registries import Registries
 from flask_ctl.lifecycle.app import ServedApp
 from flask_ctl.servers.base import PreforkWorker
 from flask_ctl.servers.middleware import RequestCounter
 from flask_ctl.transports.factory import CurveFiles
+from flask_ctl.workers.agent.agent import _counted
+from flask_ctl.workers.agent.executor import GreenletExecutor, ThreadExecutor
 from flask_ctl.workers.agent.presence import Presence
 from flask_ctl.workers.agent.requests import HubRequests
 
@@ -53,18 +65,48 @@ class FakeWorker(PreforkWorker):
 
 
 class Worker:
-    """The requests of one worker, and what it has sent."""
+    """The requests of one worker, and what it has sent. `ran` are its hooks; `on_drain` can hang, and commands do."""
 
     def __init__(self) -> None:
+        self.on_drain, self.command = Gate(), Gate()
+        self.ran: list[str] = []
         self.sent: list[Any] = []
         self.server = FakeWorker()
         app = ServedApp(
             name="sample", root_path="/srv", endpoints=[], required=False, grace=30.0, preflight_timeout=60.0,
-            versions={}, policy=Policy(), limits=Limits(), curve=CurveFiles(), commands=[], stop_hooks=[],
-            reload_hooks=[], requests=RequestCounter(lambda environ, start_response: []),
+            versions={}, policy=Policy(), limits=Limits(), curve=CurveFiles(),
+            commands=[command_from(self._hang, name="hang")], stop_hooks=[lambda: self.ran.append("on_stop")],
+            drain_hooks=[self._drain_hook], reload_hooks=[],
+            exceptions=ExceptionTable(), registries=Registries(),
+            requests=RequestCounter(lambda environ, start_response: []),
             run_command=lambda function, arguments: function(**arguments), run_hook=lambda hook: hook(),
         )  # fmt: skip
         self.requests = HubRequests(self.server, [app], Presence(1), self.sent.append, lambda: None)
+
+    def _drain_hook(self) -> None:
+        self.on_drain()
+        self.ran.append("on_drain")
+
+    def _hang(self) -> None:
+        self.command()
+
+    def hang(self) -> None:
+        """Stop being ready, with a hook for that which hangs."""
+        self.on_drain.shut()
+        self.requests.set_state("running", ready=True)
+        self.requests.set_state("stopping", ready=False)
+        assert self.on_drain.reached.wait(TIMEOUT)
+
+    def run_stop_hooks(self, patience: float) -> Pending:
+        """As the hub asks for it, its answer."""
+        self.sent.clear()
+        self.requests.handle("run_stop_hooks", {"patience": patience}, 1)
+
+        def answer() -> Any:
+            until(lambda: len(self.sent) == 2, "a receipt, and the answer")
+            return json.loads(self.sent[1])["result"]
+
+        return Pending.call(answer)
 
     def ask(self, method: str, **params: Any) -> Any:
         self.requests.handle(method, params, 1)
@@ -103,6 +145,107 @@ def test_a_worker_that_ends_while_it_is_paused_leaves_its_connections_to_the_nex
     worker.ask("pause")
     worker.requests.begin_end()
     assert worker.server.accepting
+
+
+@pytest.fixture
+def worker() -> Iterator[Worker]:
+    worker = Worker()
+    yield worker
+    worker.on_drain.open()
+    worker.command.open()
+    for executor in (worker.requests._executor, worker.requests._hooks_executor):
+        assert isinstance(executor, ThreadExecutor)
+        executor._pool.close()
+
+
+def test_hooks_of_a_stop_follow_those_of_the_drain(worker: Worker) -> None:
+    worker.hang()
+    answer = worker.run_stop_hooks(patience=TIMEOUT)
+    assert worker.ran == []
+    worker.on_drain.open()
+    assert answer.result() is None
+    worker.requests.finish()
+    assert worker.ran == ["on_drain", "on_stop"]
+
+
+def test_hooks_of_a_drain_that_hang_are_named_and_left_behind(worker: Worker) -> None:
+    worker.hang()
+    assert worker.run_stop_hooks(patience=0.05).result() == "_drain_hook"
+    # Nor does the end of the worker wait for them once more.
+    worker.requests.finish()
+    assert worker.ran == ["on_stop"]
+
+
+def test_a_worker_that_ends_meanwhile_runs_its_hooks_of_a_stop_once(worker: Worker) -> None:
+    worker.hang()
+    answer = worker.run_stop_hooks(patience=TIMEOUT)
+    worker.requests.grace = 0.05
+    worker.requests.finish()
+    assert worker.ran == ["on_stop"]
+    worker.on_drain.open()
+    assert answer.result() is None
+    assert worker.ran == ["on_stop", "on_drain"]
+
+
+def test_hooks_run_though_every_thread_of_commands_hangs(worker: Worker) -> None:
+    worker.command.shut()
+    for id in range(SIZE):
+        worker.requests.handle("call", {"app": next(iter(worker.requests.by_key)), "name": "hang"}, id)
+    worker.requests.set_state("running", ready=True)
+    assert worker.requests.set_state("stopping", ready=False).result(TIMEOUT)["hooks_run"] == 1
+    assert worker.requests.count().commands == SIZE
+    assert worker.run_stop_hooks(patience=TIMEOUT).result() is None
+    assert worker.ran == ["on_drain", "on_stop"]
+
+
+def test_a_greenlet_counts_until_its_result_has_been_told() -> None:
+    executor = GreenletExecutor(0)
+    told: list[Any] = []
+    executor.submit(lambda: "result", lambda result: told.append((result, executor.unfinished)))
+    executor.wait(TIMEOUT)
+    assert told == [("result", 1)]
+    assert executor.unfinished == 0
+    gevent.get_hub().destroy(destroy_loop=True)
+
+
+class OrderRegistry:
+    """An app's orders, in a registry whose collector can hang."""
+
+    def __init__(self, gate: Gate) -> None:
+        self._gate = gate
+        self.orders = 0
+
+    def collect(self) -> Iterator[Any]:
+        self._gate()
+        yield CounterMetricFamily("orders", "", self.orders)
+
+
+def test_a_collector_that_hangs_does_not_keep_a_worker_from_its_end(
+    worker: Worker, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    (app,) = worker.requests.by_key.values()
+    registry = OrderRegistry(worker.command)
+    app.registries.add(registry, {})
+
+    def left() -> Any:
+        worker.sent.clear()
+        worker.requests.leave()
+        last = json.loads(worker.sent[0])["params"]
+        assert last["last"] is True
+        return unpack(last["registered"]).families[0]["samples"][0][2]
+
+    registry.orders = 3
+    assert left() == 3
+    monkeypatch.setattr("flask_ctl.workers.agent.requests.COLLECT_TIMEOUT", 0.05)
+    registry.orders = 4
+    worker.command.shut()
+    assert left() == 3
+    assert "the last metrics of sample can't be collected: TimedOut" in caplog.text
+
+
+def test_samples_without_room_in_the_answer_to_a_view_are_counted() -> None:
+    told = [family(LEFT_OUT, "gauge", "", [["", {}, 2]]), family("orders", "gauge", "", [["", {}, 1]])]
+    assert _counted(told, 5)[0]["samples"] == [[LEFT_OUT, {}, 7]]
 
 
 def test_a_request_of_a_later_version_is_ignored() -> None:

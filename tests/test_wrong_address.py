@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from harness import TIMEOUT, Done, Serve, raw, read_all, run_cli
+from harness import TIMEOUT, Done, Serve, Server, raw, read_all, run_cli
 
 from flask_ctl import ConfigurationError, ControlClient, RemoteProtocolError, TimedOut, WrongScheme
 from flask_ctl.system.addresses import default_path
@@ -23,44 +23,39 @@ COMMANDS = [["status"], ["ping"], ["ping", "--wait", "30"], ["stop"], ["reload"]
 
 
 @pytest.mark.parametrize("words", COMMANDS, ids=" ".join)
-def test_a_zeromq_address_at_a_plain_socket_is_told_with_the_right_one(serve: Serve, words: list[str]) -> None:
-    server = serve()
-    done = run_cli(*words, "--socket", f"ipc://{server.socket}")
+def test_a_zeromq_address_at_a_plain_socket_is_told_with_the_right_one(shared: Server, words: list[str]) -> None:
+    done = run_cli(*words, "--socket", f"ipc://{shared.socket}")
     assert (done.returncode, done.stdout) == (8, "")
-    right = f"Error: ipc://{server.socket} is a plain Unix socket: its address is {server.socket}\n"
+    right = f"Error: ipc://{shared.socket} is a plain Unix socket: its address is {shared.socket}\n"
     assert done.stderr.endswith(right)
-    assert server.status()["state"] == "running"
+    assert shared.status()["state"] == "running"
 
 
-@pytest.mark.parametrize("words", COMMANDS, ids=" ".join)
-def test_a_plain_path_at_a_zeromq_socket_is_told_with_the_right_address(
-    serve: Serve, short_path: pathlib.Path, words: list[str]
-) -> None:
+def test_a_plain_path_at_a_zeromq_socket_is_told_with_the_right_address(serve: Serve, short_path: pathlib.Path) -> None:
     path = short_path / "a.zmq"
     server = serve(socket=f"ipc://{path}")
-    done = run_cli(*words, "--socket", str(path))
-    assert (done.returncode, done.stdout) == (8, "")
-    assert done.stderr.endswith(f"Error: {path} is a socket of ZeroMQ: its address is ipc://{path}\n")
-    assert server.status()["state"] == "running"
+    for words in COMMANDS:
+        done = run_cli(*words, "--socket", str(path))
+        assert (done.returncode, done.stdout) == (8, ""), words
+        assert done.stderr.endswith(f"Error: {path} is a socket of ZeroMQ: its address is ipc://{path}\n"), words
+        assert server.status()["state"] == "running", words
 
 
-def test_the_right_address_is_in_the_data(serve: Serve) -> None:
-    server = serve()
-    with ControlClient(f"ipc://{server.socket}") as client, pytest.raises(WrongScheme) as caught:
+def test_the_right_address_is_in_the_data(shared: Server) -> None:
+    with ControlClient(f"ipc://{shared.socket}") as client, pytest.raises(WrongScheme) as caught:
         client.status(timeout=TIMEOUT)
     assert isinstance(caught.value, RemoteProtocolError)
-    assert caught.value.data == {"address": server.socket}
-    told = json.loads(run_cli("status", "--json", "--socket", f"ipc://{server.socket}").stdout)
-    assert told["error"]["data"] == {"address": server.socket}
+    assert caught.value.data == {"address": shared.socket}
+    told = json.loads(run_cli("status", "--json", "--socket", f"ipc://{shared.socket}").stdout)
+    assert told["error"]["data"] == {"address": shared.socket}
     assert told["exit"] == 8
 
 
-def test_a_plain_socket_ends_the_connection_of_a_zeromq_client(serve: Serve) -> None:
-    server = serve()
-    with raw(server.socket) as sock:
+def test_a_plain_socket_ends_the_connection_of_a_zeromq_client(shared: Server) -> None:
+    with raw(shared.socket) as sock:
         sock.sendall(b"\xff\0\0\0\0\0\0\0\x01\x7f")
         assert b"does not speak ZeroMQ" in read_all(sock)
-    with raw(server.socket) as sock:
+    with raw(shared.socket) as sock:
         sock.sendall(b"\xff\0\0\0\n")
         assert b"can't read the command" in read_all(sock)
 
@@ -200,23 +195,21 @@ def flask_ctl(*words: str, cwd: pathlib.Path) -> Done:
     return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=TIMEOUT)
 
 
-@pytest.mark.parametrize("code", BROKEN)
-def test_the_running_instance_of_an_app_whose_source_is_broken_is_found(
-    serve: Serve, short_path: pathlib.Path, code: str
-) -> None:
+def test_the_running_instance_of_an_app_whose_source_is_broken_is_found(serve: Serve, short_path: pathlib.Path) -> None:
     directory = short_path.resolve() / "shop"
     directory.mkdir()
     (directory / "shop.py").write_text(APP)
     server = serve(command=[sys.executable, "shop.py"], cwd=directory, ready=False, env={"FLASK_CTL_SOCKET": ""})
     server.socket = default_path("shop", str(directory))
     server.ready()
-    (directory / "shop.py").write_text(code)
-    done = flask_ctl("status", cwd=directory)
-    assert done.returncode == 0
-    said, using = done.stderr.splitlines()
-    assert said.startswith(f"the app can't be imported ({BROKEN[code]}")
-    assert using == f"using {server.socket}"
-    assert f"pid {server.pid}" in done.stdout
+    for code, error in BROKEN.items():
+        (directory / "shop.py").write_text(code)
+        done = flask_ctl("status", cwd=directory)
+        assert done.returncode == 0, code
+        said, using = done.stderr.splitlines()
+        assert said.startswith(f"the app can't be imported ({error}")
+        assert using == f"using {server.socket}"
+        assert f"pid {server.pid}" in done.stdout
     assert flask_ctl("stop", "--quiet", cwd=directory).stderr == ""
     assert server.wait() == 0
     done = flask_ctl("status", cwd=directory)

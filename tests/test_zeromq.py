@@ -265,9 +265,10 @@ def test_a_forked_child_ends_like_any_other(site: Site) -> None:
 
 
 @pytest.mark.parametrize("mode", ["graceful", "immediate"])
+@pytest.mark.parametrize("times", first_quick([1, 5]))
 @over_both
-def test_the_answer_to_stop_is_never_lost(serve: Serve, site: Site, mode: str) -> None:
-    for _ in range(5):
+def test_the_answer_to_stop_is_never_lost(serve: Serve, site: Site, mode: str, times: int) -> None:
+    for _ in range(times):
         server = serve(socket=site)
         with server.client() as client:
             assert client.stop(mode)["outcome"] == "drained"
@@ -342,13 +343,14 @@ def test_a_stopped_process_is_a_timeout(serve: Serve, site: Site) -> None:
 # Reloads.
 
 
+@pytest.mark.parametrize("times", first_quick([3, 10]))
 @over_both
-def test_the_caller_of_ten_reloads_in_a_row_is_found_again_each_time(serve: Serve, site: Site) -> None:
+def test_the_caller_of_several_reloads_in_a_row_is_found_again_each_time(serve: Serve, site: Site, times: int) -> None:
     """Over one client, while another one is held."""
     server = serve(socket=site)
     with server.client() as held, server.client() as client:
         assert held.ping()["pong"]
-        for generation in range(2, 12):
+        for generation in range(2, times + 2):
             assert client.reload(preflight=False)["generation"] == generation
         assert held.ping(timeout=TIMEOUT)["pong"]
 
@@ -383,8 +385,9 @@ def _owed(talk: ZmqTalk) -> Any:
     return answer
 
 
-def test_several_sockets_at_once(serve: Serve, short_path: pathlib.Path, free_port: int) -> None:
+def test_several_sockets_at_once_each_know_who_asks(serve: Serve, short_path: pathlib.Path, free_port: int) -> None:
     """All of them outlive a reload, and end with the process."""
+    us = {"uid": os.geteuid(), "gid": os.getegid(), "pid": os.getpid()}
     sites = [make(short_path, free_port) for make in SITES.values()]
     env = {"FLASK_CTL_SOCKET": json.dumps([site.socket for site in sites])}
     server = serve(socket=sites[0], env={**env, **sites[-1].env})
@@ -395,11 +398,21 @@ def test_several_sockets_at_once(serve: Serve, short_path: pathlib.Path, free_po
                 assert status["control"]["sockets"] == [site.socket for site in sites]
                 assert status["generation"] == generation
         if generation == 1:
-            server.reload()
+            with ControlClient(sites[1].socket, **sites[1].options) as client:
+                client.reload()
+    held = server.begin("/hold/a")
     with contextlib.ExitStack() as stack:
         clients = [stack.enter_context(ControlClient(site.socket, **site.options)) for site in sites]
         assert all(client.ping()["pong"] for client in clients)
-        assert clients[1].stop()["outcome"] == "drained"
+        assert clients[0].status()["last_reload"]["by"] == us, "over ipc"
+        assert clients[2].stop(wait=False)["accepted"]
+        assert clients[0].status()["stopping"]["by"] == {"key": "me"}, "by its CURVE key"
+        told: list[Any] = []
+        stop = Pending.call(lambda: clients[1].stop(on_progress=told.append))
+        until(lambda: told, "it has joined")
+        server.release("a")
+        assert held.result() == (200, b"held a")
+        assert stop.result()["outcome"] == "drained"
     assert server.wait() == 0
     for site in sites:
         with ControlClient(site.socket, **site.options) as client, pytest.raises(NotRunning):
@@ -477,6 +490,7 @@ def test_a_fence_is_answered_after_everything_before_it(peer: Peer) -> None:
         assert talk.receive_bytes() == FENCE
 
 
+@pytest.mark.full
 def test_what_is_too_much_is_refused_and_at_last_not_even_answered(short_path: pathlib.Path, free_port: int) -> None:
     """A ROUTER can't stop reading from one peer; what waits for that peer is bounded all the same.
 
@@ -530,21 +544,3 @@ def test_a_client_that_comes_and_goes_leaves_nothing_open(serve: Serve, site: Si
         with server.client() as client:
             client.ping()
     until(lambda: len(os.listdir(f"/proc/{server.pid}/fd")) <= before, "as many descriptors as before")
-
-
-@pytest.mark.parametrize(
-    ("site", "asked_by"),
-    [("ipc", {"uid": os.geteuid(), "gid": os.getegid(), "pid": os.getpid()}), ("tcp with CURVE", {"key": "me"})],
-    indirect=["site"],
-)
-def test_status_names_who_asked_for_the_reload_and_the_stop(serve: Serve, site: Site, asked_by: dict[str, Any]) -> None:
-    server = serve(socket=site)
-    assert server.reload()["generation"] == 2
-    assert server.status()["last_reload"]["by"] == asked_by
-    held = server.begin("/hold/a")
-    with server.client() as client:
-        client.stop(wait=False)
-    assert server.status()["stopping"]["by"] == asked_by
-    server.release("a")
-    assert held.result() == (200, b"held a")
-    assert server.wait() == 0

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 
 import pytest
 import zmq
-from harness import Pending, Program, Serve, get, until
+from harness import Pending, Program, Serve, first_quick, get, until
 from wires import ZEROMQ, Peer, request
 
 from flask_ctl import ServerReloaded, TimedOut
@@ -86,6 +86,7 @@ def test_more_connections_than_there_are_descriptors_are_ended_down_to_the_limit
         sock.close()
 
 
+@pytest.mark.parametrize("peer", first_quick(["tcp with CURVE", "ipc"]), indirect=True)
 def test_who_never_reads_is_told_no_more_of_what_is_wrong_with_its_messages(peer: Peer) -> None:
     with peer.raw() as talk:
         for _ in range(10 * MAX_WAITING):

@@ -22,12 +22,16 @@ from flask_ctl.dispatch.limits import MAX_QUEUE
 from flask_ctl.dispatch.policy import Policy
 from flask_ctl.dispatch.pool import Pool
 from flask_ctl.dispatch.replies import Call
+from flask_ctl.inspection.ring import Ring, RingStream
 from flask_ctl.system.addresses import parse_address
 from flask_ctl.transports.base import Listener
 from flask_ctl.transports.control_thread import ControlServer
 from flask_ctl.transports.factory import CurveFiles, make_listener
 from flask_ctl.transports.memory import MemoryListener
 from flask_ctl.transports.zeromq.curve import load_key_pair, load_public_key
+
+RING = 1000
+"""Items that the ring of a Peer holds."""
 
 GUARD = Guard(Policy.from_config({"operate": ["key:*"]}))
 
@@ -208,6 +212,9 @@ class Peer:
         self.registry = CommandRegistry(command_from(function) for function in (self.echo, self.hang, self.big))
         self.registry.add(command_from(self.ping, builtin=True))
         self.registry.add(command_from(self.steps, builtin=True))
+        self.registry.add(command_from(self.numbers, builtin=True))
+        self.registry.add(command_from(self.end_stream, builtin=True))
+        self.ring = Ring(RING)
         submit = lambda command, arguments: self.pool.submit(lambda: command.function(**arguments))  # noqa: E731
         self.server.start([(wire.listener, Dispatcher(self.registry, submit, guard))])
 
@@ -220,6 +227,17 @@ class Peer:
             if call.progress is not None:
                 call.progress({"step": step})
         return count
+
+    def numbers(
+        self, call: Call, follow: bool = False, after: int | None = None, epoch: str = "", since: str = ""
+    ) -> RingStream:
+        """Stream what the test appends to `ring`."""
+        head = {"epoch": "one", "generation": 1}
+        return RingStream(self.ring, lambda n: {"time": "now", "n": n}, after=after, follow=follow, head=head)
+
+    def end_stream(self, call: Call, subscription: int) -> bool:
+        """End a stream of this connection."""
+        return call.reply is not None and call.reply.connection.cancel(subscription)
 
     def echo(self, text: str) -> str:
         return text

@@ -6,8 +6,9 @@ from typing import Any
 
 import click
 
-from .output import print_result
-from .settings import settings
+from .many import for_each
+from .output import confirm, print_result
+from .settings import ControlCommand, owner_option, selection_options, settings
 
 
 class Enumeration(click.Choice):  # type: ignore[type-arg]
@@ -34,7 +35,7 @@ _TYPES: dict[str, click.ParamType[Any]] = {
 }
 
 
-def _without_null(schema: dict[str, Any]) -> dict[str, Any]:
+def without_null(schema: dict[str, Any]) -> dict[str, Any]:
     """The schema without an alternative ``null``: on a command line null is an option left out."""
     return next((inner for inner in schema.get("anyOf", []) if inner.get("type") != "null"), schema)
 
@@ -47,7 +48,7 @@ def _type(schema: dict[str, Any]) -> click.ParamType[Any]:
 
 def _items(schema: dict[str, Any]) -> dict[str, Any] | None:
     """The schema of a list's items; None if `schema` is not a list's."""
-    return _without_null(schema.get("items", {})) if schema.get("type") == "array" else None
+    return without_null(schema.get("items", {})) if schema.get("type") == "array" else None
 
 
 def parse_values(name: str, description: dict[str, Any], texts: dict[str, str]) -> dict[str, Any]:
@@ -58,7 +59,7 @@ def parse_values(name: str, description: dict[str, Any], texts: dict[str, str]) 
         raise click.UsageError(f"{name} has no parameter {min(unknown)!r}; it has: {known}")
     if missing := required - texts.keys():
         raise click.UsageError(f"{name} needs {min(missing)}=VALUE; its parameters are: {known}")
-    return {key: _parse(key, _without_null(schemas[key]), text) for key, text in texts.items()}
+    return {key: _parse(key, without_null(schemas[key]), text) for key, text in texts.items()}
 
 
 def _parameters(description: dict[str, Any]) -> tuple[dict[str, Any], set[str]]:
@@ -77,7 +78,7 @@ def _parse(name: str, schema: dict[str, Any], text: str) -> Any:
 
 
 def _option(name: str, schema: dict[str, Any], required: bool) -> click.Option:
-    inner, flag = _without_null(schema), name.replace("_", "-")
+    inner, flag = without_null(schema), name.replace("_", "-")
     items = _items(inner)
     words = f"--{flag}/--no-{flag}" if inner.get("type") == "boolean" else f"--{flag}"
     return click.Option(
@@ -97,6 +98,9 @@ def _help(default: Any, *, is_list: bool) -> str | None:
     return "  ".join(notes) or None
 
 
+YES_HELP = "Do not ask before a command of high impact; without a terminal nothing asks."
+
+
 def may_change(name: str) -> bool:
     """Whether a command may have side effects, as every command of the app's own may."""
     return name not in ("commands", "ping", "status")
@@ -109,18 +113,41 @@ def worker_option() -> click.Option:
     )
 
 
-def custom_command(name: str, description: dict[str, Any], kind: type[click.Command]) -> click.Command:
+def call_command(name: str, given: dict[str, Any]) -> None:
+    """Have the selected instances run a command, and print the result."""
+    if settings().selects_many:
+        for_each(name, lambda client: client.call(name, **given))
+    with settings().client(operate=may_change(name)) as client:
+        print_result(name, client.call(name, **given), as_json=settings().json)
+
+
+def custom_command(name: str, description: dict[str, Any], kind: type[ControlCommand]) -> click.Command:
     """The click command of class `kind` for a command of the app's own, by the server's `description`."""
+    asks = description.get("impact") == "high"
 
     def run(**values: Any) -> None:
+        if asks:
+            confirm(name, description, yes=values.pop("_yes", False))
         given: dict[str, Any] = {
             key: list(v) if isinstance(v, tuple) else v for key, v in values.items() if v not in (None, ())
         }
-        with settings().client(operate=may_change(name)) as client:
-            print_result(name, client.call(name, **given), as_json=settings().json)
+        call_command(name, given)
 
     schemas, required = _parameters(description)
     options: list[click.Parameter] = [_option(key, schema, key in required) for key, schema in schemas.items()]
     if "worker" not in schemas:
         options.append(worker_option())
-    return kind(name.replace("_", "-"), params=options, callback=run, help=description.get("summary"))
+    # A parameter of that name takes precedence; `call` has the option then.
+    if asks and "yes" not in schemas:
+        options.append(click.Option(["--yes", "_yes"], is_flag=True, help=YES_HELP))
+    # As those, which are ours only where no parameter has the name.
+    options += [option for option in [*selection_options(), owner_option()] if option.opts[0][2:] not in schemas]
+    return kind(
+        name.replace("_", "-"),
+        params=options,
+        callback=run,
+        help=description.get("summary"),
+        role=description.get("role", "operate"),
+        impact=description.get("impact", "low"),
+        impact_note=description.get("impact_note", ""),
+    )

@@ -2,32 +2,52 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
-from collections.abc import Iterable
+import os
+from collections.abc import Collection, Iterable
 from typing import Any
 
 import click
 
-from flask_ctl import ControlError, NotRunning, TimedOut
+from flask_ctl import AmbiguousTarget, ControlError, NotRunning, TimedOut
 
 from .output import report_errors
-from .settings import ControlCommand, common_options, settings_of, trust_options
+from .settings import (
+    HELP_TIMEOUT,
+    ControlCommand,
+    Settings,
+    common_options,
+    selection_options,
+    settings_of,
+    trust_options,
+)
 
 
 class ControlGroup(click.Group):
     """The built-in commands with the names `builtin`, and the commands that the target instance describes."""
 
-    def __init__(self, name: str, builtin: Iterable[str], **kwargs: Any) -> None:
+    def __init__(
+        self, name: str, builtin: Iterable[str], params: Iterable[click.Parameter] = (), **kwargs: Any
+    ) -> None:
         super().__init__(
             name,
-            params=[*common_options(), *trust_options()],
+            params=[*common_options(), *trust_options(), *selection_options(), *params],
             context_settings={"token_normalize_func": _hyphens},
             **kwargs,
         )
         self._builtin = frozenset(builtin)
 
     def default_socket(self, ctx: click.Context) -> str | None:
-        """The address if none is given; None to search for the one instance of this directory."""
+        """The address if none is given; None to search for the one instance of this directory.
+
+        An address from a file is put into the environment, where it may be a list, too.
+        """
+        from .dotenv import VARIABLE, socket_from_files
+
+        # A variable that is set, but empty, counts as set: Flask does not replace it either.
+        if VARIABLE not in os.environ and (found := socket_from_files(settings_of(ctx).say)):
+            os.environ[VARIABLE] = found
         return None
 
     def make_context(
@@ -40,8 +60,18 @@ class ControlGroup(click.Group):
         settings = settings_of(ctx)
         settings.default_socket = lambda: self.default_socket(ctx)
         if ctx.resilient_parsing:
-            settings.be_brief()
-        return super().parse_args(ctx, args)
+            from .completion import TIMEOUT
+
+            settings.be_brief(TIMEOUT)
+        given = list(args)
+        rest = super().parse_args(ctx, args)
+        if settings.on is not None:
+            from .remote.command import without_hosts
+
+            # The command's name is not among the rest.
+            settings.common_words = without_hosts(given[: -len(rest) - 1])
+            settings.command_words = given[-len(rest) - 1 :]
+        return rest
 
     def invoke(self, ctx: click.Context) -> Any:
         settings = settings_of(ctx)
@@ -52,6 +82,11 @@ class ControlGroup(click.Group):
             return hint_after(error, settings.command, ctx.command_path, settings.wait_option)
 
         with report_errors(as_json=settings.json or "--json" in ctx.args, hint=hint):
+            # A rollout runs here, and asks each host for one instance after the other.
+            if settings.on is not None and "--rolling" not in settings.command_words:
+                from .remote.command import run_on_hosts
+
+                run_on_hosts(settings)
             return super().invoke(ctx)
 
     def resolve_command(
@@ -59,17 +94,16 @@ class ControlGroup(click.Group):
     ) -> tuple[str | None, click.Command | None, list[str]]:
         if _hyphens(args[0]) not in self._builtin:
             _read_options_behind_name(args[1:], ctx)
+            _read_selection_behind_name(args[0].replace("-", "_"), args[1:], ctx)
         return super().resolve_command(ctx, args)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         name = cmd_name.replace("-", "_")
-        if name in self._builtin:
+        if _hyphens(cmd_name) in self._builtin:
             return load_command(name)
         try:
             described = settings_of(ctx).described_commands()
         except (ControlError, click.ClickException) as error:
-            if ctx.resilient_parsing:
-                return None
             from .suggestions import one_edit_from
 
             meant = one_edit_from(_hyphens(cmd_name), self._builtin)
@@ -87,11 +121,14 @@ class ControlGroup(click.Group):
         raise _unknown(ctx, cmd_name, similar_names(_hyphens(cmd_name), names), "neither here nor in the app")
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        return sorted({*self._builtin, *map(_hyphens, settings_of(ctx).command_names())})
+        settings = settings_of(ctx)
+        settings.be_brief(HELP_TIMEOUT)
+        return sorted({*self._builtin, *map(_hyphens, settings.described_commands())})
 
 
 def load_command(name: str) -> click.Command:
     """The built-in command of that name."""
+    name = name.replace("-", "_")
     command: click.Command = getattr(importlib.import_module(f"{__package__}.commands.{name}"), name)
     return command
 
@@ -109,6 +146,44 @@ def _unknown(ctx: click.Context, name: str, near: list[str], where: str) -> clic
 
 def _hyphens(name: str) -> str:
     return name.replace("_", "-")
+
+
+def _read_selection_behind_name(name: str, args: list[str], ctx: click.Context) -> None:
+    """Store the options that select instances behind the name of a command of the app's own.
+
+    A parameter of such a name takes precedence, and so does --socket.
+    """
+    options: list[click.Parameter] = [click.Option([word]) for word in ("--name", "--dir", "--owner")]
+    scan = click.Command(
+        "scan",
+        params=[*options, click.Option(["--all"], is_flag=True)],
+        add_help_option=False,
+        context_settings={"ignore_unknown_options": True, "allow_extra_args": True},
+    )
+    found = scan.make_context("scan", list(args), parent=ctx, resilient_parsing=True).params
+    given = {word: value for word, value in found.items() if value}
+    settings = settings_of(ctx)
+    if not given or settings.sockets:
+        return
+    for word in given.keys() - _parameters_of(name, settings):
+        setattr(settings, word if word == "owner" else f"selected_{word}", given[word])
+
+
+def _parameters_of(name: str, settings: Settings) -> Collection[str]:
+    """The parameters of a command of the app's own, as the instance here describes it, or any other one."""
+    quiet, everything = settings.quiet, settings.selected_all
+    settings.quiet = True
+    try:
+        for settings.selected_all in (everything, True):
+            with contextlib.suppress(NotRunning, AmbiguousTarget):
+                if name in (described := settings.described_commands()):
+                    parameters: dict[str, Any] = described[name].get("parameters", {}).get("properties", {})
+                    return parameters.keys()
+            settings.forget_described()
+        return ()
+    finally:
+        settings.quiet, settings.selected_all = quiet, everything
+        settings.forget_described()
 
 
 def _read_options_behind_name(args: list[str], ctx: click.Context) -> None:

@@ -6,8 +6,12 @@ from typing import Any
 
 from flask_ctl import TimedOut
 
-_QUESTIONS = ("ping", "status", "commands")
+_QUESTIONS = ("ping", "status", "commands", "describe", "exceptions", "requests", "routes", "stacks")
 """Commands that a server answers at once, unless it hangs."""
+
+
+MAX_SHOWN = 5
+"""Requests that are named."""
 
 
 def hint_after(error: TimedOut, command: str, program: str, wait_option: str = "--timeout") -> str:
@@ -25,6 +29,8 @@ def hint_after(error: TimedOut, command: str, program: str, wait_option: str = "
     remedies = [f"Wait longer by {wait_option}"]
     if command == "stop":
         remedies += _fast(data, program)
+    if command in _QUESTIONS and command != "stacks" and data.get("can_be_killed", True):
+        remedies.append(f"see why by: {program} stacks")
     if command in ("stop", *_QUESTIONS) and data.get("can_be_killed", True):
         remedies.append(f"end it by: {program} stop --kill-after SECONDS")
     return ", or ".join(remedies) + ("" if len(remedies) > 1 else ".")
@@ -33,7 +39,12 @@ def hint_after(error: TimedOut, command: str, program: str, wait_option: str = "
 def _after_reload(data: dict[str, Any]) -> str:
     # Without requests and threads the server waited for something else.
     if data.get("in_flight") or data.get("threads"):
-        return "Give it more time by --grace SECONDS, or cut what is still at work by --cut."
+        requests = [
+            f"{request['method']} {request['route'] or '(no route)'} for {request['age']:.1f} s"
+            for request in data.get("requests", [])[:MAX_SHOWN]
+        ]
+        in_way = f"In the way: {', '.join(requests)}.\n" if requests else ""
+        return in_way + "Give it more time by --grace SECONDS, or cut what is still at work by --cut."
     return ""
 
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
-import re
+import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -24,6 +23,8 @@ from flask_ctl import (
     TimedOut,
     WrongScheme,
 )
+
+from .terminal import coloured, columns, wants_colour
 
 
 class _Interrupted(ControlError):
@@ -70,19 +71,38 @@ def report_errors(*, as_json: bool, hint: Hint = lambda error: "") -> Iterator[N
         _report(_Interrupted("interrupted; the server continues with the command"), as_json, hint)
 
 
+def exit_code_of(error: ControlError) -> int:
+    """The exit code of a command that has failed so."""
+    return next(code for kind, code, _ in _EXITS if isinstance(error, kind))
+
+
 def _report(error: ControlError, as_json: bool, hint: Hint) -> None:
     code, advice = next((code, text) for kind, code, text in _EXITS if isinstance(error, kind))
     if as_json:
         _print_document(code, error.code, error.message, error.data)
     else:
-        traceback = error.data["traceback"] if isinstance(error, ReloadFailed) else ""
+        traceback = traceback_of(error) if isinstance(error, ReloadFailed) else ""
         advice = hint(error) if isinstance(error, TimedOut) else advice
         click.echo("\n".join(filter(None, [traceback.rstrip(), f"Error: {error.message}", advice])), err=True)
     raise click.exceptions.Exit(code)
 
 
+def traceback_of(error: ReloadFailed) -> str:
+    """What the new code has written, without the frames of others."""
+    from .frames import without_foreign_frames
+
+    return without_foreign_frames(error.data["traceback"], error.data.get("directory", ""))
+
+
 def _print_document(exit: int, code: int | None, message: str, data: Any) -> None:
     print_json({"error": {"code": code, "message": message, "data": data}, "exit": exit})
+
+
+def confirm(name: str, description: dict[str, Any], *, yes: bool) -> None:
+    """Ask on a terminal whether a command of high impact is meant; exit code 1 if not. A script is not asked."""
+    if description.get("impact") == "high" and not yes and sys.stdin.isatty() and sys.stderr.isatty():
+        note = description.get("impact_note")
+        click.confirm(f"{name} has a high impact{f': {note}' if note else ''}. Go on?", abort=True, err=True)
 
 
 def print_json(value: Any) -> None:
@@ -90,11 +110,13 @@ def print_json(value: Any) -> None:
     write(json.dumps(value, indent=2) + "\n")
 
 
-def write(text: str) -> None:
-    """Write text on stdout; exit code 1 with a message if that is not possible, as on a full disk."""
-    # The de facto standard of https://no-color.org; click itself leaves colours out where stdout is no terminal.
+def write(text: str, *, control: bool = False) -> None:
+    """Write text on stdout; exit code 1 with a message if that is not possible, as on a full disk.
+
+    A `control` sequence of the terminal is written even where no colours are wanted.
+    """
     try:
-        click.echo(text, nl=False, color=False if os.environ.get("NO_COLOR") else None)
+        click.echo(text, nl=False, color=True if control else wants_colour())
     except BrokenPipeError:
         # click ends quietly.
         raise
@@ -108,27 +130,52 @@ def print_result(method: str, result: Any, *, as_json: bool) -> None:
     if as_json:
         print_json(result)
     else:
-        write(_coloured(_text(method, result)))
+        write(result_text(method, result))
 
 
-_COLOURS = {
-    r"(?<=  )(running)(?=, pid )": "green",
-    r"(?<=  )(starting|reloading|stopping)(?=, pid )": "yellow",
-    r"\b(CUT|DIED|FAILED|LEFT (?:UNFINISHED|BEHIND))\b": "red",
-}
-"""The state in the first line of `status`, and what was lost, in capitals."""
+def print_found(method: str, result: Any, *, as_json: bool) -> None:
+    """As `print_result`, for what the processes of a server have; exit code 4 if all that there is is silence."""
+    print_result(method, result, as_json=as_json)
+    if code := found_code(method, result):
+        raise click.exceptions.Exit(code)
 
 
-def _coloured(text: str) -> str:
-    for pattern, colour in _COLOURS.items():
-        text = re.sub(pattern, click.style(r"\1", fg=colour, bold=True), text)
-    return text
+def found_code(method: str, result: Any) -> int:
+    """The exit code for what the processes of a server have: 4 if all that there is is silence."""
+    return 4 if result.get("unanswered") and not (result[method] or result.get("left_out")) else 0
 
 
-def _text(method: str, result: Any) -> str:
-    from flask_ctl import render_result
+def print_change(method: str, result: Any, *, as_json: bool, quiet: bool) -> None:
+    """As `print_result`, for what each process was to do; exit code 4 if one has not confirmed it, 6 if a part failed.
 
+    If all is done, `quiet` prints only JSON.
+    """
+    incomplete = change_code(result)
+    if as_json or incomplete or not quiet:
+        print_result(method, result, as_json=as_json)
+    if incomplete:
+        raise click.exceptions.Exit(incomplete)
+
+
+def change_code(result: Any) -> int:
+    """The exit code for what each process was to do."""
+    return 4 if result["unanswered"] else 6 if result.get("hooks_failed") or result.get("failed") else 0
+
+
+def result_text(method: str, result: Any) -> str:
+    """The text for a result, on a terminal as wide as that. Raises RemoteProtocolError if it lacks a field."""
+    width = columns(sys.stdout)
     try:
-        return render_result(method, result)
+        if width is None:
+            from flask_ctl import render_result
+
+            text = render_result(method, result)
+        else:
+            from datetime import datetime, timezone
+
+            from flask_ctl import render_for_terminal
+
+            text = render_for_terminal(method, result, width, datetime.now(timezone.utc))
     except (KeyError, TypeError, ValueError) as error:
         raise RemoteProtocolError(f"the answer to {method} lacks a field that every server sends: {error}") from None
+    return coloured(text) if method in ("describe", "status", "stop", "reload") else text

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import click
 
@@ -14,10 +14,27 @@ from flask_ctl import ControlClient, ControlError
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
 
-BRIEF_TIMEOUT = 1.0
-"""Seconds to wait for the instance while help or a completion is shown."""
+HELP_TIMEOUT = 1.0
+"""Seconds to wait for the instance's commands while help is shown."""
 
 _META = "flask_ctl_cli.settings"
+
+
+class Session:
+    """What the commands of a shell have in common: an address, whom to trust, and one connection.
+
+    `begin` has all Settings use it from then on that say nothing else.
+    """
+
+    current: ClassVar[Session | None] = None
+
+    def __init__(self, given: Settings, client: ControlClient) -> None:
+        self.given = given
+        self.client = client
+
+    def begin(self) -> None:
+        """Commands belong to it from now on."""
+        Session.current = self
 
 
 class Settings:
@@ -28,26 +45,46 @@ class Settings:
 
     def __init__(self) -> None:
         self.socket: str | None = None
+        self.sockets: tuple[str, ...] = ()
         self.timeout: float | None = None
         self.json = False
         self.quiet = False
         self.command = ""
         self.wait_option = "--timeout"
         self.owner: str | None = None
+        self.selected_name: str | None = None
+        self.selected_dir: str | None = None
+        self.selected_all = False
+        self.on: str | None = None
+        self.common_words: list[str] = []
+        self.command_words: list[str] = []
         self.client_key: str | None = None
         self.server_key: str | None = None
         self.default_socket: Callable[[], str | None] = lambda: None
         self._described: dict[str, Any] | None = None
         self._searches = False
+        self._is_brief = False
+        self._session = Session.current
+        if self._session is not None:
+            self.json, self.quiet = self._session.given.json, self._session.given.quiet
 
     def client(self, *, operate: bool = False) -> ControlClient:
         """A client for the selected instance; the socket of an instance found by a search is printed on stderr.
 
         `operate` is for commands that may have side effects: the search follows a narrower rule, see `find_instance`.
+        Raises AmbiguousTarget if several instances are selected, NotRunning if none is.
         """
-        if self.socket is None and not os.environ.get("FLASK_CTL_SOCKET"):
+        if self.selects_many:
+            from .selection import the_only
+
+            return the_only(self).client(self)
+        if self._session is not None and self.socket is None:
+            if self.timeout is None:
+                return self._session.client
+            self._take_over(self._session.given)
+        if self.socket is None and not self._searches and not os.environ.get("FLASK_CTL_SOCKET"):
             self.socket = self.default_socket()
-            self._searches = self.socket is None
+            self._searches = self.socket is None and not os.environ.get("FLASK_CTL_SOCKET")
         if self._searches:
             self.socket = self._find(operate)
         options: dict[str, Any] = {} if self.timeout is None else {"timeout": self.timeout}
@@ -56,28 +93,59 @@ class Settings:
         )
 
     def described_commands(self) -> dict[str, Any]:
-        """The descriptions of the instance's commands by name; only the first call asks the instance."""
+        """The descriptions of the commands by name, of all selected instances; only the first call asks them.
+
+        After `be_brief` they are {} if the instance does not answer.
+        """
         if self._described is None:
-            with self.client() as client:
-                self._described = client.commands()
+            try:
+                self._described = self._ask_for_commands()
+            except (ControlError, click.ClickException):
+                if not self._is_brief:
+                    raise
+                self._described = {}
         return self._described
 
-    def command_names(self) -> list[str]:
-        """The names of the instance's commands, for help and completion; empty if the instance does not answer."""
-        self.be_brief()
-        try:
-            return list(self.described_commands())
-        except (ControlError, click.ClickException):
-            return []
+    def forget_described(self) -> None:
+        """Other instances are selected from now on."""
+        self._described = None
 
-    def be_brief(self) -> None:
-        """For help and completion: print no remarks, and wait for BRIEF_TIMEOUT at most."""
-        self.quiet, self.timeout = True, BRIEF_TIMEOUT
+    def be_brief(self, timeout: float) -> None:
+        """For help and completion: print no remarks, and wait at most this long; a shorter wait stays."""
+        if not self._is_brief:
+            self._is_brief, self.quiet, self.timeout = True, True, timeout
+
+    @property
+    def selects(self) -> bool:
+        """Whether --name, --dir or --all select instances."""
+        return self.selected_name is not None or self.selected_dir is not None or self.selected_all
+
+    @property
+    def selects_many(self) -> bool:
+        """Whether a command is for several instances, even if only one is found."""
+        return self.selects or len(self.sockets) > 1
 
     def say(self, message: str) -> None:
         """Print a remark on stderr, unless --quiet is given."""
         if not self.quiet:
             click.echo(message, err=True)
+
+    def _ask_for_commands(self) -> dict[str, Any]:
+        if not self.selects_many:
+            with self.client() as client:
+                return client.commands()
+        from .many import ask_each
+        from .selection import targets
+
+        answers = ask_each(lambda client: client.commands(), targets(self))
+        if all(answer.error is not None for answer in answers):
+            raise answers[0].error or ControlError("no instance has answered")
+        return {name: told for answer in reversed(answers) for name, told in (answer.result or {}).items()}
+
+    def _take_over(self, given: Settings) -> None:
+        """Use the address and the trust of a session, on another connection."""
+        self.socket, self.owner = given.socket, self.owner or given.owner
+        self.client_key, self.server_key = self.client_key or given.client_key, self.server_key or given.server_key
 
     def _find(self, operate: bool) -> str:
         from flask_ctl import find_instance
@@ -119,6 +187,11 @@ def _store(ctx: click.Context, param: click.Parameter, value: Any) -> None:
         setattr(settings_of(ctx), param.name or "", value)
 
 
+def _store_sockets(ctx: click.Context, param: click.Parameter, value: tuple[str, ...] | None) -> None:
+    if value:
+        settings_of(ctx).sockets, settings_of(ctx).socket = value, value[-1]
+
+
 def _complete_file(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
     from click.shell_completion import CompletionItem
 
@@ -126,12 +199,9 @@ def _complete_file(ctx: click.Context, param: click.Parameter, incomplete: str) 
 
 
 def _complete_socket(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
-    from click.shell_completion import CompletionItem
+    from .completion import sockets
 
-    from flask_ctl import live_instances
-
-    live = [found.socket for found in live_instances() if found.socket.startswith(incomplete)]
-    return [*map(CompletionItem, live), CompletionItem(incomplete, type="file")]
+    return sockets(incomplete)
 
 
 _STORE: dict[str, Any] = {"callback": _store, "expose_value": False, "is_eager": True, "default": None}
@@ -143,15 +213,17 @@ def common_options() -> list[click.Parameter]:
         click.Option(
             ["--socket", "-s"],
             metavar="ADDRESS",
-            help="Address of the control socket.",
+            multiple=True,
+            help="Address of the control socket; can be given several times.",
             shell_complete=_complete_socket,
-            **_STORE,
+            **{**_STORE, "callback": _store_sockets},
         ),
         click.Option(
             ["--timeout"],
             type=Seconds(),
             metavar="SECONDS",
-            help="Wait at most this long for an answer.  [default: 5; stop: delay + grace + 5; reload, call: none]",
+            help="Wait at most this long for an answer."
+            "  [default: 5; stop: delay + grace + 5; drain, resume: 60; reload, call: none]",
             **_STORE,
         ),
         click.Option(["--json"], is_flag=True, help="Print one JSON document.", **_STORE),
@@ -165,14 +237,55 @@ def trust_options() -> list[click.Parameter]:
     """New --owner, --client-key and --server-key options, which store their values in the Settings."""
     file: dict[str, Any] = {"metavar": "FILE", "shell_complete": _complete_file, **_STORE}
     return [
-        click.Option(["--owner"], metavar="USER", help="Trust sockets of this user, too.", **_STORE),
+        owner_option(),
         click.Option(["--client-key"], help="Your own CURVE key pair, for TCP.", **file),
         click.Option(["--server-key"], help="The server's public CURVE key, for TCP.", **file),
     ]
 
 
+def owner_option() -> click.Option:
+    """A new --owner option, which stores its value in the Settings."""
+    words = "Trust sockets of this user, too; with --name, --dir or --all: select that user's instances."
+    return click.Option(["--owner"], metavar="USER", help=words, **_STORE)
+
+
+def selection_options() -> list[click.Parameter]:
+    """New --name, --dir and --all options, which select instances, and store their values in the Settings."""
+    return [
+        click.Option(
+            ["--name", "selected_name"],
+            metavar="PATTERN",
+            help="Instances of apps with such a name: 'shop*'.",
+            **_STORE,
+        ),
+        click.Option(
+            ["--dir", "selected_dir"],
+            metavar="DIRECTORY",
+            help="Instances that run in this directory or below it.",
+            shell_complete=_complete_file,
+            **_STORE,
+        ),
+        click.Option(
+            ["--all", "selected_all"],
+            is_flag=True,
+            help="All of your instances; with --owner those of that user.",
+            **_STORE,
+        ),
+    ]
+
+
+def hosts_option() -> click.Option:
+    """A new --on option, which stores its value in the Settings."""
+    words = "Run the command on these hosts, over ssh; @FILE has a host a line. See docs/howto/hosts.md."
+    return click.Option(["--on"], metavar="HOST[,HOST]", help=words, **_STORE)
+
+
 class ControlCommand(click.Command):
-    """A command with the common options. `examples` are command lines for the end of its help."""
+    """A command with the common options.
+
+    `examples` are command lines for the end of its help. Where a server does the work, the help also says which `role`
+    that needs, and the `impact` on the server: ``low``, ``medium`` or ``high``, with a note.
+    """
 
     def __init__(
         self,
@@ -180,11 +293,17 @@ class ControlCommand(click.Command):
         *,
         params: list[click.Parameter] | None = None,
         examples: Sequence[str] = (),
+        role: str | None = None,
+        impact: str = "low",
+        impact_note: str = "",
         **kwargs: Any,
     ) -> None:
         self.examples = examples
+        self.role, self.impact, self.impact_note = role, impact, impact_note
+        needs = "" if role is None else f"Role: {role}. Impact: {impact}{impact_note and f' ({impact_note})'}."
         # The mark keeps click from filling the lines.
-        epilog = "\b\n" + "\n".join(["Examples:", *(f"  {example}" for example in examples)]) if examples else None
+        lines = "\n".join(["\b\nExamples:", *(f"  {example}" for example in examples)]) if examples else ""
+        epilog = "\n\n".join(filter(None, [needs, lines]))
         super().__init__(name, params=[*(params or []), *common_options()], epilog=epilog, **kwargs)
 
     def invoke(self, ctx: click.Context) -> Any:
@@ -193,10 +312,13 @@ class ControlCommand(click.Command):
 
 
 class ClientCommand(ControlCommand):
-    """A built-in command that connects to a server: it also has the trust options.
+    """A built-in command that connects to servers: it also has the trust options, and those that select instances.
 
-    The app's own commands take the trust options before their name, so that a parameter may have the name of one.
+    An option of its own has precedence: --all of `stacks` can be given before the name, to select. The app's own
+    commands take the trust options before their name, so that a parameter may have the name of one.
     """
 
     def __init__(self, name: str | None, *, params: list[click.Parameter] | None = None, **kwargs: Any) -> None:
-        super().__init__(name, params=[*(params or []), *trust_options()], **kwargs)
+        own = {word for param in params or [] for word in param.opts}
+        selection = [option for option in selection_options() if own.isdisjoint(option.opts)]
+        super().__init__(name, params=[*(params or []), *trust_options(), *selection], **kwargs)

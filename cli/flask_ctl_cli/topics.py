@@ -7,12 +7,14 @@ from typing import Any
 EXIT_CODES = {
     0: "done: every request in flight was finished, and the process has ended",
     1: "the server refused the command, or the command failed, or the outcome is not known; the message is on stderr",
-    2: "wrong usage; or it is not clear which instance is meant; or `--kill-after` can't be used at this address",
+    2: "wrong usage; or it is not clear which instance is meant; or `--kill-after` can't be used at this address; or"
+    " nothing would start the app again (`restart`)",
     3: "nothing is running there; the message lists the paths that were tried",
     4: "timed out: the server still runs, and the message names threads that keep it alive; of a reload: the old code"
     " still serves all requests",
     5: "permission denied",
-    6: "done, but requests were cut, or hooks or threads were left unfinished; or a process was killed or died",
+    6: "done, but requests were cut, or hooks or threads were left unfinished; or a process was killed or died,"
+    " or the error rate has risen (`reload --confirm`)",
     7: "reload refused: the old code still serves; the new code's traceback is on stderr",
     8: "the server does not speak this protocol",
     130: "interrupted by Ctrl-C; the server continues with the command",
@@ -29,9 +31,10 @@ ERROR_CODES = {
     -32002: "conflicts with an operation under way",
     -32003: "permission denied; `data` has the `role` of the peer and the role that the command `needs`, or after too"
     " many refusals `retry_after` in seconds",
-    -32004: "reload failed; `data.traceback` is the new code's output",
-    -32005: "timed out; of a reload `data` has the number of requests `in_flight` and the names of the `threads` that"
-    " kept the old code from ending",
+    -32004: "reload failed; `data.traceback` is the new code's output, `data.directory` the directory where it was"
+    " loaded",
+    -32005: "timed out; of a reload `data` has the number of requests `in_flight`, the oldest of them in `requests`,"
+    " and the names of the `threads` that kept the old code from ending",
     -32006: 'the server was reloaded before it answered; `data` is `{"may_have_run": true}`',
     -32007: "the server died before the command was done: sent by a hub, whose own process lives on for a moment;"
     ' `data` is `{"outcome": "died"}`',

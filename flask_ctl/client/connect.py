@@ -30,10 +30,22 @@ def connect(given: SocketAddress, timeout: float | None, trust: Trust | None = N
         raise ConfigurationError("the address is off: this app has no control socket; give one by --socket")
     address = parse_address(given)
     trust = trust or Trust()
+    connection: Connection
     if address.transport == "unix":
-        return UnixConnection(str(address), connect_socket(address.path, timeout, trust), address.path)
-    began = time.monotonic()
-    from .zeromq import ZmqConnection
+        connection = UnixConnection(str(address), connect_socket(address.path, timeout, trust), address.path)
+    else:
+        if address.transport == "tcp":
+            trust.check_registered(address)
+        began = time.monotonic()
+        from .zeromq import ZmqConnection
 
-    # Loading libzmq may take half a second of the timeout.
-    return ZmqConnection(address, None if timeout is None else max(0.0, timeout - time.monotonic() + began), trust)
+        # Loading libzmq may take half a second of the timeout.
+        left = None if timeout is None else max(0.0, timeout - time.monotonic() + began)
+        connection = ZmqConnection(address, left, trust)
+    if address.path:
+        try:
+            trust.check_holder(address.path, connection.peer_pid())
+        except BaseException:
+            connection.close()
+            raise
+    return connection

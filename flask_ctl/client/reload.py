@@ -69,5 +69,6 @@ def _result(status: dict[str, Any], last: dict[str, Any]) -> dict[str, Any]:
         raise CommandError(last["error"])
     old = sum(worker["generation"] < status["generation"] for worker in status["workers"])
     result = {"cut": last.get("cut", 0), "elapsed": last["elapsed"]}
+    result |= {name: last[name] for name in ("cut_requests",) if name in last}
     result |= {name: value for name, value in status.items() if name in ("generation", "pid", "directory")}
     return {**result, "old_left": old} if old else result

@@ -75,12 +75,20 @@ class StopTimes(NamedTuple):
 class StopWaiter:
     """One `stop`, from the request to the end of the server.
 
-    `targets` are the processes to watch, and to kill after `kill_after`; the caller closes them.
+    `targets` are the processes to watch, and to kill after `kill_after`; the caller closes them. `told` means that the
+    server's supervisor has been told to stop it, which may end it before it has got the request.
     """
 
     def __init__(
-        self, connection: Connection, targets: Targets, times: StopTimes, on_progress: Progress | None = None
+        self,
+        connection: Connection,
+        targets: Targets,
+        times: StopTimes,
+        on_progress: Progress | None = None,
+        *,
+        told: bool = False,
     ) -> None:
+        self._told = told
         self._connection = connection
         self._targets = targets
         self._began = times.began
@@ -90,7 +98,7 @@ class StopWaiter:
         self._follow = times.limit == FOLLOW
         self._kill_at = None if times.kill_after is None else times.began + times.kill_after
         self._deadline = None if times.limit is None else times.began + times.limit
-        self._stop_id: int | None = None
+        self._stop_ids: list[int] = []
         self._ping_id: int | None = None
         self._said_pid: int | None = None
         self._said_hub = False
@@ -111,9 +119,9 @@ class StopWaiter:
         # A server that does not read its socket is still killed in time.
         with contextlib.suppress(*([] if self._kill_at is None else [TimedOut])):
             ids = self._connection.send([*questions, ("stop", params)], self._until())
-            self._stop_id = ids[-1]
+            self._stop_ids.append(ids[-1])
             self._ping_id = ids[0] if questions else None
-        if self._connection.undelivered:
+        if self._connection.undelivered and not self._stop_ids[:-1]:
             raise self._again(f"{self._connection.endpoint} has closed the connection", sent=False)
 
     def until_accepted(self) -> dict[str, Any]:
@@ -141,6 +149,14 @@ class StopWaiter:
             return self._overdue("ended")
         return self._outcome("process" if self._is_watched() else "connection")
 
+    def ends_unanswered(self) -> bool:
+        """Whether the server's process ends now, by the kernel, after its connection has ended."""
+        return bool(self._targets.server) and wait_for_end(self._targets.server, time.monotonic() + END_DELAY)
+
+    def outcome_unknown(self) -> dict[str, Any]:
+        """The result of a server that its supervisor has ended before it answered."""
+        return self._outcome("process", "stopped")
+
     @property
     def _pid(self) -> int | None:
         """The pid for messages: from the kernel, else from the server."""
@@ -167,7 +183,7 @@ class StopWaiter:
 
     def _note_progress(self, message: Request) -> None:
         params = message.params
-        if message.method != "progress" or not isinstance(params, dict) or params.get("id") != self._stop_id:
+        if message.method != "progress" or not isinstance(params, dict) or params.get("id") not in self._stop_ids:
             return
         self._progress = {name: value for name, value in params.items() if name != "id"}
         if self._follow and isinstance(remaining := params.get("remaining"), (int, float)):
@@ -181,13 +197,16 @@ class StopWaiter:
                 self._said_pid = pid
                 self._said_hub = "hub" in response.result
             return
+        if response.error is not None and response.id in self._stop_ids[:-1]:
+            # An older server can't join a stop before it has begun.
+            return
         if response.error is not None:
             error = error_from_object(*response.error)
             if isinstance(error, ServerReloaded):
                 # What was accepted goes over the exec, and is joined.
                 raise self._again(error.message)
             raise error
-        if response.id == self._stop_id:
+        if response.id in self._stop_ids:
             if not isinstance(response.result, dict) or "outcome" not in response.result:
                 raise RemoteProtocolError("the answer to stop holds no outcome")
             self._result = response.result
@@ -214,7 +233,8 @@ class StopWaiter:
         self._check_hub()
         targets = self._targets
         if targets.server and wait_for_end(targets.server, self._kill_at or time.monotonic() + MARGIN):
-            return self._outcome("process", "died")
+            # Without a progress it may have ended in order, by the stop that its supervisor has begun.
+            return self.outcome_unknown() if self._told and not self._progress else self._outcome("process", "died")
         if not targets.watched and self._connection.peer_has_ended():
             if self._said_hub:
                 raise ControlError(

@@ -10,6 +10,7 @@ server has (see `locks`). The answers of a server never decide which process is 
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Sequence
 
@@ -126,10 +127,19 @@ def targets_of(connection: Connection) -> Targets:
     return Targets(obstacle=_elsewhere(path, pid))
 
 
+def supervised_pid(connection: Connection) -> int | None:
+    """The process whose end a supervisor of the server notices; None if the kernel does not name it.
+
+    It is the single process, Werkzeug's reloader, or the master.
+    """
+    with contextlib.closing(targets_of(connection)) as targets:
+        return targets.server[-1].pid if targets.server else targets.pid
+
+
 def targets_at(path: str, trust: Trust) -> Targets | None:
     """The processes that hold the lock file of a socket, for a server that does not accept; None without any.
 
-    Raises AccessDenied for the lock file of a user who is not trusted.
+    Raises AccessDenied for the lock file of a user who is not trusted, NotRunning as `Trust.check_holder`.
     """
     if is_ours(lock_path(path)):
         return Targets(obstacle=_ours())
@@ -142,6 +152,8 @@ def targets_at(path: str, trust: Trust) -> Targets | None:
     try:
         trust.check_owner(lock.path, lock.owner)
         pid = lock.server()
+        if pid is not None:
+            trust.check_holder(path, pid)
         if pid is None and lock.is_held():
             return _targets(lock, path, None)
         listener = _open(lock, Member(pid, 0, 0)) if pid is not None and pid > 1 else None

@@ -6,7 +6,8 @@ import os
 import stat
 from typing import NamedTuple
 
-from ..errors import AccessDenied, ConfigurationError
+from ..errors import AccessDenied, ConfigurationError, NotRunning
+from ..system.addresses import Address, own_uid
 
 CLIENT_KEY = "FLASK_CTL_CLIENT_KEY"
 SERVER_KEY = "FLASK_CTL_SERVER_KEY"
@@ -17,12 +18,31 @@ class Trust(NamedTuple):
     """What a server has to prove to a client.
 
     A socket on this machine has to belong to the client's user, to root, or to the uid `owner`. A server over TCP has
-    to have `server_key`; the client proves its own identity by the key pair in the file `client_key`.
+    to have `server_key`; the client proves its own identity by the key pair in the file `client_key`. On this machine
+    the listening process has to hold the lock of the file `entry` in the registry of instances, if one is given.
     """
 
     owner: int | None = None
     client_key: str | None = None
     server_key: str | None = None
+    entry: str | None = None
+
+    def check_holder(self, path: str, pid: int | None) -> None:
+        """Raises NotRunning if the process `pid` that listens at `path` is another one than that of the `entry`."""
+        if self.entry is None:
+            return
+        from ..transports.registry import holder_of
+
+        if holder_of(self.entry) != (pid or 0):
+            raise NotRunning(f"the selected instance does not listen at {path} any more", {"tried": [path]})
+
+    def check_registered(self, address: Address) -> None:
+        """Raises AccessDenied for a TCP address in an `entry`, unless it is the client's own, and on this machine.
+
+        An entry may name any address, and over TCP the kernel does not tell who listens there.
+        """
+        if self.entry is not None and not (self.owner in (None, own_uid()) and _is_loopback(address.host)):
+            raise AccessDenied(f"{address} is not asked; if you trust it: --socket {address}")
 
     def check_file(self, path: str) -> None:
         """Raises AccessDenied for a socket that another user may have put there, ConfigurationError for another file.
@@ -61,7 +81,7 @@ class Trust(NamedTuple):
 
     def accepts(self, uid: int) -> bool:
         """Whether this user is trusted."""
-        return uid in (0, os.geteuid(), self.owner)
+        return uid in (0, own_uid(), self.owner)
 
     def _check(self, uid: int, who: str) -> None:
         if not self.accepts(uid):
@@ -74,6 +94,7 @@ def make_trust(
     owner: str | int | None = None,
     client_key: str | os.PathLike[str] | None = None,
     server_key: str | os.PathLike[str] | None = None,
+    entry: str | None = None,
 ) -> Trust:
     """A `Trust` of the given values, or of the environment where they are None.
 
@@ -84,13 +105,15 @@ def make_trust(
     client_key = client_key or os.environ.get(CLIENT_KEY) or None
     server_key = server_key or os.environ.get(SERVER_KEY) or None
     return Trust(
-        None if owner is None else _uid_of(owner),
+        None if owner is None else uid_of(owner),
         None if client_key is None else os.fspath(client_key),
         None if server_key is None else os.fspath(server_key),
+        entry,
     )
 
 
-def _uid_of(user: str | int) -> int:
+def uid_of(user: str | int) -> int:
+    """The uid of a user, given by name or uid. Raises ConfigurationError for a name that does not exist."""
     if isinstance(user, int) or (user.isascii() and user.isdigit()):
         return int(user)
     try:
@@ -99,6 +122,16 @@ def _uid_of(user: str | int) -> int:
         return pwd.getpwnam(user).pw_uid
     except (ImportError, KeyError):
         raise ConfigurationError(f"there is no user {user!r}; give a name or a uid") from None
+
+
+def _is_loopback(host: str) -> bool:
+    """Without looking the name up."""
+    import ipaddress
+
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 def _is_private_group(info: os.stat_result) -> bool:

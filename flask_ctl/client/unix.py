@@ -12,9 +12,10 @@ from collections.abc import Sequence
 
 from ..errors import AccessDenied, ConfigurationError, NotRunning, RemoteProtocolError, TimedOut, WrongScheme
 from ..protocol.framing import ZEROMQ, LineBuffer
+from ..protocol.jsonrpc import encode
 from ..system.credentials import peer_credentials
 from ..system.platform import HAS_UNIX_SOCKETS, MAX_SOCKET_PATH
-from ..system.processes import ProcessHandle, open_peer
+from ..system.processes import ProcessHandle, open_peer, program_name
 from ..system.waiting import wait_readable, wait_writable
 from .absence import Absence
 from .connection import END_DELAY, Connection
@@ -22,6 +23,9 @@ from .trust import Trust
 from .zmtp import OWN_ACCORD
 
 _CHUNK = 65536
+
+SYSTEMD = "systemd"
+"""The name of the program that holds a socket which is activated, until the server listens at it, too."""
 
 
 class UnixConnection(Connection):
@@ -34,7 +38,7 @@ class UnixConnection(Connection):
         self._sock = sock
         self._sock.setblocking(False)
         self._buffer = LineBuffer()
-        self._heard = False
+        self._heard = self._heard_message = False
 
     def peer_pid(self) -> int | None:
         return peer_credentials(self._sock)[0]
@@ -91,9 +95,12 @@ class UnixConnection(Connection):
             raise WrongScheme(self.endpoint, f"ipc://{self.path or self.endpoint}", "a socket of ZeroMQ")
         self._heard = self._heard or bool(data)
         try:
-            for line in self._buffer.feed(data) if data else [self._buffer.rest()]:
+            # A server that ends in the middle of a message has not sent it.
+            rest = [] if data or self._heard_message else [self._buffer.rest()]
+            for line in self._buffer.feed(data) if data else rest:
                 if line:
                     self._note(line)
+                    self._heard_message = True
         except RemoteProtocolError as error:
             raise RemoteProtocolError(f"{self.endpoint} does not speak this protocol: {error.message}") from None
 
@@ -138,15 +145,42 @@ def connect_socket(path: str, timeout: float | None, trust: Trust) -> socket.soc
     if len(os.fsencode(path)) > MAX_SOCKET_PATH:
         raise ConfigurationError(f"{path} is longer than {MAX_SOCKET_PATH} bytes, the most for a Unix socket")
     absence = Absence(path, None if timeout is None else time.monotonic() + timeout, trust)
+    awaited = False
     while True:
         try:
-            return _connect(path, absence.left(), trust)
+            sock = _connect(path, absence.left(), trust)
         except NotRunning as error:
             absence.pause(error)
+            continue
+        # A program that has answered, and still is not the listener, is no server of ours.
+        if awaited or program_name(peer_credentials(sock)[0]) != SYSTEMD:
+            return sock
+        with sock:
+            _await_activated(path, sock, absence.left())
+        awaited = True
+
+
+def _await_activated(path: str, sock: socket.socket, timeout: float | None) -> None:
+    """Have the server that systemd starts for this connection answer: it listens from then on, as the kernel tells.
+
+    Raises NotRunning, TimedOut.
+    """
+    with contextlib.suppress(OSError):
+        sock.sendall(encode({"jsonrpc": "2.0", "id": 0, "method": "ping"}) + b"\n")
+        if not wait_readable([sock.fileno()], timeout):
+            raise TimedOut(f"systemd listens at {path} for a server that has not answered yet")
+        if sock.recv(1):
+            return
+    raise NotRunning(
+        f"nothing is running at {path}: systemd listens there, and its server has ended", {"tried": [path]}
+    )
 
 
 def _connect(path: str, timeout: float | None, trust: Trust) -> socket.socket:
-    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    except OSError as error:
+        raise _connect_error(path, error) from None
     try:
         trust.check_file(path)
         _wait_for_connect(sock, timeout)

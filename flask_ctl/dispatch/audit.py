@@ -1,7 +1,7 @@
 """The audit log, ``flask_ctl.audit``: who asked for what, and how it ended.
 
-One record for every command of role operate once its outcome is known, and one for every refusal. What it tells stands
-in the message, on one line that no peer can forge, and in `record.audit`, a dict: ``peer``, ``command``,
+One record for every command of role inspect or operate once its outcome is known, and one for every refusal. What it
+tells stands in the message, on one line that no peer can forge, and in `record.audit`, a dict: ``peer``, ``command``,
 ``parameters``, ``outcome`` (done, failed or refused), ``error``, ``duration`` in seconds.
 """
 
@@ -33,6 +33,8 @@ class Audit:
     def __init__(self, write: Write | None = None) -> None:
         self._write = write or write_record
         self._open: set[Entry] = set()
+        self.on_record: Callable[[dict[str, Any]], Any] = lambda fields: None
+        """Called with what each record tells."""
 
     def begin(self, peer: Peer, command: Command, params: Params) -> Entry:
         """An entry for a command that is about to run; it is logged when it is done."""
@@ -71,7 +73,9 @@ class Audit:
     ) -> None:
         """Log one record of these fields; `duration` is in seconds."""
         fields: dict[str, Any] = {"peer": peer, "command": command, "parameters": parameters, "outcome": outcome}
-        self._write(level, {**fields, "error": error, "duration": round(duration, 3), "count": count})
+        fields |= {"error": error, "duration": round(duration, 3), "count": count}
+        self._write(level, fields)
+        self.on_record(fields)
 
     def export_state(self) -> list[dict[str, Any]]:
         """The entries without an outcome, for the next image of this process to log."""

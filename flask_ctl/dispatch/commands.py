@@ -12,7 +12,14 @@ from ..errors import INVALID_PARAMS, METHOD_NOT_FOUND, CommandError
 from ..protocol.jsonrpc import encode
 from .parameters import JSONSchema, ParameterType, parameter_type, result_schema
 
-Role = Literal["observe", "operate"]
+Role = Literal["observe", "inspect", "operate"]
+"""What a peer may do, the least first; each role includes the ones before it.
+
+A peer that observes gets figures; one that inspects also gets what may hold personal data, such as logs and addresses.
+"""
+
+ROLES: tuple[Role, ...] = typing.get_args(Role)
+ImpactLevel = Literal["low", "medium", "high"]
 Scope = Literal["each", "one"]
 
 _RESERVED = """
@@ -53,6 +60,14 @@ class Parameter:
 
 
 @dataclass(frozen=True)
+class Impact:
+    """How much a command disturbs the server that runs it, and a sentence that says in what way."""
+
+    level: ImpactLevel = "low"
+    note: str = ""
+
+
+@dataclass(frozen=True)
 class Command:
     """Something that a server does when asked.
 
@@ -67,6 +82,7 @@ class Command:
     scope: Scope = "each"
     builtin: bool = False
     result: JSONSchema = field(default_factory=dict)
+    impact: Impact = Impact()
 
     @property
     def parameter_names(self) -> list[str]:
@@ -85,10 +101,12 @@ class Command:
         return self._bind(params, "parse")
 
     def describe(self) -> dict[str, Any]:
-        """Summary, role, scope, and JSON Schema of parameters and result, as `commands` answers them."""
+        """Summary, role, impact, scope, and JSON Schema of parameters and result, as `commands` answers them."""
         return {
             "summary": self.summary,
             "role": self.role,
+            "impact": self.impact.level,
+            "impact_note": self.impact.note,
             "scope": self.scope,
             "parameters": {
                 "type": "object",
@@ -129,6 +147,7 @@ def command_from(
     scope: Scope = "each",
     builtin: bool = False,
     result: JSONSchema | None = None,
+    impact: Impact | None = None,
 ) -> Command:
     """The command that a function is; its docstring's first line is the summary.
 
@@ -139,8 +158,14 @@ def command_from(
     name = name or function.__name__
     if not name.isidentifier() or name.startswith("_"):
         raise ValueError(f"{name!r} can't be a command: use a Python name without a leading underscore")
-    if role not in typing.get_args(Role) or scope not in typing.get_args(Scope):
-        raise ValueError(f"{name}: role is observe or operate, scope is each or one")
+    impact = impact or Impact()
+    for what, value, known in (
+        ("role", role, ROLES),
+        ("scope", scope, typing.get_args(Scope)),
+        ("impact", impact.level, typing.get_args(ImpactLevel)),
+    ):
+        if value not in known:
+            raise ValueError(f"{name}: {what} is {', '.join(known[:-1])} or {known[-1]}, not {value!r}")
     hints = _hints(function)
     parameters = tuple(_parameters(function, hints, skip=1 if builtin else 0))
     if not builtin:
@@ -148,7 +173,7 @@ def command_from(
     summary = (inspect.getdoc(function) or "").partition("\n")[0]
     if result is None:
         result = result_schema(hints["return"]) if "return" in hints else {}
-    return Command(name, function, parameters, summary, role, scope, builtin, result)
+    return Command(name, function, parameters, summary, role, scope, builtin, result, impact)
 
 
 def _refuse_reserved(name: str, parameters: Iterable[Parameter]) -> None:

@@ -1,7 +1,7 @@
 """Bytes in, bytes out: decode, authorise, look up, bind, call, encode.
 
-No socket, thread or clock is used here. An answer is bytes, None (a notification has none), or a Future of either for a
-command that takes its time.
+No socket, thread or clock is used here. An answer is bytes, a LongResult, None (a notification has none), or a Future
+of one of these for a command that takes its time.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from typing import Any, Union
 
-from ..errors import INVALID_REQUEST, CommandError, as_command_error
+from ..errors import CONFLICT, INVALID_REQUEST, NOT_SUPPORTED, CommandError, as_command_error
 from ..protocol.framing import MAX_FRAME
 from ..protocol.jsonrpc import (
     Request,
@@ -27,13 +27,14 @@ from ..protocol.jsonrpc import (
 from ..protocol.plain import parse_plain
 from ..protocol.text import render_error, render_result
 from .audit import Entry
-from .commands import Command, CommandRegistry, invalid_parameter
+from .commands import Command, CommandRegistry, Role, invalid_parameter
 from .futures import gather, settled, then
 from .guard import Guard
 from .peer import Peer
 from .replies import Call, Connection, Reply
+from .streams import MAX_RESULT, MAX_STREAMS, LongResult, Stream
 
-Answer = Union[bytes, None, "Future[bytes | None]"]
+Answer = Union[bytes, LongResult, None, "Future[bytes | LongResult | None]"]
 Notify = Callable[[bytes], None]
 Submit = Callable[[Command, dict[str, Any]], "Future[Any]"]
 
@@ -44,6 +45,10 @@ PLAIN_META = frozenset({"_pid", "_timeout"})
 """What a plain command may say about its call."""
 
 logger = logging.getLogger("flask_ctl")
+
+
+class Subscribed(dict[str, Any]):
+    """The result of a call that streams."""
 
 
 class Dispatcher:
@@ -57,6 +62,7 @@ class Dispatcher:
         self.registry = registry
         self._submit = submit
         self._guard = guard
+        self._streams: dict[Stream, tuple[Peer, Role | None]] = {}
 
     def handle(self, message: bytes, peer: Peer, notify: Notify, connection: Connection | None = None) -> Answer:
         """The encoded response to a JSON-RPC request or batch, or a Future of it; None if there is nothing to answer.
@@ -82,8 +88,14 @@ class Dispatcher:
             outcome = self._run(entry, command, command.bind_text, texts, Call(peer, None, reply, meta))
         except CommandError as error:
             return render_error(error).encode(errors="replace")
-        answer: Answer = _then(outcome, lambda result: _as_text(name, result).encode(errors="replace"))
+        answer: Answer = _then(outcome, lambda result: _plain_answer(name, result))
         return answer
+
+    def end_revoked_streams(self) -> None:
+        """End the streams of peers to which another policy gives a lower role than they had."""
+        for stream, (peer, role) in tuple(self._streams.items()):
+            if role is not None and not self._guard.policy.permits(peer, role):
+                stream.end("permission denied: the app's new code gives this caller a lower role")
 
     def _batch(self, values: list[Any], peer: Peer, notify: Notify) -> Answer:
         if not values or len(values) > MAX_BATCH:
@@ -103,7 +115,9 @@ class Dispatcher:
             outcome = self._execute(request, peer, notify, connection)
         except CommandError as error:
             outcome = error
-        answer: Answer = _then(outcome, lambda result: _response(request, result))
+        # Without a connection it is in a batch, which is answered in one piece.
+        limit = MAX_RESULT if connection is not None and _chunks(request.params) else MAX_FRAME
+        answer: Answer = _then(outcome, lambda result: _response(request, result, limit))
         return answer
 
     def _execute(self, request: Request, peer: Peer, notify: Notify, connection: Connection | None) -> Any:
@@ -116,11 +130,36 @@ class Dispatcher:
         reply = None if connection is None else Reply(connection, to, entry)
         return self._run(entry, command, command.bind, params, Call(peer, progress, reply, meta))
 
+    def _subscribe(self, stream: Stream, call: Call) -> Subscribed:
+        """The result of the call; from now on the connection has the stream."""
+        if call.reply is None:
+            raise CommandError("a stream can't be part of a batch", code=NOT_SUPPORTED)
+        role = self._guard.policy.role_of(call.peer)
+        limit = MAX_STREAMS if role == "operate" else MAX_STREAMS // 2
+        if len(self._streams) >= limit:
+            raise CommandError(f"{limit} streams are open, the most at once; end one", code=CONFLICT)
+        self._streams[stream] = call.peer, role
+        stream.on_close = self._streams.pop
+        number = call.reply.connection.subscribe(stream, plain=call.reply.to.get("plain", False))
+        return Subscribed({"subscription": number, **stream.head})
+
+    def _begun(self, result: Any, call: Call) -> Any:
+        """The result of a command that has taken its time; it may be a stream."""
+        try:
+            return self._subscribe(result, call) if isinstance(result, Stream) else result
+        except CommandError as error:
+            result.close()
+            return error
+
     def _run(
         self, entry: Entry, command: Command, bind: Callable[[Any], dict[str, Any]], params: Any, call: Call
     ) -> Any:
         try:
             outcome = self._call(command, bind(params), call)
+            if isinstance(outcome, Future):
+                outcome = then(outcome, lambda result: self._begun(result, call))
+            elif isinstance(outcome, Stream):
+                outcome = self._subscribe(outcome, call)
         except CommandError as error:
             entry.done(error)
             raise
@@ -167,15 +206,28 @@ def _progress_sender(id: Any, notify: Notify) -> Callable[[Mapping[str, Any]], N
     return send
 
 
-def _response(request: Request, result: Any) -> bytes | None:
-    """The encoded response, or an error if the result is no JSON or too long. None for a notification."""
+def _chunks(params: Any) -> bool:
+    """Whether the caller takes a result that is too long for one message in several."""
+    return isinstance(params, dict) and params.get("_chunks") is True
+
+
+def _response(request: Request, result: Any, limit: int) -> bytes | LongResult | None:
+    """The encoded response, or an error if the result is no JSON or longer than `limit`. None for a notification."""
     if request.is_notification:
         return None
     make = error_object if isinstance(result, CommandError) else result_object
     try:
-        return _bounded(encode(make(request.id, result)), request.id)
+        data = encode(make(request.id, result))
+        if MAX_FRAME < len(data) <= limit and not isinstance(result, CommandError):
+            return LongResult(request.id, encode(result).decode())  # type: ignore[arg-type]
+        return _bounded(data, request.id)
     except (TypeError, ValueError) as error:
         return encode(error_object(request.id, _no_json(error)))
+
+
+def _plain_answer(name: str, result: Any) -> bytes | None:
+    """The result as text; None for that of a stream, whose text follows."""
+    return None if isinstance(result, Subscribed) else _as_text(name, result).encode(errors="replace")
 
 
 def _as_text(name: str, result: Any) -> str:
@@ -194,7 +246,8 @@ def _no_json(error: Exception) -> CommandError:
 def _bounded(data: bytes, id: Any = None) -> bytes:
     if len(data) <= MAX_FRAME:
         return data
-    return encode(error_object(id, CommandError(f"the result takes {len(data)} bytes; {MAX_FRAME} can be sent")))
+    message = f"the result takes {len(data)} bytes; {MAX_FRAME} can be sent at once: call with _chunks"
+    return encode(error_object(id, CommandError(message)))
 
 
 def _then(value: Any, step: Callable[[Any], Any]) -> Any:
@@ -205,5 +258,5 @@ def _then(value: Any, step: Callable[[Any], Any]) -> Any:
 def _joined(answers: list[Answer]) -> bytes | None:
     """The responses of a batch as one array; None if there are none, one error if they are too long together."""
     values = [answer.result() if isinstance(answer, Future) else answer for answer in answers]
-    responses = [value for value in values if value is not None]
+    responses = [value for value in values if isinstance(value, bytes)]
     return _bounded(b"[" + b",".join(responses) + b"]") if responses else None

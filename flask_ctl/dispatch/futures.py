@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import itertools
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
+from concurrent.futures import TimeoutError as FutureTimeout
 from typing import Any, TypeVar
 
-from ..system.native import new_future
+from ..errors import TimedOut
+from ..system.native import is_patched, new_future
 
 T = TypeVar("T")
+
+POLL = 0.005
+"""Seconds between two looks of a greenlet."""
 
 
 def then(future: Future[Any], step: Callable[[Any], Any]) -> Future[Any]:
@@ -78,3 +84,15 @@ def gather(futures: Sequence[Future[T]]) -> Future[list[T]]:
     for future in futures:
         future.add_done_callback(done)
     return gathered
+
+
+def wait_in_app(future: Future[T], timeout: float) -> T:
+    """In a thread or greenlet of the app's: the result, or TimedOut after so many seconds. Other greenlets go on."""
+    deadline = time.monotonic() + timeout
+    while is_patched() and not future.done() and time.monotonic() < deadline:
+        time.sleep(POLL)
+    try:
+        # Not the built-in one before Python 3.11.
+        return future.result(max(0.0, deadline - time.monotonic()))
+    except FutureTimeout:
+        raise TimedOut(f"there was no answer within {timeout:g} s") from None

@@ -40,10 +40,11 @@ class Limits:
     def from_config(cls, setting: Callable[[str], Any]) -> Limits:
         """Limits with the values of `setting("CTL_MAX_…")`. Raises ConfigurationError for an invalid value."""
         names = ("CTL_MAX_CONNECTIONS", "CTL_MAX_PENDING", "CTL_MAX_QUEUE", "CTL_MAX_REFUSALS")
-        return cls(*(_positive(name, setting(name)) for name in names))
+        return cls(*(whole_number(name, setting(name)) for name in names))
 
 
-def _positive(name: str, value: Any) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise ConfigurationError(f"{name} has to be a whole number, 1 or more, not {value!r}")
+def whole_number(name: str, value: Any, *, at_least: int = 1) -> int:
+    """The value of a setting. Raises ConfigurationError if it is no such number."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < at_least:
+        raise ConfigurationError(f"{name} has to be a whole number, {at_least} or more, not {value!r}")
     return value

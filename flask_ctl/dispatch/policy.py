@@ -5,14 +5,12 @@ from __future__ import annotations
 import os
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, get_args
+from typing import Any, NamedTuple
 
 from ..errors import AccessDenied, ConfigurationError
 from ..system.credentials import group_id, user_id
-from .commands import Role
+from .commands import ROLES, Role
 from .peer import Peer, Principal
-
-ROLES: tuple[Role, ...] = get_args(Role)
 
 
 class FileAccess(NamedTuple):
@@ -35,7 +33,7 @@ PRIVATE = FileAccess(0o600)
 class Policy:
     """The roles of peers with one app: `allow` lists principals other than the server's own user and root.
 
-    Operating includes observing. A peer that can't be identified has no role.
+    Operating includes inspecting, which includes observing. A peer that can't be identified has no role.
     """
 
     allow: Mapping[Role, Collection[Principal]] = field(default_factory=dict)
@@ -73,10 +71,15 @@ class Policy:
             return "operate" if self.tcp_operate else "observe"
         return None
 
+    def permits(self, peer: Peer, needs: Role) -> bool:
+        """Whether the peer has that role, or one that includes it."""
+        role = self.role_of(peer)
+        return role is not None and ROLES.index(role) >= ROLES.index(needs)
+
     def check(self, peer: Peer, needs: Role) -> None:
         """Raises AccessDenied, with what is missing and what helps, unless the peer has the role that it `needs`."""
-        role = self.role_of(peer)
-        if role not in ("operate", needs):
+        if not self.permits(peer, needs):
+            role = self.role_of(peer)
             what = "may not use this server" if role is None else f"may {role} this server but not {needs} it"
             raise AccessDenied(f"{peer} {what}; {_remedy(peer)}", {"role": role, "needs": needs})
 

@@ -19,14 +19,18 @@ _Work = tuple[Callable[[], Any], "Future[Any]"]
 
 
 class Pool:
-    """Runs functions on at most SIZE threads; at most `max_waiting` wait for one.
+    """Runs functions on at most `size` threads; at most `max_waiting` wait for one.
 
     The first thread is there from `open` on, the others start when they are needed.
     """
 
-    def __init__(self, on_idle: Callable[[], Any], max_waiting: int) -> None:
+    def __init__(
+        self, on_idle: Callable[[], Any], max_waiting: int, size: int = SIZE, name: str = "flask-ctl-command"
+    ) -> None:
         self._on_idle = on_idle
         self._max_waiting = max_waiting
+        self._size = size
+        self._name = name
         self._queue: queue.SimpleQueue[_Work | None] = queue.SimpleQueue()
         self._lock = threading.Lock()
         self._threads: list[threading.Thread] = []
@@ -48,11 +52,11 @@ class Pool:
         """
         future: Future[Any] = new_future()
         with self._lock:
-            if self.unfinished >= SIZE + self._max_waiting:
+            if self.unfinished >= self._size + self._max_waiting:
                 raise CommandError(
                     f"no more than {self._max_waiting} can wait for a thread; try again later", code=CONFLICT
                 )
-            if len(self._threads) < min(SIZE, self.unfinished + 1):
+            if len(self._threads) < min(self._size, self.unfinished + 1):
                 try:
                     self._start_thread()
                 except RuntimeError as error:
@@ -74,7 +78,7 @@ class Pool:
                 thread.join()
 
     def _start_thread(self) -> None:
-        thread = threading.Thread(target=self._work, name=f"flask-ctl-command-{len(self._threads)}", daemon=True)
+        thread = threading.Thread(target=self._work, name=f"{self._name}-{len(self._threads)}", daemon=True)
         thread.start()
         self._threads.append(thread)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, Protocol
 
@@ -10,7 +11,9 @@ from ..protocol.jsonrpc import Request, decode, encode, error_object, parse_requ
 from ..protocol.plain import parse_plain
 from ..protocol.text import render_error, render_result
 from .audit import NO_ENTRY, Entry
+from .commands import invalid_parameter
 from .peer import Peer
+from .streams import Stream
 
 ReplyTo = dict[str, Any]
 """How a reply is addressed: ``{"id": …}`` for JSON-RPC, ``{"plain": True}`` for text, ``{}`` for none."""
@@ -21,6 +24,12 @@ class Connection(Protocol):
 
     def keep(self, reply: ReplyTo) -> None:
         """Leave the connection to the next image of this process, which owes the client this reply."""
+
+    def subscribe(self, stream: Stream, *, plain: bool = False) -> int:
+        """Send the client what comes of a stream, until its end; the number of the stream."""
+
+    def cancel(self, subscription: int) -> bool:
+        """End the client's stream with that number; whether there was one."""
 
     def send(self, message: bytes) -> None:
         """Send a message that is no answer, however slow the client is. Any thread may call it."""
@@ -50,6 +59,16 @@ class Call(NamedTuple):
     reply: Reply | None = None
     meta: Mapping[str, Any] = {}
     """Parameters that begin with an underscore: they are about the call, not for the command."""
+
+    @property
+    def timeout(self) -> float:
+        """Seconds that the caller waits for the answer. Raises CommandError -32602 if that is no number."""
+        value = self.meta.get("_timeout")
+        try:
+            # As text it comes from a plain command.
+            return math.inf if value is None else float(value)
+        except (TypeError, ValueError):
+            raise invalid_parameter("_timeout", "must be a number of seconds") from None
 
 
 def reply_bytes(to: ReplyTo, method: str, result: Any) -> bytes:

@@ -8,24 +8,29 @@ import logging
 import weakref
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from importlib.metadata import version
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from flask import Flask
+from flask import Flask, got_request_exception, request, request_started
 
 from ..dispatch.commands import Command
-from ..dispatch.limits import Limits
+from ..dispatch.limits import Limits, whole_number
 from ..dispatch.policy import Policy
 from ..errors import ConfigurationError
+from ..inspection.exceptions import ExceptionTable
+from ..inspection.registries import Registries
 from ..lifecycle.app import ServedApp
 from ..lifecycle.instance import Instance
 from ..lifecycle.operation import MAX_SECONDS
 from ..servers.middleware import Environ, RequestCounter, StartResponse, WSGIApp
 from ..system.addresses import OFF, Sockets, as_list, default_path, from_environment
 from ..system.directory import directory_given
+from ..system.packages import version_of
 from ..transports.factory import CurveFiles
-from ..workers.agent.agent import Agent
+from .description import described_routes, described_settings
 from .settings import DEFAULTS
+
+if TYPE_CHECKING:
+    from ..workers.agent.agent import Agent
 
 logger = logging.getLogger("flask_ctl")
 
@@ -37,6 +42,9 @@ class Functions:
     commands: dict[str, Command] = field(default_factory=dict)
     stop_hooks: list[Callable[[], Any]] = field(default_factory=list)
     reload_hooks: list[Callable[[], Any]] = field(default_factory=list)
+    ready_hooks: list[Callable[[], Any]] = field(default_factory=list)
+    drain_hooks: list[Callable[[], Any]] = field(default_factory=list)
+    registries: Registries = field(default_factory=Registries)
 
 
 class AppState:
@@ -57,6 +65,11 @@ class AppState:
         self._argument = as_list(socket)
         self._instances: list[Instance | Agent] = []
         self.requests = RequestCounter(_wsgi_app_of(app))
+        self.exceptions = ExceptionTable(app.root_path)
+
+    @property
+    def lives(self) -> bool:
+        return self._app() is not None
 
     @property
     def app(self) -> Flask:
@@ -76,6 +89,10 @@ class AppState:
         """The servers of this process that serve the app."""
         return [instance for instance in self._instances if not instance.ended]
 
+    def last_instances(self) -> list[Instance | Agent]:
+        """Those of `instances`, or, if all have ended, those that served the app last."""
+        return self.instances() or self._instances
+
     def close_ended(self) -> None:
         """Close the control sockets of servers that have ended; otherwise they stay open until the process ends."""
         for instance in self._instances:
@@ -86,6 +103,10 @@ class AppState:
         """Record that a server serves the app."""
         self._instances = [*self.instances(), instance]
         self.requests.on_first = None
+        if self.setting("CTL_METRICS"):
+            self.requests.measure()
+        # It refers to neither of the two strongly.
+        got_request_exception.connect(self._note_exception, self.app)
         if self.app.config.get("CTL_LEGACY_SHUTDOWN"):
             self.requests.shutdown = instance.request_stop
 
@@ -108,9 +129,13 @@ class AppState:
             name=app.name,
             root_path=app.root_path,
             requests=self.requests,
+            exceptions=self.exceptions,
+            registries=self._functions.registries,
             commands=list(self._functions.commands.values()),
             stop_hooks=self._functions.stop_hooks,
             reload_hooks=self._functions.reload_hooks,
+            ready_hooks=self._functions.ready_hooks,
+            drain_hooks=self._functions.drain_hooks,
             run_command=self._run_command,
             run_hook=self._run_hook,
             endpoints=self.endpoints() if endpoints is None else endpoints,
@@ -122,6 +147,12 @@ class AppState:
             preflight_timeout=self.seconds("CTL_PREFLIGHT_TIMEOUT"),
             versions=_versions(),
             directory=directory_given(self.setting("CTL_DIRECTORY")),
+            settings=lambda: described_settings(self),
+            routes=lambda: described_routes(self.app),
+            watch_routes=self._watch_routes,
+            slow_request=self.seconds("CTL_SLOW_REQUEST"),
+            watchdog_request=self.seconds("CTL_WATCHDOG_REQUEST"),
+            log_ring=whole_number("CTL_LOG_RING", self.setting("CTL_LOG_RING"), at_least=0),
             by_default=endpoints is None and self._listens_by_default(),
         )
 
@@ -140,12 +171,33 @@ class AppState:
             raise ConfigurationError(f"{name} has to be a number of seconds, 0 or more, not {value!r}")
         return min(seconds, MAX_SECONDS)
 
+    def origin_of_addresses(self) -> str | None:
+        """``environment`` or ``argument`` where one of these says where to listen, before the app's config."""
+        environment = from_environment()
+        if OFF in environment or (environment and self.override is None and self._first):
+            return "environment"
+        return "argument" if self.override is not None or self._argument else None
+
     def _listens_by_default(self) -> bool:
         return OFF not in from_environment() and self.override is None and not self._configured()
 
     def _configured(self) -> list[str]:
         environment = from_environment() if self._first else []
         return environment or self._argument or as_list(self.app.config.get("CTL_SOCKET"))
+
+    def _note_exception(self, _app: Flask, exception: BaseException, **_: Any) -> None:
+        route = None if request.url_rule is None else request.url_rule.rule
+        self.exceptions.note(exception, "request", route, request.method)
+
+    def _watch_routes(self, note: Callable[[str], Any]) -> Callable[[], Any]:
+        app = self.app
+
+        def started(_app: Flask, **_: Any) -> None:
+            if request.url_rule is not None:
+                note(f"{request.method} {request.url_rule.rule}")
+
+        request_started.connect(started, app, weak=False)
+        return lambda: request_started.disconnect(started, app)
 
     def _run_command(self, function: Callable[..., Any], arguments: dict[str, Any]) -> Any:
         with self.app.app_context():
@@ -204,5 +256,5 @@ def _counting(kind: Any) -> type:
 def _versions() -> dict[str, str]:
     import platform
 
-    packages = {name: version(name.replace("_", "-")) for name in ("flask", "werkzeug", "flask_ctl")}
+    packages = {name: version_of(name.replace("_", "-")) for name in ("flask", "werkzeug", "flask_ctl")}
     return {"python": platform.python_version(), **packages}

@@ -12,6 +12,7 @@ from flask import Flask
 from ..dispatch.peer import this_process
 from ..errors import TimedOut
 from ..lifecycle.instance import Instance
+from ..servers.middleware import WSGIApp
 from ..servers.werkzeug import make_background_server, run
 from ..system.addresses import OFF, Sockets, as_list, from_environment
 from .control import state_of
@@ -25,7 +26,7 @@ class BackgroundServer:
 
     `port` 0 takes a free port, which `port` then tells. `socket` is a control address or a list of them (default:
     none). `options` go to Werkzeug's `make_server`. The server can be started again after a stop. All methods are
-    thread-safe.
+    thread-safe. Raises TypeError for anything but a Flask app.
     """
 
     def __init__(
@@ -38,9 +39,10 @@ class BackgroundServer:
         threaded: bool = True,
         **options: Any,
     ) -> None:
-        self._app = app
+        _check_app(app)
+        self.app = app
+        self.host = host
         self._state = state_of(app)
-        self._host = host
         self._wanted_port = port
         self._sockets = as_list(socket)
         self._options = {"threaded": threaded, **options}
@@ -52,10 +54,18 @@ class BackgroundServer:
 
     @property
     def url(self) -> str:
-        """The URL, such as ``http://127.0.0.1:54321``."""
+        """The URL, such as ``http://127.0.0.1:54321``. Raises RuntimeError before the first start."""
+        if not self.port:
+            raise RuntimeError("the server has no URL yet: start it first, by start() or a with statement")
         scheme = "https" if self._options.get("ssl_context") else "http"
-        host = f"[{self._host}]" if ":" in self._host else self._host
+        host = f"[{self.host}]" if ":" in self.host else self.host
         return f"{scheme}://{host}:{self.port}"
+
+    def __repr__(self) -> str:
+        thread = self._thread
+        where = f"at {self.url}" if self.port else "not started"
+        ended = "" if thread is None or thread.is_alive() else ", stopped"
+        return f"<{type(self).__name__} of {self.app.name!r}, {where}{ended}>"
 
     def start(self) -> None:
         """Start the server; it accepts connections when this returns.
@@ -67,10 +77,7 @@ class BackgroundServer:
             if self._thread is not None and self._thread.is_alive():
                 raise RuntimeError("this server runs already; stop it first")
             sockets = [] if OFF in from_environment() else self._sockets
-            # An app without a Control does not count its requests itself.
-            counted = self._app.extensions.get("ctl") is self._state
-            served = self._app if counted else self._state.requests
-            server, self.port = make_background_server(self._host, self._wanted_port, served, **self._options)
+            server, self.port = make_background_server(self.host, self._wanted_port, self._wsgi_app(), **self._options)
             try:
                 instance = Instance(server, [self._state.served_app(sockets, required=True)], handle_signals=False)
                 instance.open()
@@ -84,6 +91,11 @@ class BackgroundServer:
             )
             self._thread.start()
 
+    def _wsgi_app(self) -> WSGIApp:
+        """What the server serves: an app without a Control does not count its requests itself."""
+        counted = self.app.extensions.get("ctl") is self._state
+        return self.app if counted else self._state.requests
+
     def stop(self, grace: float | None = None) -> dict[str, Any] | None:
         """Stop the server gracefully, with at most `grace` seconds for the requests in flight (default: CTL_GRACE).
 
@@ -96,6 +108,10 @@ class BackgroundServer:
         if cut:
             warnings.warn(cut, RuntimeWarning, stacklevel=2)
         return result
+
+    def stop_quietly(self, grace: float | None = None) -> dict[str, Any] | None:
+        """Like `stop`, without the warning."""
+        return self._stop(grace)[0]
 
     def _stop(self, grace: float | None) -> tuple[dict[str, Any] | None, str]:
         """The result, and the text of the warning about cut requests, which is empty the second time."""
@@ -127,3 +143,18 @@ class BackgroundServer:
         _, cut = self._stop(None)
         if cut:
             warnings.warn(cut, RuntimeWarning, stacklevel=2)
+
+
+def _check_app(app: object) -> None:
+    if isinstance(app, Flask):
+        return
+    if isinstance(app, str):
+        module, _, name = app.partition(":")
+        factory = (name or "app").endswith(")")
+        hint = f"import it: from {module} import {name.partition('(')[0] or 'app'}"
+        call = ", and call it" if factory else ""
+        raise TypeError(f"BackgroundServer takes the app itself, not {app!r}; {hint}{call}")
+    if callable(app):
+        name = getattr(app, "__name__", "it")
+        raise TypeError(f"BackgroundServer takes a Flask app; {app!r} is not one: if it makes the app, pass {name}()")
+    raise TypeError(f"BackgroundServer takes a Flask app, not {app!r}")

@@ -5,10 +5,12 @@ from __future__ import annotations
 import contextlib
 import functools
 import logging
+import os
+import sys
 import threading
 import weakref
 from collections.abc import Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..errors import ConfigurationError
 from ..lifecycle.app import refuse_insecure
@@ -16,11 +18,13 @@ from ..lifecycle.instance import Instance
 from ..servers.base import Host, HttpServer, PreforkWorker, WSGIApp
 from ..servers.checkconfig import ConfigCheck
 from ..servers.middleware import Environ
-from ..servers.registry import arm_all, server_of_workers
+from ..servers.registry import WORKERS, arm_all, server_of_workers
 from ..servers.unknown import UnknownServer
 from ..system.preflight import check_at_exit
-from ..workers.agent.agent import Agent
 from .app import AppState
+
+if TYPE_CHECKING:
+    from ..workers.agent.agent import Agent
 
 logger = logging.getLogger("flask_ctl")
 
@@ -45,6 +49,9 @@ class AppRegistry(Host):
         self._gunicorn.look()
         check_at_exit(self._check_start)
         arm_all(self)
+        if WORKERS:
+            # Now, because a worker may be forked when the environment has been deleted.
+            _agent_class()
 
     def is_first(self, app: Any) -> bool:
         """True for the first app of the process, or the next one once the first has been freed."""
@@ -54,8 +61,10 @@ class AppRegistry(Host):
 
     def check_settings(self) -> None:
         """Raises ConfigurationError for settings with which an app refuses to start."""
-        for state in self._states.values():
-            refuse_insecure(state.served_app())
+        for state in list(self._states.values()):
+            # The app of a program that has failed at its import may be gone.
+            if state.lives:
+                refuse_insecure(state.served_app())
 
     def _check_start(self) -> None:
         self.check_settings()
@@ -100,7 +109,7 @@ class AppRegistry(Host):
         for app in apps:
             refuse_insecure(app)
         try:
-            agent = Agent(worker, apps)
+            agent = _agent_class()(worker, apps)
             agent.begin()
         except ConfigurationError as error:
             if any(app.required for app in apps):
@@ -129,9 +138,25 @@ def begin(server: HttpServer, states: Iterable[AppState]) -> Instance | None:
     apps = [state.served_app() for state in states]
     instance = Instance(server, apps, handle_signals=all(state.wants_signals for state in states))
     instance.open()
+    if not instance.has_predecessor and not server.embedded and instance.endpoints:
+        _tell_flask_run(instance.endpoints)
     for state in states:
         state.attach(instance)
     return instance
+
+
+def _agent_class() -> type[Agent]:
+    """Imported late: most processes have no workers."""
+    from ..workers.agent.agent import Agent
+
+    return Agent
+
+
+def _tell_flask_run(endpoints: list[str]) -> None:
+    """Under `flask run`, where records of level INFO are not shown, say on stderr where the apps listen for control."""
+    shown = logger.isEnabledFor(logging.INFO) and logger.hasHandlers()
+    if os.environ.get("FLASK_RUN_FROM_CLI") == "true" and logger.isEnabledFor(logging.WARNING) and not shown:
+        print(f" * Listening for control at {', '.join(endpoints)}", file=sys.stderr, flush=True)
 
 
 def _unserved(states: Iterable[AppState]) -> list[AppState]:

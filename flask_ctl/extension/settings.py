@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..dispatch.limits import MAX_CONNECTIONS, MAX_PENDING, MAX_QUEUE, MAX_REFUSALS
+from ..inspection.logs import SIZE
+from ..lifecycle.app import WATCHDOG_REQUEST
 
 
 @dataclass(frozen=True)
@@ -22,7 +24,11 @@ class Setting:
 
 SETTINGS = (
     Setting("CTL_SOCKET", None, 'control address, or a list of addresses; `"off"` for none'),
-    Setting("CTL_ALLOW", None, "users, groups and keys that may observe or operate, besides the app's user and root"),
+    Setting(
+        "CTL_ALLOW",
+        None,
+        "users, groups and keys that may observe, inspect or operate, besides the app's user and root",
+    ),
     Setting("CTL_TCP_OPERATE", False, "over plain TCP any local user may operate, and not only observe"),
     Setting("CTL_CURVE_KEY", None, "the file with the server's CURVE key pair"),
     Setting("CTL_CURVE_CLIENTS", None, "the directory with the public keys of authorized clients, `NAME.pub`"),
@@ -41,6 +47,23 @@ SETTINGS = (
         None,
         "absolute path of the directory in which a reload starts the program again, such as the symbolic link"
         " `/srv/shop/current`",
+    ),
+    Setting(
+        "CTL_LOG_RING",
+        SIZE,
+        "log records that `flask-ctl logs` can show of the past: so many warnings and errors, and as many others while"
+        " a client follows; 0 for none",
+    ),
+    Setting("CTL_SLOW_REQUEST", 0.0, "seconds after which a request is an event with its stack, once; 0 for never"),
+    Setting(
+        "CTL_METRICS",
+        True,
+        "requests are counted by method and class of status, and their durations, for `flask-ctl metrics`",
+    ),
+    Setting(
+        "CTL_WATCHDOG_REQUEST",
+        WATCHDOG_REQUEST,
+        "under `WatchdogSec=` of systemd: seconds after which a request in flight is no sign of life any more",
     ),
     Setting("CTL_LEGACY_SHUTDOWN", False, '`environ["werkzeug.server.shutdown"]` exists, as before Werkzeug 2.1'),
     Setting(
@@ -65,6 +88,8 @@ SETTINGS = (
     Setting("FLASK_CTL_OWNER", None, "user whose sockets a client trusts, too: `--owner`"),
     Setting("FLASK_CTL_CLIENT_KEY", None, "the file with a client's CURVE key pair: `--client-key`"),
     Setting("FLASK_CTL_SERVER_KEY", None, "the file with the server's public CURVE key: `--server-key`"),
+    Setting("FLASK_CTL_REMOTE", None, "the path of flask-ctl on the hosts of `--on`"),
+    Setting("FLASK_CTL_SSH", None, "the ssh of `--on`, which may have options"),
 )
 """Every setting; a test compares the pages of the documentation with it."""
 

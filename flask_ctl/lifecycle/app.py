@@ -12,10 +12,15 @@ from ..dispatch.guard import Guard
 from ..dispatch.limits import Limits
 from ..dispatch.policy import Policy
 from ..errors import ConfigurationError, InsecureConfiguration
+from ..inspection.exceptions import ExceptionTable
+from ..inspection.registries import Registries
 from ..servers.middleware import RequestCounter
 from ..system.addresses import parse_address
+from ..system.threads import ThreadExceptions
 from ..transports.base import Listener
 from ..transports.factory import CurveFiles, make_listener
+
+WATCHDOG_REQUEST = 60.0
 
 logger = logging.getLogger("flask_ctl")
 
@@ -38,15 +43,20 @@ class AppConfig:
     policy: Policy
     limits: Limits
     curve: CurveFiles
+    watchdog_request: float = WATCHDOG_REQUEST
+    """Seconds that a request may take before the service manager's watchdog is fed only if others are answered."""
     by_default: bool = False
     """Whether the address is the app's default socket, because no other one was given."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ServedApp(AppConfig):
-    """An app that this process serves: its settings and commands, its counter, and the ways to call its functions."""
+    """An app that this process serves: settings, commands, counts, and the ways to call its functions."""
 
     requests: RequestCounter
+    registries: Registries
+    """Of prometheus_client, with the app's own metrics."""
+    exceptions: ExceptionTable
     commands: Sequence[Command]
     stop_hooks: Sequence[Callable[[], Any]]
     reload_hooks: Sequence[Callable[[], Any]]
@@ -54,8 +64,30 @@ class ServedApp(AppConfig):
     """Calls a function in the app's context; the result is JSON."""
     run_hook: Callable[[Callable[[], Any]], Any]
     """Calls a function in the app's context."""
+    ready_hooks: Sequence[Callable[[], Any]] = ()
+    drain_hooks: Sequence[Callable[[], Any]] = ()
+    slow_request: float = 0.0
+    """Seconds after which a request is an event; 0 for never."""
+    log_ring: int = 0
+    """Log records of a kind that are kept."""
+    settings: Callable[[], list[dict[str, Any]]] = list
+    """Gives the app's settings with their origin, without secrets; any thread may call it."""
+    routes: Callable[[], list[dict[str, Any]]] = list
+    """Gives the app's URL rules, likewise."""
+    watch_routes: Callable[[Callable[[str], Any]], Callable[[], Any]] = lambda note: lambda: None
+    """Has a function called with method and rule, in what answers a request, once Flask has found these; ends that."""
     directory: str | None = None
     """The directory in which a reload starts the program, None for the one in which it was started."""
+
+
+def note_thread_exceptions(apps: Sequence[ServedApp]) -> ThreadExceptions:
+    """Note the exceptions that end threads of this process, for each of its apps, until `end`."""
+
+    def note(error: BaseException) -> None:
+        for app in apps:
+            app.exceptions.note(error, "thread")
+
+    return ThreadExceptions(note)
 
 
 def listener_at(app: AppConfig, endpoint: str, guard: Guard, master: int | None = None) -> Listener:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from ..servers.base import HttpServer
@@ -13,6 +13,7 @@ from ..system.program import Program
 from ..system.replacement import Replacement
 from ..system.reserve import reserve
 from ..system.standby import StandbyThread
+from .cutting import cut_off
 from .operation import CalledOff, Operation, Work
 from .stop import stop_result
 
@@ -44,6 +45,7 @@ class CommittedReload:
         `end` is called before the process ends instead, and gives the exit code.
         """
         self.cut = 0
+        self.cut_requests: list[Mapping[str, Any]] = []
         self.left_behind: dict[str, Any] = {}
         """What was not done when this image ended: ``hooks`` are ``unfinished``, ``threads_left`` are named."""
         self._operation = operation
@@ -121,11 +123,21 @@ class CommittedReload:
         """The result of a stop that ends this image."""
         drained = max(0, self._work.finished_count() - self._finished_before)
         hooks_ran = self._hooks_thread is not None and self._hooks_thread.finished
-        return stop_result(drained, self.cut, self._operation.elapsed, pid, hooks_left=not hooks_ran)
+        elapsed = self._operation.elapsed
+        return stop_result(
+            drained,
+            self.cut,
+            elapsed,
+            pid,
+            hooks_left=not hooks_ran,
+            cut_requests=self.cut_requests,
+            activated=self._server.activated,
+        )
 
     def _cut_rest(self) -> None:
         self._server.pause()
-        self.cut = self._server.cut() + self._work.commands_in_flight()
+        count, self.cut_requests = cut_off(self._server, self._work)
+        self.cut = count + self._work.commands_in_flight()
         end = time.monotonic() + CUT_LINGER
         # Without threads the loop itself is taken out of its request, and ends.
         self._operation.wait_until(lambda: self._server.paused() or self._server.quiet(), lambda: end)
@@ -134,6 +146,8 @@ class CommittedReload:
         hooks = self._hooks_thread
         assert hooks is not None
         self._operation.enter("hooks")
+        if not self._wait(lambda: self._work.running_hook() is None, deadline):
+            self._leave_unfinished(f"the hook {self._work.running_hook()} still runs")
         hooks.run(self._work.run_stop_hooks, self._operation.notify)
         if not self._wait(lambda: hooks.finished, deadline):
             self._leave_unfinished("an on_stop hook still runs")

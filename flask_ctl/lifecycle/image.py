@@ -11,6 +11,8 @@ from typing import Any, NamedTuple
 from ..dispatch.audit import Audit, Entry
 from ..dispatch.replies import reply_bytes
 from ..errors import ServerReloaded
+from ..inspection import feeds
+from ..inspection.metrics import Totals
 from ..system.handover import inherited
 from ..system.native import new_future
 from ..system.threads import threads_that_stay
@@ -18,8 +20,10 @@ from ..transports.control_thread import ControlServer
 from ..transports.unix import answer_and_close
 from .app import ServedApp
 from .commit import CommittedReload
+from .cutting import named
 from .history import History
 from .operation import Progress, timestamp
+from .processes import OwnProcess
 from .reload import Reload
 from .stop import StopRequest
 
@@ -38,13 +42,16 @@ class DeferredStop(NamedTuple):
 
 
 class ImageState:
-    """The counters, the open entries of the audit log, and the deferred stops of an instance.
+    """The counters and exceptions, the open entries of the audit log, and the deferred stops of an instance.
 
     A deferred stop begins in the next image once that serves, unless a fast one ends this image.
     """
 
-    def __init__(self, apps: Sequence[ServedApp], history: History, audit: Audit, *, inherit: bool) -> None:
+    def __init__(
+        self, apps: Sequence[ServedApp], history: History, audit: Audit, process: OwnProcess, *, inherit: bool
+    ) -> None:
         self._apps = apps
+        self._process = process
         self._history = history
         self._audit = audit
         self._stops: list[DeferredStop] = []
@@ -53,9 +60,14 @@ class ImageState:
         self._inherited = inherited.take_instance() if inherit else None
         if self._inherited is not None:
             history.restore_state(self._inherited)
+            feeds.restore_state(self._inherited.get("feeds"))
             self._entries = audit.restore_state(self._inherited["audit"])
             for app in apps:
                 app.requests.carry_on(*self._inherited["requests"].get(app.name, (0, 0)))
+                # An image of an older version has none.
+                for entry in self._inherited.get("exceptions", {}).get(app.name, []):
+                    app.exceptions.add(entry)
+                process.past[app.name] = Totals.unpacked(self._inherited.get("metrics", {}).get(app.name, ""))
             for stop in self._inherited["stops"]:
                 self.defer(StopRequest(**stop))
 
@@ -69,8 +81,16 @@ class ImageState:
         after = reload.after_commit
         return {
             **self._history.export_state(),
-            "reload": {"by": reload.by, "began": reload.began, "cut": after.cut, "left_behind": after.left_behind},
+            "reload": {
+                "by": reload.by,
+                "began": reload.began,
+                "cut": after.cut,
+                "left_behind": {**after.left_behind, **named(after.cut_requests)},
+            },
+            "feeds": feeds.export_state(),
             "requests": {app.name: app.requests.totals() for app in self._apps},
+            "exceptions": {app.name: app.exceptions.entries() for app in self._apps},
+            "metrics": self._process.export_totals(self._apps),
             "stops": [stop.request.export_state() for stop in self._stops],
             "audit": self._audit.export_state(),
         }

@@ -3,35 +3,57 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
+import time
 from collections.abc import Sequence
 from concurrent.futures import Future
 from typing import Any
 
 from ..dispatch.audit import Audit
 from ..dispatch.commands import Command
+from ..dispatch.futures import chain, wait_in_app
 from ..dispatch.peer import this_process
 from ..dispatch.pool import Pool
 from ..dispatch.replies import Reply
 from ..errors import NOT_SUPPORTED, CommandError, ConfigurationError, InsecureConfiguration
+from ..inspection import events
+from ..inspection.levels import levels
+from ..inspection.logs import recorder
+from ..inspection.requests import oldest_request
+from ..inspection.slow import SlowRequests
 from ..servers.base import HttpServer
+from ..servers.middleware import RequestCounter
 from ..servers.unknown import UnknownServer
 from ..system.at_exit import close_at_exit, forget
-from ..system.directory import current_directory
+from ..system.directory import StartDirectory, current_directory
+from ..system.handover import inherited
 from ..system.metrics import ProcessMetrics
+from ..system.native import new_future
+from ..system.notify_socket import NotifySocket
 from ..system.program import Program, program
-from ..system.signals import signals, would_kill
+from ..system.revision import git_commit
+from ..system.sd_notify import TO_NOTIFY
+from ..system.signals import accept_kept, signals, would_kill
+from ..system.supervisor import Supervision
+from ..system.threads import ThreadExceptions
 from ..transports.control_thread import ControlServer
-from .app import ServedApp
+from ..transports.registration import Registration
+from ..transports.registry import Claims
+from .app import ServedApp, note_thread_exceptions
 from .controller import Controller, requests_in_status
 from .hooks import AppWork, run_reload_hooks
 from .image import ImageState
 from .operation import Progress
+from .processes import OwnProcess
+from .readiness import HooksResult, Readiness
 from .reload import Reload, ReloadRequest
+from .service_manager import ServiceManager
 from .signals import SignalCommands, tell_terminal
 from .sockets import AppSockets
 from .state import Event, State
 from .stop import Mode, Stop, StopRequest, stop_threads
+from .watchdog import Load
 
 logger = logging.getLogger("flask_ctl")
 
@@ -59,17 +81,43 @@ class Instance(Controller[Reload]):
                 only_defaults=server.keeps_signal_handlers,
             )
         self._program = program
+        watched = server.parent or os.getpid()
+        # A stop of an embedded server ends no process.
+        self._supervision = (
+            None if server.embedded else Supervision(watched, program.environment, reloader=server.parent is not None)
+        )
+        # Of an embedded server the bigger program tells itself.
+        told = NotifySocket({} if server.embedded else program.environment, watched)
+        if told.is_there:
+            # A flask-ctl that the app starts would speak for the whole service.
+            for name in TO_NOTIFY:
+                os.environ.pop(name, None)
+        self._manager = ServiceManager(told, self._history)
+        self._watch(told, lambda: max(app.watchdog_request for app in apps))
         self._pool = Pool(self._notify, max(app.limits.queue for app in apps))
-        self._work = AppWork(apps, self._pool)
+        self.processes = OwnProcess(self._pool, self._history, self._control)
+        # Of their own, so that neither hanging commands keep them waiting, nor hanging hooks the commands.
+        self._readiness_pool = Pool(self._notify, 1, size=1, name="flask-ctl-readiness")
+        self._readiness = Readiness(apps, self._readiness_pool.submit)
+        self._work = AppWork(apps, self._pool, self._readiness)
         self._audit = Audit()
+        self._audit.on_record = events.record_command
         self._sockets: list[AppSockets] = []
+        self._registration = Registration()
         self._figures = ProcessMetrics()
         server.notify, server.on_serving, server.on_stopped = self._notify, self.serving, self.finished
         self._cwd = current_directory()
         given = next((app.directory for app in apps if app.directory), None)
         if given is not None:
             program.start_in(given)
-        self._image = ImageState(apps, self._history, self._audit, inherit=not server.embedded)
+        # Now: a deployment may change it while this code serves.
+        self._loaded_commit = git_commit(self._directory)
+        self._thread_exceptions: ThreadExceptions | None = None
+        self._image = ImageState(apps, self._history, self._audit, self.processes, inherit=not server.embedded)
+
+    @property
+    def has_predecessor(self) -> bool:
+        return super().has_predecessor or self.server.restarted
 
     @property
     def stopping(self) -> bool:
@@ -88,21 +136,42 @@ class Instance(Controller[Reload]):
         """
         try:
             for app in self.apps:
-                self._open_sockets(app)
+                if app.endpoints:
+                    self._open_sockets(app)
             # Neither a stop, nor a command meanwhile, must fail for want of threads.
             self._pool.open()
+            if any(app.ready_hooks or app.drain_hooks for app in self.apps):
+                self._readiness_pool.open()
             self._stop_threads = stop_threads()
         except (ConfigurationError, RuntimeError):
             self.close()
             raise
+        self._thread_exceptions = note_thread_exceptions(self.apps)
+        recorder.begin(max(app.log_ring for app in self.apps))
+        self._control.on_tick(recorder.tick)
+        self._control.on_tick(self._expire_leases)
+        if self._signals is not None:
+            self._control.on_tick(signals.tick)
+        for app in self.apps:
+            self._control.on_tick(SlowRequests(app.requests, app.slow_request).tick)
+        if not self.server.embedded:
+            self._registration.inherit(inherited.take_entry())
+        self._register()
+        self._control.on_tick(self._register)
+        self._control.on_tick(self._tell_manager)
         self._control.serve()
         close_at_exit(self)
 
     def serving(self) -> None:
         """The HTTP server is about to serve: signals are ours from now on."""
-        self._advance(Event.SERVE)
+        # First: a client that has seen the state may send a signal.
         if self._signals is not None:
             self._signals.begin()
+        accept_kept()
+        self._manager.store([sock.fileno() for sock in self.server.to_store])
+        self._advance(Event.SERVE)
+        if self._history.leases:
+            self._control.call_soon(self.attempt, self._pool.submit, lambda: levels.hold(self._history.leases))
         if self._image.owes_answer:
             self._image.answer_caller(self._control, self._reloaded)
             self._control.call_soon(self._image.begin_stops, self.stop)
@@ -122,8 +191,12 @@ class Instance(Controller[Reload]):
     def close(self) -> None:
         """Give up the control sockets and end the threads; more than once is fine."""
         self._control.close()
+        self._registration.close()
         self._pool.close()
+        self._readiness_pool.close()
         self._close_audit()
+        if self._thread_exceptions is not None:
+            self._thread_exceptions.end()
         for thread in self._stop_threads or ():
             thread.discard()
         forget(self)
@@ -135,6 +208,18 @@ class Instance(Controller[Reload]):
         if request.mode != "immediate" and self._reload is not None and not self._reload.cancel():
             return self._image.stop_after_commit(self._reload.after_commit, request, progress)
         return super().stop(request, progress)
+
+    def note_failed_check(self) -> None:
+        """A health check has been answered with 503."""
+        self._readiness.failed_checks += 1
+
+    def read_metrics(self, requests: RequestCounter, timeout: float) -> dict[str, Any]:
+        """In a view: the answer to `metrics` for the app with that counter. Raises TimedOut."""
+        app = next(app for app in self.apps if app.requests is requests)
+        turn: Future[None] = new_future()
+        self._control.call_soon(turn.set_result, None)
+        answer: dict[str, Any] = wait_in_app(chain(turn, lambda: self.metrics(app)), timeout)
+        return answer
 
     def request_stop(
         self, mode: Mode = "graceful", by: dict[str, Any] | None = None, grace: float | None = None
@@ -160,8 +245,13 @@ class Instance(Controller[Reload]):
         requests = app.requests
         status = self._status(
             app,
-            server={"name": self.server.name, "version": self.server.version, "listeners": self.server.listeners},
-            requests=requests_in_status(requests.in_flight, requests.oldest(), *requests.totals()),
+            server={
+                "name": self.server.name,
+                "version": self.server.version,
+                "listeners": self.server.listeners,
+                **({"activated": self.server.activated} if self.server.activated else {}),
+            },
+            requests=requests_in_status(requests.in_flight, *oldest_request(requests), *requests.totals()),
             process=self._figures.read(),
             workers=[],
             cwd=self._cwd,
@@ -192,9 +282,22 @@ class Instance(Controller[Reload]):
                     raise
                 logger.warning("%s serves without a control socket: %s", app.name, error.message)
 
+    def _register(self) -> None:
+        if self._control.endpoints:
+            apps = [sockets.registered() for sockets in self._sockets]
+            self._registration.renew(Claims(apps, self._cwd, self.server.name))
+
+    @property
+    def start_directory(self) -> StartDirectory:
+        return self._program.start_directory
+
     @property
     def _directory(self) -> str:
-        return self._program.start_directory.real
+        return self.start_directory.real
+
+    @property
+    def commit(self) -> str | None:
+        return self._loaded_commit
 
     def _check_stop(self, request: StopRequest) -> None:
         if request.mode == "immediate" and self.server.embedded:
@@ -215,12 +318,13 @@ class Instance(Controller[Reload]):
 
     def _end_at_once(self) -> None:
         def exit_process() -> None:
+            self._registration.close()
             self._close_audit()
             os._exit(0)
 
         self._control.finish(exit_process)
 
-    def _reload_obstacle(self) -> str | None:
+    def reload_obstacle(self) -> str | None:
         return self.server.obstacle() or self._program.obstacle()
 
     def _new_reload(self, request: ReloadRequest, reply: Reply | None) -> Reload:
@@ -234,6 +338,43 @@ class Instance(Controller[Reload]):
             hand_over=lambda: self._hand_over(reply),
             end=self._end_after_commit,
         )
+
+    def _load(self) -> Load:
+        counters = [app.requests for app in self.apps]
+        ages = [one.age for counter in counters if (one := counter.oldest()) is not None]
+        finished = sum(counter.totals()[0] - counter.in_flight for counter in counters)
+        return Load(finished, max(ages, default=None), self.server.backlog())
+
+    def _address(self) -> Any:
+        return next(iter(self.server.reached_at()), None)
+
+    def _expire_leases(self) -> None:
+        if levels.due():
+            self.attempt(self._pool.submit, levels.expire)
+
+    def _drain_progress(self) -> dict[str, int]:
+        in_flight = sum(app.requests.in_flight for app in self.apps)
+        return {"in_flight": in_flight, "failed_checks": self._readiness.failed_checks}
+
+    def _tell_state(self) -> None:
+        self._readiness.change(self.ready)
+
+    def _tell_drain(self, deadline: float) -> Future[dict[str, Any]]:
+        told: Future[dict[str, Any]] = new_future()
+
+        def tell(hooks: HooksResult, unanswered: list[dict[str, Any]]) -> None:
+            if not told.done():
+                told.set_result({**hooks, "unanswered": unanswered})
+
+        def tell_late() -> None:
+            error = f"the hook {self._readiness.running_hook} still runs"
+            tell({"hooks_run": 0, "hooks_failed": []}, [{"worker": self.pid, "error": error}])
+
+        hooks = self._readiness.change(self.ready)
+        hooks.add_done_callback(lambda done: self._control.call_soon(tell, done.result(), []))
+        if deadline != math.inf:
+            self._control.call_later(max(0.0, deadline - time.monotonic()), tell_late)
+        return told
 
     def _run_reload_hooks(self) -> Future[int]:
         return self._pool.submit(lambda: run_reload_hooks(self.apps))
@@ -268,7 +409,13 @@ class Instance(Controller[Reload]):
             for sockets in self._sockets:
                 sockets.guard.close()
             instance = self._image.export_state(self._reload)
-            return {"instance": instance, **self.server.hand_over(), "controls": self._control.export_state()}
+            self._manager.leave(max(app.preflight_timeout for app in self.apps))
+            return {
+                "instance": instance,
+                **self.server.hand_over(),
+                "controls": self._control.export_state(),
+                "entry": self._registration.export_state(),
+            }
         except BaseException:
             self.close()
             raise

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from concurrent.futures import Future
 from datetime import datetime, timezone
 from typing import Any, Protocol
@@ -33,8 +33,23 @@ class Work(Protocol):
     def commands_in_flight(self) -> int:
         """Custom commands that have not been answered."""
 
+    def oldest_request(self) -> Mapping[str, Any] | None:
+        """The ``method``, ``route`` and ``age`` of the oldest one."""
+
+    def requests_in_flight(self) -> Mapping[Hashable, Mapping[str, Any]]:
+        """The oldest ones, as `cutting.Requests`."""
+
+    def running_hook(self) -> str | None:
+        """The name of an `on_ready` or `on_drain` function that the `on_stop` functions have to wait for."""
+
     def run_stop_hooks(self) -> None:
         """The app's own `on_stop` functions."""
+
+
+def oldest_in_progress(work: Work) -> dict[str, Any]:
+    """The field of a progress notification, if a request is in flight."""
+    request = work.oldest_request()
+    return {} if request is None else {"oldest_request": request}
 
 
 class CalledOff(CommandError):

@@ -21,8 +21,9 @@ from ..system.program import Program
 from ..system.reserve import reserve
 from ..system.standby import StandbyThread
 from .commit import CommittedReload
+from .cutting import oldest
 from .hooks import AppWork
-from .operation import MAX_SECONDS, CalledOff, Operation
+from .operation import MAX_SECONDS, CalledOff, Operation, oldest_in_progress
 
 PAUSE = 0.25
 """Longest pause in accepting, in seconds. If requests that began just before it have not ended by then, the server
@@ -148,9 +149,10 @@ class Reload(ReloadOperation):
         return True
 
     def progress(self) -> dict[str, Any]:
-        """The phase, remaining seconds, requests and commands in flight, threads that it waits for."""
+        """The phase, remaining seconds, what is in flight, the oldest request, threads that it waits for."""
         waiting_for = self._threads_in_way() if self.phase == "drain" else []
-        return {**super().progress(), "in_flight": self._in_flight(), "waiting_for": waiting_for}
+        fields = {**super().progress(), "in_flight": self._in_flight(), "waiting_for": waiting_for}
+        return {**fields, **oldest_in_progress(self._work)}
 
     def _run(self) -> None:
         self._program.start_directory.check()
@@ -164,9 +166,10 @@ class Reload(ReloadOperation):
         self.enter("drain")
         self._drained = self._drain()
         if not self._drained and not self._request.cut:
+            data = {"in_flight": self._in_flight(), "threads": self._threads_in_way()}
             raise TimedOut(
                 f"{self._what_stays()} after {self._request.grace:g} s of grace; the old code still serves",
-                {"in_flight": self._in_flight(), "threads": self._threads_in_way()},
+                {**data, "requests": oldest([*self._work.requests_in_flight().values()])},
             )
         # The preflight has compiled what may have been edited since.
         remove_stale()

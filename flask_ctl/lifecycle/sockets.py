@@ -12,6 +12,7 @@ from ..dispatch.dispatcher import Dispatcher, Submit
 from ..dispatch.guard import Guard
 from ..transports.base import Handler, Listener
 from ..transports.defaultname import DefaultName
+from ..transports.registry import RegisteredApp
 from .app import AppConfig, listener_at
 from .commands import builtin_commands
 from .controller import Controller
@@ -59,6 +60,10 @@ class AppSockets:
         if self._default is not None and self._listeners:
             self._default.tend(lambda path: self._listen(path, add))
 
+    def registered(self) -> RegisteredApp:
+        """How the registry shows the app."""
+        return RegisteredApp(self.app.name, self.app.root_path, list(self._listeners))
+
     def close(self) -> None:
         """After the listeners have been closed: log what the audit log lacks, remove a name of our own."""
         self.guard.close()
@@ -69,7 +74,9 @@ class AppSockets:
         listener = listener_at(self.app, endpoint, self.guard, self._master)
         add(listener, self._dispatcher)
         self._listeners[endpoint] = listener
-        logger.info("%s listens for control at %s", self.app.name, endpoint)
+        # The user has read it when the server was started.
+        level = logging.DEBUG if self._controller.has_predecessor else logging.INFO
+        logger.log(level, "%s listens for control at %s", self.app.name, endpoint)
 
     def _registry(self, commands: Iterable[Command]) -> CommandRegistry:
         registry = CommandRegistry(commands)

@@ -15,6 +15,10 @@ class State(enum.Enum):
     STOPPED = "stopped"
 
 
+DRAINING = "draining"
+"""Shown for RUNNING while a drain is in force, which is no state of its own: it outlasts a reload."""
+
+
 class Event(enum.Enum):
     """What moves a served app from state to state."""
 

@@ -5,16 +5,18 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import asdict, dataclass
 from datetime import timedelta
 from typing import Any, Literal
 
+from ..inspection import events
 from ..servers.base import HttpServer
 from ..system.standby import StandbyThread
 from ..system.threads import threads_that_stay
-from .operation import MAX_SECONDS, Operation, Progress, Work, timestamp
+from .cutting import cut_off, named
+from .operation import MAX_SECONDS, Operation, Progress, Work, oldest_in_progress, timestamp
 
 Mode = Literal["graceful", "fast", "immediate"]
 
@@ -29,6 +31,12 @@ RETURN_TIME = 1.0
 
 HOOKS_TIMEOUT = 2.0
 """Seconds for the `on_stop` hooks in a fast stop. A graceful stop waits until they have run."""
+
+READINESS_TIMEOUT = 5.0
+"""Seconds, at least, that a graceful stop waits for `on_ready` and `on_drain` hooks; else until its deadline."""
+
+FAST_READINESS_TIMEOUT = 1.0
+"""Seconds for these hooks in a fast stop."""
 
 logger = logging.getLogger("flask_ctl")
 
@@ -65,6 +73,7 @@ class Stop(Operation):
         self._pid = pid
         self._finished_before = work.finished_count()
         self._drained: int | None = None
+        self._cut_requests: list[Mapping[str, Any]] = []
         self._hooks_left = False
         self._hooks_thread: StandbyThread | None = None
 
@@ -115,8 +124,9 @@ class Stop(Operation):
         }
 
     def progress(self) -> dict[str, Any]:
-        """The phase, requests and commands in flight, remaining seconds, threads that keep the process alive."""
+        """The phase, remaining seconds, what is in flight, the oldest request, threads that keep the process alive."""
         fields = {**super().progress(), "in_flight": self._in_flight(), "waiting_for": self._waiting_for()}
+        fields |= oldest_in_progress(self._work)
         return fields if self._deadline_by == self.by else {**fields, "deadline_by": self._deadline_by}
 
     def give_up(self) -> None:
@@ -126,6 +136,7 @@ class Stop(Operation):
     def _run(self) -> None:
         self.wait_until(lambda: False, lambda: self._delay_until)
         self.enter("drain")
+        events.record("draining", in_flight=self._in_flight())
         self._server.drain()
         idle_at = time.monotonic() + IDLE_LINGER
         self.wait_until(self._server.quiet, lambda: min(idle_at, self._deadline))
@@ -136,16 +147,25 @@ class Stop(Operation):
             settled_at = time.monotonic() + SETTLE_TIME
             drained = self.wait_until(self._all_done, lambda: settled_at)
         self._drained = self._count_drained()
-        cut = 0 if drained else self._server.cut() + self._work.commands_in_flight()
+        cut = 0 if drained else self._cut()
         self.enter("hooks")
         self._run_hooks()
         self.enter("end")
         self.settle(self._result(cut))
 
+    def _cut(self) -> int:
+        """Cut what is in flight; the number."""
+        count, self._cut_requests = cut_off(self._server, self._work)
+        return count + self._work.commands_in_flight()
+
     def _run_hooks(self) -> None:
         """Run the hooks, and wait for them; in a fast stop for HOOKS_TIMEOUT at most."""
         hooks = self._hooks_thread
         assert hooks is not None
+        entered = time.monotonic()
+        if not self.wait_until(lambda: self._work.running_hook() is None, lambda: self._readiness_deadline(entered)):
+            self._hooks_left = True
+            logger.warning("the hook %s still runs; the on_stop hooks don't wait for it", self._work.running_hook())
         began = time.monotonic()
         hooks.run(self._work.run_stop_hooks, self.notify)
         self.wait_until(lambda: hooks.finished, lambda: began + HOOKS_TIMEOUT if self.mode == "fast" else math.inf)
@@ -153,13 +173,26 @@ class Stop(Operation):
             self._hooks_left = True
             logger.warning("an on_stop hook still runs; stopping without it")
 
+    def _readiness_deadline(self, entered: float) -> float:
+        """When to go on without `on_ready` and `on_drain` hooks, from the time at which the phase ``hooks`` began."""
+        if self.mode == "fast":
+            return entered + FAST_READINESS_TIMEOUT
+        return max(self._deadline, entered + READINESS_TIMEOUT)
+
     def _count_drained(self) -> int:
         return max(0, self._work.finished_count() - self._finished_before)
 
     def _result(self, cut: int) -> dict[str, Any]:
         drained = self._count_drained() if self._drained is None else self._drained
         return stop_result(
-            drained, cut, self.elapsed, self._pid, embedded=self._server.embedded, hooks_left=self._hooks_left
+            drained,
+            cut,
+            self.elapsed,
+            self._pid,
+            embedded=self._server.embedded,
+            hooks_left=self._hooks_left,
+            cut_requests=self._cut_requests,
+            activated=self._server.activated,
         )
 
     def _all_done(self) -> bool:
@@ -173,9 +206,20 @@ class Stop(Operation):
 
 
 def stop_result(
-    drained: int, cut: int, elapsed: float, pid: int, *, embedded: bool = False, hooks_left: bool = False
+    drained: int,
+    cut: int,
+    elapsed: float,
+    pid: int,
+    *,
+    embedded: bool = False,
+    hooks_left: bool = False,
+    cut_requests: Sequence[Mapping[str, Any]] = (),
+    activated: Sequence[str] = (),
 ) -> dict[str, Any]:
-    """What `stop` answers: `drained` requests were finished, and `cut` were not, in `elapsed` seconds."""
+    """What `stop` answers: `drained` requests were finished, and `cut` were not, in `elapsed` seconds.
+
+    A connection at the sockets that are `activated` has systemd start the server again.
+    """
     result = {
         "outcome": "forced" if cut else "drained",
         "drained": drained,
@@ -183,6 +227,8 @@ def stop_result(
         "elapsed": elapsed,
         "pid": pid,
         "embedded": embedded,
+        **named(cut_requests),
+        **({"activated": list(activated)} if activated else {}),
     }
     return {**result, "hooks": "unfinished"} if hooks_left else result
 

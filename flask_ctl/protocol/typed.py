@@ -21,7 +21,7 @@ def from_json(expected: Any, value: Any, where: str = "the value") -> Any:
     """A JSON value as the type that is `expected`; `where` stands for it in the error.
 
     The type may be a dataclass, or a mapping with Literal keys: what a later version may have added is left out. JSON's
-    arrays become lists or tuples. Raises RemoteProtocolError for any other value.
+    arrays become lists, tuples or a NamedTuple. Raises RemoteProtocolError for any other value.
     """
     origin, arguments = get_origin(expected), get_args(expected)
     if expected is Any:
@@ -34,6 +34,12 @@ def from_json(expected: Any, value: Any, where: str = "the value") -> Any:
         except TypeError as error:
             # Without a field that has no default.
             raise RemoteProtocolError(f"{where} is no {expected.__name__}: {error}") from None
+    elif (
+        isinstance(expected, type) and issubclass(expected, tuple) and expected is not tuple and isinstance(value, list)
+    ):
+        types = _types_of(expected)
+        if len(value) == len(types):
+            return expected(*(from_json(types[name], item, name) for name, item in zip(types, value)))
     elif origin is list and isinstance(value, list):
         return [from_json(arguments[0], item, where) for item in value]
     elif origin is Collection and isinstance(value, list):

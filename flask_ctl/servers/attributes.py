@@ -8,9 +8,10 @@ from __future__ import annotations
 import logging
 import sys
 from collections.abc import Iterable, Iterator, Mapping
-from importlib.metadata import PackageNotFoundError, version
 from types import CodeType
 from typing import Any
+
+from ..system.packages import UNKNOWN, version_of
 
 ADAPTER = "its apps come under control at their first request, like those of an unknown server"
 CONTROL = "its apps are not under control"
@@ -25,6 +26,7 @@ A module that can be imported only inside of its server is given by its name.
 logger = logging.getLogger("flask_ctl")
 
 _reasons: dict[tuple[str, str], str] = {}
+_notes: dict[str, str] = {}
 
 
 def lost_without(package: str, attributes: Attributes) -> set[str]:
@@ -45,6 +47,21 @@ def reason_of_loss(package: str, loss: str) -> str | None:
     return _reasons.get((package, loss))
 
 
+def losses() -> list[tuple[str, str]]:
+    """Each missing attribute that was looked for, with what is lost without it."""
+    return [(reason, loss) for (_, loss), reason in _reasons.items()]
+
+
+def note(message: str, remedy: str) -> None:
+    """Have `doctor` tell something of a server that is no fault, once."""
+    _notes[message] = remedy
+
+
+def notes() -> list[tuple[str, str]]:
+    """Each `note`, with its remedy."""
+    return list(_notes.items())
+
+
 def has(owner: Any, name: str) -> bool:
     """Whether a module or class has an attribute, or a function a variable.
 
@@ -62,16 +79,16 @@ def has(owner: Any, name: str) -> bool:
 
 def installed(package: str) -> str:
     """The name of a package with the version that is installed."""
-    try:
-        return f"{package} {version(package)}"
-    except PackageNotFoundError:
-        return package
+    known = version_of(package)
+    return package if known == UNKNOWN else f"{package} {known}"
 
 
 def _codes(values: Iterable[Any]) -> Iterator[CodeType]:
     """The code of all functions among `values`, with that of the functions inside of them."""
     for value in values:
         function = getattr(value, "fset", None) or getattr(value, "__func__", value)
+        # An adapter may have wrapped it already.
+        function = getattr(function, "__wrapped__", function)
         code = value if isinstance(value, CodeType) else getattr(function, "__code__", None)
         if isinstance(code, CodeType):
             yield code

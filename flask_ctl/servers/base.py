@@ -8,9 +8,10 @@ from __future__ import annotations
 import abc
 import contextlib
 import os
-from collections.abc import Callable, Collection, Iterable, Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar
 
+from ..system.activation import activation
 from ..system.directory import StartDirectory
 from ..system.native import socket
 from ..system.sockets import waiting_connections
@@ -39,9 +40,18 @@ class HttpServer(abc.ABC):
     threads: int | None = None
     """Requests to answer at once; None for no bound."""
 
+    @property
+    def activated(self) -> list[str]:
+        """The names of the sockets at which systemd listens when the process has ended, and starts it again."""
+        return sorted(activation.addresses)
+
     def __init__(self, version: str, listeners: list[str]) -> None:
         self.version = version
         self.listeners = listeners
+        self.restarted = False
+        """Whether a reloader has started its program again, in another process."""
+        self.to_store: Sequence[socket.socket] = ()
+        """The listening sockets that the service manager is to keep for the process after a crash."""
         self.copies = ListenerCopies({})
         """Copies of the listening sockets, which a reload makes before its commit, for the next image."""
         self.notify: Callable[[], Any] = lambda: None
@@ -75,6 +85,16 @@ class HttpServer(abc.ABC):
     @abc.abstractmethod
     def end(self) -> None:
         """Let the server's loop return, and the process end unless the server is embedded."""
+
+    # For a watchdog.
+
+    def backlog(self) -> int:
+        """The number of connections that wait to be accepted, as far as that is known."""
+        return 0
+
+    def reached_at(self) -> list[Any]:
+        """Where it listens, as getsockname(2) tells."""
+        return []
 
     # For a reload.
 
@@ -121,6 +141,10 @@ class PreforkWorker(abc.ABC):
     name: str
     runs_exit_handlers = True
     """Whether a worker that ends in order runs them."""
+    instead: ClassVar[Mapping[str, str]] = {}
+    """What helps where `signals` lacks one of ``add``, ``remove`` and ``recycle``."""
+    activated: Sequence[str] = ()
+    """See `HttpServer`."""
     drains_by_itself = True
     """Whether the signal ``stop`` lets requests in flight end where new connections can't be refused before."""
 
@@ -131,7 +155,9 @@ class PreforkWorker(abc.ABC):
         self.wanted = wanted
         """Number of workers that the master keeps; 0 for as many as there are."""
         self.signals = {what: int(signum) for what, signum in signals.items()}
-        """What to send to the master: ``stop`` lets the workers finish, ``fast`` does not, ``reload`` replaces them."""
+        """What to send to the master: ``stop`` lets the workers finish, ``fast`` does not, ``reload`` replaces them,
+        ``add`` and ``remove`` change their number by one. At ``recycle`` a worker ends, and the master starts another.
+        """
 
     @property
     @abc.abstractmethod

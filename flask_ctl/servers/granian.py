@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import re
 import signal
 import socket
 import sys
 import time
-from collections.abc import Callable, Iterator
-from importlib.metadata import version
+from collections.abc import Callable, Iterator, Mapping
 from types import FrameType
-from typing import Any
+from typing import Any, ClassVar
 
 from granian import _internal
 from granian.server import mp
@@ -19,6 +19,7 @@ from granian.server import mp
 from ..system.directory import StartDirectory
 from ..system.fork import Step, in_child
 from ..system.native import start_thread
+from ..system.packages import version_of
 from ..system.program import program
 from ..system.sockets import refuse_new_connections, welcome_connections
 from .attributes import CONTROL, Attributes, lost_without, reason_of_loss
@@ -46,6 +47,8 @@ ATTRIBUTES: Attributes = {
         getattr(_internal, "load_target", _internal): "wd factory",
     },
 }
+
+OWN_SOCKETS = not re.match(r"2\.[0-7]\b", version_of("granian"))
 
 SIGNALS = {"stop": signal.SIGTERM, "fast": signal.SIGTERM, "reload": signal.SIGHUP}
 
@@ -81,9 +84,14 @@ class GranianWorker(PreforkWorker):
 
     name = "granian"
     runs_exit_handlers = False
+    instead: ClassVar[Mapping[str, str]] = {
+        "add": "granian's number of workers is fixed: stop it, and start it with another --workers",
+        "remove": "granian's number of workers is fixed: stop it, and start it with another --workers",
+        "recycle": "granian may end when one of its workers ends; reload replaces all of them",
+    }
 
     def __init__(self, loader: Any) -> None:
-        super().__init__(version("granian"), os.getppid(), 0, SIGNALS)
+        super().__init__(version_of("granian"), os.getppid(), 0, SIGNALS)
         self._loader = loader
 
     @property
@@ -138,7 +146,7 @@ class GranianWorker(PreforkWorker):
             for sock in listening():
                 welcome_connections(sock)
             return True
-        refused = [sock.family != socket.AF_UNIX and refuse_new_connections(sock) for sock in listening()]
+        refused = [not _is_shared(sock) and refuse_new_connections(sock) for sock in listening()]
         return bool(refused) and all(refused)
 
     def _listening(self) -> Iterator[socket.socket]:
@@ -157,6 +165,11 @@ class GranianWorker(PreforkWorker):
         ports = self._ports()
         _wait_while(lambda: unread_connections(ports), UNREAD_TIMEOUT)
         handler(signum, None)
+
+
+def _is_shared(listener: socket.socket) -> bool:
+    """Whether all workers accept at this socket, as at a Unix socket, and before granian 2.8 at every socket."""
+    return listener.family == socket.AF_UNIX or not OWN_SOCKETS
 
 
 def _heard(signum: int, frame: FrameType | None) -> None:

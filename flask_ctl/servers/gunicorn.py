@@ -19,7 +19,7 @@ from ..system.preflight import SERVED
 from ..system.processes import children_of
 from ..system.program import program
 from ..system.sockets import refuse_new_connections, welcome_connections
-from .attributes import CONTROL, Attributes, lost_without
+from .attributes import CONTROL, Attributes, lost_without, note
 from .base import Host, PreforkWorker
 from .checkconfig import written
 from .open_sockets import begun_connections
@@ -34,7 +34,14 @@ ATTRIBUTES: Attributes = {
     "a request that gunicorn itself ends counts as ended by the app": {base.Worker: " ".join(ABORTING)},
 }
 
-SIGNALS = {"stop": signal.SIGTERM, "fast": signal.SIGQUIT, "reload": signal.SIGHUP}
+SIGNALS = {
+    "stop": signal.SIGTERM,
+    "fast": signal.SIGQUIT,
+    "reload": signal.SIGHUP,
+    "add": signal.SIGTTIN,
+    "remove": signal.SIGTTOU,
+    "recycle": signal.SIGTERM,
+}
 
 
 def arm(host: Host) -> None:
@@ -69,12 +76,20 @@ class GunicornWorker(PreforkWorker):
 
         super().__init__(gunicorn.__version__, worker.ppid, worker.cfg.workers, SIGNALS)
         self._worker = worker
+        # Version 25 and older have none.
+        if "control_socket" in worker.cfg.settings and not worker.cfg.control_socket_disable:
+            note(
+                "gunicorn has a control socket of its own, too, by which its users can stop and reload it",
+                "start gunicorn with --no-control-socket, unless you use its gunicornc",
+            )
         # Not gunicorn's wrappers, which lose what they wrap when they are closed.
         self._sockets = [getattr(sock, "sock", sock) for sock in worker.sockets]
         names = [sock.getsockname() for sock in self._sockets]
         self._tcp_ports = {name[1] for name in names if isinstance(name, tuple)}
         self._on_unix_socket = any(not isinstance(name, tuple) for name in names)
         self._keepalive = worker.cfg.keepalive
+        if program.environment.get("LISTEN_PID") == str(worker.ppid):
+            self.activated = ["http"]
         self._urls = [url(name, "https" if worker.cfg.is_ssl else "http") for name in names]
 
     @property

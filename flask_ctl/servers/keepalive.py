@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable
-from importlib.metadata import version
 from typing import Any
 
 from ..system.native import socket, threading
+from ..system.packages import version_of
 from ..system.signals import signals
 from ..system.sockets import waiting_connections, welcome_connections
 from .attributes import RELOAD, reason_of_loss
@@ -21,7 +21,7 @@ from .copies import ListenerCopies
 from .hooks import LoopHooks, Replacements
 from .loop import ServerLoop
 from .loop_state import STOPPING, LoopEvent, LoopState
-from .urls import end_preflight
+from .urls import activated, end_preflight, storable
 
 
 class KeepAliveServer(LoopHooks, HttpServer):
@@ -46,11 +46,14 @@ class KeepAliveServer(LoopHooks, HttpServer):
         tls: bool,
         embedded: bool | None = None,
     ) -> None:
-        super().__init__(version(self.package), listeners)
+        super().__init__(version_of(self.package), listeners)
         in_main = threading.current_thread() is threading.main_thread()
         self.embedded = not in_main if embedded is None else embedded
-        self.copies = ListenerCopies(bound)
-        self.loop = ServerLoop(self, lambda: self.notify(), given=given)
+        # The next image is given those of systemd again.
+        self.copies = ListenerCopies({name: sock for name, sock in bound.items() if name not in activated})
+        self.to_store = [sock for name, sock in bound.items() if name in storable and sock.family != socket.AF_UNIX]
+        self._outlived = given or not activated.isdisjoint(bound)
+        self.loop = ServerLoop(self, lambda: self.notify(), given=self._outlived)
         self.busy = self.loop.busy
         self._given = given
         self._tls = tls
@@ -83,10 +86,19 @@ class KeepAliveServer(LoopHooks, HttpServer):
 
     def _count_waiting(self) -> int:
         """Connections that a stop cuts though no request of theirs is being answered: those in the backlog."""
+        # Where the socket stays, the next process answers them.
+        return 0 if self._outlived else self.backlog()
+
+    def backlog(self) -> int:
         # The loop may end at this moment, and close the listeners.
         with contextlib.suppress(OSError):
             return sum(map(waiting_connections, self.listening()))
         return 0
+
+    def reached_at(self) -> list[Any]:
+        with contextlib.suppress(OSError):
+            return [listener.getsockname() for listener in self.listening()]
+        return []
 
     def end(self) -> None:
         # The loop has ended by now, unless the stop has failed on its way.

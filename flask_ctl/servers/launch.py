@@ -9,11 +9,14 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from ..errors import ConfigurationError
+from ..system.activation import passed_names
+from ..system.addresses import OFF, from_environment
+from ..system.sd_notify import held_back
 from .urls import host_and_port
 
 
 class Program(NamedTuple):
-    """A command line, and the variables that its environment needs in addition."""
+    """A command line, and its environment."""
 
     command: list[str]
     environment: dict[str, str]
@@ -29,12 +32,23 @@ def server_program(
     if name not in _PROGRAMS:
         return None
     package, make = _PROGRAMS[name]
+    _check_activation(name)
     if importlib.util.find_spec(package) is None:
         raise ConfigurationError(f"{name} is not installed; try: pip install {package}")
     program = make(target, host, port, threads)
     if directory is not None and name in _WITH_CHDIR:
         program.command.extend(["--chdir", directory])
-    return program
+    environment = {**os.environ, **program.environment}
+    # Without control nobody but the server can tell the manager that it is ready.
+    return Program(program.command, environment if OFF in from_environment() else held_back(environment))
+
+
+def _check_activation(name: str) -> None:
+    """gunicorn takes all sockets that systemd passes, whatever their names, for HTTP; the others take none."""
+    passed = passed_names(os.environ)
+    if passed and (name != "gunicorn" or set(passed) != {"http"}):
+        instead = "a socket named http, and no other one" if name == "gunicorn" else "no sockets of systemd"
+        raise ConfigurationError(f"{name} can be given {instead}, not {', '.join(passed)}")
 
 
 def refuse_program(name: str) -> None:

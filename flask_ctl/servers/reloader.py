@@ -32,6 +32,10 @@ ATTRIBUTES: Attributes = {
 
 _in_child = False
 
+_RESTARTED = "FLASK_CTL_RESTARTED"
+restarted = os.environ.pop(_RESTARTED, None) is not None
+"""Whether this process is a child that is not the reloader's first one."""
+
 
 def is_serving_child() -> bool:
     """Whether this process is the reloader's child, whose main thread watches files."""
@@ -104,6 +108,8 @@ class _Parent:
             signal.signal(signum, handler)
 
     def _call(self, args: list[str], **options: Any) -> int:
+        if self._child is not None:
+            options["env"] = {**options["env"], _RESTARTED: "1"}
         self._child = subprocess.Popen(args, **options)
         if self.asked:
             self._child.terminate()

@@ -2,12 +2,86 @@
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import os
 import socket
 from collections.abc import Callable
 from typing import Any
 
+from ..errors import ConfigurationError
+from ..system.activation import STORED, activation
+from ..system.handover import inherited
+from ..system.notify_socket import NotifySocket
 from ..system.preflight import end_if_preflighting, preflighting, served
+from ..system.program import program
+
+REMOVAL_TIMEOUT = 5.0
+"""Seconds for the service manager to close a stored socket that keeps an address."""
+
+logger = logging.getLogger("flask_ctl")
+
+activated: set[str] = set()
+"""The addresses, as `requested` writes them, whose sockets systemd has opened."""
+
+
+def activate(server: str, host: str, port: int) -> tuple[str, int]:
+    """The host and the port to serve at: those of the socket that systemd passes as ``http``, else the given ones.
+
+    The adapter of `server` finds the socket as if the previous image had left it. Raises ConfigurationError.
+    """
+    address = activation.addresses.get("http")
+    if address is None:
+        storable.add(requested((host, port)))
+        if server == "waitress":
+            # It looks names up before it asks for a socket.
+            with contextlib.suppress(OSError, UnicodeError):
+                storable.update(requested((name[0], port)) for name in _names(host, port))
+        _take_stored(server, host, port)
+        return host, port
+    if isinstance(address, str):
+        if server != "werkzeug":
+            raise ConfigurationError(f"systemd passes a Unix socket for HTTP, which {server} can't serve here; use TCP")
+        address = [f"unix://{address}", 0]
+    host, port = address
+    name = requested((host, port))
+    activated.add(name)
+    if preflighting:
+        served.append(name)
+    else:
+        inherited.add_listener(name, activation.duplicate("http").detach())
+    return host, port
+
+
+storable: set[str] = set()
+"""The addresses, as `requested` writes them, whose sockets the next process takes out of the service's store."""
+
+
+def _take_stored(server: str, host: str, port: int) -> None:
+    """Have the socket in the service's store taken, if it listens where the program wants to; else it goes."""
+    stored = activation.take_stored()
+    if stored is None:
+        return
+    try:
+        name = stored.getsockname()[:2]
+        if stored.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN) and name in _names(host, port or name[1]):
+            inherited.add_listener(requested((name[0] if server == "waitress" else host, port)), stored.detach())
+            return
+    except (OSError, UnicodeError) as error:
+        logger.debug("the socket in the store of the service is of no use: %s", error)
+    finally:
+        stored.close()
+    # It may still keep the address, also from every process after this one.
+    told = NotifySocket(program.environment, os.getpid())
+    told.send({"FDSTOREREMOVE": 1, "FDNAME": STORED})
+    with contextlib.suppress(OSError):
+        told.wait_until_done(REMOVAL_TIMEOUT)
+    told.close()
+
+
+def _names(host: str, port: int) -> list[tuple[Any, ...]]:
+    """Numeric host and port of each address that the host has. Raises OSError, UnicodeError."""
+    return [name[:2] for *_, name in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)]
 
 
 def requested(address: Any) -> str:

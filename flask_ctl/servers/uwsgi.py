@@ -12,8 +12,8 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar
 
 from ..errors import ConfigurationError
 from ..system import logs
@@ -34,7 +34,8 @@ logger = logging.getLogger("flask_ctl")
 
 ATTRIBUTES: Attributes = {CONTROL: {"uwsgi": "masterpid numproc opt sockets version worker_id workers"}}
 
-SIGNALS = {"stop": signal.SIGINT, "fast": signal.SIGINT, "reload": signal.SIGHUP}
+SIGNALS = {"stop": signal.SIGINT, "fast": signal.SIGINT, "reload": signal.SIGHUP, "recycle": signal.SIGHUP}
+CHEAPER = "with --cheaper uWSGI starts and ends workers as it needs them, at most as many as --processes says"
 
 
 def arm(host: Host) -> None:
@@ -97,6 +98,7 @@ class UwsgiWorker(PreforkWorker):
 
     name = "uwsgi"
     drains_by_itself = False
+    instead: ClassVar[Mapping[str, str]] = {"add": CHEAPER, "remove": CHEAPER}
 
     def __init__(self, uwsgi: Any) -> None:
         # With --cheaper and the like it starts and ends workers as it needs them.

@@ -18,6 +18,7 @@ from werkzeug.serving import BaseWSGIServer
 from ..system.native import selectors, threading
 from ..system.signals import signals
 from ..system.waiting import wait_readable
+from . import reloader
 from .keepalive import KeepAliveServer
 from .loop_state import LoopEvent
 from .urls import url
@@ -43,6 +44,7 @@ class WerkzeugServer(KeepAliveServer):
             embedded=embedded,
         )
         self.parent = os.getppid() if in_reloader else None
+        self.restarted = in_reloader and reloader.restarted
         self._in_reloader = in_reloader
         self._pid = os.getpid()
         self._slots: Any = contextlib.nullcontext()

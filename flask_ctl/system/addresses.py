@@ -114,9 +114,14 @@ def from_environment() -> list[str]:
         return [text]
 
 
+def own_uid() -> int:
+    """The uid of this process; 0 on a system without uids."""
+    return os.geteuid() if hasattr(os, "geteuid") else 0
+
+
 def default_directories() -> list[str]:
     """The directories of default sockets, preferred one first; they may not exist."""
-    uid = os.geteuid() if hasattr(os, "geteuid") else 0
+    uid = own_uid()
     runtime = os.environ.get("XDG_RUNTIME_DIR", "")
     directories = [os.path.join(runtime, "flask-ctl")] if os.path.isabs(runtime) and _belongs_to(runtime, uid) else []
     directories.append(os.path.join(temporary_directory(), f"flask-ctl-{uid}"))
@@ -205,11 +210,50 @@ def default_lock_files() -> list[str]:
     return _in_default_directories(".sock.lock")
 
 
+RUNTIME = "/run/user"
+"""The directory of the users' runtime directories, where XDG_RUNTIME_DIR does not tell: pam_systemd(8)."""
+
+
+def registry_directories(uid: int) -> list[str]:
+    """The directories that may hold a user's running instances, which belong to that user alone."""
+    places = [os.path.join(RUNTIME, str(uid), "flask-ctl"), os.path.join(temporary_directory(), f"flask-ctl-{uid}")]
+    if uid == own_uid():
+        default = default_directories()
+        # In a cron job, and after su, XDG_RUNTIME_DIR does not name the directory that the user's servers may have.
+        places = default if len(default) > 1 else [*default, places[0]]
+    return [place for place in dict.fromkeys(map(os.path.abspath, places)) if _is_owned(place, uid)]
+
+
+def users_with_registry() -> list[int]:
+    """The uids of the users who have a directory for running instances."""
+    found = set()
+    for directory, prefix, below in ((RUNTIME, "", "flask-ctl"), (temporary_directory(), "flask-ctl-", "")):
+        with contextlib.suppress(OSError), os.scandir(directory) as entries:
+            for name in (entry.name for entry in entries):
+                uid = _as_uid(name.removeprefix(prefix))
+                # In a temporary directory anybody can make any name: the directory has to belong to that user.
+                place = os.path.join(directory, name, below).rstrip(os.sep)
+                if uid is not None and name == f"{prefix}{uid}" and _is_owned(place, uid):
+                    found.add(uid)
+    return sorted(found)
+
+
+def _as_uid(name: str) -> int | None:
+    return int(name) if name.isdecimal() and len(name) < 11 else None
+
+
+def _is_owned(directory: str, uid: int) -> bool:
+    try:
+        return is_owned_directory(directory, uid)
+    except OSError:
+        return False
+
+
 def _in_default_directories(end: str) -> list[str]:
     found = []
     for directory in default_directories():
         try:
-            if is_owned_directory(directory):
+            if is_owned_directory(directory, own_uid()):
                 found += [entry.path for entry in os.scandir(directory) if entry.name.endswith(end)]
         except OSError:
             continue

@@ -78,7 +78,10 @@ def lock_holder(descriptor: int) -> int | None:
     return next((pid for pid in holders if pid > 0), None)
 
 
-def is_owned_directory(path: str) -> bool:
-    """Whether `path` is a directory (no symlink) of this user without any permission for others."""
-    info = os.lstat(path)
-    return stat.S_ISDIR(info.st_mode) and info.st_uid == os.geteuid() and not info.st_mode & 0o077
+def is_owned_directory(path: str, uid: int | None = None) -> bool:
+    """Whether `path` is a directory (no symlink) of that user, by default of this one, with no permission for others.
+
+    Raises OSError.
+    """
+    info, owner = os.lstat(path), os.geteuid() if uid is None else uid
+    return stat.S_ISDIR(info.st_mode) and info.st_uid == owner and not info.st_mode & 0o077

@@ -23,11 +23,14 @@ class Handover:
     ``instance`` holds what `Instance` carries on, ``listeners`` the HTTP sockets by requested address, ``parked``
     connections that have not sent a byte, ``controls`` the control sockets: ``address``, ``file`` or None, ``socket``,
     ``lock`` or -1, and ``caller``: None, or the client that asked for the reload, with the ``reply`` that is owed, and
-    how it is reached: a ``descriptor`` and what is ``unread``, or ``routing_id`` and ``peer``.
+    how it is reached: a ``descriptor`` and what is ``unread``, or ``routing_id`` and ``peer``. ``entry`` is the
+    instance's file in the registry, see `take_entry`.
     """
 
     def __init__(self, state: dict[str, Any]) -> None:
         self._state = state
+        self.is_there = bool(state)
+        """Whether there was a previous image."""
         for descriptor in self._descriptors():
             os.set_inheritable(descriptor, False)
 
@@ -36,10 +39,19 @@ class Handover:
         instance: dict[str, Any] | None = self._state.pop("instance", None)
         return instance
 
+    def take_entry(self) -> dict[str, Any] | None:
+        """The instance's file in the registry: its ``path``, and the descriptor of its ``lock``."""
+        entry: dict[str, Any] | None = self._state.pop("entry", None)
+        return entry
+
     def take_listener(self, address: str) -> int | None:
         """The listening socket for an HTTP address as it was asked for."""
         listener: int | None = self._state.get("listeners", {}).pop(address, None)
         return listener
+
+    def add_listener(self, address: str, descriptor: int) -> None:
+        """Have a socket that was inherited in another way taken likewise."""
+        self._state.setdefault("listeners", {})[address] = descriptor
 
     def take_parked(self) -> list[socket.socket]:
         """Accepted HTTP connections."""
@@ -73,6 +85,9 @@ class Handover:
             if control["file"] is not None:
                 with contextlib.suppress(OSError):
                     os.unlink(control["file"])
+        if self._state.get("entry"):
+            with contextlib.suppress(OSError):
+                os.unlink(self._state["entry"]["path"])
         for descriptor in self._descriptors():
             os.close(descriptor)
         self._state = {}
@@ -81,7 +96,8 @@ class Handover:
         controls = self._state.get("controls", [])
         callers = [control["caller"]["descriptor"] for control in controls if "descriptor" in (control["caller"] or {})]
         sockets = [control[key] for control in controls for key in ("socket", "lock") if control[key] >= 0]
-        return [*self._state.get("listeners", {}).values(), *self._state.get("parked", []), *sockets, *callers]
+        entry = [self._state["entry"]["lock"]] if self._state.get("entry") else []
+        return [*self._state.get("listeners", {}).values(), *self._state.get("parked", []), *sockets, *callers, *entry]
 
 
 class HandoverFile:

@@ -12,13 +12,16 @@ The file's text names Werkzeug's reloader if it has started the process that lis
 outlives that process. Its pid and start time are claims of that process, and are used in messages only.
 
 A process loses all its record locks on a file when it closes *any* descriptor of that file. So this module keeps a list
-of the files that this process has locked, and no other code may open them: see `is_ours`.
+of the files that this process has locked, and no other code may open them: see `is_ours`. A descriptor that another
+thread had opened for reading just before is kept open as long as the lock: see `close`. Whatever else the program
+closes, the locks are taken again every two seconds.
 """
 
 from __future__ import annotations
 
 import contextlib
 import errno
+import itertools
 import os
 import stat
 import struct
@@ -27,6 +30,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from .fork import Step, in_child
+from .native import threading
 
 # Windows has none. Not imported when it is needed: a server may have changed its user or root directory by then.
 with contextlib.suppress(ImportError):
@@ -83,32 +87,54 @@ def hub_byte(master: int) -> int:
 def take(descriptor: int, byte: int) -> bool:
     """Try to lock one byte, without waiting; whether this process holds it now. Raises OSError.
 
-    Keep the descriptor open, and close it by `close` only.
+    Keep the descriptor open, and close it by `close` only. To take a byte again that is held is fine.
     """
-    try:
-        fcntl.fcntl(descriptor, fcntl.F_SETLK, _pack(fcntl.F_WRLCK, byte, 1))
-    except OSError as error:
-        if error.errno in (errno.EACCES, errno.EAGAIN):
-            return False
-        raise
-    info = os.fstat(descriptor)
-    _ours[descriptor] = info.st_dev, info.st_ino
-    return True
+    with _mutex:
+        try:
+            fcntl.fcntl(descriptor, fcntl.F_SETLK, _pack(fcntl.F_WRLCK, byte, 1))
+        except OSError as error:
+            if error.errno in (errno.EACCES, errno.EAGAIN):
+                return False
+            raise
+        _ours[descriptor] = _inode(descriptor)
+        return True
 
 
 def close(descriptor: int) -> None:
-    """Close a descriptor, and so release this process's locks on its file."""
-    _ours.pop(descriptor, None)
-    os.close(descriptor)
+    """Close a descriptor: one with locks, which are released, or one that was opened to read.
+
+    While this process holds locks on the file by another descriptor, this one stays open as long as that.
+    """
+    with _mutex:
+        inode = _ours.pop(descriptor, None) or _inode(descriptor)
+        for other in [other for other, its in _ours.items() if its == inode and not _is_open(other, inode)]:
+            # Closed by somebody else; another file has the number of its inode by now.
+            del _ours[other]
+        if inode in _ours.values():
+            _kept.append((descriptor, inode))
+            return
+        os.close(descriptor)
+        for kept in [one for one in _kept if one[1] == inode]:
+            _kept.remove(kept)
+            os.close(kept[0])
 
 
-def is_ours(path: str) -> bool:
-    """Whether this process holds record locks on the file at `path`, so that opening and closing it would lose them."""
+def is_ours(path: str, directory: int | None = None) -> bool:
+    """Whether this process holds record locks on the file at `path`, so that opening and closing it would lose them.
+
+    `path` may be relative to the open `directory`.
+    """
+    return our_descriptor(path, directory) is not None
+
+
+def our_descriptor(path: str, directory: int | None = None) -> int | None:
+    """The descriptor by which this process holds record locks on the file at `path`; None if it holds none."""
     try:
-        info = os.stat(path, follow_symlinks=False)
+        info = os.stat(path, dir_fd=directory, follow_symlinks=False)
     except OSError:
-        return False
-    return (info.st_dev, info.st_ino) in _ours.values()
+        return None
+    inode = info.st_dev, info.st_ino
+    return next((descriptor for descriptor, ours in list(_ours.items()) if ours == inode), None)
 
 
 def held_by_others(socket_path: str, master: int | None = None) -> bool:
@@ -154,12 +180,18 @@ def clear_text(descriptor: int) -> None:
 class LockFile:
     """A lock file, opened to query the holders of its bytes.
 
-    Raises OSError if it can't be opened, PermissionError if it may not be read, or is no regular file.
+    For a file on which this process holds locks, give the descriptor by which it does: it is not closed, and those
+    locks are not found. `path` may be relative to the open `directory`. Raises OSError if it can't be opened,
+    PermissionError if it may not be read, or is no regular file.
     """
 
-    def __init__(self, path: str) -> None:
-        self._descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-        info = os.fstat(self._descriptor)
+    def __init__(self, path: str, descriptor: int | None = None, directory: int | None = None) -> None:
+        self._is_ours = descriptor is not None
+        if descriptor is None:
+            flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+            descriptor = os.open(path, flags, dir_fd=directory)
+        self._descriptor = descriptor
+        info = os.fstat(descriptor)
         self.path = path
         self.owner = info.st_uid
         """The uid of the file's owner."""
@@ -167,8 +199,13 @@ class LockFile:
             self.close()
             raise PermissionError(errno.EPERM, "not a regular file", path)
 
+    def fileno(self) -> int:
+        """The descriptor."""
+        return self._descriptor
+
     def close(self) -> None:
-        os.close(self._descriptor)
+        if not self._is_ours:
+            close(self._descriptor)
 
     def __enter__(self) -> LockFile:
         return self
@@ -181,11 +218,10 @@ class LockFile:
         found = self._ask(SERVER, 1)
         return None if found is None else max(found[0], 0)
 
-    def members(self) -> list[Member]:
-        """The hub and the workers."""
-        found = [
-            Member(max(pid, 0), *divmod(start, NUMBERS)) for pid, start in self._held(SERVER + 1, _END) if start > 0
-        ]
+    def members(self, limit: int = MAX_HOLDERS) -> list[Member]:
+        """The hub and the workers; of more than `limit`, some of them."""
+        held = itertools.islice(self._held(SERVER + 1, _END), limit)
+        found = [Member(max(pid, 0), *divmod(start, NUMBERS)) for pid, start in held if start > 0]
         return sorted(found, key=lambda member: (member.master, member.number))
 
     def holds(self, member: Member) -> bool:
@@ -205,9 +241,13 @@ class LockFile:
         """The master of the last hub here, unless that has ended in order; whether it still runs or not."""
         return self._starter(b"master")
 
+    def text(self, length: int) -> bytes:
+        """At most so many bytes of the file's text. Raises OSError."""
+        return os.pread(self._descriptor, length, 0)
+
     def _starter(self, kind: bytes) -> Starter | None:
         try:
-            words = os.pread(self._descriptor, MAX_TEXT, 0).split()
+            words = self.text(MAX_TEXT).split()
         except OSError:
             return None
         if len(words) != 3 or words[0] != kind or not (words[1] + words[2]).isdigit():
@@ -241,10 +281,23 @@ class LockFile:
         return pid, first, first + size if size else _END
 
 
-def same_file(path: str, descriptor: int) -> bool:
+def same_file(path: str, descriptor: int, directory: int | None = None) -> bool:
     """Whether a path leads to the very file that is open. Raises FileNotFoundError if it leads nowhere."""
-    info, ours = os.stat(path, follow_symlinks=False), os.fstat(descriptor)
+    info, ours = os.stat(path, dir_fd=directory, follow_symlinks=False), os.fstat(descriptor)
     return (info.st_dev, info.st_ino) == (ours.st_dev, ours.st_ino)
+
+
+def _inode(descriptor: int) -> tuple[int, int]:
+    info = os.fstat(descriptor)
+    return info.st_dev, info.st_ino
+
+
+def _is_open(descriptor: int, inode: tuple[int, int]) -> bool:
+    """Whether a descriptor is one of that file still."""
+    try:
+        return _inode(descriptor) == inode
+    except OSError:
+        return False
 
 
 def _pack(kind: int, start: int, length: int) -> bytes:
@@ -267,5 +320,21 @@ _reloader: Starter | None = None
 _ours: dict[int, tuple[int, int]] = {}
 """Device and inode of each file on which this process holds record locks, by descriptor."""
 
+_kept: list[tuple[int, tuple[int, int]]] = []
+"""Descriptors, with device and inode, to close when the locks on their files are released."""
+
+_mutex = threading.RLock()
+"""Held while a lock is taken, and while a descriptor is closed, so that neither undoes the other."""
+
+
+def _forget() -> None:
+    global _mutex
+    _mutex = threading.RLock()
+    _ours.clear()
+    for descriptor, _ in _kept:
+        os.close(descriptor)
+    _kept.clear()
+
+
 # A forked child holds no record locks; closing its copies does not release the parent's.
-in_child(Step.MEMORY, _ours.clear)
+in_child(Step.MEMORY, _forget)

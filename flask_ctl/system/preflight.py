@@ -14,8 +14,10 @@ from collections.abc import Callable, Collection
 from typing import IO, Any, Protocol
 
 from ..errors import ConfigurationError, ReloadFailed
+from .activation import activation
 from .native import select, start_thread, subprocess
 from .reserve import reserve
+from .sd_notify import without_manager
 from .waiting import Waker, wait_readable
 
 ENVIRONMENT = "FLASK_CTL_PREFLIGHT"
@@ -166,7 +168,8 @@ class Preflight:
 
     def _environment(self, report_to: int) -> dict[str, str]:
         served = {SERVED: json.dumps(list(self._served))} if self._served else {}
-        return {**served, **self._program.environment_for_preflight(), ENVIRONMENT: str(report_to)}
+        environment = without_manager(self._program.environment_for_preflight())
+        return {**served, **environment, **activation.for_preflight(), ENVIRONMENT: str(report_to)}
 
     def _failure(self, process: subprocess.Popen[bytes], output: IO[bytes], timed_out: bool) -> ReloadFailed:
         output.seek(0, os.SEEK_END)
@@ -178,7 +181,9 @@ class Preflight:
         else:
             problem = f"it ended with exit code {process.returncode} before it served"
         message = f"the new code was refused: {problem}{': ' + lines[-1] if lines else ''}"
-        return ReloadFailed(message, {"traceback": text or problem})
+        return ReloadFailed(
+            message, {"traceback": text or problem, "directory": os.path.realpath(self._program.directory)}
+        )
 
 
 def _read(report: int) -> bytes:

@@ -18,6 +18,9 @@ from .credentials import peer_credentials
 from .platform import LINUX
 from .waiting import wait_readable
 
+MAX_ARGUMENTS = 4096
+"""Bytes that are read of a command line."""
+
 _SO_PEERPIDFD = 77  # Linux 6.5; not in the socket module yet
 
 
@@ -30,6 +33,17 @@ def program_name(pid: int | None) -> str | None:
             return file.read().removesuffix(b"\n").decode(errors="replace")
     except OSError:
         return None
+
+
+def arguments_of(pid: int | None) -> list[str]:
+    """The first words of a process's command line, none if unknown: proc(5), cmdline."""
+    if not LINUX or pid is None or pid <= 0:
+        return []
+    try:
+        with open(f"/proc/{pid}/cmdline", "rb") as file:
+            return os.fsdecode(file.read(MAX_ARGUMENTS)).split("\0")
+    except OSError:
+        return []
 
 
 class ProcessHandle:

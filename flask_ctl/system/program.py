@@ -12,8 +12,10 @@ from collections.abc import Callable, Collection
 from typing import TYPE_CHECKING, Any
 
 from . import handover, logs
+from .activation import activation
 from .directory import Origin
 from .preflight import Preflight
+from .signals import keep_for_next_image, note_kept
 from .threads import background_threads, busy_executor_threads
 
 if TYPE_CHECKING:
@@ -79,6 +81,8 @@ class Program:
     def execute(self, variables: dict[str, str]) -> None:
         """Execute the program again in this process (execve(2)). Raises OSError if that fails."""
         os.chdir(self.directory)
+        activation.keep()
+        keep_for_next_image()
         os.execve(sys.executable, self.command, {**self.environment, **self._variables, **variables})
 
     def background_threads(self, but: Collection[threading.Thread]) -> list[str]:
@@ -137,3 +141,6 @@ def _is_multiprocessing_child() -> bool:
 
 program = Program()
 """The program of this process, recorded when the package is imported."""
+
+if handover.inherited.is_there:
+    note_kept()

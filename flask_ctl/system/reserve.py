@@ -37,6 +37,11 @@ class Reserve:
         """The number of descriptors held now."""
         return len(self._held)
 
+    @property
+    def lent(self) -> int:
+        """The number of descriptors that are lent now, and reserved again soon."""
+        return self._lent
+
     def open(self) -> None:
         """Open as many as possible. Each `open` needs a `close`."""
         with self._lock:

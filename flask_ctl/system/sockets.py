@@ -52,14 +52,24 @@ def welcome_connections(listener: socket.socket) -> None:
 
 
 def waiting_connections(listener: socket.socket) -> int:
-    """The number of connections in the backlog, 0 if unknown: tcp(7), TCP_INFO, tcpi_unacked."""
+    """The number of connections in the backlog, 0 if unknown."""
+    counts = backlog(listener)
+    return 0 if counts is None else counts[0]
+
+
+def backlog(listener: socket.socket) -> tuple[int, int] | None:
+    """The number of connections in the backlog, and how many may be; None if unknown.
+
+    Of a listening socket these are tcpi_unacked and tcpi_sacked of TCP_INFO, tcp(7).
+    """
     if not LINUX or listener.family == socket.AF_UNIX:
-        return 0
+        return None
     try:
         info = listener.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 32)
     except OSError:
-        return 0
-    return int(struct.unpack_from("I", info, 24)[0])
+        return None
+    waiting, most = struct.unpack_from("II", info, 24)
+    return waiting, most
 
 
 def received_bytes(connection: socket.socket) -> int:

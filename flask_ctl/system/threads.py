@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import sys
 import threading
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from concurrent.futures import thread as executors
 from types import FrameType
+from typing import Any
 
 
 def background_threads(but: Collection[threading.Thread] = ()) -> list[str]:
@@ -45,3 +46,27 @@ def _runs_an_item(frame: FrameType | None) -> bool:
             return True
         frame = frame.f_back
     return False
+
+
+class ThreadExceptions:
+    """Calls a function with each exception that ends a thread, before the program's own `threading.excepthook`."""
+
+    def __init__(self, note: Callable[[BaseException], Any]) -> None:
+        self._note: Callable[[BaseException], Any] | None = note
+        self._previous = threading.excepthook
+        threading.excepthook = self
+
+    def __call__(self, args: threading.ExceptHookArgs) -> None:
+        note = self._note
+        if note is not None and args.exc_value is not None and not isinstance(args.exc_value, SystemExit):
+            note(args.exc_value)
+        self._previous(args)
+
+    def end(self) -> None:
+        """Put the previous hook back, unless another one has been set since: that may call this one, which goes on.
+
+        More than once is fine.
+        """
+        self._note = None
+        if threading.excepthook is self:
+            threading.excepthook = self._previous

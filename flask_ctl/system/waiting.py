@@ -112,32 +112,40 @@ class NativeEvent:
 class EagerSwitching:
     """A context with less waiting for the GIL, otherwise 5 ms per system call while other threads compute.
 
-    The switch interval is global, so the first of several threads sets it and the last one restores it.
+    The switch interval is global: of several threads inside the one that wants the shortest has it, and the last one
+    restores it.
     """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._depth = 0
+        self._wanted: list[float] = []
         self._before = 0.0
 
     def __enter__(self) -> None:
-        with self._lock:
-            self._depth += 1
-            if self._depth == 1:
-                self._before = sys.getswitchinterval()
-                sys.setswitchinterval(EAGER_SWITCH_INTERVAL)
+        self.begin(EAGER_SWITCH_INTERVAL)
 
     def __exit__(self, *exc_info: object) -> None:
+        self.end(EAGER_SWITCH_INTERVAL)
+
+    def begin(self, interval: float) -> None:
+        """Have threads switch after so many seconds, until `end`."""
         with self._lock:
-            self._depth -= 1
-            if not self._depth:
-                sys.setswitchinterval(self._before)
+            if not self._wanted:
+                self._before = sys.getswitchinterval()
+            self._wanted.append(interval)
+            sys.setswitchinterval(min(self._wanted))
+
+    def end(self, interval: float) -> None:
+        """See `begin`."""
+        with self._lock:
+            self._wanted.remove(interval)
+            sys.setswitchinterval(min(self._wanted, default=self._before))
 
     def abandon(self) -> None:
         """In a forked child, in which no thread is inside."""
         self._lock = threading.Lock()
-        if self._depth:
-            self._depth = 0
+        if self._wanted:
+            self._wanted.clear()
             sys.setswitchinterval(self._before)
 
 

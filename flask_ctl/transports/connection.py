@@ -62,8 +62,8 @@ class Connection(Session):
 
     @property
     def idle_since(self) -> float | None:
-        """The time of its last message, None while it waits for an answer."""
-        return None if self._pending or self._out else self._heard
+        """The time of its last message, None while it waits for an answer, or has a stream."""
+        return None if self._pending or self._out or self._subscriptions else self._heard
 
     def has_hung_up(self) -> bool:
         """Whether the client has disconnected, although nothing is being read from it."""
@@ -77,6 +77,7 @@ class Connection(Session):
     def close(self) -> None:
         if not self._closed:
             self._closed = True
+            self._subscriptions.close()
             self._reactor.unregister(self)
             self._sock.close()
             self._forget(self)
@@ -89,6 +90,9 @@ class Connection(Session):
     def expire(self, now: float) -> None:
         """Close if the client has not read for STALL_TIMEOUT, or not ended a line within LINE_TIMEOUT."""
         if self._out and now - self._moved > STALL_TIMEOUT:
+            self.close()
+        elif self._subscriptions and self.has_hung_up():
+            # It has shut down its sending side, or what it sends is not read.
             self.close()
         elif self._buffer.partial and not self._last_line_seen and now - self._heard > LINE_TIMEOUT:
             self._refuse(f"a message has to end within {LINE_TIMEOUT:g} seconds")
@@ -199,6 +203,9 @@ class Connection(Session):
     def _write_answer(self, message: bytes, answer: bytes) -> None:
         self._write(answer if is_plain(message) else answer + b"\n")
 
+    def _write_text(self, line: str) -> None:
+        self._write(line.encode(errors="replace") + b"\n")
+
     def _write_progress(self, message: bytes) -> None:
         if not self._out:
             self._write(message + b"\n")
@@ -227,9 +234,10 @@ class Connection(Session):
         return self._closed or len(self._out) >= HIGH_WATER
 
     def _settle(self) -> None:
+        self._subscriptions.resume()
         if self._closed:
             return
-        if self._last_line_seen and not (self._pending or self._out or self._waiting):
+        if self._last_line_seen and not (self._pending or self._out or self._waiting or self._subscriptions):
             self.close()
             return
         listening = not (self._last_line_seen or self._waiting or self._saturated())

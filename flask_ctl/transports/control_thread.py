@@ -32,9 +32,11 @@ class ControlServer:
 
     def __init__(self, name: str = "flask-ctl") -> None:
         self.restarts = 0
+        self.on_restart: Callable[[], Any] = lambda: None
+        """Called on the control thread after a failure, when it goes on."""
         self._name = name
         self._listeners: list[tuple[Listener, Handler]] = []
-        self._chores: list[Callable[[], Any]] = []
+        self._chores: list[tuple[Callable[[], Any], float]] = []
         self._reactor = Reactor()
         self._thread: threading.Thread | None = None
         self._closing = threading.Event()
@@ -62,9 +64,9 @@ class ControlServer:
         listener.open()
         self._listeners.append((listener, handler))
 
-    def on_tick(self, chore: Callable[[], Any]) -> None:
-        """Before `serve`: have the thread do it every TICK."""
-        self._chores.append(chore)
+    def on_tick(self, chore: Callable[[], Any], interval: float = TICK) -> None:
+        """Before `serve`: have the thread do it every TICK, or at another interval of seconds."""
+        self._chores.append((chore, interval))
 
     def add(self, listener: Listener, handler: Handler) -> None:
         """On the control thread: open one more listener, and serve it. Raises like `open`."""
@@ -83,6 +85,10 @@ class ControlServer:
     def call_soon(self, function: Callable[..., Any], *arguments: Any) -> None:
         """Call on the control thread, in order. Any thread and any signal handler may ask."""
         self._reactor.call_soon(function, *arguments)
+
+    def call_later(self, seconds: float, function: Callable[..., Any], *arguments: Any) -> None:
+        """On the control thread: call there after so many seconds."""
+        self._reactor.call_later(seconds, function, *arguments)
 
     def flush(self) -> None:
         """From another thread: wait until the clients have what was answered up to now, or FLUSH_TIMEOUT has passed."""
@@ -156,6 +162,7 @@ class ControlServer:
             try:
                 if self.restarts:
                     self._renew()
+                    self.on_restart()
                 self._attach()
                 self._reactor.run()
                 return
@@ -169,8 +176,15 @@ class ControlServer:
         for listener, handler in self._listeners:
             listener.attach(self._reactor, handler)
             self._reactor.every(TICK, listener.tick)
-        for chore in self._chores:
-            self._reactor.every(TICK, chore)
+        for chore, interval in self._chores:
+            if interval == TICK:
+                self._reactor.every(TICK, chore)
+            else:
+                self._repeat(chore, interval)
+
+    def _repeat(self, chore: Callable[[], Any], interval: float) -> None:
+        self._reactor.call_later(interval, self._repeat, chore, interval)
+        chore()
 
     def _renew(self) -> None:
         for listener, _ in self._listeners:

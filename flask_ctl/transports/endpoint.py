@@ -25,6 +25,9 @@ logger = logging.getLogger("flask_ctl")
 class Place(ABC):
     """A place to listen at. The defaults are those of a port: there is no file, and the kernel guards it."""
 
+    file: str | None = None
+    """The file to remove if nothing listens there any more."""
+
     @abstractmethod
     def acquire(self) -> socket.socket:
         """A listening socket. Raises ConfigurationError that says what is in the way and what to do."""
@@ -137,7 +140,7 @@ class BoundListener(Listener):
         descriptor, self._socket = self._socket.detach(), None
         return {
             "address": self.endpoint,
-            "file": self._address.path or None,
+            "file": self._place.file,
             "socket": descriptor,
             "lock": self._place.hand_over(),
             "caller": caller,

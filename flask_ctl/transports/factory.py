@@ -8,7 +8,9 @@ from typing import Any
 
 from ..dispatch.guard import Guard
 from ..errors import ConfigurationError, InsecureConfiguration
+from ..system.activation import activation
 from ..system.addresses import Address, is_loopback
+from .activated import ActivatedSocket
 from .base import Listener
 from .socketfile import SocketFile
 from .unix import UnixListener
@@ -45,7 +47,8 @@ def make_listener(address: Address, guard: Guard, curve: CurveFiles, master: int
 
 
 def _socket_file(address: Address, guard: Guard, master: int | None) -> SocketFile:
-    return SocketFile(address.path, guard.policy.file_access(), master=master)
+    kind = ActivatedSocket if activation.is_control(address.path) else SocketFile
+    return kind(address.path, guard.policy.file_access(), master=master)
 
 
 def _curve(files: CurveFiles) -> dict[str, Any]:

@@ -5,12 +5,16 @@ from __future__ import annotations
 import abc
 import collections
 from concurrent.futures import Future
+from typing import Any
 
 from ..dispatch.dispatcher import Answer
 from ..dispatch.peer import Peer
 from ..dispatch.replies import ReplyTo, reloaded_answer
+from ..dispatch.streams import LongResult, ResultStream, Stream
+from ..protocol.jsonrpc import encode, request_object, result_object
 from .base import Handler
 from .reactor import Reactor
+from .subscriptions import Subscriptions
 
 _OBJECT = b"{}"
 """Placeholder request for messages that answer nothing: begins with `{`, so that they are sent as JSON, not as text."""
@@ -34,6 +38,9 @@ class Session(abc.ABC):
         self._pending: list[bytes] = []
         self._waiting: collections.deque[bytes] = collections.deque()
         self._owed: ReplyTo | None = None
+        self._subscriptions = Subscriptions(
+            reactor, self._write_notification, self._write_text, self._takes_more, lambda: self._settle()
+        )
         self._has_next_turn = False
 
     def keep(self, reply: ReplyTo) -> None:
@@ -49,8 +56,17 @@ class Session(abc.ABC):
 
         self._reactor.call_soon(write)
 
+    def subscribe(self, stream: Stream, *, plain: bool = False) -> int:
+        """See `Connection`."""
+        return self._subscriptions.begin(stream, plain=plain)
+
+    def cancel(self, subscription: int) -> bool:
+        """See `Connection`."""
+        return self._subscriptions.cancel(subscription)
+
     def reject_unanswered(self) -> None:
-        """Before an exec: answer each message that has not been answered by -32006, but for the reload itself."""
+        """Before an exec: end the streams, and answer what has not been answered by -32006, but for the reload."""
+        self._subscriptions.end_all("reload")
         for message in (*self._pending, *self._waiting):
             answer = self._reloaded(message)
             if answer is not None:
@@ -60,6 +76,10 @@ class Session(abc.ABC):
     @abc.abstractmethod
     def _write_answer(self, message: bytes, answer: bytes) -> None:
         """Send the answer to a message."""
+
+    @abc.abstractmethod
+    def _write_text(self, line: str) -> None:
+        """Send a line of a stream that was asked for by a plain command."""
 
     @abc.abstractmethod
     def _write_progress(self, message: bytes) -> None:
@@ -79,8 +99,14 @@ class Session(abc.ABC):
     def _reloaded(self, message: bytes) -> bytes | None:
         return reloaded_answer(message, self._owed)
 
+    def _write_notification(self, params: dict[str, Any]) -> None:
+        self._write_answer(_OBJECT, encode(request_object("stream", params)))
+
+    def _takes_more(self) -> bool:
+        return not self._is_full()
+
     def _saturated(self) -> bool:
-        return len(self._pending) >= self._max_pending or self._is_full()
+        return len(self._pending) >= self._max_pending or self._is_full() or self._subscriptions.has_long_result
 
     def _proceed(self) -> None:
         """Handle what waits, as far as there is room; what is more than a turn's share, in the next one."""
@@ -102,14 +128,21 @@ class Session(abc.ABC):
         if isinstance(answer, Future):
             self._pending.append(message)
             answer.add_done_callback(lambda future: self._reactor.call_soon(self._answered, message, future.result()))
-        elif answer is not None:
-            self._write_answer(message, answer)
+        else:
+            self._give(message, answer)
 
-    def _answered(self, message: bytes, answer: bytes | None) -> None:
+    def _answered(self, message: bytes, answer: bytes | LongResult | None) -> None:
         self._pending.remove(message)
+        self._give(message, answer)
+        self._proceed()
+
+    def _give(self, message: bytes, answer: bytes | LongResult | None) -> None:
+        if isinstance(answer, LongResult):
+            stream = ResultStream(answer.text)
+            result = {"subscription": self.subscribe(stream), **stream.head}
+            answer = encode(result_object(answer.id, result))
         if answer is not None:
             self._write_answer(message, answer)
-        self._proceed()
 
     def _notify(self, message: bytes) -> None:
         self._reactor.call_soon(self._write_progress, message)

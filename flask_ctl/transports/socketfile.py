@@ -38,7 +38,7 @@ class SocketFile(Place):
     """
 
     def __init__(self, path: str, access: FileAccess = PRIVATE, lock: int = -1, master: int | None = None) -> None:
-        self.path = os.path.abspath(path)
+        self.path = self.file = os.path.abspath(path)
         self.access = access
         self._lock = lock
         self._bytes = [locks.SERVER, *([] if master is None else [locks.hub_byte(master)])] if lock < 0 else []
@@ -141,8 +141,14 @@ class SocketFile(Place):
         return self._inode is not None and _inode(self.path) == self._inode
 
     def keep_lock(self) -> None:
-        """Called now and then: if the lock file was removed or replaced, lock the new one."""
-        if self._lock < 0 or not self._bytes or _is_at(locks.lock_path(self.path), self._lock):
+        """Called now and then: take the lock again, and where its file was removed or replaced, lock the new one."""
+        if self._lock < 0 or not self._bytes:
+            return
+        if _is_at(locks.lock_path(self.path), self._lock):
+            # The program may have opened and closed the file, which releases the locks: fcntl(2).
+            with contextlib.suppress(OSError):
+                for byte in self._bytes:
+                    locks.take(self._lock, byte)
             return
         before, self._lock = self._lock, -1
         try:
@@ -263,7 +269,7 @@ def remove_dead(path: str) -> None:
                 with contextlib.suppress(OSError):
                     os.unlink(name)
     finally:
-        os.close(lock)
+        locks.close(lock)
 
 
 def _in_use(path: str, pid: int | None) -> AddressInUse:

@@ -17,9 +17,11 @@ from .base import Handler
 from .connection import Connection
 from .reactor import READ, Reactor
 
-SHARES: dict[Role | None, int] = {"operate": 1, "observe": 2, None: 16}
-"""Divisor of the connection limit per role: operators may use all of it, observers 1/2, unauthorized peers 1/16, so
-that a lower role cannot exhaust it."""
+SHARES: dict[Role | None, int] = {"operate": 1, "inspect": 2, "observe": 2, None: 16}
+"""Divisor of the connection limit per role: operators may use all of it, inspectors and observers half each,
+unauthorized peers 1/16, so that a lower role cannot exhaust it."""
+
+_RANKED = tuple(SHARES)
 
 RETRY = 0.1
 """Seconds until accepting is tried again after the process has run out of descriptors."""
@@ -125,7 +127,7 @@ class StreamServer:
         if self._is_full(role):
             self._drop_disconnected()
         if self._is_full(role):
-            no_higher = {other for other in SHARES if SHARES[other] >= SHARES[role]}
+            no_higher = set(_RANKED[_RANKED.index(role) :])
             self._drop_idle({role} if role != "operate" and self._share_is_full(role) else no_higher)
         return not self._is_full(role)
 

@@ -9,6 +9,7 @@ if "patched" in sys.argv:
     monkey.patch_all()
 
 import atexit
+import ctypes
 import threading
 from collections import defaultdict
 from collections.abc import Iterator
@@ -21,6 +22,7 @@ from flask_ctl import Control
 app = Flask("sample")
 app.config.from_prefixed_env("FLASK")  # FLASK_CTL_SIGNALS and the like
 control = Control(app)
+app.add_url_rule("/health", view_func=control.health)
 gates: defaultdict[str, threading.Event] = defaultdict(threading.Event)
 VERSION = "old"
 
@@ -77,6 +79,13 @@ def spin() -> str:
     while not os.path.exists(request.args["until"]):
         pass
     return "spun"
+
+
+@app.get("/stuck")
+def stuck() -> NoReturn:
+    """A C call that does not release the interpreter, and ends with its process."""
+    ctypes.PyDLL(None).sleep(3600)
+    raise AssertionError
 
 
 @app.get("/stop")

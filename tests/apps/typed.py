@@ -36,6 +36,12 @@ def lists(
     return [names, numbers, modes]
 
 
+@control.command(impact="high", impact_note="it empties the cache")
+def empty_cache() -> str:
+    """Forget everything."""
+    return "emptied"
+
+
 @control.command
 def optional(word: str | None = None, flag: bool | None = None, colour: Colour | None = None) -> list[Any]:
     """What may be left out."""

@@ -12,7 +12,7 @@ if [ -n "$wanted" ]; then
     [ "$(id -u)" = 0 ] || root=sudo
     $root apt-get update -qq
     # shellcheck disable=SC2086
-    $root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $wanted
+    $root env DEBIAN_FRONTEND=noninteractive apt-get -o DPkg::Lock::Timeout=120 install -y -qq --no-install-recommends $wanted
 fi
 wanted=$(missing "$@")
 [ -z "$wanted" ] || { echo "not installed: $wanted" >&2; exit 1; }

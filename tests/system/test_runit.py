@@ -9,7 +9,7 @@ import sys
 from collections.abc import Iterator
 
 import pytest
-from harness import APPS, TIMEOUT, Serve, Server, run_cli, until
+from harness import APPS, TIMEOUT, Pending, Serve, Server, run_cli, until
 
 
 def sv(command: str, service: pathlib.Path) -> int:
@@ -52,6 +52,21 @@ def test_told_to_run_it_only_once_it_stays_down_after_a_stop(server: Server, ser
     until(lambda: sv("status", service) == 0 and "down" in (service / "supervise" / "stat").read_text(), "down")
 
 
+def test_a_restart_asks_runit_whether_it_starts_the_app_again(server: Server, service: pathlib.Path) -> None:
+    before = server.status()
+    assert before["supervisor"] == {"kind": "runit", "service": str(service), "restart": "unknown"}
+    done = run_cli("restart", "--socket", server.socket)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert server.status()["pid"] != before["pid"]
+
+    assert sv("once", service) == 0
+    done = run_cli("restart", "--socket", server.socket)
+    assert done.returncode == 2
+    assert "runit" in done.stderr
+    assert "would not start it again (restart policy: no)" in done.stderr
+    assert server.status()["state"] == "running"
+
+
 def test_taken_down_it_answers_the_requests_in_flight(server: Server, service: pathlib.Path) -> None:
     held = server.begin("/hold/a")
     down = subprocess.Popen(["sv", "-w", str(int(TIMEOUT)), "down", service], stdout=subprocess.DEVNULL)
@@ -65,5 +80,23 @@ def test_taken_down_it_answers_the_requests_in_flight(server: Server, service: p
 def test_restarted_it_reports_another_process(server: Server, service: pathlib.Path) -> None:
     before = server.status()["pid"]
     assert sv("restart", service) == 0
+    # sv may return while the old process still runs.
+    until(lambda: server.ready().status()["pid"] != before, "another process")
+
+
+def test_stopped_for_good_it_stays_down(server: Server, service: pathlib.Path) -> None:
+    """With the requests in flight answered, and counted by the server."""
+    done = run_cli("stop", "--socket", server.socket)
+    assert f"runit {service} starts it again (restart policy: always); stop --for-good prevents that" in done.stdout
     server.ready()
-    assert server.status()["pid"] != before
+    held = server.begin("/hold/a")
+    stop = Pending.call(lambda: run_cli("stop", "--for-good", "--socket", server.socket))
+    until(lambda: server.status()["state"] == "stopping", "the drain")
+    server.release("a")
+    assert held.result() == (200, b"held a")
+    done = stop.result()
+    assert done.returncode == 0
+    assert "1 request finished" in done.stdout
+    assert f"runit {service} does not start it again: it was told to stop it" in done.stdout
+    until(lambda: "down" in (service / "supervise" / "stat").read_text(), "down")
+    assert run_cli("status", "--socket", server.socket).returncode == 3

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-from ..custom import may_change, parse_values
+from ..custom import YES_HELP, call_command, parse_values
 from ..group import load_command
-from ..output import print_result
+from ..output import confirm
 from ..settings import ClientCommand, settings, settings_of
 
 if TYPE_CHECKING:
@@ -22,9 +22,17 @@ _WHOLE_SERVER = (*_FROZEN, "reload", "commands")
 
 
 def _complete_name(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
-    from click.shell_completion import CompletionItem
+    from ..completion import items
 
-    return [CompletionItem(name) for name in settings_of(ctx).command_names() if name.startswith(incomplete)]
+    described = settings_of(ctx).described_commands()
+    return items({name: command.get("summary") for name, command in described.items()}, incomplete)
+
+
+def _complete_parameter(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    from ..completion import assignments
+
+    described = settings_of(ctx).described_commands()
+    return assignments(described.get(ctx.params.get("name", "").replace("-", "_"), {}), incomplete)
 
 
 @click.command(
@@ -32,10 +40,11 @@ def _complete_name(ctx: click.Context, param: click.Parameter, incomplete: str) 
     examples=["flask-ctl call clear_cache prefix=u:", "flask-ctl call clear_cache prefix=u: --worker 4243"],
 )
 @click.argument("name", shell_complete=_complete_name)
-@click.argument("parameters", nargs=-1, metavar="[KEY=VALUE]...")
+@click.argument("parameters", nargs=-1, metavar="[KEY=VALUE]...", shell_complete=_complete_parameter)
 @click.option("--worker", metavar="PID", help="Run only in this worker; the same as _pid=PID.")
+@click.option("--yes", is_flag=True, help=YES_HELP)
 @click.pass_context
-def call(ctx: click.Context, name: str, parameters: tuple[str, ...], worker: str | None) -> None:
+def call(ctx: click.Context, name: str, parameters: tuple[str, ...], worker: str | None, yes: bool) -> None:
     """Call any command by name.
 
     The items of a list are separated by commas: tags=a,b.
@@ -55,8 +64,8 @@ def call(ctx: click.Context, name: str, parameters: tuple[str, ...], worker: str
     described = settings().described_commands()
     # The server refuses an unknown command, and its message lists the known ones.
     values = parse_values(name, described[name], texts) if name in described else {}
-    with settings().client(operate=may_change(name)) as client:
-        print_result(name, client.call(name, **values, **options), as_json=settings().json)
+    confirm(name, described.get(name, {}), yes=yes)
+    call_command(name, {**values, **options})
 
 
 def _call_builtin(ctx: click.Context, name: str, texts: dict[str, str]) -> None:

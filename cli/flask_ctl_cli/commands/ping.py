@@ -18,6 +18,7 @@ from flask_ctl import (
     WrongScheme,
 )
 
+from ..many import for_each
 from ..output import print_result
 from ..settings import ClientCommand, Seconds, settings
 
@@ -31,7 +32,9 @@ _NOT_RETRIED = (ConfigurationError, LocalProtocolError, AccessDenied, WrongSchem
 """Errors that do not go away by waiting."""
 
 
-@click.command(cls=ClientCommand, examples=["flask-ctl ping --wait 10", "flask-ctl ping --wait 10 --pid $!"])
+@click.command(
+    cls=ClientCommand, role="observe", examples=["flask-ctl ping --wait 10", "flask-ctl ping --wait 10 --pid $!"]
+)
 @click.option(
     "--wait", type=Seconds(), metavar="SECONDS", help="Try again, for at most this long, until the server answers."
 )
@@ -44,6 +47,8 @@ def ping(wait: float | None, pid: int | None) -> None:
     if wait is None:
         if pid is not None:
             raise click.UsageError("--pid can only be given with --wait")
+        if settings().selects_many:
+            for_each("ping", lambda client: client.ping(), quiet=settings().quiet)
         answer = _ping(settings().timeout)
     else:
         settings().wait_option = "--wait"

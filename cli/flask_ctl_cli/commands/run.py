@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 import click
 
 from ..quick_exit import exit_quickly
-from ..settings import ControlCommand, settings
+from ..settings import ControlCommand, Session, settings
 
 if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
     from flask import Flask
 
 RUN_OPTIONS = "FLASK_CTL_RUN"
@@ -29,23 +31,60 @@ def _check_server(ctx: click.Context, param: click.Parameter, value: str) -> str
     return value
 
 
-def _change_directory(ctx: click.Context, param: click.Parameter, value: str | None) -> Any:
+def _complete_server(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    from flask_ctl import server_names
+
+    from ..completion import items
+
+    return items(dict.fromkeys(server_names()), incomplete)
+
+
+class RunCommand(ControlCommand):
+    """Enters the directory, and reads ``.env`` and ``.flaskenv`` as `flask` does, before it reads its other options.
+
+    The values of these may be in the files. What reads them imports Flask, so the server's patches come before that.
+    """
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        given = {} if ctx.resilient_parsing else self.make_parser(ctx).parse_args(list(args))[0]
+        if not ctx.resilient_parsing and not given.get("help"):
+            exit_quickly()
+            _prepare(given.get("directory"), given.get("server"))
+        return super().parse_args(ctx, args)
+
+
+def _prepare(directory: str | None, server: str | None) -> None:
+    from flask_ctl import ConfigurationError, prepare_server, server_names
+
+    if directory is not None:
+        _change_directory(directory)
+    if server in server_names():
+        # What is wrong with it is reported when it is to serve.
+        with contextlib.suppress(ConfigurationError):
+            prepare_server(server)
+    from flask.cli import load_dotenv
+    from flask.helpers import get_load_dotenv
+
+    if get_load_dotenv():
+        load_dotenv()
+
+
+def _change_directory(value: str) -> None:
     """Change to the directory, by the name that was given, and make reloads start there, too."""
-    if value is None or ctx.resilient_parsing:
-        return value
     if not os.path.isabs(value):
-        raise click.BadParameter("give an absolute path, which is valid in the next release, too.")
+        raise click.BadParameter(
+            "give an absolute path, which is valid in the next release, too.", param_hint="--directory"
+        )
     try:
         os.chdir(value)
     except OSError as error:
-        raise click.BadParameter(f"{value}: {error.strerror}.") from None
+        raise click.BadParameter(f"{value}: {error.strerror}.", param_hint="--directory") from None
     # PWD as a shell sets it. The option takes precedence over the environment.
     os.environ["PWD"] = os.environ["FLASK_CTL_DIRECTORY"] = value
-    return value
 
 
 @click.command(
-    cls=ControlCommand,
+    cls=RunCommand,
     examples=[
         "flask-ctl run --app shop --port 8000 --socket /tmp/shop.sock",
         "flask-ctl run --app shop:app --server waitress --threads 8",
@@ -54,8 +93,6 @@ def _change_directory(ctx: click.Context, param: click.Parameter, value: str | N
 @click.option(
     "--directory",
     metavar="DIR",
-    is_eager=True,
-    callback=_change_directory,
     help="Run in this directory; a reload follows its symlinks again.",
 )
 @click.option(
@@ -66,17 +103,24 @@ def _change_directory(ctx: click.Context, param: click.Parameter, value: str | N
     metavar="IMPORT",
     help="The app, as for flask: module, module:name.",
 )
-@click.option("--host", "-h", default="127.0.0.1", show_default=True)
-@click.option("--port", "-p", type=click.IntRange(0, 65535), default=5000, show_default=True)
+@click.option("--host", "-h", envvar="FLASK_RUN_HOST", default="127.0.0.1", show_default=True)
+@click.option("--port", "-p", envvar="FLASK_RUN_PORT", type=click.IntRange(0, 65535), default=5000, show_default=True)
 @click.option(
-    "--server", metavar="NAME", default="werkzeug", show_default=True, callback=_check_server, help="The HTTP server."
+    "--server",
+    metavar="NAME",
+    default="werkzeug",
+    show_default=True,
+    callback=_check_server,
+    shell_complete=_complete_server,
+    help="The HTTP server.",
 )
 @click.option("--threads", type=click.IntRange(min=1), metavar="N", help="Answer at most N requests at once.")
 def run(import_name: str | None, host: str, port: int, server: str, threads: int | None, directory: str | None) -> None:
     """Serve a Flask app with a control socket."""
-    exit_quickly()
     from flask_ctl import ConfigurationError, prepare_server, server_program
 
+    if Session.current is not None:
+        raise click.UsageError("the shell would become the server: run it outside of flask-ctl shell")
     try:
         program = server_program(server, WSGI_APP, host, port, threads, directory)
         if program is not None:
@@ -95,7 +139,7 @@ def _exec_server(command: list[str], environment: dict[str, str], import_name: s
         variables["FLASK_APP"] = import_name
     if (socket := settings().socket) is not None:
         variables["FLASK_CTL_SOCKET"] = socket
-    os.execve(command[0], command, {**os.environ, **environment, **variables})
+    os.execve(command[0], command, {**environment, **variables})
 
 
 def _serve(app: Flask, host: str, port: int, server: str, threads: int | None) -> None:

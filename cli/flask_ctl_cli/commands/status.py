@@ -3,52 +3,75 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import sys
-import time
-from typing import Any
+from typing import TYPE_CHECKING, NoReturn
 
 import click
 
-from ..output import print_result, write
-from ..settings import ClientCommand, Seconds, settings
+from flask_ctl import ControlError
 
-LEAST_INTERVAL = 0.1
-"""Seconds between two questions of `status --watch`."""
+from ..many import ask_each, first_of
+from ..output import print_json, print_result, write
+from ..selection import targets
+from ..settings import ClientCommand, settings
+from ..terminal import columns
+from ..watching import show, watch_option
+
+if TYPE_CHECKING:
+    from flask_ctl import ControlClient
+
+RECORDS = 5
+"""Log records behind the status on a terminal."""
 
 
 @click.command(
     cls=ClientCommand,
+    role="observe",
     examples=["flask-ctl status", "flask-ctl status --watch 2", "flask-ctl status --json --socket /tmp/shop.sock"],
 )
-@click.option(
-    "--watch",
-    type=Seconds(),
-    is_flag=False,
-    flag_value=1.0,
-    metavar="[SECONDS]",
-    help="Show it again every so many seconds (1), until Ctrl-C or the end of the server; with --json a line each.",
-)
+@watch_option
 def status(watch: float | None) -> None:
     """Show the server's state, requests, workers and last reload.
 
+    On a terminal the last log records follow, for callers with the role inspect.
+
     With --watch: exit code 3 when the server has ended.
     """
+    if settings().selects_many and watch is None:
+        _show_many()
     with settings().client() as client:
-        if watch is None:
-            print_result("status", client.status(), as_json=settings().json)
-            return
-        with contextlib.suppress(KeyboardInterrupt):
-            while True:
-                _show(client.status())
-                time.sleep(max(watch, LEAST_INTERVAL))
+        show("status", client.status if watch is not None else lambda: client.status(policy=True), watch)
+        if watch is None and not settings().json and sys.stdout.isatty():
+            _show_last_records(client)
 
 
-def _show(status: dict[str, Any]) -> None:
-    """One of many: in the same place on a terminal, below the one before in a file or a pipe."""
+def _show_many() -> NoReturn:
+    """The table of `ls`; with --json the status of each."""
+    from dataclasses import replace
+
+    from flask_ctl import LiveInstance
+
+    answers = ask_each(lambda client: client.status(policy=True), targets(settings()))
     if settings().json:
-        write(json.dumps(status) + "\n")
+        print_json([answer.as_json() for answer in answers])
     else:
-        write("\033[H\033[J" if sys.stdout.isatty() else "")
-        print_result("status", status, as_json=False)
-        write("" if sys.stdout.isatty() else "\n")
+        rows = []
+        for answer in answers:
+            known = answer.target.instance or LiveInstance(answer.target.socket, None)
+            problem = "" if answer.error is None else answer.error.message
+            rows.append(replace(known, status=answer.result, problem=problem).as_dict())
+        print_result("ls", rows, as_json=False)
+    raise click.exceptions.Exit(first_of(answer.code for answer in answers))
+
+
+def _show_last_records(client: ControlClient) -> None:
+    """The first line of each; nothing for a caller who may not inspect, or if the server is too old for it."""
+    from flask_ctl import render_message
+
+    # What was asked for has been shown.
+    with contextlib.suppress(ControlError):
+        records = [message for message in client.follow("logs", lines=RECORDS) if "time" in message]
+        width = columns(sys.stdout)
+        for record in records:
+            line = render_message("logs", record).partition("\n")[0]
+            write(f"{line[: width - 1] + '…' if width and len(line) > width else line}\n")

@@ -4,7 +4,25 @@ from __future__ import annotations
 
 import sqlite3
 
-from flask import Blueprint, Flask, current_app, g, request
+from flask import Blueprint, Flask, current_app, g, render_template_string, request
+
+PAGE = """<!doctype html>
+<title>Orders</title>
+<link rel="icon" href="data:,">
+<ul>{% for item in items %}<li>{{ item }}</li>{% endfor %}</ul>
+<form>
+  <label>Item <input name="item" required></label>
+  <button>Order</button>
+</form>
+<script>
+  const form = document.querySelector("form")
+  form.addEventListener("submit", async event => {
+    event.preventDefault()
+    await fetch("", {method: "POST", body: new FormData(form)})
+    location.reload()
+  })
+</script>
+"""
 
 blueprint = Blueprint("orders", __name__, url_prefix="/orders")
 
@@ -26,6 +44,12 @@ def count() -> int:
 def checkpoint() -> None:
     """Write the journal back into the database; hooks run in an app context, too."""
     connection().execute("PRAGMA wal_checkpoint(TRUNCATE)")
+
+
+@blueprint.get("/")
+def show() -> str:
+    items = [item for (item,) in connection().execute("SELECT item FROM orders")]
+    return render_template_string(PAGE, items=items)
 
 
 @blueprint.post("/")

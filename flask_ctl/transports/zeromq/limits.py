@@ -37,7 +37,7 @@ class _Connection:
 
 
 class AcceptedConnections:
-    """Ends connections when there are more than `limit`, or more observers than their share.
+    """Ends connections when there are more than `limit`, or more observers and inspectors than their share.
 
     The connection idle longest is closed: first an observer's, or one without a message where there are many of these.
     `name` is what getsockname(2) gives for the listener, `busy` the descriptors of clients that wait for an answer.
@@ -125,7 +125,7 @@ class AcceptedConnections:
 
     def _surplus(self) -> int | None:
         """The connection that has to give way, None if there is room for all."""
-        unheard, observing = self._having(None), self._having("observe")
+        unheard, observing = self._having(None), self._having("observe", "inspect")
         if len(observing) > max(1, self._limit // SHARES["observe"]):
             return next(iter(self._idle(observing)), observing[-1])
         if len(self._connections) <= self._limit:
@@ -135,9 +135,9 @@ class AcceptedConnections:
         idle = self._idle(observing) or self._idle(self._having("operate")) or unheard
         return next(iter(idle), None)
 
-    def _having(self, role: Role | None) -> list[int]:
-        """Those with a role, the one first that has been silent longest."""
-        having = [number for number, connection in self._connections.items() if connection.role == role]
+    def _having(self, *roles: Role | None) -> list[int]:
+        """Those with one of the roles, the one first that has been silent longest."""
+        having = [number for number, connection in self._connections.items() if connection.role in roles]
         return sorted(having, key=lambda number: self._connections[number].heard)
 
     def _idle(self, numbers: list[int]) -> list[int]:

@@ -58,7 +58,7 @@ class ZmqClient(Session):
     @property
     def finished(self) -> bool:
         """Whether nothing is left to be done for it."""
-        return not (self._pending or self._waiting or self._out or self._held)
+        return not (self._pending or self._waiting or self._out or self._held or self._subscriptions)
 
     def take(self, message: bytes) -> None:
         """Handle a message from the client."""
@@ -124,6 +124,7 @@ class ZmqClient(Session):
 
     def expire(self, now: float) -> None:
         """Give up a client that does not read, or does not come back."""
+        self._subscriptions.tick()
         if self._out and now - self._moved > (RETURN_TIMEOUT if self._away else STALL_TIMEOUT):
             self._give_up()
 
@@ -141,6 +142,9 @@ class ZmqClient(Session):
         if not self._out:
             self._write(message)
 
+    def _write_text(self, line: str) -> None:
+        """There are no plain commands over ZeroMQ."""
+
     def _is_full(self) -> bool:
         return not self._has_room(self._out)
 
@@ -150,10 +154,12 @@ class ZmqClient(Session):
         return len(held) < MAX_WAITING and size < self._share()
 
     def _settle(self) -> None:
+        self._subscriptions.resume()
         if self._fence and not (self._pending or self._waiting or self._saturated()):
             self._fence = False
             self._write(FENCE)
 
     def _give_up(self) -> None:
+        self._subscriptions.close()
         self._out.clear()
         self._waiting.clear()

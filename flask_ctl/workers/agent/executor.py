@@ -32,9 +32,9 @@ class Executor(Protocol):
 class ThreadExecutor:
     """A pool of threads."""
 
-    def __init__(self, max_waiting: int) -> None:
+    def __init__(self, max_waiting: int, size: int, name: str) -> None:
         self._idle = threading.Event()
-        self._pool = Pool(self._idle.set, max_waiting)
+        self._pool = Pool(self._idle.set, max_waiting, size, name)
 
     @property
     def unfinished(self) -> int:
@@ -84,14 +84,16 @@ class GreenletExecutor:
             result = function()
         except BaseException as error:
             result = error
-        self.unfinished -= 1
-        done(result)
+        try:
+            done(result)
+        finally:
+            self.unfinished -= 1
 
 
 POLL = 0.02
 """Seconds between two looks at whether greenlets have ended."""
 
 
-def make_executor(max_waiting: int) -> Executor:
-    """Greenlets if gevent has patched this process, else threads; `max_waiting` functions may wait at most."""
-    return GreenletExecutor(max_waiting) if is_patched() else ThreadExecutor(max_waiting)
+def make_executor(max_waiting: int, size: int = SIZE, name: str = "flask-ctl-command") -> Executor:
+    """Greenlets if gevent has patched this process, else so many threads; `max_waiting` functions may wait at most."""
+    return GreenletExecutor(max_waiting) if is_patched() else ThreadExecutor(max_waiting, size, name)

@@ -1,4 +1,7 @@
-"""How a worker shows clients that it lives: by a record lock on the lock file of each socket (see `locks`)."""
+"""How a worker shows clients that it lives: by a record lock on the lock file of each socket (see `locks`).
+
+It also holds one on its server's file in the registry of instances.
+"""
 
 from __future__ import annotations
 
@@ -14,29 +17,36 @@ logger = logging.getLogger("flask_ctl")
 
 
 class Presence:
-    """Shows other processes that this worker is alive: a locked byte of each lock file of its server."""
+    """Shows other processes that this worker is alive: a locked byte of each lock file of its server.
 
-    def __init__(self, master: int) -> None:
+    `entry` is the server's file in the registry, which is locked likewise.
+    """
+
+    def __init__(self, master: int, entry: str | None = None) -> None:
         self._master = master
-        self._descriptors: dict[str, int] = {}
+        self._entry = entry
+        self._held: dict[str, tuple[int, int]] = {}
+        """Descriptor and byte by path; a negative descriptor while the file can't be locked."""
         # Closing a child's copies leaves the locks with the parent.
         in_child(Step.DESCRIPTORS, self.close)
 
     def be_at(self, sockets: Iterable[str]) -> None:
         """Hold a byte for each of these sockets, given by their paths, and none for others."""
-        wanted = {locks.lock_path(path) for path in sockets}
-        for path in self._descriptors.keys() - wanted:
+        wanted = {locks.lock_path(path) for path in sockets} | ({self._entry} if self._entry else set())
+        for path in self._held.keys() - wanted:
             self._release(path)
-        for path in wanted - self._descriptors.keys():
-            self._descriptors[path] = -1
+        for path in wanted - self._held.keys():
+            self._held[path] = -1, 0
         self.renew()
 
     def renew(self) -> None:
-        """Where a lock file has been replaced hold a byte on the new one; called now and then."""
-        for path, descriptor in self._descriptors.items():
+        """Take the bytes again, and where a lock file has been replaced one on the new file; called now and then."""
+        for path, (descriptor, byte) in self._held.items():
             try:
                 if descriptor < 0 or not locks.same_file(path, descriptor):
                     self._enter(path)
+                elif not locks.take(descriptor, byte):
+                    self._held[path] = descriptor, self._take_any(descriptor)
             except FileNotFoundError:
                 # The listener makes the file, and makes it anew.
                 continue
@@ -46,31 +56,32 @@ class Presence:
 
     def close(self) -> None:
         """Give up all bytes; more than once is fine."""
-        for path in list(self._descriptors):
+        for path in list(self._held):
             self._release(path)
 
     def _enter(self, path: str) -> None:
-        before = self._descriptors[path]
+        before, _ = self._held[path]
         if locks.is_ours(path):
             return
         descriptor = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
         try:
-            self._take_any(descriptor)
+            self._held[path] = descriptor, self._take_any(descriptor)
         except OSError:
-            os.close(descriptor)
+            locks.close(descriptor)
             raise
-        self._descriptors[path] = descriptor
         if before >= 0:
             locks.close(before)
 
-    def _take_any(self, descriptor: int) -> None:
+    def _take_any(self, descriptor: int) -> int:
         # Most find their first choice free.
         first = os.getpid() % (locks.NUMBERS - 1)
-        numbers = (1 + (first + step) % (locks.NUMBERS - 1) for step in range(locks.MAX_HOLDERS))
-        if not any(locks.take(descriptor, locks.hub_byte(self._master) + number) for number in numbers):
-            raise BlockingIOError(errno.EAGAIN, "all bytes are taken")
+        for step in range(locks.MAX_HOLDERS):
+            byte = locks.hub_byte(self._master) + 1 + (first + step) % (locks.NUMBERS - 1)
+            if locks.take(descriptor, byte):
+                return byte
+        raise BlockingIOError(errno.EAGAIN, "all bytes are taken")
 
     def _release(self, path: str) -> None:
-        descriptor = self._descriptors.pop(path)
+        descriptor, _ = self._held.pop(path)
         if descriptor >= 0:
             locks.close(descriptor)

@@ -19,7 +19,7 @@ def record_of(key: str, app: ServedApp) -> AppRecord:
     config["endpoints"] = [_absolute(endpoint) for endpoint in app.endpoints]
     config["curve"] = CurveFiles(*(path and os.path.abspath(path) for path in (app.curve.key, app.curve.clients)))
     commands = {command.name: command.describe() for command in app.commands}
-    return AppRecord(**config, key=key, commands=commands)
+    return AppRecord(**config, key=key, commands=commands, has_registries=bool(app.registries))
 
 
 def by_key(apps: Sequence[ServedApp]) -> dict[str, ServedApp]:

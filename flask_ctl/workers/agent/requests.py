@@ -2,25 +2,40 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import math
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 from typing import Any
 
 from ...dispatch.audit import write_record
 from ...dispatch.commands import CommandRegistry
-from ...errors import CommandError
+from ...errors import CommandError, TimedOut
+from ...inspection.feeds import left
+from ...inspection.levels import CHORES, Lease, levels
+from ...inspection.metrics import own_families, pack
+from ...inspection.questions import answer
+from ...inspection.requests import oldest_request
 from ...lifecycle.app import ServedApp
 from ...lifecycle.hooks import run_reload_hooks, run_stop_hooks
+from ...lifecycle.metrics import COLLECT_TIMEOUT
+from ...lifecycle.readiness import HooksResult, Readiness
+from ...lifecycle.stop import READINESS_TIMEOUT
 from ...protocol.typed import from_json
 from ...servers.base import PreforkWorker
 from ...system.addresses import parse_address
 from ...system.bytecode import remove_stale
+from ...system.native import new_future, threading
 from .. import messages
 from ..messages import Figures, SavedState, Tally
-from .executor import POLL, make_executor
+from .executor import POLL, Executor, make_executor
 from .presence import Presence
 from .records import by_key
+
+MAX_WAITING_HOOKS = 8
+"""Requests for `on_stop` functions, of one hub after the other, that may wait for a thread."""
 
 logger = logging.getLogger("flask_ctl")
 
@@ -51,13 +66,20 @@ class HubRequests:
         self._send = send
         self._registries = {key: CommandRegistry(app.commands) for key, app in self.by_key.items()}
         self._executor = make_executor(max(app.limits.queue for app in apps))
+        # One thread for the hooks of readiness, one for those of a stop, which hanging commands can't keep waiting.
+        self._hooks_executor = make_executor(MAX_WAITING_HOOKS, 2, "flask-ctl-hooks")
+        self.state = "starting"
+        """The `state` of `status`, as the hub has told it."""
+        self.readiness = Readiness(apps, lambda function: _submit(self._hooks_executor, function))
         self._presence = presence
         self._paused = False
         self._closes_silent = False
-        self._hooks_begun = self._hooks_ended = False
+        self._hooks_turn = threading.Lock()
+        self._hooks_ended = False
         self._methods: dict[str, Callable[..., Any]] = {
             "listening": self.listening,
             "figures": self._figures,
+            "answer": self._answer_question,
             "drain": self.drain,
             "close_silent": self._close_silent,
             "pause": self._pause,
@@ -66,11 +88,14 @@ class HubRequests:
             "preflight": self._preflight,
             "save_state": self._save_state,
             "audit": write_record,
+            "leave": self.leave,
             "exit": exit,
         }
         self._app_methods: dict[str, Callable[..., Callable[[], Any]]] = {
             "call": self._call,
-            "run_stop_hooks": lambda **_: self._run_stop_hooks,
+            "collect": self._collect,
+            "chore": lambda name, params: lambda: CHORES[name](**params),
+            "run_stop_hooks": self._stop_hooks,
             "run_reload_hooks": lambda **_: lambda: run_reload_hooks(apps),
         }
 
@@ -80,7 +105,12 @@ class HubRequests:
             if method in self._app_methods:
                 self._send(messages.request("received", {"id": id}))
                 function = self._app_methods[method](**params)
-                self._executor.submit(function, lambda result: self._answer(id, result))
+                executor = self._hooks_executor if method == "run_stop_hooks" else self._executor
+                executor.submit(function, lambda result: self._answer(id, result))
+            elif method == "state":
+                if id is not None:
+                    self._send(messages.request("received", {"id": id}))
+                self.set_state(**params).add_done_callback(lambda hooks: self._answer(id, hooks.result()))
             elif method in self._methods:
                 self._answer(id, self._methods[method](**params))
         except Exception as error:
@@ -100,7 +130,27 @@ class HubRequests:
             # Only for a stop is it worth the look at all descriptors.
             begun = max(self._server.begun() - sum(tally.in_flight for tally in tallies.values()), 0)
             silent = 0 if self._closes_silent else self._server.silent()
-        return Figures(tallies, self._executor.unfinished, self._server.waiting(), begun, silent)
+        commands = self._executor.unfinished
+        return Figures(tallies, commands, self._server.waiting(), begun, silent, self.readiness.failed_checks)
+
+    def set_state(self, state: str, ready: bool) -> Future[HooksResult]:
+        """The server is in that state, and `ready` for requests from load balancers or not."""
+        self.state = state
+        return self.readiness.change(ready)
+
+    def hold_levels(self, leases: Sequence[Lease]) -> None:
+        """Have these leases of log levels hold, in a thread of the app's."""
+        try:
+            _submit(self._executor, lambda: levels.hold(leases))
+        except CommandError as error:
+            logger.error("log levels are not set: %s", error)
+
+    def expire_levels(self) -> None:
+        """End the leases of log levels that have expired; called now and then."""
+        if levels.due():
+            # If too many commands wait, the next time.
+            with contextlib.suppress(CommandError):
+                _submit(self._executor, levels.expire)
 
     def listening(self, endpoints: list[str]) -> None:
         """The hub listens at these addresses: show there that this worker lives."""
@@ -119,8 +169,40 @@ class HubRequests:
 
     def finish(self) -> None:
         """In the main thread, at the end of the worker: let the app's commands end, and run its `on_stop` functions."""
+        deadline = time.monotonic() + self.grace
         self._executor.wait(self.grace)
-        self._run_stop_hooks(wait=False)
+
+        def through() -> bool:
+            # Once the hub has had the hooks of the stop run, it has waited long enough for those of readiness.
+            return self._hooks_ended if self._hooks_turn.locked() else self.readiness.running_hook is None
+
+        _wait(through, deadline)
+        self._begin_stop_hooks()
+
+    def snapshots(self, *, registered: bool = False, last: bool = False) -> list[bytes]:
+        """The messages with what this worker has counted up to now, and what was collected last if it is wanted."""
+        return [
+            messages.request(
+                "metrics",
+                {
+                    "app": key,
+                    "own": pack(own_families(app.requests)),
+                    **({"registered": app.registries.packed} if registered else {}),
+                    **({"last": True} if last else {}),
+                },
+            )
+            for key, app in self.by_key.items()
+        ]
+
+    def leave(self) -> None:
+        """Send what the hub keeps of a worker that has ended."""
+        self._collect_last([app for app in self._apps if app.registries])
+        for line in self.snapshots(registered=True, last=True):
+            self._send(line)
+        for key, app in self.by_key.items():
+            if len(app.exceptions):
+                self._send(messages.request("exceptions", {"app": key, "exceptions": app.exceptions.entries()}))
+        self._send(messages.request("left", left()))
 
     def _answer(self, id: Any, result: Any) -> None:
         if id is not None:
@@ -129,6 +211,9 @@ class HubRequests:
     def _figures(self) -> dict[str, Any]:
         self.told = self.count()
         return messages.as_json(self.told)
+
+    def _answer_question(self, app: str, question: str, params: dict[str, Any]) -> list[dict[str, Any]]:
+        return answer(self.by_key[app], question, params)
 
     def _close_silent(self) -> None:
         self._closes_silent = True
@@ -156,23 +241,70 @@ class HubRequests:
     def _save_state(self, **state: Any) -> None:
         self.saved_state = from_json(SavedState, state, "the state")
 
+    def _collect(self, app: str) -> Callable[[], Any]:
+        registries = self.by_key[app].registries
+        registries.check_idle()
+        return registries.collect
+
+    def _collect_last(self, apps: Sequence[ServedApp]) -> None:
+        deadline = time.monotonic() + COLLECT_TIMEOUT
+        for app in apps:
+            collected: Future[Any] = new_future()
+            try:
+                self._executor.submit(app.registries.collect_last, collected.set_result)
+            except CommandError:
+                # From Python 3.12 on no thread can be started at the end of a process.
+                collected.set_result(_outcome(app.registries.collect))
+            _wait(collected.done, deadline)
+            # A collector of the app's must not keep the worker from its end, even if it hangs.
+            result = collected.result() if collected.done() else TimedOut("a collector has not returned in time")
+            if isinstance(result, BaseException):
+                logger.warning("the last metrics of %s can't be collected: %r", app.name, result)
+
     def _call(self, app: str, name: str, params: Any = None, texts: Any = None) -> Callable[[], Any]:
         command = self._registries[app].get(name)
         arguments = command.bind(params or {}) if texts is None else command.bind_text(texts)
         return lambda: self.by_key[app].run_command(command.function, arguments)
 
-    def _run_stop_hooks(self, wait: bool = True) -> None:
-        """Run each app's `on_stop` functions, once; a second caller may `wait` until they have run."""
-        if self._hooks_begun:
-            while wait and not self._hooks_ended:
-                # This lets greenlets go on, too.
-                time.sleep(POLL)
-            return
-        self._hooks_begun = True
-        run_stop_hooks(self._apps)
-        self._hooks_ended = True
+    def _stop_hooks(self, patience: float = READINESS_TIMEOUT, **_: Any) -> Callable[[], str | None]:
+        def run() -> str | None:
+            """Wait until they have run; the name of a hook of readiness that still ran before."""
+            _wait(lambda: self.readiness.running_hook is None, time.monotonic() + patience)
+            left = self.readiness.running_hook
+            self._begin_stop_hooks()
+            _wait(lambda: self._hooks_ended, math.inf)
+            return left
+
+        return run
+
+    def _begin_stop_hooks(self) -> None:
+        """Run each app's `on_stop` functions, unless another thread has begun with them."""
+        if self._hooks_turn.acquire(blocking=False):
+            run_stop_hooks(self._apps)
+            self._hooks_ended = True
+
+
+def _wait(done: Callable[[], bool], deadline: float) -> None:
+    while not done() and time.monotonic() < deadline:
+        # This lets greenlets go on, too.
+        time.sleep(POLL)
+
+
+def _outcome(function: Callable[[], Any]) -> Any:
+    """What it returns, or raises."""
+    try:
+        return function()
+    except Exception as error:
+        return error
+
+
+def _submit(executor: Executor, function: Callable[[], Any]) -> Future[Any]:
+    future: Future[Any] = new_future()
+    executor.submit(function, future.set_result)
+    return future
 
 
 def _tally_of(app: ServedApp) -> Tally:
     requests = app.requests
-    return Tally(requests.in_flight, requests.oldest(), *requests.totals(), requests.aborted())
+    oldest, which = oldest_request(requests)
+    return Tally(requests.in_flight, oldest, *requests.totals(), requests.aborted(), which)

@@ -13,7 +13,9 @@ from ...dispatch.commands import Command
 from ...errors import INTERNAL_ERROR, CommandError, ConfigurationError
 from ...lifecycle.controller import Controller
 from ...lifecycle.sockets import Add, AppSockets
+from ...system.packages import UNKNOWN, version_of
 from ...transports.control_thread import ControlServer
+from ...transports.registry import RegisteredApp
 from ..messages import AppRecord, Hello, Welcome
 from .commands import remote_commands
 from .requests import WorkerRequests
@@ -39,6 +41,7 @@ class HubApp(AppSockets):
         self.app = record
         self._dispatcher.registry = self._registry(remote_commands(self._requests, record))
         self.guard.policy = record.policy
+        self._dispatcher.end_revoked_streams()
         self.guard.limits = record.limits
         for endpoint, listener in self._listeners.items():
             try:
@@ -79,6 +82,10 @@ class HubApps:
         self.outdated = False
         """Whether only another hub can do what the workers' newest code needs."""
 
+    def watchdog_request(self) -> float:
+        """The largest CTL_WATCHDOG_REQUEST."""
+        return max((app.app.watchdog_request for app in self._apps.values()), default=0.0)
+
     def __getitem__(self, key: str) -> AppRecord:
         return self._apps[key].app
 
@@ -93,7 +100,7 @@ class HubApps:
                 if app.listens_elsewhere(record):
                     self._give_way(hello, f"{record.name} is to listen elsewhere, or with other keys")
                 app.renew(record)
-        if hello.package != package_version():
+        if hello.package != package_version() and UNKNOWN not in (hello.package, package_version()):
             self._give_way(hello, f"flask-ctl {package_version()} is followed by {hello.package}")
         self.tick(worker)
         problems = [problem for app in self._apps.values() for problem in app.problems.values()]
@@ -108,6 +115,10 @@ class HubApps:
             # Workers hold a lock beside each socket: it shows clients that they are alive.
             for worker in (worker for worker in self._requests.workers if worker is not asking):
                 worker.tell("listening", {"endpoints": self._hub.endpoints})
+
+    def registered(self) -> list[RegisteredApp]:
+        """How the registry shows them."""
+        return [app.registered() for app in self._apps.values()]
 
     def close(self) -> None:
         """When the control thread has ended."""
@@ -128,6 +139,4 @@ def _submit(command: Command, arguments: dict[str, Any]) -> Future[Any]:
 @functools.cache
 def package_version() -> str:
     """The version of this package."""
-    from importlib.metadata import version
-
-    return version("flask_ctl")
+    return version_of("flask_ctl")

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any
 
-from ...dispatch.commands import Command, invalid_parameter
+from ...dispatch.commands import Command
 from ...dispatch.futures import chain, then
 from ...dispatch.parameters import JSONSchema
 from ...dispatch.replies import Call
@@ -63,11 +62,11 @@ def _remote(requests: WorkerRequests, key: str, name: str, description: dict[str
     scope = description.get("scope", "each")
 
     def run(call: Call, **arguments: Any) -> Future[list[dict[str, Any]]]:
-        seconds = _seconds(call.meta.get("_timeout"))
+        seconds = call.timeout
         deadline = time.monotonic() + seconds
         pid = call.meta.get("_pid")
         if pid is not None:
-            return ask([_with_pid(requests.workers, pid)], arguments, deadline)
+            return ask([requests.workers.named(pid, "_pid")], arguments, deadline)
         # Between two workers, as by gunicorn's --max-requests, there may be none for a moment.
         available = requests.when_a_worker_serves(time.monotonic() + min(seconds, ABSENCE))
         return chain(available, lambda: ask(_workers_for(requests.workers, scope), arguments, deadline))
@@ -85,23 +84,6 @@ def _remote(requests: WorkerRequests, key: str, name: str, description: dict[str
         builtin=True,
         description=description,
     )
-
-
-def _seconds(value: Any) -> float:
-    """The time for an answer that the caller has set; as text it comes from a plain command."""
-    try:
-        return math.inf if value is None else float(value)
-    except (TypeError, ValueError):
-        raise invalid_parameter("_timeout", "must be a number of seconds") from None
-
-
-def _with_pid(workers: Workers, pid: Any) -> Worker:
-    # As text it comes from a plain command.
-    worker = workers.get(int(pid)) if str(pid).isdecimal() else None
-    if worker is None:
-        known = ", ".join(str(worker.pid) for worker in workers)
-        raise invalid_parameter("_pid", f"no worker has the pid {pid}; there are: {known or 'none'}")
-    return worker
 
 
 def _workers_for(workers: Workers, scope: str) -> list[Worker]:

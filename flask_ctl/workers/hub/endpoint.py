@@ -5,32 +5,40 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable
+from concurrent.futures import Future
 from typing import Any, TypeVar
 
 from ...dispatch.dispatcher import Answer, Notify
+from ...dispatch.futures import then
 from ...dispatch.guard import Guard
 from ...dispatch.limits import Limits
 from ...dispatch.peer import Peer
 from ...dispatch.policy import Policy
 from ...dispatch.replies import Connection
 from ...errors import INVALID_PARAMS, INVALID_REQUEST, METHOD_NOT_FOUND, CommandError, RemoteProtocolError
+from ...inspection.exceptions import MAX_ENTRIES
+from ...inspection.feeds import FEEDS, ring_of
+from ...inspection.ring import Ring
 from ...lifecycle.stop import Mode
 from ...protocol.jsonrpc import decode, encode, error_object, result_object
-from ...protocol.typed import from_json
+from ...protocol.typed import SHOWN, from_json
 from ...system.processes import open_process
 from ...transports.base import Handler
 from ...transports.reactor import READ, Reactor
 from ...transports.socketfile import SocketFile
 from ...transports.unix import UnixListener
 from .. import messages
-from ..messages import Figures, Hello, Welcome
-from .table import MAX_WORKERS, Worker, Workers
+from ..messages import Figures, Hello, LeftException, LeftItems, Welcome
+from .table import MAX_WORKERS, Snapshot, Worker, Workers
 
 logger = logging.getLogger("flask_ctl")
 
 T = TypeVar("T")
 
 _SAME_USER = Policy()
+_LATEST = 1e11
+"""A Unix time that any calendar can show."""
+
 _ROOM = Limits(connections=2 * MAX_WORKERS)
 
 
@@ -58,14 +66,19 @@ class WorkerEndpoint:
         on_report: Callable[[], Any],
         on_end: Callable[[Worker], Any],
         on_stop: Callable[[Any, float, Peer], Any],
+        on_read_metrics: Callable[[str], Future[str]],
     ) -> None:
-        """`generation_of` tells the generation of a new worker's code. `on_stop` is for a stop that an app asks for."""
+        """`generation_of` tells the generation of a new worker's code. `on_stop` is for a stop that an app asks for.
+
+        `on_read_metrics` gives the packed metrics of an app, by its key.
+        """
         self._workers = workers
         self._generation_of = generation_of
         self._on_hello = on_hello
         self._on_report = on_report
         self._on_end = on_end
         self._on_stop = on_stop
+        self._on_read_metrics = on_read_metrics
         self._reactor: Reactor | None = None
 
     def attach(self, reactor: Reactor) -> None:
@@ -99,7 +112,7 @@ class WorkerEndpoint:
     def handle_plain(self, line: bytes, peer: Peer, connection: Connection | None = None) -> Answer:
         return b"this socket is for the workers; look for the app's own\n"
 
-    def _serve(self, method: Any, params: Any, id: Any, peer: Peer, connection: Connection | None) -> bytes | None:
+    def _serve(self, method: Any, params: Any, id: Any, peer: Peer, connection: Connection | None) -> Answer:
         if not isinstance(params, dict):
             raise CommandError("the parameters are no object", code=INVALID_PARAMS)
         if method == "hello":
@@ -113,6 +126,14 @@ class WorkerEndpoint:
             worker.final = bool(params.get("final"))
             worker.hear(figures)
             self._on_report()
+        elif method == "exceptions":
+            self._exceptions(worker, params)
+        elif method == "metrics":
+            self._metrics(worker, params)
+        elif method == "read_metrics":
+            return self._read_metrics(worker, params, id)
+        elif method == "left":
+            worker.left = _rings(params)
         elif method == "received":
             worker.received(from_json(int, params.get("id"), "id"))
         elif method == "stop":
@@ -123,6 +144,25 @@ class WorkerEndpoint:
         else:
             raise CommandError(f"no method {method!r}", code=METHOD_NOT_FOUND)
         return None
+
+    def _exceptions(self, worker: Worker, params: dict[str, Any]) -> None:
+        entries = from_json(list[LeftException], params.get("exceptions"), "exceptions")
+        key = _app_of(worker, params)
+        if not all(0 <= at < _LATEST for entry in entries for at in (entry.first, entry.last)):
+            raise CommandError("first or last is no time", code=INVALID_PARAMS)
+        worker.exceptions[key] = [messages.as_json(entry) for entry in entries[-MAX_ENTRIES:]]
+
+    def _metrics(self, worker: Worker, params: dict[str, Any]) -> None:
+        key = _app_of(worker, params)
+        before = worker.snapshots.get(key, Snapshot())
+        own, registered = (from_json(str, params.get(name, ""), name) for name in ("own", "registered"))
+        worker.snapshots[key] = Snapshot(own or before.own, registered or before.registered)
+        worker.has_last_snapshot = params.get("last") is True
+
+    def _read_metrics(self, worker: Worker, params: dict[str, Any], id: Any) -> Answer:
+        result = self._on_read_metrics(_app_of(worker, params))
+        answer: Answer = then(result, lambda text: encode(result_object(id, text)))
+        return answer
 
     def _settle(self, value: dict[str, Any], peer: Peer) -> None:
         id, error = value.get("id"), value.get("error", {})
@@ -163,6 +203,23 @@ class WorkerEndpoint:
         self._reactor.unregister(worker.handle)
         # Its final report may be read in this same round of the reactor.
         self._reactor.call_soon(self._on_end, worker)
+
+
+def _app_of(worker: Worker, params: dict[str, Any]) -> str:
+    key: str = from_json(str, params.get("app"), "app")
+    if key not in {app.key for app in worker.hello.apps}:
+        raise CommandError(f"no app of this worker: {key[:SHOWN]!r}", code=INVALID_PARAMS)
+    return key
+
+
+def _rings(params: dict[str, Any]) -> dict[str, Ring]:
+    """By the name of the feed, what a worker leaves."""
+    left = from_json(dict[str, LeftItems], {name: params[name] for name in FEEDS if name in params}, "what is left")
+    rings = {name: ring_of(name, each.last, each.items) for name, each in left.items()}
+    for ring in rings.values():
+        if not all(0 <= item[0] < _LATEST for _, item in ring.after(0)):
+            raise CommandError("an item has no time", code=INVALID_PARAMS)
+    return rings
 
 
 def _sender(connection: Connection | None) -> Callable[[bytes], Any]:

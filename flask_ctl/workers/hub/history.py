@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import datetime, timedelta, timezone
 
 from ...lifecycle.history import History
 from ...lifecycle.operation import timestamp
 from ...system import metrics
-from ..messages import Hello, SavedHistory, SavedReload, SavedState, as_json
-from .state_file import StateFile
+from ..messages import Hello, SavedHistory, SavedMetrics, SavedReload, SavedState, as_json
+from ..state_file import StateFile
+from .metrics import WorkersMetrics
 from .table import Workers
+
+MAX_TOLD = 16 * 1024
+"""Characters of totals of metrics of which each worker keeps a copy; longer ones are only in the file."""
 
 
 class HubHistory(History):
@@ -25,9 +30,12 @@ class HubHistory(History):
         """Code that was loaded after this moment, on the system's monotonic clock, is of this generation."""
         self.begun: SavedReload | None = None
         """A reload that a previous hub began, and that this one does not watch yet."""
+        self.resized = 0
+        """How many workers have been added to the number in the master's setting, negative for removed ones."""
         self.saves = 0
         """How often it has been saved, by all hubs of the server."""
         self._workers = workers
+        self.metrics = WorkersMetrics(workers)
         self._file = file
         self.restore(file.read())
 
@@ -35,6 +43,8 @@ class HubHistory(History):
         """Code that was loaded after `since` serves: the next generation."""
         self.generation += 1
         self.renewed_at = since
+        # At a reload the master goes back to its setting.
+        self.resized = 0
 
     def generation_of(self, hello: Hello, reload_since: float | None) -> int:
         """The generation of a worker's code; `reload_since` is when the master was signalled to reload, if it was."""
@@ -45,9 +55,22 @@ class HubHistory(History):
     def save(self, begun: SavedReload | None) -> None:
         """Leave it to the next hub, in the file of the lock and with each worker; `begun` is the reload under way."""
         self.saves += 1
-        past = SavedHistory(self.generation, self.reloaded_at, self.last_reload, self.renewed_at, begun)
-        state = SavedState(self.saves, self._workers.export_totals(), past)
+        past = SavedHistory(
+            self.generation,
+            self.reloaded_at,
+            self.last_reload,
+            self.renewed_at,
+            begun,
+            self.entries,
+            self.resized,
+            self.started_at,
+            self.failed_reloads,
+        )
+        metrics = self.metrics.export()
+        state = SavedState(self.saves, self._workers.export_totals(), past, self.drain, self.leases, metrics)
         self._file.write(state)
+        if sum(map(len, metrics.totals.values())) > MAX_TOLD:
+            state = replace(state, metrics=SavedMetrics())
         for worker in self._workers:
             worker.tell("save_state", as_json(state))
 
@@ -60,5 +83,11 @@ class HubHistory(History):
         past = state.history
         self.generation, self.renewed_at = past.generation, past.renewed_at
         self.reloaded_at, self.last_reload = past.reloaded_at, past.last_reload
+        self.entries, self.resized = past.entries or self.entries, past.resized
+        self.started_at = past.started_at or self.started_at
+        self.failed_reloads = past.failed_reloads
+        if state.metrics.totals or any(state.metrics.ended):
+            self.metrics.restore(state.metrics)
+        self.drain, self.leases = state.drain, state.leases
         if not reloading:
             self.begun = past.begun

@@ -7,28 +7,46 @@ import logging
 import math
 import os
 from concurrent.futures import Future
+from dataclasses import replace
 from typing import Any
 
 from ...dispatch.audit import asker
-from ...dispatch.futures import then
+from ...dispatch.commands import invalid_parameter
+from ...dispatch.futures import chain, then
 from ...dispatch.replies import Reply
-from ...errors import CommandError
+from ...errors import CONFLICT, NOT_SUPPORTED, CommandError
+from ...inspection import events
+from ...inspection.levels import Lease
+from ...inspection.metrics import pack
 from ...lifecycle.controller import Controller
+from ...lifecycle.cutting import named, oldest
+from ...lifecycle.operation import Progress
+from ...lifecycle.probe import address_of
 from ...lifecycle.reload import ReloadRequest
+from ...lifecycle.service_manager import ServiceManager
 from ...lifecycle.state import Event, State
 from ...lifecycle.stop import StopRequest
+from ...lifecycle.watchdog import Load
+from ...system.directory import StartDirectory
+from ...system.notify_socket import NotifySocket
 from ...system.processes import ProcessHandle
+from ...system.supervisor import Supervision
 from ...system.waiting import Waker, wait_readable
 from ...transports.control_thread import ControlServer
+from ...transports.registration import Registration, entry_path
+from ...transports.registry import Claims
 from ..messages import AppRecord, Hello, SavedReload, Welcome
+from ..state_file import StateFile
 from .apps import HubApps
 from .audit import HubAudit
+from .change import ChangeRequest, WorkerChange
 from .endpoint import WorkerEndpoint, WorkersSocket
 from .history import HubHistory
+from .left import LeftFeeds
 from .master import MasterServer
+from .processes import WorkerProcesses
 from .reload import HubReload
 from .requests import Outcome, WorkerRequests
-from .state_file import StateFile
 from .status import WorkersStatus
 from .stop import HubStop
 from .table import Worker, Workers
@@ -57,10 +75,13 @@ class Hub(Controller[HubReload]):
     ) -> None:
         super().__init__(control or ControlServer("flask-ctl-hub"), master.pid)
         self.hub_pid = os.getpid()
+        # A worker has passed on the master's environment.
+        self._supervision = Supervision(master.pid, os.environ)
         self._path = path
         self._master = master
         self._waker = Waker()
         # The main thread looks for deadlines that have passed.
+        self._left = LeftFeeds()
         self._requests = WorkerRequests(self._control.call_soon, self._waker.wake, self._counted)
         self._server = MasterServer(self._requests, master)
         self._server.notify = self._notify
@@ -70,14 +91,29 @@ class Hub(Controller[HubReload]):
             on_hello=self._welcome,
             on_report=self._counted,
             on_end=self._ended,
+            on_read_metrics=lambda key: then(
+                self.metrics(self._apps[key]), lambda found: pack(found["families"], max_samples=math.inf)
+            ),
             on_stop=lambda mode, grace, peer: self.attempt(self.stop, StopRequest(mode, grace, peer.describe())),
         )
+        self._change: WorkerChange | None = None
         self._audit = HubAudit(self._requests)
+        self._audit.on_record = events.record_command
         self._apps = HubApps(self, self._control, self._requests, self._audit)
         self._socket = WorkersSocket(path, lock, self._endpoint.attach)
+        self._registration = Registration(entry_path(path), master.pid)
         self._control.on_tick(self._apps.tick)
+        self._control.on_tick(self._register)
+        self._control.on_tick(self._tell_manager)
         self._figures = WorkersStatus(self.workers)
         self._history = HubHistory(master.pid, self.workers, state_file or StateFile(lock))
+        told = NotifySocket(os.environ, master.pid)
+        self._manager = ServiceManager(told, self._history)
+        self._watch(told, self._apps.watchdog_request)
+        if told.watchdog:
+            # An idle worker reports nothing, and neither does a frozen one.
+            self._control.on_tick(self._requests.refresh)
+        self.processes = WorkerProcesses(self._requests, self._left, self._history, self._control.call_soon)
 
     @property
     def endpoints(self) -> list[str]:
@@ -91,6 +127,8 @@ class Hub(Controller[HubReload]):
 
     def run(self) -> None:
         """Serve until the master has ended, after a stop its workers, too, or until another hub has to take over."""
+        # Before it listens for clients: they find the listening process by the entry's lock.
+        self._registration.renew()
         self._control.start([(self._socket, self._endpoint)])
         # Ask once in each round: an end between two questions would wake no thread.
         while not self._is_over(ended := self._master.ended()):
@@ -103,10 +141,14 @@ class Hub(Controller[HubReload]):
             reload = self._reload
             if reload is not None and self._master.ended():
                 reload.cancel(by_stop=False)
-        for operation in (self._stop, self._reload):
+        if self._change is not None:
+            self._change.cancel()
+        for operation in (self._stop, self._reload, self._change):
             while operation is not None and not operation.wait(EXPIRY_INTERVAL):
                 self._control.call_soon(self._requests.expire)
         self._control.call_soon(self._requests.give_up)
+        # The next hub goes on with the entry.
+        self._control.call_soon(self._registration.close, not self._apps.outdated)
         # Callers get their answers, and the workers the state that the next hub needs.
         self._control.flush()
         # The file of the lock is no longer needed, and it is ours until the lock is closed.
@@ -124,16 +166,21 @@ class Hub(Controller[HubReload]):
     # What the endpoint of the workers calls
 
     def _generation_of(self, hello: Hello) -> int:
-        self._history.restore(hello.saved_state, reloading=self._reload is not None)
+        self._restore(hello)
         begun, reload = self._history.begun, self._reload
         own_since = None if reload is None else reload.turnover.signalled_at
         return self._history.generation_of(hello, own_since if begun is None else begun.since)
 
     def _welcome(self, worker: Worker) -> Welcome:
-        self._history.restore(worker.hello.saved_state, reloading=self._reload is not None)
+        self._restore(worker.hello)
         welcome = self._apps.welcome(worker)
+        self._register()
+        if not worker.joined:
+            worker.joined = True
+            events.record("worker_joined", pid=worker.pid, generation=worker.generation)
         self._server.greet(worker)
-        if self._lifecycle.state is State.STARTING:
+        # A worker whose app requires a socket serves only once it knows that this hub has it.
+        if self._lifecycle.state is State.STARTING and worker.hello.ready:
             self._advance(Event.SERVE)
         self._resume_reload()
         if self._history.saves:
@@ -141,14 +188,26 @@ class Hub(Controller[HubReload]):
         # After the worker has got its Welcome.
         self._control.call_soon(self._requests.arrived)
         self._changed()
-        return welcome
+        return replace(welcome, state=self.state, ready=self.ready, leases=self._history.leases, index=worker.index)
+
+    def _restore(self, hello: Hello) -> None:
+        before = self._history.drain
+        self._history.restore(hello.saved_state, reloading=self._reload is not None)
+        if self._history.drain != before:
+            self._control.call_soon(self._tell_state)
 
     def _ended(self, worker: Worker) -> None:
         lost = self.workers.remove(worker)
+        self._history.metrics.retire(worker)
+        self._left.add(worker, len(self.workers))
+        kind = "worker_lost" if worker.hello.runs_exit_handlers and not worker.final else "worker_ended"
+        events.record(kind, pid=worker.pid, generation=worker.generation, in_flight=lost)
         of_reload = self._reload is not None and self._reload.turnover.ended(worker, lost)
         if lost and not of_reload and worker.generation < self._history.generation:
             logger.warning("pid %d, which a reload left to its last requests, has ended: %d cut", worker.pid, lost)
             self._history.lost(lost)
+        if self._change is not None:
+            self._change.cut += lost
         self._save_state()
         self._changed()
 
@@ -171,9 +230,9 @@ class Hub(Controller[HubReload]):
 
     def status(self, app: AppRecord) -> Future[dict[str, Any]]:
         def describe(_unheard: set[int]) -> dict[str, Any]:
-            fields = self._status(self._apps[app.key], **self._figures.describe(app.key, self._state.value))
+            fields = self._status(self._apps[app.key], **self._figures.describe(app.key, self.state))
             latest = self.workers.latest
-            wanted = 0 if latest is None else latest.wanted
+            wanted = 0 if latest is None or not latest.wanted else latest.wanted + self._history.resized
             return {
                 **fields,
                 "workers_expected": wanted or len(self.workers),
@@ -182,7 +241,52 @@ class Hub(Controller[HubReload]):
 
         return then(self._requests.refresh(), describe)
 
+    def change_workers(
+        self, what: str, number: int, deadline: float, preflight_timeout: float, by: dict[str, Any]
+    ) -> Future[dict[str, Any]]:
+        self._server.check()
+        latest = self.workers.latest
+        if self._lifecycle.state is not State.RUNNING or self._change is not None or latest is None:
+            doing = self._lifecycle.state.value if self._change is None else "changing the workers"
+            raise CommandError(f"can't {what} workers while {doing}", code=CONFLICT)
+        if what not in latest.signals:
+            instead = latest.instead.get(what, f"{latest.server.get('name', 'the server')} has no way to do that")
+            raise CommandError(f"can't {what} workers: {instead}", code=NOT_SUPPORTED)
+        if what == "remove" and number >= len(self.workers):
+            raise invalid_parameter("remove", f"one worker has to stay, and there are {len(self.workers)}")
+        worker = self.workers.named(number, "recycle") if what == "recycle" else None
+        request = ChangeRequest(what, number, worker, deadline, preflight_timeout)
+        change = WorkerChange(self._server, self._requests, request, self._why_no_change, self._resized)
+        change.start()
+        self._change = change
+        change.result.add_done_callback(lambda _: self._control.call_soon(self._change_over))
+        logger.info("workers: %s %d, asked by %s", what, number, asker(by))
+        return change.result
+
+    def _why_no_change(self) -> str:
+        if self._stop is not None:
+            return "the server is stopping"
+        return "the master has ended" if self._master.ended() else ""
+
+    def _resized(self, by: int) -> None:
+        self._history.resized += by
+        self._save_state()
+
+    def _change_over(self) -> None:
+        self._change = None
+
+    def reload(
+        self, request: ReloadRequest, reply: Reply | None, progress: Progress | None = None
+    ) -> Future[dict[str, Any]]:
+        if self._change is not None:
+            raise CommandError("can't reload while changing the workers", code=CONFLICT)
+        return super().reload(request, reply, progress)
+
     # How a stop and a reload go here
+
+    @property
+    def start_directory(self) -> StartDirectory | None:
+        return None if self.workers.latest is None else self.workers.latest.directory
 
     @property
     def _directory(self) -> str:
@@ -191,6 +295,10 @@ class Hub(Controller[HubReload]):
             return ""
         # A worker of an older version tells only its working directory.
         return latest.cwd if latest.directory is None else latest.directory.real
+
+    @property
+    def commit(self) -> str | None:
+        return None if self.workers.latest is None else self.workers.latest.commit
 
     def _check_stop(self, request: StopRequest) -> None:
         self._server.check()
@@ -205,7 +313,7 @@ class Hub(Controller[HubReload]):
     def _end_at_once(self) -> None:
         self._server.end_at_once()
 
-    def _reload_obstacle(self) -> str | None:
+    def reload_obstacle(self) -> str | None:
         self._server.check()
         latest = self.workers.latest
         return None if latest is None else latest.obstacle
@@ -214,6 +322,33 @@ class Hub(Controller[HubReload]):
         return HubReload(
             self._server, self._requests, request, self._save_state, self._reload_done, self._reload_failed, begun
         )
+
+    def _load(self) -> Load:
+        return self._figures.load()
+
+    def _address(self) -> Any:
+        latest = self.workers.latest
+        return None if latest is None else next(map(address_of, latest.server.get("listeners", [])), None)
+
+    def keep_leases(self, leases: list[Lease]) -> None:
+        super().keep_leases(leases)
+        self._save_state()
+
+    def _drain_progress(self) -> dict[str, int]:
+        figures = [worker.figures for worker in self.workers]
+        in_flight = sum(tally.in_flight for figure in figures for tally in figure.apps.values())
+        return {"in_flight": in_flight, "failed_checks": sum(figure.failed_checks for figure in figures)}
+
+    def _tell_state(self) -> None:
+        for worker in self.workers:
+            worker.tell("state", {"state": self.state, "ready": self.ready})
+
+    def _tell_drain(self, deadline: float) -> Future[dict[str, Any]]:
+        self._save_state()
+        news = {"state": self.state, "ready": self.ready}
+        told = then(self._requests.ask(list(self.workers), "state", news, deadline), _hooks_of)
+        # With the requests in flight of this moment.
+        return chain(told, lambda: then(self._requests.refresh(), lambda _unheard: told.result()))
 
     def _run_reload_hooks(self) -> Future[int]:
         def count(outcomes: list[Outcome]) -> int:
@@ -228,6 +363,11 @@ class Hub(Controller[HubReload]):
         return then(self._requests.ask(list(self.workers), "run_reload_hooks", {}, math.inf), count)
 
     # Helpers
+
+    def _register(self) -> None:
+        latest = self.workers.latest
+        if self.endpoints and latest is not None:
+            self._registration.renew(Claims(self._apps.registered(), latest.cwd, str(latest.server.get("name", ""))))
 
     def _resume_reload(self) -> None:
         """Watch a reload that a previous hub began."""
@@ -245,7 +385,10 @@ class Hub(Controller[HubReload]):
 
     def _reload_done(self, reload: HubReload, cut: int) -> dict[str, Any]:
         self._history.renew(reload.turnover.signalled_at)
-        result = self._reloaded(reload.by, reload.elapsed, cut)
+        cut_requests = named(oldest(reload.turnover.cut_requests))
+        result = {**self._reloaded(reload.by, reload.elapsed, cut), **cut_requests}
+        # For a caller whose connection has ended with a previous hub.
+        self._history.add_to_last_reload(cut_requests)
         self._advance(Event.RETURN)
         self._reload_over()
         return {**result, "old_left": reload.old_left} if reload.old_left else result
@@ -260,3 +403,14 @@ class Hub(Controller[HubReload]):
         self._reload = None
         self._control.call_soon(self._save_state)
         self._waker.wake()
+
+
+def _hooks_of(outcomes: list[Outcome]) -> dict[str, Any]:
+    """What the workers answer to a new state, put together."""
+    errors = [(worker.pid, answer) for worker, answer in outcomes if isinstance(answer, CommandError)]
+    answers = [(worker.pid, answer) for worker, answer in outcomes if isinstance(answer, dict)]
+    return {
+        "hooks_run": sum(answer["hooks_run"] for _, answer in answers),
+        "hooks_failed": [f"pid {pid}: {text}" for pid, answer in answers for text in answer["hooks_failed"]],
+        "unanswered": [{"worker": pid, "error": error.message} for pid, error in errors],
+    }

@@ -55,6 +55,12 @@ class MasterServer:
     def pid(self) -> int:
         return self._master.pid
 
+    @property
+    def activated(self) -> list[str]:
+        latest = self._requests.workers.latest
+        names: list[str] = [] if latest is None else latest.server.get("activated", [])
+        return names
+
     def in_flight(self) -> int:
         return self._requests.workers.in_flight
 
@@ -136,6 +142,10 @@ class MasterServer:
         except PermissionError:
             message = f"the master, pid {self.pid}, belongs to another user than its workers, who alone can signal it"
             raise CommandError(message, code=NOT_SUPPORTED) from None
+
+    def signal(self, what: str) -> None:
+        """Ask the master for what a signal of its own stands for, such as ``add``."""
+        self._master.signal(self._requests.signals()[what])
 
     def reload(self) -> None:
         """From another thread: have the master replace its workers."""

@@ -9,11 +9,13 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from ...errors import NOT_SUPPORTED, SERVER_DIED, CommandError
+from ...lifecycle.cutting import oldest
 from ...lifecycle.operation import MAX_SECONDS, MAX_WAIT, CalledOff
 from ...lifecycle.reload import ReloadOperation, ReloadRequest
 from ...system.preflight import Preflight
 from ...system.standby import StandbyThread
 from ..messages import SavedReload
+from .cutting import oldest_of, requests_in_flight
 from .master import ANSWER_TIMEOUT, MasterServer
 from .requests import WorkerRequests
 from .table import Worker
@@ -78,7 +80,7 @@ class HubReload(ReloadOperation):
             return None
         return SavedReload(
             turnover.signalled_at, self.began, self._deadline, request.by, request.grace, request.preflight_timeout,
-            request.cut, turnover.cut, turnover.count, turnover.passed, turnover.left(),
+            request.cut, turnover.cut, turnover.count, turnover.passed, turnover.left(), oldest(turnover.cut_requests),
         )  # fmt: skip
 
     def start(self) -> None:
@@ -105,7 +107,9 @@ class HubReload(ReloadOperation):
         """How far it is: the phase, requests in flight in old workers, how many old and new workers there are."""
         old, new = self.turnover.old(), self.turnover.new()
         in_flight = sum(worker.figures.in_flight for worker in old)
-        return {**super().progress(), "in_flight": in_flight, "waiting_for": [], "old": len(old), "new": len(new)}
+        fields = {**super().progress(), "in_flight": in_flight, "waiting_for": [], "old": len(old), "new": len(new)}
+        request = oldest_of(old)
+        return fields if request is None else {**fields, "oldest_request": request}
 
     def _run(self) -> None:
         if self.turnover.signalled_at is None:
@@ -215,9 +219,19 @@ class HubReload(ReloadOperation):
     def _end_by_force(self, workers: list[Worker]) -> None:
         """Kill them, and wait for their end."""
 
+        def have_leave() -> None:
+            for worker in filter(self._lives, workers):
+                worker.tell("leave", {})
+
+        # Before the question about requests, whose answer comes behind it.
+        self._requests.on_control(have_leave)
+        in_flight = requests_in_flight(self._requests).values()
+
         def kill() -> None:
             for worker in filter(self._lives, workers):
-                self.turnover.cut += worker.figures.in_flight
+                count = worker.figures.in_flight
+                self.turnover.cut += count
+                self.turnover.cut_requests += [one for one in in_flight if one["worker"] == worker.pid][:count]
                 worker.counted_as_cut = True
                 worker.handle.kill()
 

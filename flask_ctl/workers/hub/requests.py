@@ -59,7 +59,7 @@ class WorkerRequests:
         on_answer: Callable[[Worker, Any], Any] | None = None,
     ) -> list[Outcome]:
         """From another thread: ask each worker and wait for the answers; what has not come in time is a TimedOut."""
-        answered: list[Outcome] = self._wait_for(
+        answered: list[Outcome] = self.wait_for(
             lambda: self.ask(list(self.workers), method, params, time.monotonic() + timeout, on_answer)
         )
         return answered
@@ -74,7 +74,7 @@ class WorkerRequests:
 
     def refresh_now(self) -> None:
         """From another thread: as `refresh`, and wait for that."""
-        self._wait_for(self.refresh)
+        self.wait_for(self.refresh)
 
     def ask(
         self,
@@ -153,7 +153,7 @@ class WorkerRequests:
         deadlines = [self.workers.next_deadline(), *(deadline for deadline, _ in list(self._waiting))]
         return min((deadline for deadline in deadlines if deadline is not None), default=None)
 
-    def _wait_for(self, begin: Callable[[], Future[Any]]) -> Any:
+    def wait_for(self, begin: Callable[[], Future[Any]]) -> Any:
         """The result of what `begin` begins on the control thread."""
         turn: Future[None] = new_future()
         result = chain(turn, begin)

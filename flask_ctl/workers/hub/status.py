@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import math
 import time
 from typing import Any
 
 from ...lifecycle.controller import requests_in_status
+from ...lifecycle.watchdog import Load
 from ...system import metrics
 from ..messages import Tally
 from .table import Workers
+
+SILENT = 5.0
+"""Seconds after which even an idle worker is old, since the hub of a watchdog asks it every other second."""
 
 
 class WorkersStatus:
@@ -17,6 +22,17 @@ class WorkersStatus:
     def __init__(self, workers: Workers) -> None:
         self._workers = workers
         self._readers: dict[int, metrics.ProcessMetrics] = {}
+
+    def load(self) -> Load:
+        """What a watchdog looks at. A worker that is not heard any more grows older, also without requests."""
+        now, ages, waiting = time.monotonic(), [], 0
+        for worker in self._workers:
+            oldest = [tally.oldest for tally in worker.figures.apps.values() if tally.oldest is not None]
+            silent = now - worker.heard
+            ages.append(max(oldest, default=0.0) + silent if oldest or silent > SILENT else None)
+            waiting = max(waiting, worker.figures.waiting)
+        youngest = None if None in ages else min((age for age in ages if age is not None), default=math.inf)
+        return Load(self._workers.finished(), youngest, waiting)
 
     def describe(self, key: str, state: str) -> dict[str, Any]:
         """The fields for one app: the sums over its workers, and the workers, the oldest first."""
@@ -47,4 +63,4 @@ class WorkersStatus:
 
 
 def _requests(tally: Tally) -> dict[str, Any]:
-    return requests_in_status(tally.in_flight, tally.oldest, tally.total, tally.errors)
+    return requests_in_status(tally.in_flight, tally.oldest, tally.oldest_request, tally.total, tally.errors)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
-from typing import Any
+from typing import Any, NamedTuple
 
 from ...dispatch.commands import invalid_parameter
 from ...errors import INTERNAL_ERROR, CommandError, TimedOut
+from ...inspection.exceptions import ExceptionTable
+from ...inspection.ring import Ring
 from ...protocol.framing import MAX_FRAME
 from ...system.native import new_future
 from ...system.processes import ProcessHandle
@@ -22,6 +25,13 @@ RECEIPT_TIMEOUT = 5.0
 """Seconds for a worker to confirm that it has received a request; a thread of its own does so."""
 
 Send = Callable[[bytes], Any]
+
+
+class Snapshot(NamedTuple):
+    """What a worker has counted for one app, as `pack` packs it: of its own accord, and in the app's registries."""
+
+    own: str = ""
+    registered: str = ""
 
 
 class Call:
@@ -51,8 +61,21 @@ class Worker:
         self.figures = hello.figures
         self.heard = time.monotonic()
         self.generation = generation
+        self.joined = False
+        """Whether it is known that it serves."""
         self.final = False
         """Whether it has sent its final report: it ends in order."""
+        self.exceptions: dict[str, list[dict[str, Any]]] = {}
+        """By app, what it has left to the hub at its end."""
+        self.left: dict[str, Ring] | None = None
+        """By feed, the items that it has left; None if it has not said."""
+        self.snapshots: dict[str, Snapshot] = {}
+        """By app, what it has counted when it was heard last."""
+        self.has_last_snapshot = False
+        self.index = 0
+        """Of those that serve, from 1 on: a later worker takes it over."""
+        self.number = 0
+        """Of all workers that this hub has seen: unlike the pid it is never another one's."""
         self.counted_as_cut = False
         """Whether what it has in flight has been counted as cut already."""
         self._send = send
@@ -133,7 +156,9 @@ class Workers:
 
     def __init__(self) -> None:
         self._workers: dict[int, Worker] = {}
+        self._numbers = itertools.count(1)
         self._past: dict[str, Tally] = {}
+        self._past_exceptions: dict[str, ExceptionTable] = {}
         self.latest: Hello | None = None
         """The Hello of the worker with the newest code, which may have ended; the master's facts in it still hold."""
         self.died = 0
@@ -150,11 +175,23 @@ class Workers:
     def get(self, pid: int | None) -> Worker | None:
         return self._workers.get(pid) if pid is not None else None
 
+    def named(self, pid: Any, parameter: str) -> Worker:
+        """The worker with a pid that a caller has given, also as text. Raises CommandError -32602 if there is none."""
+        worker = self.get(int(pid)) if str(pid).isdecimal() else None
+        if worker is None:
+            known = ", ".join(str(worker.pid) for worker in self)
+            raise invalid_parameter(parameter, f"no worker has the pid {pid}; there are: {known or 'none'}")
+        return worker
+
     def add(self, worker: Worker) -> None:
         """Raises CommandError if there are too many."""
         if len(self._workers) >= MAX_WORKERS:
             raise CommandError(f"there are {MAX_WORKERS} workers already")
         self._workers[worker.pid] = worker
+        worker.number = next(self._numbers)
+        taken = {other.index for other in self if other is not worker}
+        told = worker.hello.index
+        worker.index = told if told > 0 and told not in taken else min({*range(1, len(taken) + 2)} - taken)
         self.heard_of(worker.hello)
 
     def heard_of(self, hello: Hello) -> None:
@@ -179,8 +216,16 @@ class Workers:
             past = self._past.get(key, Tally())
             self._past[key] = Tally(0, None, past.total + tally.total, past.errors + tally.errors)
             self._cut_off += tally.in_flight + tally.aborted
+        for key, entries in worker.exceptions.items():
+            known = self._past_exceptions.setdefault(key, ExceptionTable())
+            for entry in entries:
+                known.add({**entry, "worker": worker.pid})
         worker.close()
         return lost
+
+    def past_exceptions(self, key: str) -> list[dict[str, Any]]:
+        """Those of one app that ended workers have left, each with the ``worker`` that had it last."""
+        return self._past_exceptions[key].entries() if key in self._past_exceptions else []
 
     def newest(self) -> Worker | None:
         """The worker whose code was loaded last."""
@@ -190,9 +235,11 @@ class Workers:
         """The counts of all workers for one app, ended workers included."""
         past = self._past.get(key, Tally())
         now = [worker.figures.apps.get(key, Tally()) for worker in self]
+        oldest = max(now, key=lambda tally: tally.oldest or 0.0, default=Tally())
         return Tally(
             in_flight=sum(tally.in_flight for tally in now),
-            oldest=max((tally.oldest for tally in now if tally.oldest is not None), default=None),
+            oldest=oldest.oldest,
+            oldest_request=oldest.oldest_request,
             total=past.total + sum(tally.total for tally in now),
             errors=past.errors + sum(tally.errors for tally in now),
         )

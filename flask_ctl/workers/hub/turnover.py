@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
+from typing import Any
 
 from ...system.processes import ProcessHandle, open_process, parent_of
 from ..messages import Hello, SavedReload
@@ -17,6 +19,8 @@ class Turnover:
         """When the master was signalled, on the monotonic clock."""
         self.cut = 0
         """Requests that ended with an old worker."""
+        self.cut_requests: list[Mapping[str, Any]] = []
+        """Those of them that are known."""
         self.count = 0
         """Workers at that moment."""
         self.passed = 0
@@ -33,6 +37,7 @@ class Turnover:
     def restore_state(self, begun: SavedReload, master: int) -> None:
         """Go on from what a previous hub has noted."""
         self.signalled_at, self.cut, self.count, self.passed = begun.since, begun.cut, begun.count, begun.passed
+        self.cut_requests = [*begun.cut_requests]
         handles = [open_process(pid) for pid in begun.old if parent_of(pid) == master]
         self.unheard = [handle for handle in handles if handle is not None]
 

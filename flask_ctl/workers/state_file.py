@@ -9,14 +9,27 @@ import json
 import logging
 import os
 
-from ...errors import RemoteProtocolError
-from ...protocol.typed import from_json
-from ..messages import SavedState, as_json
+from ..errors import RemoteProtocolError
+from ..protocol.typed import from_json
+from .messages import SavedState, as_json
 
 MAX_SIZE = 1 << 20
 """Bytes of the file that are read at most."""
 
 logger = logging.getLogger("flask_ctl")
+
+
+def read_state(lock: str) -> SavedState | None:
+    """The state in the file of a hub's lock; None if there is none, or it can't be read."""
+    try:
+        descriptor = os.open(lock, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError:
+        # No hub has been started yet.
+        return None
+    try:
+        return StateFile(descriptor).read()
+    finally:
+        os.close(descriptor)
 
 
 class StateFile:

@@ -1,0 +1,1 @@
+"""Rollouts: one change of many instances, batch by batch, with a record of what has become of each."""

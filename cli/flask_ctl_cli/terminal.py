@@ -1,0 +1,65 @@
+"""The terminal, if there is one: its width, and whether colours and movements of the cursor are wanted."""
+
+from __future__ import annotations
+
+import os
+from typing import IO, Any
+
+import click
+
+DEFAULT_WIDTH = 80
+"""Columns, if the terminal does not tell its own number."""
+
+_STYLES = {
+    r"(?<=  )(running)(?=, pid )": "green",
+    r"(?<=  )(starting|draining|reloading|stopping)(?=, pid )": "yellow",
+    r"(\(\d+%\) HIGH)\b": "red",
+    r"\b(CUT|DIED|FAILED|LEFT\s+(?:UNFINISHED|BEHIND))\b": "red",
+}
+"""Colours of the state in the first line of `status`, of limits that are nearly reached, and of what was lost."""
+
+
+def columns(stream: IO[Any]) -> int | None:
+    """The width of the terminal that a stream writes to; None if it writes to a pipe or a file."""
+    if not stream.isatty():
+        return None
+    if os.environ.get("COLUMNS", "").isdecimal():
+        return int(os.environ["COLUMNS"]) or DEFAULT_WIDTH
+    try:
+        return os.get_terminal_size(stream.fileno()).columns or DEFAULT_WIDTH
+    except OSError:
+        return DEFAULT_WIDTH
+
+
+def lines(stream: IO[Any]) -> int:
+    """The height of the terminal that a stream writes to; 0 if it is not known."""
+    try:
+        return os.get_terminal_size(stream.fileno()).lines
+    except OSError:
+        return 0
+
+
+def can_move(stream: IO[Any]) -> bool:
+    """Whether the cursor can be moved there, to write over what was written before."""
+    return stream.isatty() and os.environ.get("TERM") != "dumb"
+
+
+def wants_colour() -> bool | None:
+    """True and False as the user has said it, None for colours on a terminal only.
+
+    The variables are those of https://no-color.org and https://bixense.com/clicolors.
+    """
+    if os.environ.get("NO_COLOR"):
+        return False
+    if os.environ.get("CLICOLOR_FORCE", "0") != "0":
+        return True
+    return False if os.environ.get("CLICOLOR") == "0" or os.environ.get("TERM") == "dumb" else None
+
+
+def coloured(text: str) -> str:
+    """A result of our own commands with styles, which `click.echo` removes where they are not wanted."""
+    import re
+
+    for pattern, colour in _STYLES.items():
+        text = re.sub(pattern, click.style(r"\1", fg=colour, bold=True), text)
+    return text
