@@ -188,7 +188,7 @@ def test_keys_show_stacks_and_records_and_another_theme(shop: Shop) -> None:
     async def scene(view: View) -> None:
         await view.until("GET /hold")
         await view.pilot.press("s")
-        await view.until("stacks", "GET /hold, ", "Close")
+        await view.until("stacks", "GET /hold,", "Close")
         await view.pilot.press("escape")
         await view.until("Slowest requests in flight")
         await view.pilot.press("l")
