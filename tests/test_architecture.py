@@ -23,6 +23,7 @@ LAYERS = [
     "dispatch",
     "servers",
     "transports",
+    "fleet",
     "inspection",
     "lifecycle",
     "client",
@@ -56,6 +57,7 @@ ONLY_IN = {
     "cheroot": {"servers"},
     "gevent": {"servers", "system", "workers"},
     "gunicorn": {"servers"},
+    "nats": {"fleet"},
     "psutil": {"system"},
     "zmq": {"client", "transports"},
 }

@@ -8,6 +8,7 @@ from typing import Any, Union
 
 from ..system.credentials import peer_credentials, peer_groups
 from ..system.native import socket
+from .commands import Role
 
 Principal = tuple[str, Union[int, str, None]]
 """An identity, as far as it can be known: ``("uid", 1001)``, ``("gid", 100)``, ``("key", "alice")``."""
@@ -22,6 +23,7 @@ class Peer:
 
     A process is named by the kernel (unix(7), SO_PEERCRED). `key` is the name of the CURVE key that a peer over the
     network has proved to hold, `address` the IP address of a peer over plain TCP, about which nothing else is known.
+    `role` is what a NATS server lets a peer do, which belongs to an `account` there, and calls itself `user`.
     """
 
     pid: int | None = None
@@ -31,6 +33,9 @@ class Peer:
     """Supplementary groups."""
     key: str | None = None
     address: str | None = None
+    role: Role | None = None
+    account: str | None = None
+    user: str | None = None
 
     @classmethod
     def from_dict(cls, fields: dict[str, Any]) -> Peer:
@@ -43,7 +48,9 @@ class Peer:
 
     @property
     def principal(self) -> Principal:
-        """The user, key or host that refusals count against. All loopback addresses are one host."""
+        """The user, key, host or account that refusals count against. All loopback addresses are one host."""
+        if self.role is not None:
+            return "account", self.account
         if self.key is not None:
             return "key", self.key
         if self.address is not None and self.uid is None:
@@ -52,12 +59,16 @@ class Peer:
 
     def describe(self) -> dict[str, Any]:
         """The `by` of `status`."""
+        if self.role is not None:
+            return {"via": "nats", "account": self.account, "user": self.user}
         if self.key is not None:
             return {"key": self.key}
         named = {"uid": self.uid, "gid": self.gid, "pid": self.pid}
         return named if self.address is None else {**named, "address": self.address}
 
     def __str__(self) -> str:
+        if self.role is not None:
+            return f"a user of NATS that calls itself {self.user!r}"
         if self.key is not None:
             return f"the key {self.key!r}"
         if self.uid is not None:

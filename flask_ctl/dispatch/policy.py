@@ -60,6 +60,9 @@ class Policy:
 
     def role_of(self, peer: Peer) -> Role | None:
         """The most that a peer may do; None for nothing at all."""
+        if peer.role is not None:
+            # The server's permissions have let it send to the subject of that role.
+            return peer.role
         if peer.key is not None:
             # The handshake has accepted its key.
             return self._granted({("key", peer.key)}) or self._granted({("key", "*")}) or "observe"
@@ -99,6 +102,8 @@ class Policy:
 
 
 def _remedy(peer: Peer) -> str:
+    if peer.role is not None:
+        return "it needs the permission to publish to the subject of that role, and the app has to take it"
     if peer.uid is None and peer.key is None and peer.address is not None:
         return "plain TCP does not tell who it is: use a Unix socket or CURVE, or set CTL_TCP_OPERATE"
     return "CTL_ALLOW of the app gives more"

@@ -16,6 +16,7 @@ from ..dispatch.commands import Command
 from ..dispatch.limits import Limits, whole_number
 from ..dispatch.policy import Policy
 from ..errors import ConfigurationError
+from ..fleet.settings import fleet_from_config
 from ..inspection.exceptions import ExceptionTable
 from ..inspection.registries import Registries
 from ..lifecycle.app import ServedApp
@@ -151,6 +152,7 @@ class AppState:
             routes=lambda: described_routes(self.app),
             watch_routes=self._watch_routes,
             slow_request=self.seconds("CTL_SLOW_REQUEST"),
+            fleet=fleet_from_config(self.setting),
             watchdog_request=self.seconds("CTL_WATCHDOG_REQUEST"),
             log_ring=whole_number("CTL_LOG_RING", self.setting("CTL_LOG_RING"), at_least=0),
             by_default=endpoints is None and self._listens_by_default(),

@@ -12,6 +12,7 @@ from ..dispatch.guard import Guard
 from ..dispatch.limits import Limits
 from ..dispatch.policy import Policy
 from ..errors import ConfigurationError, InsecureConfiguration
+from ..fleet.settings import FleetSettings
 from ..inspection.exceptions import ExceptionTable
 from ..inspection.registries import Registries
 from ..servers.middleware import RequestCounter
@@ -45,6 +46,8 @@ class AppConfig:
     curve: CurveFiles
     watchdog_request: float = WATCHDOG_REQUEST
     """Seconds that a request may take before the service manager's watchdog is fed only if others are answered."""
+    fleet: FleetSettings | None = None
+    """The NATS servers over which the app is controlled, too; None without."""
     by_default: bool = False
     """Whether the address is the app's default socket, because no other one was given."""
 

@@ -58,6 +58,8 @@ class Controller(ABC, Generic[R]):
         """The process to signal."""
         self.hub_pid: int | None = None
         """The hub that answers for workers; None for a single process."""
+        self.fleets: dict[str, Callable[[], dict[str, Any]]] = {}
+        """What `status` tells of the control over NATS, by the names of the apps that have it."""
         self.processes: Processes
         self._control = control
         self._lock = threading.Lock()
@@ -413,6 +415,7 @@ class Controller(ABC, Generic[R]):
             "draining": None if drain is None else {**asdict(drain), **self._drain_progress()},
             "stopping": None if self._stop is None else self._stop.describe(),
             "control": {"restarts": self._control.restarts, "sockets": self.endpoints},
+            **({"fleet": self.fleets[app.name]()} if app.name in self.fleets else {}),
         }
 
 

@@ -281,6 +281,12 @@ class Instance(Controller[Reload]):
                 if app.required or isinstance(error, InsecureConfiguration):
                     raise
                 logger.warning("%s serves without a control socket: %s", app.name, error.message)
+        try:
+            sockets.join_fleet(self._control.open)
+        except ConfigurationError as error:
+            if app.required:
+                raise
+            logger.warning("%s serves without control over NATS: %s", app.name, error.message)
 
     def _register(self) -> None:
         if self._control.endpoints:

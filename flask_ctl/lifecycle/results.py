@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from ..dispatch.commands import ROLES
 from ..dispatch.parameters import JSONSchema
 
 STRING: JSONSchema = {"type": "string"}
@@ -12,7 +13,10 @@ BOOLEAN: JSONSchema = {"type": "boolean"}
 SECONDS: JSONSchema = {"type": "number", "minimum": 0}
 COUNT: JSONSchema = {"type": "integer", "minimum": 0}
 TIME: JSONSchema = {"type": "string", "format": "date-time"}
-PEER: JSONSchema = {"type": "object", "description": "who asked: uid, gid, pid, key or signal, as far as known"}
+PEER: JSONSchema = {
+    "type": "object",
+    "description": "who asked: uid, gid, pid, key, signal, or via, account and user, as far as known",
+}
 
 
 def _or_null(schema: JSONSchema) -> JSONSchema:
@@ -269,6 +273,16 @@ METRICS = _object(
     }
 )
 
+FLEET = _object(
+    {
+        "servers": _list_of(STRING),
+        "instance": STRING,
+        "account": _or_null(STRING),
+        "roles": _list_of({"enum": list(ROLES)}),
+        "problem": _or_null(STRING),
+    }
+)
+
 RESULTS: dict[str, Any] = {
     "ping": _object({"pong": BOOLEAN, "protocol": INTEGER, "pid": INTEGER, "version": STRING}, hub=INTEGER),
     "status": _object(
@@ -302,6 +316,7 @@ RESULTS: dict[str, Any] = {
         service_manager=_or_null(
             _object({"told_by": INTEGER, "is_main": _or_null(BOOLEAN), "watchdog": _or_null(SECONDS)})
         ),
+        fleet=FLEET,
     ),
     "stop": _object(
         {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import platform
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -43,6 +44,7 @@ class AppSockets:
         self._listeners: dict[str, Listener] = {}
         self._default = DefaultName(app.endpoints[0], controller.pid, hub=hub) if app.by_default else None
         self._dispatcher = Dispatcher(self._registry(commands), submit, self.guard)
+        self._fleet_begun = False
 
     def open(self, endpoint: str, add: Add) -> None:
         """Listen at an address; if another instance has the default one, at a name of our own for now.
@@ -53,6 +55,22 @@ class AppSockets:
             self._listen(endpoint, add)
         else:
             self._default.open(lambda path: self._listen(path, add))
+
+    def join_fleet(self, add: Add) -> None:
+        """Take requests over NATS, too, if the app has servers for that; once. Raises ConfigurationError."""
+        app, settings = self.app, self.app.fleet
+        if settings is None or self._fleet_begun:
+            return
+        self._fleet_begun = True
+        from ..fleet.agent import Identity
+        from ..fleet.listener import FleetListener
+
+        pid, host = self._controller.pid, platform.node()
+        # The same over a reload.
+        identity = Identity(app.name, f"{host}-{pid}", host, pid, app.versions["flask_ctl"], settings.labels)
+        listener = FleetListener(settings, identity, self.guard)
+        add(listener, self._dispatcher)
+        self._controller.fleets[app.name] = listener.describe
 
     def tick(self, add: Add) -> None:
         """Called periodically: take the default name over once no other instance has it."""

@@ -26,6 +26,9 @@ class Handler(Protocol):
 class Listener(Protocol):
     """One address at which messages arrive."""
 
+    connects_out: bool = False
+    """Whether it is a client of another server itself, so that nobody connects to it."""
+
     @property
     def endpoint(self) -> str:
         """The address, as `status` shows it."""

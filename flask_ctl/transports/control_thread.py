@@ -47,7 +47,8 @@ class ControlServer:
 
     @property
     def endpoints(self) -> list[str]:
-        return [listener.endpoint for listener, _ in self._listeners]
+        """The addresses at which clients connect."""
+        return [listener.endpoint for listener, _ in self._listeners if not listener.connects_out]
 
     def start(self, listeners: Sequence[tuple[Listener, Handler]]) -> None:
         """Open every listener, then serve. Raises ConfigurationError, with nothing left open, if one can't be."""

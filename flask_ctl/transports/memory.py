@@ -20,6 +20,7 @@ class MemoryListener:
     """Listens inside this process; every peer is the process itself."""
 
     endpoint = "memory"
+    connects_out = False
 
     def __init__(self, guard: Guard) -> None:
         self._guard = guard

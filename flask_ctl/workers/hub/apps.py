@@ -54,7 +54,8 @@ class HubApp(AppSockets):
 
     def listens_elsewhere(self, record: AppRecord) -> bool:
         """Whether new code wants other addresses or keys than this hub uses."""
-        return (record.endpoints, record.curve) != (self.app.endpoints, self.app.curve)
+        before = self.app
+        return (record.endpoints, record.curve, record.fleet) != (before.endpoints, before.curve, before.fleet)
 
     def tick(self, add: Add) -> None:
         """Called periodically: also listen at the addresses that were in use, for example by a previous master."""
@@ -67,6 +68,10 @@ class HubApp(AppSockets):
             else:
                 self._closed.remove(endpoint)
                 self.problems.pop(endpoint, None)
+        try:
+            self.join_fleet(add)
+        except ConfigurationError as error:
+            self.problems["NATS"] = error.message
 
 
 class HubApps:

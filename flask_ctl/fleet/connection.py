@@ -1,0 +1,214 @@
+"""A connection to the NATS servers, and what its errors mean. Everything here belongs to one asyncio loop."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.util
+import json
+import os
+import random
+import ssl
+from collections.abc import Callable
+from typing import Any
+
+from ..errors import AccessDenied, ConfigurationError, ControlError
+from .settings import Broker
+
+PING_INTERVAL = 10
+"""Seconds between two looks whether a silent server is there; after two without an answer it is not."""
+
+CONNECT_TIMEOUT = 5
+"""Seconds for one server."""
+
+RECONNECT = (0.5, 2.0)
+"""Seconds between two tries, chosen by chance: many instances that have lost a server come back one by one."""
+
+WITHOUT_NATS = "control over NATS needs the package nats-py; install it by: pip install 'flask-ctl[fleet]'"
+
+_VIOLATION = "permissions violation for "
+
+
+class Connection:
+    """A client of the servers that connects again for ever; `close` ends it.
+
+    `denied` has what the server has said of subjects without permission, by ``publish SUBJECT`` or ``subscribe
+    SUBJECT``: the sender of a request sees a time-out otherwise. `on_change` is called after connecting and losing.
+    """
+
+    def __init__(self, broker: Broker, name: str, on_change: Callable[[], Any] = lambda: None) -> None:
+        """Raises ConfigurationError without the extra ``fleet``, or for files that can't be read."""
+        self.broker = broker
+        self.client: Any = _new_client(self)
+        self.info: dict[str, Any] = {}
+        """What the connected server has told of itself (INFO)."""
+        self.problem: str | None = None
+        """Why it is not connected; None while it is."""
+        self.denied: dict[str, str] = {}
+        self.on_denied: Callable[[str, str], Any] = lambda subject, message: None
+        self.closed = asyncio.Event()
+        """Set when the client has given up, as for wrong credentials."""
+        self._name = name
+        self._on_change = on_change
+        self._options = _options(broker)
+
+    @property
+    def connected(self) -> bool:
+        return bool(self.client.is_connected)
+
+    @property
+    def has_tls(self) -> bool:
+        """Whether the connection is encrypted, and the server's certificate was checked."""
+        # The client encrypts exactly if the server says so, and checks the certificate then.
+        return bool(self.info.get("tls_required"))
+
+    @property
+    def has_authentication(self) -> bool:
+        """Whether the server lets nobody in without credentials."""
+        return bool(self.info.get("auth_required") or self.info.get("tls_verify"))
+
+    async def connect(self) -> None:
+        """Connect; tries again and again while no server can be reached.
+
+        Raises AccessDenied for credentials that the server refuses, ControlError for another last word of a server.
+        """
+        from nats import errors
+
+        try:
+            await self.client.connect(
+                servers=self.broker.servers,
+                name=self._name,
+                error_cb=self._note_error,
+                disconnected_cb=self._note_change,
+                reconnected_cb=self._note_change,
+                closed_cb=self._note_closed,
+                connect_timeout=CONNECT_TIMEOUT,
+                ping_interval=PING_INTERVAL,
+                max_reconnect_attempts=-1,
+                reconnect_time_wait=random.uniform(*RECONNECT),
+                inbox_prefix=self.broker.inbox,
+                **self._options,
+            )
+        except errors.Error as error:
+            await self._note_error(error)
+            raise self._last_word(error) from None
+        await self._note_change()
+
+    async def who(self) -> dict[str, Any]:
+        """What the server knows of us: ``user``, ``account``, ``permissions``, and the server's time as ``time``.
+
+        Empty where we may not ask it.
+        """
+        from nats import errors
+
+        try:
+            answer = await self.client.request("$SYS.REQ.USER.INFO", b"", timeout=2)
+            document = json.loads(answer.data)
+            return {**document["data"], "time": document["server"]["time"]}
+        except (errors.Error, ValueError, KeyError):
+            return {}
+
+    async def close(self) -> None:
+        """End the connection, without waiting for what was not sent."""
+        await self.client.close()
+
+    async def _note_error(self, error: Exception) -> None:
+        text = str(error) or type(error).__name__
+        lower = text.lower()
+        if _VIOLATION in lower:
+            self._note_denied(text, lower)
+            return
+        if not self.connected:
+            self.problem = _in_plain_words(error, text)
+            self._on_change()
+
+    def _note_denied(self, text: str, lower: str) -> None:
+        # nats: Permissions Violation for Publish to "flask_ctl.operate.shop.x"
+        what = "publish" if "for publish" in lower else "subscribe"
+        subject = text.partition('"')[2].partition('"')[0]
+        message = f"this user may not {what} {'to' if what == 'publish' else 'at'} {subject}"
+        self.denied[f"{what} {subject}"] = message
+        while len(self.denied) > 100:
+            self.denied.pop(next(iter(self.denied)))
+        self.on_denied(subject, message)
+
+    async def _note_change(self) -> None:
+        if self.connected:
+            self.problem = None
+        elif self.problem is None:
+            self.problem = "the connection has ended"
+        self._on_change()
+
+    async def _note_closed(self) -> None:
+        self.closed.set()
+        await self._note_change()
+
+    def _last_word(self, error: Exception) -> ControlError:
+        from nats import errors
+
+        message = self.problem or str(error)
+        return AccessDenied(message) if isinstance(error, errors.AuthorizationError) else ControlError(message)
+
+
+def check_broker(broker: Broker) -> None:
+    """Raises ConfigurationError without the extra ``fleet``, or for files that can't be read; nothing is connected."""
+    if importlib.util.find_spec("nats") is None:
+        raise ConfigurationError(WITHOUT_NATS)
+    _options(broker)
+
+
+def _new_client(connection: Connection) -> Any:
+    try:
+        from nats import errors
+        from nats.aio.client import Client
+    except ImportError:
+        raise ConfigurationError(WITHOUT_NATS) from None
+
+    class CheckedClient(Client):
+        """Sends no credentials to a server without TLS if TLS is wanted."""
+
+        async def _process_info(self, info: dict[str, Any], initial_connection: bool = False) -> None:
+            if initial_connection:
+                if connection.broker.wants_tls and not info.get("tls_required"):
+                    raise errors.SecureConnWantedError
+                connection.info = info
+            await super()._process_info(info, initial_connection)
+
+    return CheckedClient()
+
+
+def _options(broker: Broker) -> dict[str, Any]:
+    """Of what authenticates us. Raises ConfigurationError for a file that can't be read."""
+    options: dict[str, Any] = {}
+    for name, path in (("user_credentials", broker.credentials), ("nkeys_seed", broker.nkey)):
+        if path is not None:
+            if not os.access(path, os.R_OK):
+                raise ConfigurationError(f"{path}, with the credentials for NATS, can't be read")
+            options[name] = path
+    if broker.user is not None:
+        options |= {"user": broker.user, "password": broker.password}
+    if broker.wants_tls:
+        try:
+            options["tls"] = context = ssl.create_default_context(cafile=broker.ca)
+            if broker.certificate is not None:
+                context.load_cert_chain(broker.certificate, broker.key)
+        except (OSError, ssl.SSLError) as error:
+            names = ", ".join(filter(None, (broker.ca, broker.certificate, broker.key)))
+            raise ConfigurationError(f"the certificates for NATS can't be used ({names}): {error}") from None
+    return options
+
+
+def _in_plain_words(error: Exception, text: str) -> str:
+    """Why a server can't be used."""
+    from nats import errors
+
+    if isinstance(error, errors.AuthorizationError):
+        return "the server refuses these credentials"
+    if isinstance(error, errors.SecureConnWantedError):
+        return "the server has no TLS, which is wanted; nothing was sent to it"
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return f"the server's certificate is not trusted: {error.verify_message}"
+    if isinstance(error, ssl.SSLError):
+        return f"TLS failed: {error.reason or error}"
+    if isinstance(error, asyncio.TimeoutError):
+        return "the server does not answer"
+    return text.removeprefix("nats: ")

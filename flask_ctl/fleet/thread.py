@@ -1,0 +1,307 @@
+"""The thread in which an instance's connection to NATS lives, with an asyncio loop of its own.
+
+Nothing here waits for the server where the app, a stop or the control thread would have to wait, too, but for `flush`
+and `close`, which have a limit.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import collections
+import concurrent.futures
+import contextlib
+import logging
+import os
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any
+
+from ..dispatch.commands import Role
+from ..errors import ControlError
+from ..system.native import selectors, threading
+from .agent import Agent, Deliver, Identity, roles_up_to
+from .connection import Connection
+from .presence import Presence
+from .settings import FleetSettings
+
+MAX_UNSENT = 1024 * 1024
+"""Bytes of answers that wait for the server; without one more are dropped, the oldest first."""
+
+RETRY = (1.0, 30.0)
+"""Seconds before another try after a server has refused us: the first, and the most."""
+
+LAST_WORDS = 1.0
+"""Seconds for a server to take the end of the presence."""
+
+logger = logging.getLogger("flask_ctl")
+
+
+class FleetThread:
+    """Keeps an `Agent` at the servers, from `start` to `close`. Any thread may call the methods.
+
+    `deliver` is called on this thread.
+    """
+
+    def __init__(self, settings: FleetSettings, identity: Identity, deliver: Deliver) -> None:
+        self._settings = settings
+        self._identity = identity
+        self._deliver = deliver
+        self._loop = _new_loop()
+        self._thread: threading.Thread | None = None
+        self._connection: Connection | None = None
+        self._agent: Agent | None = None
+        self._closing = asyncio.Event()
+        self._presence: Presence | None = None
+        self._unsent: collections.deque[tuple[str, bytes, tuple[int, str] | None]] = collections.deque()
+        # Each is changed by one thread alone.
+        self._given = 0
+        self._sent = 0
+        self._safety: tuple[bool, bool] | None = None
+        self._sending = asyncio.Event()
+        self._said: str | None = None
+        self._tasks: set[asyncio.Future[Any]] = set()
+        self.roles: Sequence[Role] = ()
+        """Those whose requests are taken; empty before the first connection."""
+        self.account: str | None = None
+        """The account of the server in which we are."""
+
+    @property
+    def problem(self) -> str | None:
+        """Why there is no connection; None if there is one."""
+        connection = self._connection
+        if connection is None:
+            return "not connected yet"
+        return None if connection.connected else connection.problem or "not connected yet"
+
+    @property
+    def unsent(self) -> int:
+        """Bytes of answers that wait for the server."""
+        return self._given - self._sent
+
+    def start(self) -> None:
+        """Begin to connect."""
+        self._thread = threading.Thread(target=self._run, name="flask-ctl-fleet", daemon=True)
+        self._thread.start()
+
+    def respond(self, reply: str, data: bytes, error: tuple[int, str] | None = None) -> None:
+        """Send an answer as soon as there is a server."""
+        self._given += len(data)
+        self._call(self._keep, reply, data, error)
+
+    def tell(self, presence: Presence) -> None:
+        """Renew the presence."""
+        self._call(self._renew, presence)
+
+    def flush(self, timeout: float) -> None:
+        """Wait until the server has what was answered, if there is one; `timeout` seconds at most."""
+        if self.unsent and self.problem is None:
+            self._wait(self._flush(), timeout)
+
+    def close(self, *, leave: bool = False) -> None:
+        """End the connection; more than once is fine. `leave` keeps the presence, for the next image of the process."""
+        thread, self._thread = self._thread, None
+        if thread is None:
+            return
+        if self.problem is None and not leave:
+            self._wait(self._leave(), LAST_WORDS)
+        self._call(self._closing.set)
+        thread.join(LAST_WORDS)
+
+    def abandon(self) -> None:
+        """In a forked child: close its copies of the descriptors."""
+        self._thread = None
+        for descriptor in self._descriptors():
+            with contextlib.suppress(OSError):
+                os.close(descriptor)
+
+    def _run(self) -> None:
+        asyncio.set_event_loop(self._loop)
+        try:
+            self._loop.run_until_complete(self._serve())
+        finally:
+            for task in asyncio.all_tasks(self._loop):
+                task.cancel()
+            self._loop.run_until_complete(asyncio.sleep(0))
+            self._loop.close()
+
+    async def _serve(self) -> None:
+        """Connect, and begin anew when a server has refused us for good, until the end."""
+        delay = RETRY[0]
+        sender = asyncio.ensure_future(self._send())
+        while not self._closing.is_set():
+            try:
+                self._connection = Connection(self._settings.broker, f"flask-ctl {self._identity.instance}", self._told)
+                self._connection.on_denied = self._denied
+                await self._until_closing(self._attach(self._connection))
+                delay = RETRY[0]
+                await self._until_closing(self._connection.closed.wait())
+            except ControlError as error:
+                self._say(error.message)
+            except Exception:
+                # A fault of the library's must not end control over NATS for ever.
+                logger.exception("the connection to NATS failed; it is tried again")
+            with contextlib.suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(self._closing.wait(), delay)
+            delay = min(2 * delay, RETRY[1])
+            await self._drop()
+        sender.cancel()
+        await self._drop()
+
+    async def _attach(self, connection: Connection) -> None:
+        await connection.connect()
+        self.account = (await connection.who()).get("account")
+        self.roles = self._roles(connection)
+        agent = Agent(connection, self._identity, self.roles, self._deliver)
+        await agent.start()
+        self._agent = agent
+        self._sending.set()
+        if self._presence is not None:
+            await agent.tell(self._presence)
+
+    async def _drop(self) -> None:
+        connection, self._connection, self._agent = self._connection, None, None
+        if connection is not None:
+            with contextlib.suppress(Exception):
+                await asyncio.wait_for(connection.close(), LAST_WORDS)
+
+    def _roles(self, connection: Connection) -> list[Role]:
+        """What is served. Without TLS or authentication anybody could be the sender."""
+        self._safety = has_tls, has_authentication = _safety_of(connection)
+        missing = [name for name, there in (("TLS", has_tls), ("authentication", has_authentication)) if not there]
+        if not missing:
+            return roles_up_to("operate")
+        without = " and ".join(missing)
+        if self._settings.operate:
+            logger.warning(
+                "whoever reaches the NATS server may operate %s: it has no %s (CTL_FLEET_OPERATE)",
+                self._identity.app,
+                without,
+            )
+            return roles_up_to("operate")
+        logger.warning(
+            "over NATS %s can only be observed: the server has no %s; CTL_FLEET_OPERATE = True allows the rest",
+            self._identity.app,
+            without,
+        )
+        return roles_up_to("observe")
+
+    async def _until_closing(self, waiting: Coroutine[Any, Any, Any]) -> None:
+        """Until it is done, or the end."""
+        task, closing = asyncio.ensure_future(waiting), asyncio.ensure_future(self._closing.wait())
+        try:
+            await asyncio.wait({task, closing}, return_when=asyncio.FIRST_COMPLETED)
+            if task.done():
+                task.result()
+        finally:
+            task.cancel()
+            closing.cancel()
+
+    def _told(self) -> None:
+        connection = self._connection
+        if connection is None:
+            return
+        if connection.connected:
+            if self._agent is not None and _safety_of(connection) != self._safety:
+                # Another server of the cluster, which is not as safe: what is served has to be chosen anew.
+                self._begin(connection.close())
+                return
+            self._say(None)
+            self._sending.set()
+            if self._agent is not None and self._presence is not None:
+                self._begin(self._agent.tell(self._presence))
+        else:
+            self._say(connection.problem)
+
+    def _say(self, problem: str | None) -> None:
+        if problem == self._said:
+            return
+        self._said = problem
+        servers = ", ".join(self._settings.broker.shown())
+        if problem is None:
+            logger.info("%s is under control over NATS at %s", self._identity.app, servers)
+        else:
+            logger.warning("no control over NATS at %s: %s; it is tried again and again", servers, problem)
+
+    def _denied(self, subject: str, message: str) -> None:
+        logger.warning("control over NATS: %s; the permissions of the account say so", message)
+
+    def _keep(self, reply: str, data: bytes, error: tuple[int, str] | None) -> None:
+        self._unsent.append((reply, data, error))
+        while self.unsent > MAX_UNSENT and len(self._unsent) > 1 and self.problem is not None:
+            _, dropped, _ = self._unsent.popleft()
+            self._sent += len(dropped)
+        self._sending.set()
+
+    async def _send(self) -> None:
+        """Publish what waits, in order, while there is a server."""
+        from nats import errors
+
+        while True:
+            await self._sending.wait()
+            self._sending.clear()
+            while self._unsent and self._agent is not None and self.problem is None:
+                reply, data, error = self._unsent[0]
+                try:
+                    await self._agent.respond(reply, data, error)
+                    if self._connection is not None and self._connection.client.pending_data_size > MAX_UNSENT // 4:
+                        await self._connection.client.flush()
+                except (errors.Error, asyncio.TimeoutError) as failure:
+                    logger.debug("an answer was not sent over NATS: %s", failure)
+                    if self.problem is not None:
+                        break
+                self._unsent.popleft()
+                self._sent += len(data)
+
+    async def _flush(self) -> None:
+        while self._unsent and self.problem is None:
+            await asyncio.sleep(0.001)
+        if self._connection is not None:
+            await self._connection.client.flush()
+
+    def _renew(self, presence: Presence) -> None:
+        self._presence = presence
+        if self._agent is not None and self.problem is None:
+            self._begin(self._agent.tell(presence))
+
+    async def _leave(self) -> None:
+        if self._agent is not None:
+            await self._agent.stop()
+        if self._connection is not None:
+            await self._connection.client.flush()
+
+    def _begin(self, work: Coroutine[Any, Any, Any]) -> None:
+        """Have it done beside what is done. The loop keeps only a weak reference to a task."""
+        task = asyncio.ensure_future(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    def _call(self, function: Callable[..., Any], *arguments: Any) -> None:
+        # The loop may have been closed.
+        with contextlib.suppress(RuntimeError):
+            self._loop.call_soon_threadsafe(function, *arguments)
+
+    def _wait(self, work: Coroutine[Any, Any, Any], timeout: float) -> None:
+        try:
+            waiting = asyncio.run_coroutine_threadsafe(work, self._loop)
+        except RuntimeError:
+            work.close()
+            return
+        try:
+            waiting.result(timeout)
+        except concurrent.futures.TimeoutError:
+            waiting.cancel()
+            logger.debug("NATS did not take the last words within %g s", timeout)
+        except Exception as error:
+            logger.debug("NATS did not take the last words: %s", error)
+
+    def _descriptors(self) -> list[int]:
+        descriptors = list(self._loop._selector.get_map()) if hasattr(self._loop, "_selector") else []
+        return [number for number in descriptors if isinstance(number, int)]
+
+
+def _safety_of(connection: Connection) -> tuple[bool, bool]:
+    return connection.has_tls, connection.has_authentication
+
+
+def _new_loop() -> asyncio.AbstractEventLoop:
+    # Gevent's selector would belong to its own loop.
+    return asyncio.SelectorEventLoop(selectors.DefaultSelector())
