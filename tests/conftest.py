@@ -21,6 +21,7 @@ import pytest
 from harness import MODES, PYTHON, SITES, TIMEOUT, Program, Serve, Server, SharedServer, Site, until
 from hypothesis import settings
 from manyworkers import all_there, hubs_of
+from natsserver import NatsServer, StartNats
 from servers import Row
 
 from flask_ctl.system import logs
@@ -196,6 +197,28 @@ def start(no_hubs_left: None, serve: Serve, program: Program, free_port: int) ->
         return all_there(serve(command=command, cwd=program.directory, **more), row.workers)
 
     return start
+
+
+@pytest.fixture
+def start_nats(short_path: pathlib.Path) -> Iterator[StartNats]:
+    """Start NATS servers, which end after the servers of `serve` if that comes later: `start_nats(config="…")`."""
+    started: list[NatsServer] = []
+
+    def start(*options: str, **more: Any) -> NatsServer:
+        server = NatsServer(short_path / f"nats{len(started)}", *options, **more)
+        started.append(server)
+        return server
+
+    yield start
+    for server in started:
+        server.kill()
+        print(f"$ nats-server, port {server.port}\n{server.output}")  # shown if the test has failed
+
+
+@pytest.fixture
+def nats_server(start_nats: StartNats) -> NatsServer:
+    """A NATS server with JetStream, without TLS and authentication."""
+    return start_nats()
 
 
 @pytest.fixture(scope="session")
