@@ -5,12 +5,13 @@ from __future__ import annotations
 import importlib
 import inspect
 import pathlib
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from harness import PYTHON, Serve, until
+from harness import PYTHON, TIMEOUT, Serve, until
 
 from flask_ctl import ConfigurationError, server_names
 from flask_ctl.servers import registry
@@ -155,6 +156,41 @@ def test_a_connection_that_has_begun_its_next_request_is_not_idle_for_having_ans
     busy.done("connection")
     assert (len(busy), busy.connections()) == (0, [])
     assert ended == [1, 0]
+
+
+CLOSED = {
+    "waitress": """
+import waitress
+from flask_ctl.servers.waitress import WaitressServer
+server = waitress.create_server(app, host="127.0.0.1", port=0)
+adapter = WaitressServer(server._map, [server])
+""",
+    "cheroot": """
+from cheroot.wsgi import Server
+from flask_ctl.servers.cheroot import CherootServer
+server = Server(("127.0.0.1", 0), app)
+server.prepare()
+adapter = CherootServer(server)
+server.close = server.stop
+""",
+    "pywsgi": """
+from gevent.pywsgi import WSGIServer
+from flask_ctl.servers.pywsgi import PywsgiServer
+server = WSGIServer(("127.0.0.1", 0), app)
+server.init_socket()
+adapter = PywsgiServer(server)
+""",
+}
+"""A server of a package, with its adapter, that listens."""
+
+
+@pytest.mark.parametrize("code", CLOSED.values(), ids=CLOSED)
+def test_a_server_whose_loop_has_closed_its_listener_has_no_backlog_and_no_address(code: str) -> None:
+    """The control thread may ask at any moment."""
+    look = "print(adapter.backlog(), len(adapter.reached_at()))\n"
+    program = f"from flask import Flask\napp = Flask('shop'){code}{look}server.close()\n{look}"
+    done = subprocess.run([*PYTHON, "-c", program], capture_output=True, text=True, timeout=TIMEOUT)
+    assert (done.stdout, done.stderr) == ("0 1\n0 0\n", "")
 
 
 def test_the_names_of_servers() -> None:

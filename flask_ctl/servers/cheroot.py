@@ -147,7 +147,8 @@ class CherootServer(KeepAliveServer):
         raise self.Drained
 
     def listening(self) -> list[socket.socket]:
-        return [] if self._server.socket is None else [self._server.socket]
+        # None once the loop, in another thread, has closed it.
+        return [] if (sock := self._server.socket) is None else [sock]
 
     def idle(self) -> list[Any]:
         connections = [connection for _, connection in self._manager._selector.connections]

@@ -256,7 +256,8 @@ class PywsgiServer(KeepAliveServer):
             raise SystemExit(signals.exit_code)
 
     def listening(self) -> list[Any]:
-        return [] if self._server.closed else [self._server.socket]
+        # Missing once the loop, perhaps in another thread, has closed it.
+        return [] if (sock := getattr(self._server, "socket", None)) is None else [sock]
 
     def idle(self) -> list[Any]:
         return list(self._waiting)

@@ -119,7 +119,8 @@ class WaitressServer(KeepAliveServer):
         raise wasyncore.ExitNow
 
     def listening(self) -> list[socket.socket]:
-        return [listener.socket for listener in self._listeners]
+        # None once the loop, in another thread, has closed it.
+        return [sock for listener in self._listeners if (sock := listener.socket) is not None]
 
     def idle(self) -> list[Any]:
         channels = [entry for entry in list(self._sockets.values()) if isinstance(entry, HTTPChannel)]
