@@ -57,6 +57,23 @@ class Gate:
         self._open.wait(TIMEOUT)
 
 
+class Clock:
+    """The module `time` as another module sees it: to sleep takes no time, and moves it on."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+        self.cpu = 0.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def thread_time(self) -> float:
+        return self.cpu
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
+
+
 class FakeCopies(ListenerCopies):
     """Copies without sockets; `waiting` connections have not been accepted."""
 

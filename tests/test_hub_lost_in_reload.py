@@ -9,6 +9,7 @@ import signal
 from typing import Any
 
 import pytest
+from fakes import Clock
 from harness import TIMEOUT, Pending, Program, Serve, Server, first_quick, run_cli, until
 from manyworkers import Load, hub, kill, workers
 from servers import SERVERS
@@ -137,8 +138,7 @@ def status(
 def outcome(monkeypatch: pytest.MonkeyPatch, *answers: Any) -> Any:
     """What the client makes of these answers, the first of them from before the reload."""
     left = list(answers)
-    monkeypatch.setattr("flask_ctl.client.reload.time.sleep", lambda seconds: None)
-    monkeypatch.setattr(reloadcall, "NEXT_HUB_TIMEOUT", 0.1)
+    monkeypatch.setattr(reloadcall, "time", Clock())
     watch = ReloadWaiter(lambda **_: left.pop(0) if len(left) > 1 else left[0])
     return watch.result(HubEnded("the hub ended"), None)
 

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from fakes import Clock
 from flask import Flask
 from harness import TIMEOUT, Done, Pending, Serve, Site, run_cli
 from manyworkers import hub, kill
@@ -93,10 +94,16 @@ TABLE: list[tuple[Condition, list[Any], Any]] = [
 ]
 
 
+@pytest.fixture
+def _clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What waits takes no time."""
+    monkeypatch.setattr(wait, "time", Clock())
+
+
+@pytest.mark.usefixtures("_clock")
 @pytest.mark.parametrize(("condition", "answers", "expected"), TABLE)
 def test_it_ends_as_the_table_says(condition: Condition, answers: list[Any], expected: Any) -> None:
-    timeout = 0.1 if expected in (TimedOut, NotRunning) else 30.0
-    waiter = Waiter(scripted(*answers), timeout)
+    waiter = Waiter(scripted(*answers), 30.0)
     number = 3 if condition == "generation" else None
     if isinstance(expected, str):
         assert waiter.until(condition, number)["reached"] == expected
@@ -104,6 +111,14 @@ def test_it_ends_as_the_table_says(condition: Condition, answers: list[Any], exp
         with pytest.raises(ControlError) as error:
             waiter.until(condition, number)
         assert type(error.value) is expected
+
+
+@pytest.mark.usefixtures("_clock")
+@pytest.mark.parametrize("condition", ["ready", "idle"])
+def test_a_last_question_without_time_for_an_answer_hides_no_answer_before(condition: Condition) -> None:
+    for timeout, said in ((0.1, "is not"), (30.0, "silent")):
+        with pytest.raises(TimedOut, match=said):
+            Waiter(scripted(told("draining", busy=1), SILENT), timeout).until(condition)
 
 
 class Ended:
@@ -115,6 +130,7 @@ class Ended:
         raise AssertionError("it has ended")
 
 
+@pytest.mark.usefixtures("_clock")
 def test_gone_asks_again_until_its_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
     """No answer to the connection, then none to `status`, is no end."""
     steps: list[Any] = [SILENT, Ended(), Ended(), NOTHING]
@@ -140,6 +156,7 @@ def test_only_the_process_of_a_given_pid_is_the_instance() -> None:
     assert Waiter(scripted(told(), told(pid=9)), 30.0, pid=9).until_ready()["pid"] == 9
 
 
+@pytest.mark.usefixtures("_clock")
 def test_a_restart_waits_for_another_instance_of_the_same_pid_or_another() -> None:
     former = InstanceId.of(told())
     after = [told(), told("stopping"), NOTHING, told("starting", started=SECOND), told(started=SECOND)]

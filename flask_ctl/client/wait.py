@@ -109,14 +109,18 @@ class Waiter:
                 return "it is still the instance from before"
             return self._wrong_pid(status) or ("" if status["state"] == "running" else f"it is {status['state']}")
 
+        last: ControlError | None = None
         pause = INTERVAL
         while True:
+            seconds = self._question_timeout()
             try:
-                status = self._site.status(self._question_timeout())
+                status = self._site.status(seconds)
             except FINAL:
                 raise
             except ServerDied as error:
-                last: ControlError = NotRunning(error.message)
+                last = NotRunning(error.message)
+            except TimedOut as error:
+                last = _last(error, last, seconds)
             except ControlError as error:
                 last = error
             else:
@@ -131,17 +135,19 @@ class Waiter:
         """The instance is ``drained``, ``idle``, or of that `generation` or a later one."""
         name = f"generation {generation}" if condition == "generation" else condition
         known: InstanceId | None = None
+        last: ControlError | None = None
         pause = INTERVAL
         while True:
+            seconds = self._question_timeout()
             try:
-                status = self._site.status(self._question_timeout())
+                status = self._site.status(seconds)
             except (NotRunning, ServerDied) as error:
                 if known is None and isinstance(error, NotRunning):
                     raise
                 raise _ended(known, error.message) from None
             except TimedOut as error:
                 # A new image may still load, or the process is suspended.
-                last = error
+                last = _last(error, last, seconds)
             else:
                 if why := self._wrong_pid(status):
                     raise NotRunning(why)
@@ -256,6 +262,11 @@ class Waiter:
 
     def _overdue(self, pid: int) -> TimedOut:
         return TimedOut(f"pid {pid} is still there {self._within}", {"pid": pid})
+
+
+def _last(error: TimedOut, before: ControlError | None, seconds: float) -> ControlError:
+    """What the last question has told; of one that was cut short by the deadline, the question before it."""
+    return error if before is None or seconds >= QUESTION_TIMEOUT else before
 
 
 def _ended(known: InstanceId | None, why: str) -> NotRunning:

@@ -172,6 +172,9 @@ class Profile:
             with sampler:
                 while not self._wait(sampler.next_at(order.hz)):
                     sampler.sample(others=not order.requests_only and sampler.others_due())
+                # A busy machine may have kept this thread waiting for all of a short profile.
+                if sampler.is_new and not self.is_over:
+                    sampler.sample(others=not order.requests_only)
         except Exception:
             logger.exception("a profile has ended early")
         self._over = True
@@ -243,6 +246,11 @@ class Sampler:
         self._clock.end()
         self._busy = time.thread_time() - self._cpu
         self._greenlets.clear()
+
+    @property
+    def is_new(self) -> bool:
+        """Whether no sample has been taken."""
+        return self._ticks == 0
 
     def next_at(self, hz: float) -> float:
         """When the window before the next sample begins: late enough for the share of CPU time to stay small."""
