@@ -6,9 +6,7 @@ import contextlib
 import gc
 import os
 import pathlib
-import random
 import shutil
-import socket
 import sys
 import tempfile
 import threading
@@ -16,6 +14,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import flaskr
+import ports
 import psutil
 import pytest
 from harness import MODES, PYTHON, SITES, TIMEOUT, Program, Serve, Server, SharedServer, Site, until
@@ -242,23 +241,16 @@ def site(request: pytest.FixtureRequest, short_path: pathlib.Path, free_port: in
 
 @pytest.fixture
 def free_port() -> int:
-    """A TCP port that was free a moment ago, and that the kernel gives to nobody by itself (ip(7), local ports)."""
-    return _free_port()
+    """A TCP port for a server of this test."""
+    return ports.free_port()
 
 
 @pytest.fixture
 def other_free_port(free_port: int) -> int:
     """Another one."""
-    while (port := _free_port()) == free_port:
+    while (port := ports.free_port()) == free_port:
         """It is free, too."""
     return port
-
-
-def _free_port() -> int:
-    while True:
-        port = random.randrange(20000, 30000)
-        with contextlib.suppress(OSError), socket.create_server(("127.0.0.1", port)):
-            return port
 
 
 @pytest.fixture(scope="session")

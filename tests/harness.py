@@ -30,7 +30,7 @@ from flask_ctl import ControlClient, ControlError
 from flask_ctl.transports.zeromq.curve import write_key_pair
 
 APPS = pathlib.Path(__file__).parent / "apps"
-TIMEOUT = 30.0
+TIMEOUT = 60.0
 """Seconds after which a test has failed; never a time that it waits for."""
 
 PYTHON = [sys.executable]
@@ -338,15 +338,6 @@ def get(address: tuple[str, int], path: str) -> tuple[int, bytes]:
         return response.status, response.read()
     finally:
         connection.close()
-
-
-def free_ports(count: int) -> list[int]:
-    """So many ports that nothing listens at now."""
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports: list[int] = [sock.getsockname()[1] for sock in sockets]
-    for sock in sockets:
-        sock.close()
-    return ports
 
 
 def add_hold(app: Flask, gate: threading.Event) -> threading.Event:

@@ -6,7 +6,7 @@ import os
 import pathlib
 
 import pytest
-from documents import ROOT, run_shell
+from documents import ROOT, TIMEOUT, run_shell
 
 EXAMPLES = sorted(path.parent for path in (ROOT / "examples").glob("*/run.sh"))
 
@@ -15,7 +15,7 @@ EXAMPLES = sorted(path.parent for path in (ROOT / "examples").glob("*/run.sh"))
 @pytest.mark.parametrize("example", EXAMPLES, ids=lambda path: path.name)
 def test_an_example_does_what_it_shows(example: pathlib.Path, tmp_path: pathlib.Path) -> None:
     environment = {"TMPDIR": os.environ.get("TMPDIR", "/tmp"), "HOME": str(tmp_path), "LANG": "C.UTF-8"}
-    output, code = run_shell(["sh", "run.sh"], example, environment, 100)
+    output, code = run_shell(["sh", "run.sh"], example, environment, TIMEOUT)
     assert code == 0, output
 
 

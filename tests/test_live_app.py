@@ -20,17 +20,25 @@ from flask_ctl import BackgroundServer, CommandError, Control
 from flask_ctl.testing import AppProcess, LiveApp, LiveServerTestCase, ProcessFailed, RequestsLeft, control_client
 
 
-@pytest.fixture
-def gate() -> threading.Event:
-    return threading.Event()
+class Gate(threading.Event):
+    """What the view of /hold waits for; `entered` is set when it does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.entered = threading.Event()
 
 
 @pytest.fixture
-def app(gate: threading.Event) -> flask.Flask:
+def gate() -> Gate:
+    return Gate()
+
+
+@pytest.fixture
+def app(gate: Gate) -> flask.Flask:
     return make_app(gate)
 
 
-def make_app(gate: threading.Event) -> flask.Flask:
+def make_app(gate: Gate) -> flask.Flask:
     app = flask.Flask("shop")
 
     @app.get("/")
@@ -43,6 +51,7 @@ def make_app(gate: threading.Event) -> flask.Flask:
 
     @app.get("/hold")
     def hold() -> str:
+        gate.entered.set()
         gate.wait()
         return "held"
 
@@ -62,6 +71,13 @@ def begin(live: LiveApp, path: str, before: int = 0) -> HTTPConnection:
     return connection
 
 
+def hold(live: LiveApp, gate: Gate) -> HTTPConnection:
+    """Ask, and return when the view waits."""
+    connection = begin(live, "/hold")
+    assert gate.entered.wait(TIMEOUT)
+    return connection
+
+
 def test_the_app_is_served_in_the_block(app: flask.Flask) -> None:
     with LiveApp(app) as live:
         assert ask(live) == (200, b"hello")
@@ -72,7 +88,7 @@ def test_the_app_is_served_in_the_block(app: flask.Flask) -> None:
 
 def test_servers_that_start_at_once_never_want_the_same_port(app: flask.Flask) -> None:
     with contextlib.ExitStack() as stack:
-        servers = [stack.enter_context(LiveApp(make_app(threading.Event()))) for _ in range(10)]
+        servers = [stack.enter_context(LiveApp(make_app(Gate()))) for _ in range(10)]
         assert len({live.port for live in servers}) == 10
         assert {ask(live) for live in servers} == {(200, b"hello")}
 
@@ -83,10 +99,10 @@ def test_a_server_has_started_when_it_answers_not_when_a_connection_can_be_made(
             assert ask(live) == (200, b"hello")
 
 
-def test_a_server_whose_view_hangs_can_be_stopped(app: flask.Flask, gate: threading.Event) -> None:
+def test_a_server_whose_view_hangs_can_be_stopped(app: flask.Flask, gate: Gate) -> None:
     live = LiveApp(app)
     live.start()
-    with contextlib.closing(begin(live, "/hold")):
+    with contextlib.closing(hold(live, gate)):
         stopped = live.stop(grace=0)
         assert stopped is not None
         assert stopped["cut"] == 1
@@ -114,7 +130,7 @@ def test_an_exception_of_a_middleware_counts_too(app: flask.Flask) -> None:
 
 
 def test_ctrl_c_at_the_end_of_the_block_stops_the_server(
-    app: flask.Flask, gate: threading.Event, monkeypatch: pytest.MonkeyPatch
+    app: flask.Flask, gate: Gate, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def interrupted(owner: Any, timeout: float) -> Any:
         raise KeyboardInterrupt
@@ -153,19 +169,17 @@ def test_several_exceptions_are_one_with_notes(app: flask.Flask, testing: bool) 
     live.stop()
 
 
-def test_requests_that_still_run_are_listed_with_their_stacks_at_the_end(
-    app: flask.Flask, gate: threading.Event
-) -> None:
+def test_requests_that_still_run_are_listed_with_their_stacks_at_the_end(app: flask.Flask, gate: Gate) -> None:
     live = LiveApp(app, grace=0.01)
     left = r"(?s)1 request not answered after 0.01 s:\nGET /hold, for .*in hold"
     with contextlib.ExitStack() as stack:
         with pytest.raises(RequestsLeft, match=left), live:
-            stack.enter_context(contextlib.closing(begin(live, "/hold")))
+            stack.enter_context(contextlib.closing(hold(live, gate)))
         gate.set()
 
 
 @pytest.mark.parametrize("fails", ["nothing", "the answer", "the view"])
-def test_a_request_whose_client_has_gone_is_over(app: flask.Flask, gate: threading.Event, fails: str) -> None:
+def test_a_request_whose_client_has_gone_is_over(app: flask.Flask, gate: Gate, fails: str) -> None:
     """Werkzeug reads what the client has left, finds the connection reset, and forgets to close the answer."""
     error = None if fails == "nothing" else LookupError("no such article")
 
@@ -206,7 +220,7 @@ def test_the_clients_of_a_paused_server_wait(app: flask.Flask) -> None:
         connection.close()
 
 
-def test_another_test_does_not_pay_for_the_requests_of_this_one(app: flask.Flask, gate: threading.Event) -> None:
+def test_another_test_does_not_pay_for_the_requests_of_this_one(app: flask.Flask, gate: Gate) -> None:
     with LiveApp(app) as live:
         live.begin_test("one")
         ask(live, "/broken")
@@ -285,7 +299,7 @@ class Shop(LiveServerTestCase):
     broken = False
 
     def create_app(self) -> flask.Flask:
-        return make_app(threading.Event())
+        return make_app(Gate())
 
     def setUp(self) -> None:
         # It is there before, without a call of super().

@@ -19,7 +19,7 @@ CONFTEST = """
 import contextlib, http.client, logging, sqlite3, threading, time, urllib.error, urllib.request
 import flask, pytest
 
-gate = threading.Event()
+gate, hanging = threading.Event(), threading.Event()
 
 def create_app():
     app = flask.Flask("shop")
@@ -40,6 +40,7 @@ def create_app():
 
     @app.get("/hang")
     def hang():
+        hanging.set()
         gate.wait()
         return "released"
 
@@ -239,6 +240,7 @@ def test_a_request_that_still_runs_after_the_grace_fails_the_test_that_began_it_
         """
         def test_that_begins(live_app):
             begin(live_app, "/hang")
+            assert hanging.wait(60)
 
         def test_that_comes_next(live_app):
             assert ask(live_app.url) == "hello"

@@ -16,7 +16,8 @@ import psutil
 import pytest
 import yaml
 from documents import ROOT
-from harness import TIMEOUT, Pending, Serve, Server, free_ports, get, run_cli, until
+from harness import TIMEOUT, Pending, Serve, Server, get, run_cli, until
+from ports import free_ports
 
 EXAMPLES = ROOT / "examples"
 BINARIES = pathlib.Path(sys.executable).parent

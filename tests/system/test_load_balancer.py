@@ -10,7 +10,8 @@ import threading
 from collections.abc import Callable, Iterator
 
 import pytest
-from harness import APPS, PYTHON, TIMEOUT, Serve, Server, free_ports, get, read_all, run_cli, until
+from harness import APPS, PYTHON, TIMEOUT, Serve, Server, get, read_all, run_cli, until
+from ports import free_ports
 
 CLIENTS = 2
 PAUSE = 0.005
