@@ -23,6 +23,9 @@ CONNECT_TIMEOUT = 5
 RECONNECT = (0.5, 2.0)
 """Seconds between two tries, chosen by chance: many instances that have lost a server come back one by one."""
 
+MAX_DENIED = 100
+"""Subjects without permission that are remembered."""
+
 WITHOUT_NATS = "control over NATS needs the package nats-py; install it by: pip install 'flask-ctl[fleet]'"
 
 _VIOLATION = "permissions violation for "
@@ -31,8 +34,8 @@ _VIOLATION = "permissions violation for "
 class Connection:
     """A client of the servers that connects again for ever; `close` ends it.
 
-    `denied` has what the server has said of subjects without permission, by ``publish SUBJECT`` or ``subscribe
-    SUBJECT``: the sender of a request sees a time-out otherwise. `on_change` is called after connecting and losing.
+    The sender of a request without permission sees a time-out, so `denial_of` tells what the server has said of a
+    subject. `on_change` is called after connecting and losing.
     """
 
     def __init__(self, broker: Broker, name: str, on_change: Callable[[], Any] = lambda: None) -> None:
@@ -43,7 +46,10 @@ class Connection:
         """What the connected server has told of itself (INFO)."""
         self.problem: str | None = None
         """Why it is not connected; None while it is."""
-        self.denied: dict[str, str] = {}
+        self._denied: dict[str, str] = {}
+        self._failures = 0
+        self._refused = False
+        self._failed = asyncio.Event()
         self.on_denied: Callable[[str, str], Any] = lambda subject, message: None
         self.closed = asyncio.Event()
         """Set when the client has given up, as for wrong credentials."""
@@ -66,11 +72,28 @@ class Connection:
         """Whether the server lets nobody in without credentials."""
         return bool(self.info.get("auth_required") or self.info.get("tls_verify"))
 
-    async def connect(self) -> None:
-        """Connect; tries again and again while no server can be reached.
+    def denial_of(self, subject: str) -> str | None:
+        """What the server has said of a message that we may not send there, in a sentence."""
+        return self._denied.get(subject.lower())
 
-        Raises AccessDenied for credentials that the server refuses, ControlError for another last word of a server.
+    async def connect(self, *, patient: bool = True) -> None:
+        """Connect; a `patient` caller has it tried again and again, another one not after every server has failed.
+
+        Raises AccessDenied for credentials that a server refuses, ControlError for another last word of a server.
         """
+        connecting = asyncio.ensure_future(self._connect())
+        failed = asyncio.ensure_future(self._failed.wait())
+        waiting = {connecting} if patient else {connecting, failed}
+        try:
+            await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+            if not connecting.done():
+                raise self._last_word()
+            connecting.result()
+        finally:
+            failed.cancel()
+            connecting.cancel()
+
+    async def _connect(self) -> None:
         from nats import errors
 
         try:
@@ -90,7 +113,7 @@ class Connection:
             )
         except errors.Error as error:
             await self._note_error(error)
-            raise self._last_word(error) from None
+            raise self._last_word() from None
         await self._note_change()
 
     async def who(self) -> dict[str, Any]:
@@ -112,23 +135,30 @@ class Connection:
         await self.client.close()
 
     async def _note_error(self, error: Exception) -> None:
+        from nats import errors
+
         text = str(error) or type(error).__name__
         lower = text.lower()
         if _VIOLATION in lower:
             self._note_denied(text, lower)
             return
         if not self.connected:
+            self._refused = isinstance(error, errors.AuthorizationError)
             self.problem = _in_plain_words(error, text)
+            self._failures += 1
+            if self._failures >= len(self.broker.servers):
+                self._failed.set()
             self._on_change()
 
     def _note_denied(self, text: str, lower: str) -> None:
-        # nats: Permissions Violation for Publish to "flask_ctl.operate.shop.x"
         what = "publish" if "for publish" in lower else "subscribe"
         subject = text.partition('"')[2].partition('"')[0]
+        # The library gives all of it in lower case.
         message = f"this user may not {what} {'to' if what == 'publish' else 'at'} {subject}"
-        self.denied[f"{what} {subject}"] = message
-        while len(self.denied) > 100:
-            self.denied.pop(next(iter(self.denied)))
+        if what == "publish":
+            self._denied[subject] = message
+            while len(self._denied) > MAX_DENIED:
+                self._denied.pop(next(iter(self._denied)))
         self.on_denied(subject, message)
 
     async def _note_change(self) -> None:
@@ -142,11 +172,9 @@ class Connection:
         self.closed.set()
         await self._note_change()
 
-    def _last_word(self, error: Exception) -> ControlError:
-        from nats import errors
-
-        message = self.problem or str(error)
-        return AccessDenied(message) if isinstance(error, errors.AuthorizationError) else ControlError(message)
+    def _last_word(self) -> ControlError:
+        message = f"{', '.join(self.broker.shown())}: {self.problem}"
+        return AccessDenied(message) if self._refused else ControlError(message)
 
 
 def check_broker(broker: Broker) -> None:

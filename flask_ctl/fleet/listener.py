@@ -215,7 +215,9 @@ class FleetListener:
 
     def forget(self, key: Key) -> None:
         """Nothing more comes for this caller."""
-        self._sessions.pop(key, None)
+        if self._sessions.pop(key, None) is not None and key[1] == "operate":
+            # What it has changed is worth telling.
+            self._next_look = 0.0
 
     def _deliver(self, incoming: Incoming) -> None:
         """On the fleet's thread."""
@@ -242,8 +244,6 @@ class FleetListener:
             id = incoming.id if incoming.role == "operate" else None
             self._sessions[key] = session = FleetSession(key, peer, self._reactor, self._handler, self, id)
             session.take(incoming.data)
-            if incoming.role == "operate":
-                self._next_look = 0.0
 
     def _may_begin(self, incoming: Incoming) -> bool:
         """Whether it is to be handled; if not, its sender has been told why."""
@@ -296,8 +296,8 @@ class FleetListener:
         if status is None:
             logger.debug("the status for NATS is missing")
             return
-        if status["state"] == "starting":
-            # What follows soon is worth telling.
+        if status["state"] not in ("running", "draining"):
+            # It changes soon.
             self._next_look = 0.0
         identity = self._identity
         self._thread.tell(

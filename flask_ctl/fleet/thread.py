@@ -57,7 +57,7 @@ class FleetThread:
         self._sent = 0
         self._safety: tuple[bool, bool] | None = None
         self._sending = asyncio.Event()
-        self._said: str | None = None
+        self._said: str | None = "nothing"
         self._tasks: set[asyncio.Future[Any]] = set()
         self.roles: Sequence[Role] = ()
         """Those whose requests are taken; empty before the first connection."""
