@@ -36,6 +36,16 @@ def test_what_no_thread_can_be_started_for_is_refused_and_not_counted(
     until(lambda: pool.unfinished == 0, "it is done")
 
 
+def test_after_its_end_nothing_starts_a_thread(pool: Pool) -> None:
+    gate = threading.Event()
+    busy = pool.submit(gate.wait)
+    pool.close()
+    with pytest.raises(CommandError, match="has ended"):
+        pool.submit(lambda: "result")
+    gate.set()
+    assert busy.result(TIMEOUT)
+
+
 def test_where_no_further_thread_can_be_started_those_that_run_do_the_work(
     pool: Pool, monkeypatch: pytest.MonkeyPatch
 ) -> None:

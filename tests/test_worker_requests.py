@@ -64,14 +64,35 @@ class FakeWorker(PreforkWorker):
         self.closed_silent += 1
 
 
+class Moving(FakeWorker):
+    """A worker whose only connection is accepted, and its request read, after so many questions."""
+
+    def __init__(self, patience: int) -> None:
+        super().__init__()
+        self.patience = patience
+
+    def _is_at(self, place: str) -> int:
+        self.patience -= 1
+        return int(place == ("backlog" if self.patience >= 0 else "begun"))
+
+    def waiting(self) -> int:
+        return self._is_at("backlog")
+
+    def silent(self) -> int:
+        return self._is_at("silent")
+
+    def begun(self) -> int:
+        return self._is_at("begun")
+
+
 class Worker:
     """The requests of one worker, and what it has sent. `ran` are its hooks; `on_drain` can hang, and commands do."""
 
-    def __init__(self) -> None:
+    def __init__(self, server: FakeWorker | None = None) -> None:
         self.on_drain, self.command = Gate(), Gate()
         self.ran: list[str] = []
         self.sent: list[Any] = []
-        self.server = FakeWorker()
+        self.server = server or FakeWorker()
         app = ServedApp(
             name="sample", root_path="/srv", endpoints=[], required=False, grace=30.0, preflight_timeout=60.0,
             versions={}, policy=Policy(), limits=Limits(), curve=CurveFiles(),
@@ -130,6 +151,16 @@ def test_after_these_requests_a_worker_accepts_and_counts(methods: list[str], ac
         assert "result" in worker.ask(method)
     assert worker.server.accepting == accepting
     assert worker.ask("figures")["result"]["silent"] == silent
+
+
+@pytest.mark.parametrize("patience", range(4))
+def test_a_connection_that_goes_on_while_it_is_counted_is_not_missed(patience: int) -> None:
+    """Or the master ends a worker that has just accepted it."""
+    worker = Worker(Moving(patience))
+    worker.ask("drain")
+    worker.server.patience = patience  # type: ignore[attr-defined]
+    figures = worker.ask("figures")["result"]
+    assert figures["waiting"] or figures["silent"] or figures["begun"]
 
 
 def test_silent_connections_that_are_accepted_later_are_closed_too() -> None:

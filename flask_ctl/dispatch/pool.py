@@ -34,6 +34,7 @@ class Pool:
         self._queue: queue.SimpleQueue[_Work | None] = queue.SimpleQueue()
         self._lock = threading.Lock()
         self._threads: list[threading.Thread] = []
+        self._closed = False
         self.unfinished = 0
         """Functions that run or wait."""
 
@@ -43,15 +44,19 @@ class Pool:
         Raises RuntimeError if there is none to be had.
         """
         with self._lock:
+            self._closed = False
             self._start_thread()
 
     def submit(self, function: Callable[[], Any]) -> Future[Any]:
         """The function's result, in time.
 
-        Raises CommandError -32002 if too many wait already, or if there is no thread and none can be started.
+        Raises CommandError -32002 if too many wait already, if there is no thread and none can be started, or after
+        `close`.
         """
         future: Future[Any] = new_future()
         with self._lock:
+            if self._closed:
+                raise CommandError("the server has ended", code=CONFLICT)
             if self.unfinished >= self._size + self._max_waiting:
                 raise CommandError(
                     f"no more than {self._max_waiting} can wait for a thread; try again later", code=CONFLICT
@@ -70,6 +75,8 @@ class Pool:
     def close(self) -> None:
         """End the idle threads now, busy ones after their command, without waiting. More than once is fine."""
         with self._lock:
+            # A thread that were started later would never end.
+            self._closed = True
             threads, self._threads = self._threads, []
         for _ in threads:
             self._queue.put(None)

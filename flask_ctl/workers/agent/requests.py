@@ -124,14 +124,16 @@ class HubRequests:
         if self._closes_silent:
             # Connections that waited in the backlog behind slow requests are accepted only now.
             self._server.close_silent()
-        tallies = {key: _tally_of(app) for key, app in self.by_key.items()}
+        # In the order of its way through the server, so that what goes on meanwhile is counted once at least.
+        waiting = self._server.waiting()
         begun = silent = 0
         if self.stopping:
             # Only for a stop is it worth the look at all descriptors.
-            begun = max(self._server.begun() - sum(tally.in_flight for tally in tallies.values()), 0)
             silent = 0 if self._closes_silent else self._server.silent()
-        commands = self._executor.unfinished
-        return Figures(tallies, commands, self._server.waiting(), begun, silent, self.readiness.failed_checks)
+            begun = self._server.begun()
+        tallies = {key: _tally_of(app) for key, app in self.by_key.items()}
+        begun = max(begun - sum(tally.in_flight for tally in tallies.values()), 0)
+        return Figures(tallies, self._executor.unfinished, waiting, begun, silent, self.readiness.failed_checks)
 
     def set_state(self, state: str, ready: bool) -> Future[HooksResult]:
         """The server is in that state, and `ready` for requests from load balancers or not."""
