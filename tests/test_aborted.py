@@ -85,9 +85,9 @@ def test_what_other_workers_of_gunicorn_leave_at_sigquit_is_told(start: Serve, n
 
 @pytest.mark.full
 def test_what_the_server_kills_after_a_reload_has_left_it_is_added(start: Serve) -> None:
-    server = start(SYNC)
+    server = start(SERVERS["gunicorn sync, 1 worker"])
     held = server.begin("/hold/a")
-    old = busy_worker(server)
+    (old,) = workers(server)
     assert server.reload(grace=0.1)["old_left"] == 1
     kill(old, signal.SIGABRT)
     assert held.result()[0] == 500

@@ -167,7 +167,8 @@ def test_at_the_timeout_the_server_is_still_there(serve: Serve) -> None:
     """Exit 4 tells what it waits for; the stop goes on."""
     server = serve()
     held = server.begin("/hold/a")
-    done = run_cli("stop", "--timeout", "0.3", "-s", server.socket)
+    server.client().stop(wait=False)
+    done = run_cli("stop", "--timeout", "0.5", "-s", server.socket)
     assert (done.returncode, done.stdout) == (4, "")
     assert "1 in flight" in done.stderr
     assert "--kill-after" in done.stderr

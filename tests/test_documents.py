@@ -31,7 +31,7 @@ def test_every_program_and_dialogue_of_a_page_does_what_the_page_shows(
 ) -> None:
     directory = short_path / "page"
     directory.mkdir()
-    Run(page, directory).check({"XDG_RUNTIME_DIR": str(short_path), "HOME": str(short_path)})
+    Run(page, directory).check(dict.fromkeys(("XDG_RUNTIME_DIR", "TMPDIR", "HOME"), str(short_path)))
 
 
 TEXTS = [*PAGES, ROOT / "CONTRIBUTING.md", ROOT / "SECURITY.md"]

@@ -396,7 +396,7 @@ def test_health_checks_fail_while_it_drains_and_pass_again(kind: str, start: Ser
 def test_a_drain_can_be_waited_for(kind: str, start: Serve) -> None:
     server = start(SERVERS[kind])
     held = server.begin("/hold/a")
-    late = run_cli("drain", "--wait", "--timeout", "0.5", "-s", server.socket)
+    late = run_cli("drain", "--wait", "--timeout", "1", "-s", server.socket)
     assert (late.returncode, late.stdout) == (4, "")
     assert "1 in flight" in late.stderr
     drain = Pending.call(lambda: run_cli("drain", "--checks", "2", "-s", server.socket))

@@ -161,6 +161,8 @@ def test_who_asks_to_stop_and_is_killed_has_asked(serve: Serve) -> None:
 
 def test_non_daemon_threads_that_keep_the_process_alive_are_named(serve: Serve) -> None:
     server = serve(command=[*PYTHON, "sample.py", "keeper"])
+    server.client().stop(wait=False)
+    until(lambda: server.status()["stopping"]["waiting_for"], "it waits for a thread")
     with pytest.raises(Exception, match="kept alive by keeper"):
         server.client().stop(timeout=0.5)
     assert server.status()["stopping"]["waiting_for"] == ["keeper"]

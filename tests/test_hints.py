@@ -94,7 +94,8 @@ def test_a_reload_names_its_own_options_and_no_stop(serve: Serve) -> None:
 def test_a_stop_names_fast_where_requests_are_in_flight(serve: Serve) -> None:
     server = serve()
     held = server.begin("/hold/a")
-    done = run_cli("stop", "--timeout", "0.3", "-s", server.socket)
+    server.client().stop(wait=False)
+    done = run_cli("stop", "--timeout", "0.5", "-s", server.socket)
     assert done.returncode == 4
     assert "1 in flight" in done.stderr
     assert "flask-ctl stop --mode fast" in done.stderr
@@ -106,6 +107,8 @@ def test_a_stop_names_fast_where_requests_are_in_flight(serve: Serve) -> None:
 def test_a_stop_whose_hook_hangs_names_fast_which_leaves_the_hook_behind(serve: Serve) -> None:
     code = "import threading, sample\nsample.control.on_stop(lambda: threading.Event().wait())\nsample.app.run(port=0)"
     server = serve(command=[*PYTHON, "-c", code])
+    server.client().stop(wait=False)
+    until(lambda: "on_stop" in server.lines, "the hook before it")
     late = run_cli("stop", "--timeout", "0.5", "-s", server.socket)
     assert late.returncode == 4
     assert "its on_stop hooks run" in late.stderr

@@ -458,8 +458,9 @@ def test_from_inside_a_container_nobody_outside_is_killed(serve: Serve) -> None:
 def test_no_message_names_a_pid_that_is_not_known_or_the_hubs(start: Serve) -> None:
     server = start(SERVERS["gunicorn sync, 1 worker"])
     held = server.begin("/hold/a")
+    server.client().stop(wait=False)
     with server.client() as client, pytest.raises(TimedOut) as late:
-        client.stop(timeout=0.3)
+        client.stop(timeout=0.5)
     assert f"pid {server.pid} has not ended" in late.value.message
     assert str(hub(server)) not in late.value.message
     server.release("a")

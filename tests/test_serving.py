@@ -202,7 +202,7 @@ def test_immediate_is_refused_where_it_would_end_a_bigger_program(short_path: pa
 def test_a_second_loop_of_the_same_program_is_under_control_again(serve: Serve) -> None:
     server = serve(command=[sys.executable, "-c", "import sample\nfor _ in range(2): sample.app.run(port=0)"])
     with pytest.raises(ControlError, match="main thread has not returned"), server.client() as client:
-        client.stop(timeout=0.5)
+        client.stop(timeout=2.0)
     until(lambda: server.ready().status()["state"] == "running", "running again")
     assert server.client().stop()["outcome"] == "drained"
     assert server.wait() == 0

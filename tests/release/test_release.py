@@ -72,7 +72,7 @@ def test_the_quickstart_of_the_readme_works_with_the_wheel_alone(
     page.write_text(f"```python\n{app.text}```\n```console\n{dialogue.text}```\n")
     directory = short_path / "page"
     directory.mkdir()
-    Run(page, directory).check({**user, "XDG_RUNTIME_DIR": str(short_path), "HOME": str(short_path)})
+    Run(page, directory).check({**user, **dict.fromkeys(("XDG_RUNTIME_DIR", "TMPDIR", "HOME"), str(short_path))})
 
 
 @pytest.mark.timeout(300)
