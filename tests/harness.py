@@ -20,6 +20,7 @@ from http.client import HTTPConnection
 from typing import IO, Any, NamedTuple
 from urllib.parse import urlsplit
 
+import psutil
 import pytest
 from flask import Flask
 from forkedcli import ForkedCli
@@ -338,6 +339,12 @@ def get(address: tuple[str, int], path: str) -> tuple[int, bytes]:
         return response.status, response.read()
     finally:
         connection.close()
+
+
+def is_connected(address: tuple[str, int]) -> bool:
+    """Whether this process has a connection there, whether that has been accepted or not."""
+    connections = psutil.Process().net_connections("tcp4")
+    return any(each.raddr == address and each.status == psutil.CONN_ESTABLISHED for each in connections)
 
 
 def add_hold(app: Flask, gate: threading.Event) -> threading.Event:

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, NoReturn
 
 import pytest
-from harness import TIMEOUT, Pending, Program, Serve, Server, Site, first_quick, get, until
+from harness import TIMEOUT, Pending, Program, Serve, Server, Site, first_quick, get, is_connected, until
 from wires import WIRES, Peer, request
 
 from flask_ctl import CommandError, ControlClient, ServerReloaded, TimedOut
@@ -404,6 +404,7 @@ def test_a_stop_that_was_accepted_goes_over_the_exec_and_its_client_joins_it(
     until(lambda: server.status()["stopping"], "accepted")
     # It waits at the listening socket, and keeps the new image from ending before the client is back.
     held = Pending(address, "/hold/a")
+    until(lambda: is_connected(address), "it waits")
     seen.clear()
     gate.write_text("")
     assert reload.result()["generation"] == 2

@@ -205,7 +205,7 @@ def test_the_running_instance_of_an_app_whose_source_is_broken_is_found(serve: S
     for code, error in BROKEN.items():
         (directory / "shop.py").write_text(code)
         done = flask_ctl("status", cwd=directory)
-        assert done.returncode == 0, code
+        assert done.returncode == 0, (code, done.stderr, server.process.poll())
         said, using = done.stderr.splitlines()
         assert said.startswith(f"the app can't be imported ({error}")
         assert using == f"using {server.socket}"
