@@ -19,6 +19,7 @@ from flask_ctl import SETTINGS
 from flask_ctl.dispatch.commands import CommandRegistry
 from flask_ctl.lifecycle.commands import builtin_commands
 from flask_ctl.lifecycle.state import TRANSITIONS, Event, State
+from flask_ctl_cli.group import contexts_of
 from flask_ctl_cli.main import COMMANDS, cli
 from flask_ctl_cli.settings import ControlCommand
 from flask_ctl_cli.topics import ERROR_CODES, EXIT_CODES
@@ -58,10 +59,8 @@ def _command_line() -> Iterator[str]:
     yield from ("# Command line", "", "`flask-ctl help COMMAND` prints the same texts.", "")
     parent = click.Context(cli, info_name="flask-ctl", terminal_width=1000)
     yield from _command(cli, parent, "flask-ctl")
-    for name in COMMANDS:
-        command = cli.get_command(parent, name)
-        assert command is not None
-        yield from _command(command, click.Context(command, info_name=name, parent=parent), f"flask-ctl {name}")
+    for context in contexts_of(cli, COMMANDS, parent):
+        yield from _command(context.command, context, context.command_path)
 
 
 def _command(command: click.Command, context: click.Context, title: str) -> Iterator[str]:

@@ -16,7 +16,7 @@ import click
 
 from flask_ctl import SETTINGS
 from flask_ctl_cli.completion import SHELLS
-from flask_ctl_cli.group import load_command
+from flask_ctl_cli.group import contexts_of
 from flask_ctl_cli.main import COMMANDS, cli
 from flask_ctl_cli.settings import ControlCommand
 from flask_ctl_cli.topics import EXIT_CODES
@@ -35,8 +35,8 @@ def files() -> dict[str, str]:
     scripts = {SCRIPTS[shell]: _completion(shell) for shell in SCRIPTS}
     parent = click.Context(cli, info_name="flask-ctl", terminal_width=1000)
     pages = {"flask-ctl": _page(cli, parent)}
-    for name, command in ((name, load_command(name)) for name in COMMANDS):
-        pages[f"flask-ctl-{name}"] = _page(command, click.Context(command, info_name=name, parent=parent))
+    for context in contexts_of(cli, COMMANDS, parent):
+        pages[context.command_path.replace(" ", "-")] = _page(context.command, context)
     return scripts | {f"man/man1/{title}.1": "\n".join([*lines, ""]) for title, lines in pages.items()}
 
 
@@ -57,8 +57,12 @@ def _page(command: click.Command, context: click.Context) -> Iterator[str]:
     paragraphs = inspect.cleandoc(command.help or "").split("\n\n")
     yield from (".SH DESCRIPTION", "\n.PP\n".join(_text(" ".join(each.split())) for each in paragraphs))
     if command is cli:
-        yield from (".PP", _text(cli.epilog or ""), ".SH COMMANDS")
-        yield from _list((f"`flask-ctl-{name}`(1)", _summary(load_command(name))) for name in COMMANDS)
+        yield from (".PP", _text(cli.epilog or ""))
+    if isinstance(command, click.Group):
+        names = COMMANDS if command is cli else command.list_commands(context)
+        parts = ((name, command.get_command(context, name)) for name in names)
+        yield ".SH COMMANDS"
+        yield from _list((f"`{title}-{name}`(1)", _summary(part)) for name, part in parts if part is not None)
     yield ".SH OPTIONS"
     options = (option.get_help_record(context) for option in command.get_params(context))
     # Newer versions of click list arguments, too, without a text.

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from .client.discovery import find_instance_of as find_instance_of
     from .client.doctor import machine_findings as machine_findings
     from .client.doctor import version_findings as version_findings
+    from .client.fleet import Fleet as Fleet
     from .client.instances import LiveInstance as LiveInstance
     from .client.instances import instances_at as instances_at
     from .client.instances import live_instances as live_instances
@@ -54,6 +55,7 @@ if TYPE_CHECKING:
 _NAMES = {
     "client.client": ("ControlClient",),
     "client.discovery": ("find_instance", "find_instance_of"),
+    "client.fleet": ("Fleet",),
     "client.doctor": ("machine_findings", "version_findings"),
     "client.supervision": ("service_findings",),
     "dispatch.redaction": ("masked_text",),

@@ -156,12 +156,18 @@ def serve(short_path: pathlib.Path) -> Iterator[Serve]:
 
 
 @contextlib.contextmanager
-def _shared(program: str) -> Iterator[Server]:
-    with tempfile.TemporaryDirectory(prefix="ctl-") as name, pytest.MonkeyPatch.context() as monkeypatch:
-        directory = pathlib.Path(name)
+def isolated(directory: pathlib.Path) -> Iterator[None]:
+    """What is started in the block finds nothing of the machine, and leaves nothing there."""
+    with pytest.MonkeyPatch.context() as monkeypatch:
         _isolate(monkeypatch, directory)
-        server = SharedServer([*PYTHON, program], directory)
-        monkeypatch.undo()
+        yield
+
+
+@contextlib.contextmanager
+def _shared(program: str) -> Iterator[Server]:
+    with tempfile.TemporaryDirectory(prefix="ctl-") as name:
+        with isolated(pathlib.Path(name)):
+            server = SharedServer([*PYTHON, program], pathlib.Path(name))
         yield server
         server.kill()
 

@@ -261,8 +261,8 @@ class Server:
 class SharedServer(Server):
     """A server that tests only ask. It is no child of this process, so no test seems to leave it behind."""
 
-    def __init__(self, command: list[str], directory: pathlib.Path) -> None:
-        super().__init__(["sh", "-c", '"$@" &', "sh", *command], directory / "shared.sock")
+    def __init__(self, command: list[str], directory: pathlib.Path, **options: Any) -> None:
+        super().__init__(["sh", "-c", '"$@" &', "sh", *command], directory / "shared.sock", **options)
         self._group = self.pid
         assert self.wait() == 0
         until(self._serves, lambda: f"an answer of {command}; the output was: {self.output}")

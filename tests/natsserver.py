@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 import pathlib
 import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from typing import IO
 
 from harness import TIMEOUT, until
 
@@ -38,19 +40,13 @@ class NatsServer:
     def output(self) -> str:
         return (self.directory / "nats.out").read_text()
 
-    @property
-    def pid(self) -> int:
-        assert self._process is not None
-        return self._process.pid
-
     def start(self) -> NatsServer:
         """Begin, again at the same port; it accepts connections when this returns."""
         place = ["-a", "127.0.0.1", "-p", str(self.port), "--ports_file_dir", str(self.directory)]
-        command = [PROGRAM, *place, "-c", str(self.directory / "nats.conf"), *self._options]
         with (self.directory / "nats.out").open("ab") as file:
-            self._process = process = subprocess.Popen(command, stdout=file, stderr=file, stdin=subprocess.DEVNULL)
+            self._begin([PROGRAM, *place, "-c", str(self.directory / "nats.conf"), *self._options], file)
         # It is written when the server listens.
-        ports = self.directory / f"nats-server_{process.pid}.ports"
+        ports = self.directory / f"nats-server_{self.pid}.ports"
         until(lambda: self._told(ports), lambda: f"{ports}; the output was: {self.output}")
         [url] = json.loads(ports.read_text())["nats"]
         self.port = int(url.rpartition(":")[2])
@@ -70,14 +66,29 @@ class NatsServer:
     def go_on(self) -> None:
         self._signal(signal.SIGCONT)
 
+    def _begin(self, command: list[str], output: IO[bytes]) -> None:
+        self._process = subprocess.Popen(command, stdout=output, stderr=output, stdin=subprocess.DEVNULL)
+        self.pid = self._process.pid
+
     def _signal(self, number: int) -> None:
         assert self._process is not None
         self._process.send_signal(number)
 
     def _told(self, ports: pathlib.Path) -> bool:
-        assert self._process is not None
-        assert self._process.poll() is None, f"it ended with {self._process.returncode}: {self.output}"
+        if self._process is not None:
+            assert self._process.poll() is None, f"it ended with {self._process.returncode}: {self.output}"
         return ports.exists() and ports.read_text().endswith("}")
+
+
+class SharedNatsServer(NatsServer):
+    """A server for many tests. It is no child of this process, so no test seems to leave it behind."""
+
+    def _begin(self, command: list[str], output: IO[bytes]) -> None:
+        script = ["sh", "-c", '"$@" >>"$0" 2>&1 & echo $!', output.name, *command]
+        self.pid = int(subprocess.check_output(script, stdin=subprocess.DEVNULL))
+
+    def kill(self) -> None:
+        os.kill(self.pid, signal.SIGKILL)
 
 
 StartNats = Callable[..., NatsServer]

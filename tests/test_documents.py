@@ -12,6 +12,7 @@ from documents import ROOT, Run, blocks, load_program
 from harness import first_quick
 
 from flask_ctl import SETTINGS
+from flask_ctl_cli.group import contexts_of
 from flask_ctl_cli.main import COMMANDS, cli
 
 generate = load_program(ROOT / "docs" / "generate.py")
@@ -45,8 +46,8 @@ FOREIGN_OPTIONS = """
 
 def option_names() -> set[str]:
     parent = click.Context(cli)
-    commands = [cli, *(cli.get_command(parent, name) for name in COMMANDS)]
-    parameters = [parameter for command in commands if command for parameter in command.get_params(parent)]
+    commands = [cli, *(context.command for context in contexts_of(cli, COMMANDS, parent))]
+    parameters = [parameter for command in commands for parameter in command.get_params(parent)]
     return {option for parameter in parameters for option in parameter.opts if isinstance(parameter, click.Option)}
 
 

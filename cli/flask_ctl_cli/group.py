@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import os
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import Any
 
 import click
@@ -131,6 +131,16 @@ def load_command(name: str) -> click.Command:
     name = name.replace("-", "_")
     command: click.Command = getattr(importlib.import_module(f"{__package__}.commands.{name}"), name)
     return command
+
+
+def contexts_of(group: click.Group, names: Sequence[str], parent: click.Context) -> Iterator[click.Context]:
+    """A context for each of a group's commands with these names, and for the commands of those that are groups."""
+    for name in names:
+        command = group.get_command(parent, name)
+        assert command is not None
+        yield (context := click.Context(command, info_name=name, parent=parent))
+        if isinstance(command, click.Group):
+            yield from contexts_of(command, command.list_commands(context), context)
 
 
 def _custom_command(name: str, described: dict[str, Any]) -> click.Command:

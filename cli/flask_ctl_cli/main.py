@@ -17,6 +17,7 @@ COMMANDS = (
     "drain",
     "events",
     "exceptions",
+    "fleet",
     "help",
     "history",
     "keygen",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
-from typing import Any, NoReturn
+from typing import Any, NoReturn, Protocol
 
 import click
 
@@ -12,7 +12,7 @@ from flask_ctl import ControlClient, ControlError, ReloadFailed
 
 from .output import change_code, exit_code_of, print_change, print_json, result_text, traceback_of, write
 from .selection import Target, targets
-from .settings import settings
+from .settings import Settings, settings
 
 MAX_AT_ONCE = 64
 """The most instances that are asked at the same time."""
@@ -24,14 +24,38 @@ Ask = Callable[[ControlClient], Any]
 """Sends the command, and returns the result."""
 
 
+class Addressee(Protocol):
+    """An instance that a command is for, as `Target` is one."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def pid(self) -> int | None: ...
+    @property
+    def socket(self) -> str: ...
+    def client(self, settings: Settings) -> ControlClient:
+        """A client for it, as the options want it. Raises ControlError."""
+        ...
+
+    def described(self) -> str:
+        """A few words for a person."""
+        ...
+
+    def as_json(self) -> dict[str, Any]:
+        """What tells it from others."""
+        ...
+
+
 class Answer:
     """What one instance has answered: a result or an error, and the exit code."""
 
-    def __init__(self, target: Target, code: int, result: Any = None, error: ControlError | None = None) -> None:
+    def __init__(self, target: Addressee, code: int, result: Any = None, error: ControlError | None = None) -> None:
         self.target, self.code, self.result, self.error = target, code, result, error
+        self.heading = "Error"
+        """Before the message of the error."""
 
     def as_json(self) -> dict[str, Any]:
-        target = {"name": self.target.name or None, "pid": self.target.pid, "socket": self.target.socket}
+        target = self.target.as_json()
         if self.error is None:
             return {**target, "exit": self.code, "result": self.result}
         error = {"code": self.error.code, "message": self.error.message, "data": self.error.data}
@@ -77,9 +101,13 @@ def change(method: str, ask: Ask, *, quiet: bool | None = None) -> None:
 
 
 def ask_each(
-    ask: Ask, chosen: Sequence[Target], code: Callable[[Any], int] = lambda result: 0, at_once: int = MAX_AT_ONCE
+    ask: Ask,
+    chosen: Sequence[Addressee],
+    code: Callable[[Any], int] = lambda result: 0,
+    at_once: int = MAX_AT_ONCE,
+    error_code: Callable[[ControlError], int] = exit_code_of,
 ) -> list[Answer]:
-    """The answers of these, in their order."""
+    """The answers of these, in their order. `code` and `error_code` give the exit codes."""
     given = settings()
     found: dict[int, Answer] = {}
     failures: list[BaseException] = []
@@ -96,7 +124,7 @@ def ask_each(
                     result = ask(client)
                 found[number] = Answer(target, code(result), result)
             except ControlError as error:
-                found[number] = Answer(target, exit_code_of(error), error=error)
+                found[number] = Answer(target, error_code(error), error=error)
             except BaseException as error:
                 failures.append(error)
 
@@ -122,7 +150,7 @@ def print_answers(answers: list[Answer], text: Callable[[Any], str], quiet: bool
     for answer in answers:
         if isinstance(answer.error, ReloadFailed):
             click.echo(f"{answer.target.described()}:\n{traceback_of(answer.error)}", err=True)
-        said = f"Error: {answer.error.message}" if answer.error is not None else text(answer.result)
+        said = f"{answer.heading}: {answer.error.message}" if answer.error is not None else text(answer.result)
         if answer.error is not None or not quiet:
             rows.append((_printable(answer.target.name) or "-", str(answer.target.pid or "-"), answer, said.rstrip()))
     if not rows:

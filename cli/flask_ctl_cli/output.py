@@ -31,11 +31,16 @@ class _Interrupted(ControlError):
     """Ctrl-C; the exit code is 128 plus SIGINT, as in a shell."""
 
 
+class NothingSelected(NotRunning):
+    """No instance is as the options want it; the message says which options."""
+
+
 _EXITS: list[tuple[type[ControlError], int, str]] = [
     (_Interrupted, 130, ""),
     (ConfigurationError, 2, ""),
     (LocalProtocolError, 2, ""),
     (AmbiguousTarget, 2, ""),
+    (NothingSelected, 3, "flask-ctl fleet ls lists the instances."),
     (NotRunning, 3, "Start it, or give its address by --socket; `flask --app … ctl` takes the address from the app."),
     (TimedOut, 4, ""),
     (AccessDenied, 5, ""),

@@ -31,6 +31,10 @@ class Target(NamedTuple):
             options["owner"] = settings.owner
         return ControlClient(self.socket, **options) if self.instance is None else self.instance.client(**options)
 
+    def as_json(self) -> dict[str, Any]:
+        """What tells it from others."""
+        return {"name": self.name or None, "pid": self.pid, "socket": self.socket}
+
     def described(self) -> str:
         """A few words for a person."""
         return f"{self.name} (pid {self.pid})" if self.instance is not None else self.socket

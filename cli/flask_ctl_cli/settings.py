@@ -56,6 +56,10 @@ class Settings:
         self.selected_dir: str | None = None
         self.selected_all = False
         self.on: str | None = None
+        self.nats: tuple[str, ...] = ()
+        self.labels: dict[str, str] = {}
+        self.host_pattern: str | None = None
+        self.instance_pattern: str | None = None
         self.common_words: list[str] = []
         self.command_words: list[str] = []
         self.client_key: str | None = None
@@ -204,7 +208,8 @@ def _complete_socket(ctx: click.Context, param: click.Parameter, incomplete: str
     return sockets(incomplete)
 
 
-_STORE: dict[str, Any] = {"callback": _store, "expose_value": False, "is_eager": True, "default": None}
+STORE: dict[str, Any] = {"callback": _store, "expose_value": False, "is_eager": True, "default": None}
+"""For options that store their values in the Settings."""
 
 
 def common_options() -> list[click.Parameter]:
@@ -216,7 +221,7 @@ def common_options() -> list[click.Parameter]:
             multiple=True,
             help="Address of the control socket; can be given several times.",
             shell_complete=_complete_socket,
-            **{**_STORE, "callback": _store_sockets},
+            **{**STORE, "callback": _store_sockets},
         ),
         click.Option(
             ["--timeout"],
@@ -224,18 +229,18 @@ def common_options() -> list[click.Parameter]:
             metavar="SECONDS",
             help="Wait at most this long for an answer."
             "  [default: 5; stop: delay + grace + 5; drain, resume: 60; reload, call: none]",
-            **_STORE,
+            **STORE,
         ),
-        click.Option(["--json"], is_flag=True, help="Print one JSON document.", **_STORE),
+        click.Option(["--json"], is_flag=True, help="Print one JSON document.", **STORE),
         click.Option(
-            ["--quiet", "-q"], is_flag=True, help="Print no remarks; ping, stop and reload print nothing.", **_STORE
+            ["--quiet", "-q"], is_flag=True, help="Print no remarks; ping, stop and reload print nothing.", **STORE
         ),
     ]
 
 
 def trust_options() -> list[click.Parameter]:
     """New --owner, --client-key and --server-key options, which store their values in the Settings."""
-    file: dict[str, Any] = {"metavar": "FILE", "shell_complete": _complete_file, **_STORE}
+    file: dict[str, Any] = {"metavar": "FILE", "shell_complete": _complete_file, **STORE}
     return [
         owner_option(),
         click.Option(["--client-key"], help="Your own CURVE key pair, for TCP.", **file),
@@ -246,7 +251,7 @@ def trust_options() -> list[click.Parameter]:
 def owner_option() -> click.Option:
     """A new --owner option, which stores its value in the Settings."""
     words = "Trust sockets of this user, too; with --name, --dir or --all: select that user's instances."
-    return click.Option(["--owner"], metavar="USER", help=words, **_STORE)
+    return click.Option(["--owner"], metavar="USER", help=words, **STORE)
 
 
 def selection_options() -> list[click.Parameter]:
@@ -256,20 +261,20 @@ def selection_options() -> list[click.Parameter]:
             ["--name", "selected_name"],
             metavar="PATTERN",
             help="Instances of apps with such a name: 'shop*'.",
-            **_STORE,
+            **STORE,
         ),
         click.Option(
             ["--dir", "selected_dir"],
             metavar="DIRECTORY",
             help="Instances that run in this directory or below it.",
             shell_complete=_complete_file,
-            **_STORE,
+            **STORE,
         ),
         click.Option(
             ["--all", "selected_all"],
             is_flag=True,
             help="All of your instances; with --owner those of that user.",
-            **_STORE,
+            **STORE,
         ),
     ]
 
@@ -277,7 +282,7 @@ def selection_options() -> list[click.Parameter]:
 def hosts_option() -> click.Option:
     """A new --on option, which stores its value in the Settings."""
     words = "Run the command on these hosts, over ssh; @FILE has a host a line. See docs/howto/hosts.md."
-    return click.Option(["--on"], metavar="HOST[,HOST]", help=words, **_STORE)
+    return click.Option(["--on"], metavar="HOST[,HOST]", help=words, **STORE)
 
 
 class ControlCommand(click.Command):
@@ -304,7 +309,11 @@ class ControlCommand(click.Command):
         # The mark keeps click from filling the lines.
         lines = "\n".join(["\b\nExamples:", *(f"  {example}" for example in examples)]) if examples else ""
         epilog = "\n\n".join(filter(None, [needs, lines]))
-        super().__init__(name, params=[*(params or []), *common_options()], epilog=epilog, **kwargs)
+        super().__init__(name, params=[*(params or []), *self.common_options()], epilog=epilog, **kwargs)
+
+    def common_options(self) -> list[click.Parameter]:
+        """New options that it has like all commands of its kind."""
+        return common_options()
 
     def invoke(self, ctx: click.Context) -> Any:
         settings_of(ctx).command = ctx.info_name or ""

@@ -28,6 +28,9 @@ MAX_DENIED = 100
 
 WITHOUT_NATS = "control over NATS needs the package nats-py; install it by: pip install 'flask-ctl[fleet]'"
 
+REFUSED = "the server refuses these credentials"
+
+_REFUSAL = "authorization violation"
 _VIOLATION = "permissions violation for "
 
 
@@ -143,8 +146,9 @@ class Connection:
             self._note_denied(text, lower)
             return
         if not self.connected:
-            self._refused = isinstance(error, errors.AuthorizationError)
-            self.problem = _in_plain_words(error, text)
+            # While it connects, the library gives the server's words.
+            self._refused = isinstance(error, errors.AuthorizationError) or _REFUSAL in lower
+            self.problem = REFUSED if self._refused else _in_plain_words(error, text)
             self._failures += 1
             if self._failures >= len(self.broker.servers):
                 self._failed.set()
@@ -229,8 +233,6 @@ def _in_plain_words(error: Exception, text: str) -> str:
     """Why a server can't be used."""
     from nats import errors
 
-    if isinstance(error, errors.AuthorizationError):
-        return "the server refuses these credentials"
     if isinstance(error, errors.SecureConnWantedError):
         return "the server has no TLS, which is wanted; nothing was sent to it"
     if isinstance(error, ssl.SSLCertVerificationError):

@@ -10,6 +10,7 @@ from ..custom import YES_HELP, call_command, parse_values
 from ..group import load_command
 from ..output import confirm
 from ..settings import ClientCommand, settings, settings_of
+from ..words import assignment
 
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
@@ -50,7 +51,7 @@ def call(ctx: click.Context, name: str, parameters: tuple[str, ...], worker: str
     The items of a list are separated by commas: tags=a,b.
     """
     name = settings().command = name.replace("-", "_")
-    texts = dict(map(_assignment, parameters))
+    texts = dict(map(assignment, parameters))
     if worker is not None:
         texts["_pid"] = worker
     if name in _WHOLE_SERVER and "_pid" in texts:
@@ -78,11 +79,3 @@ def _worker(text: str) -> int:
     if not text.isdecimal():
         raise click.UsageError(f"{text!r} is not the process id of a worker")
     return int(text)
-
-
-def _assignment(word: str) -> tuple[str, str]:
-    key, separator, value = word.partition("=")
-    key = key.replace("-", "_")
-    if not separator or not key.isidentifier():
-        raise click.UsageError(f"{word!r} is not of the form KEY=VALUE")
-    return key, value

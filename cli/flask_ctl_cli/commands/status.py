@@ -51,13 +51,14 @@ def _show_many() -> NoReturn:
 
     from flask_ctl import LiveInstance
 
-    answers = ask_each(lambda client: client.status(policy=True), targets(settings()))
+    chosen = targets(settings())
+    answers = ask_each(lambda client: client.status(policy=True), chosen)
     if settings().json:
         print_json([answer.as_json() for answer in answers])
     else:
         rows = []
-        for answer in answers:
-            known = answer.target.instance or LiveInstance(answer.target.socket, None)
+        for target, answer in zip(chosen, answers):
+            known = target.instance or LiveInstance(target.socket, None)
             problem = "" if answer.error is None else answer.error.message
             rows.append(replace(known, status=answer.result, problem=problem).as_dict())
         print_result("ls", rows, as_json=False)

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from typing import Any, NoReturn
 
 import click
 
 from flask_ctl import ControlClient, NotRunning
 
-from ..many import for_each
+from ..many import Addressee, for_each
 from ..output import print_json, result_text, write
 from ..progress import progress_line
 from ..rollout.options import rolling_options
-from ..selection import Target, targets
+from ..selection import targets
 from ..settings import ClientCommand, Seconds, settings
 
 OUTCOME_CODES = {"drained": 0, "accepted": 0, "missing": 0, "forced": 6, "killed": 6, "died": 6, "stopped": 6}
@@ -116,7 +117,7 @@ def _stop_many(mode: str, options: dict[str, Any], *, missing_ok: bool, yes: boo
     """Raises NotRunning for an empty selection."""
     chosen = targets(settings(), whole_server=True)
     if settings().selected_all and not yes:
-        _confirm(chosen)
+        confirm_all(chosen)
 
     def stop_one(client: ControlClient) -> dict[str, Any]:
         try:
@@ -126,7 +127,7 @@ def _stop_many(mode: str, options: dict[str, Any], *, missing_ok: bool, yes: boo
                 raise
             return {"outcome": "missing"}
 
-    for_each("stop", stop_one, code=exit_code, text=_text, chosen=chosen, quiet=settings().quiet)
+    for_each("stop", stop_one, code=exit_code, text=stop_text, chosen=chosen, quiet=settings().quiet)
 
 
 def _roll(mode: str, options: dict[str, Any], rollout: dict[str, Any], *, missing_ok: bool, yes: bool) -> NoReturn:
@@ -135,11 +136,12 @@ def _roll(mode: str, options: dict[str, Any], rollout: dict[str, Any], *, missin
     if missing_ok or not options["wait"]:
         raise click.UsageError("a rollout waits for each instance: it takes neither --no-wait nor --missing-ok")
     if settings().selected_all and not yes:
-        _confirm(targets(settings(), whole_server=True))
+        confirm_all(targets(settings(), whole_server=True))
     begin("stop", {"mode": mode, **options}, rollout)
 
 
-def _confirm(chosen: list[Target]) -> None:
+def confirm_all(chosen: Sequence[Addressee]) -> None:
+    """Ask whether --all is meant; needs a terminal."""
     if not (sys.stdin.isatty() and sys.stderr.isatty()):
         raise click.UsageError("stop --all needs --yes where there is no terminal to ask")
     listed = "".join(f"  {target.described()}\n" for target in chosen)
@@ -150,10 +152,11 @@ def _print(result: dict[str, Any]) -> None:
     if settings().json:
         print_json(result)
     elif not settings().quiet and result.get("outcome") != "missing":
-        write(f"{_text(result).rstrip()}\n")
+        write(f"{stop_text(result).rstrip()}\n")
 
 
-def _text(result: dict[str, Any]) -> str:
+def stop_text(result: dict[str, Any]) -> str:
+    """The text for the result of a stop, also of one that is not waited for."""
     outcome = result.get("outcome", "accepted")
     if outcome == "accepted":
         accepted = f"{'pid ' + str(result['pid']) if result['pid'] else 'the server'} is stopping"

@@ -18,7 +18,7 @@ from ..settings import Settings
 from .client import error_of
 from .ssh import Host, NotBegun, NotKnown, follow, parse_hosts, run
 
-NOT_THERE = ("help", "keygen", "rollout", "run", "shell")
+NOT_THERE = ("fleet", "help", "keygen", "rollout", "run", "shell")
 """Commands of this machine alone."""
 
 STREAMS = ("--follow", "-f", "--watch")

@@ -114,7 +114,7 @@ def ask(client: Client, member: Member, method: str, change: Change, health: Hea
     try:
         result = change(client)
     except ControlError as error:
-        outcome = _outcome_of(error, method)
+        outcome = outcome_of(error, method)
         code = 1 if outcome in (Outcome.UNKNOWN, Outcome.UNREACHABLE) else exit_code_of(error)
         return Answer(outcome, code, error.message, look(client))
     if method == "stop":
@@ -140,7 +140,7 @@ def _not_asked(error: ControlError) -> Answer:
     return Answer(Outcome.UNREACHABLE, 1, error.message)
 
 
-def _outcome_of(error: ControlError, method: str) -> Outcome:
+def outcome_of(error: ControlError, method: str) -> Outcome:
     """What an error of the command says of the instance."""
     data = error.data if isinstance(error.data, dict) else {}
     if data.get("begun") is False:

@@ -1,0 +1,1 @@
+"""Commands for instances at NATS servers: ``flask-ctl fleet``."""

@@ -1,0 +1,72 @@
+"""``flask-ctl fleet call``."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import click
+
+from flask_ctl import ControlError
+
+from ..custom import YES_HELP, parse_values
+from ..output import confirm
+from ..settings import settings
+from ..words import assignment
+from .many import for_each, targets
+from .options import FleetCommand
+from .selection import TARGET_TIMEOUT, FleetTarget, opened
+
+NOT_CALLED = ("stop", "reload", "drain", "resume", "events", "logs")
+"""Commands of their own."""
+
+
+@click.command(
+    cls=FleetCommand,
+    examples=[
+        "flask-ctl fleet call clear_cache prefix=u: --name shop",
+        "flask-ctl fleet call doctor --name shop --json",
+    ],
+)
+@click.argument("name")
+@click.argument("parameters", nargs=-1, metavar="[KEY=VALUE]...")
+@click.option("--yes", is_flag=True, help=YES_HELP)
+def call(name: str, parameters: tuple[str, ...], yes: bool) -> None:
+    """Call a command by name in the selected instances.
+
+    The first one that answers tells which parameters it has. An instance runs a command of the role operate at most
+    once, also where it had to be sent again.
+
+    Exit codes, the gravest of all instances: 0 done, 1 it failed, its outcome is not known, or an instance could not be
+    asked, 2 wrong usage, 3 nothing is selected, 5 permission denied.
+    """
+    name = name.replace("-", "_")
+    if name in NOT_CALLED:
+        raise click.UsageError(f"{name} is a command of its own: flask-ctl fleet {name}")
+    texts = dict(map(assignment, parameters))
+    with opened() as fleet:
+        chosen = targets(fleet)
+        described = _described(chosen)
+        # The instances refuse an unknown command, and their messages list the known ones.
+        values = parse_values(name, described[name], texts) if name in described else {}
+        confirm(name, described.get(name, {}), yes=yes)
+        limit: dict[str, Any] = {"timeout": TARGET_TIMEOUT if settings().timeout is None else settings().timeout}
+        for_each(
+            fleet,
+            name,
+            lambda client: client.call(name, **values, **limit),
+            text=lambda result: json.dumps(result),
+            chosen=chosen,
+        )
+
+
+def _described(chosen: list[FleetTarget]) -> dict[str, Any]:
+    """The commands of the first instance that tells them. Raises what the last one has raised."""
+    problem = ControlError("no instance has answered")
+    for target in chosen:
+        try:
+            with target.client(settings()) as client:
+                return client.commands()
+        except ControlError as error:
+            problem = error
+    raise problem

@@ -1,0 +1,66 @@
+"""The records of rollouts in their bucket. On the connection's loop."""
+
+from __future__ import annotations
+
+import json
+import zlib
+from typing import Any
+
+from ..errors import ConfigurationError, RemoteProtocolError
+from .faults import plain_faults
+
+MAX_RECORDS = 100
+"""The oldest are removed."""
+
+Document = dict[str, Any]
+
+
+class Archive:
+    """The records by their ids, each a JSON document, packed by zlib: it has to fit one message."""
+
+    def __init__(self, bucket: Any) -> None:
+        self._bucket = bucket
+        self._revisions: dict[str, int] = {}
+
+    async def ids(self) -> list[str]:
+        """The oldest first."""
+        from nats.js import errors
+
+        with plain_faults("the records of rollouts can't be read"):
+            try:
+                return sorted(await self._bucket.keys())
+            except errors.NoKeysError:
+                return []
+
+    async def read(self, id: str) -> Document:
+        """Raises ConfigurationError if there is no such record, or it is another thing."""
+        from nats.js import errors
+
+        with plain_faults(f"the record {id} can't be read"):
+            try:
+                entry = await self._bucket.get(id)
+            except errors.KeyNotFoundError:
+                raise ConfigurationError(f"there is no record of a rollout {id}") from None
+        self._revisions[id] = entry.revision
+        try:
+            document: Document = json.loads(zlib.decompress(entry.value))
+        except (ValueError, zlib.error):
+            raise RemoteProtocolError(f"the record {id} is no record of a rollout") from None
+        return document
+
+    async def write(self, id: str, document: Document) -> None:
+        """Write what was read or written before. Raises ControlError if it can't, or somebody else has written it."""
+        value = zlib.compress(json.dumps(document, separators=(",", ":")).encode())
+        with plain_faults(f"the record {id} can't be written"):
+            self._revisions[id] = await self._bucket.update(id, value, last=self._revisions.get(id, 0))
+
+    async def remove(self, id: str) -> None:
+        """Take it out."""
+        with plain_faults(f"the record {id} can't be removed"):
+            await self._bucket.purge(id)
+        self._revisions.pop(id, None)
+
+    async def remove_old(self) -> None:
+        """Leave the last MAX_RECORDS."""
+        for id in (await self.ids())[:-MAX_RECORDS]:
+            await self.remove(id)

@@ -1,0 +1,371 @@
+"""flask-ctl fleet: instances at a NATS server, as an operator sees and commands them."""
+
+from __future__ import annotations
+
+import json
+import pathlib
+import tempfile
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from conftest import isolated
+from harness import PYTHON, Done, Serve, Server, SharedServer, run_cli, until
+from natsserver import NatsServer, SharedNatsServer, StartNats
+
+from flask_ctl import AccessDenied, ConfigurationError, ControlError, Fleet, NotRunning
+from flask_ctl.client.fleetclient import ROLES
+from flask_ctl.lifecycle.commands import builtin_commands
+
+
+def environment(url: str, zone: str = "a", **more: str) -> dict[str, str]:
+    """What an instance finds in its environment."""
+    labels = json.dumps({"zone": zone})
+    return {"FLASK_CTL_FLEET": url, "FLASK_CTL_FLEET_OPERATE": "true", "FLASK_CTL_FLEET_LABELS": labels, **more}
+
+
+def all_known(url: str, *servers: Server) -> None:
+    """Each has told that it is there, and serves."""
+    with Fleet(url) as fleet:
+
+        def there() -> bool:
+            states = {one.presence.pid: one.presence.state for one in fleet.roster().instances}
+            return all(states.get(server.pid) == "running" for server in servers)
+
+        until(there, lambda: f"presences of {[server.pid for server in servers]}: {fleet.roster()}")
+
+
+class Shared:
+    """A NATS server with one instance in zone a, and one in zone b, which tests only ask."""
+
+    def __init__(self, directory: pathlib.Path) -> None:
+        self.nats = SharedNatsServer(directory / "nats")
+        self.servers = []
+        for zone in "ab":
+            (directory / zone).mkdir()
+            env = environment(self.nats.url, zone)
+            self.servers.append(SharedServer([*PYTHON, "sample.py"], directory / zone, env=env))
+        all_known(self.nats.url, *self.servers)
+
+    def cli(self, *arguments: str) -> Done:
+        return run_cli("fleet", *arguments, env={"FLASK_CTL_FLEET": self.nats.url})
+
+    def end(self) -> None:
+        for server in self.servers:
+            server.kill()
+        self.nats.kill()
+
+
+@pytest.fixture(scope="module")
+def two() -> Iterator[Shared]:
+    with tempfile.TemporaryDirectory(prefix="ctl-") as name:
+        with isolated(pathlib.Path(name)):
+            shared = Shared(pathlib.Path(name))
+        yield shared
+        shared.end()
+
+
+def names(done: Done) -> list[str]:
+    return [item["instance"] for item in json.loads(done.stdout)]
+
+
+def codes(done: Done) -> list[int]:
+    return [item["exit"] for item in json.loads(done.stdout)]
+
+
+# Which there are
+
+
+def test_the_list_has_a_line_for_each_instance(two: Shared) -> None:
+    done = two.cli("ls")
+    assert (done.returncode, done.stderr) == (0, "")
+    head, *lines = done.stdout.splitlines()
+    assert head.split()[:5] == ["APP", "INSTANCE", "HOST", "PID", "STATE"]
+    assert sorted(int(line.split()[3]) for line in lines) == sorted(server.pid for server in two.servers)
+    assert all("running" in line for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("options", "found"),
+    [
+        (["--name", "s*"], [0, 1]),
+        (["--label", "zone=b"], [1]),
+        (["--label", "zone=a", "--label", "zone=b"], [1]),
+        (["--instance", "*-{a}"], [0]),
+        (["--host", "*", "--label", "zone=a"], [0]),
+    ],
+)
+def test_options_select_instances(two: Shared, options: list[str], found: list[int]) -> None:
+    words = [word.format(a=two.servers[0].pid) for word in options]
+    done = two.cli("status", "--json", *words)
+    assert {item["pid"] for item in json.loads(done.stdout)} == {two.servers[number].pid for number in found}
+    assert done.returncode == 0
+
+
+def test_options_may_stand_before_the_name_of_the_command(two: Shared) -> None:
+    done = run_cli("fleet", "--nats", two.nats.url, "--json", "--label", "zone=b", "status")
+    assert [item["result"]["pid"] for item in json.loads(done.stdout)] == [two.servers[1].pid]
+
+
+def test_an_empty_selection_is_exit_code_3(two: Shared) -> None:
+    done = two.cli("status", "--name", "other")
+    assert (done.returncode, done.stdout) == (3, "")
+    assert "no instance at the NATS server is selected" in done.stderr
+
+
+def test_a_command_that_changes_something_needs_a_selection(two: Shared) -> None:
+    done = two.cli("drain")
+    assert done.returncode == 2
+    assert "or all of them by --all" in done.stderr
+
+
+def test_a_label_has_a_value(two: Shared) -> None:
+    done = two.cli("ls", "--label", "zone")
+    assert done.returncode == 2
+    assert "'zone' is not of the form KEY=VALUE" in done.stderr
+
+
+# Commands
+
+
+def test_each_instance_answers_a_call(two: Shared) -> None:
+    done = two.cli("call", "greet", "name=you", "--all", "--json")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert [item["result"] for item in json.loads(done.stdout)] == [{"greeting": "hello you"}] * 2
+    [one] = json.loads(two.cli("call", "whoami", "--label", "zone=b", "--json").stdout)
+    assert one["pid"] == two.servers[1].pid
+
+
+def test_a_wrong_parameter_is_wrong_usage(two: Shared) -> None:
+    done = two.cli("call", "greet", "times=many", "name=x", "--all")
+    assert done.returncode == 2
+    assert "times" in done.stderr
+
+
+def test_a_drain_of_some_leaves_the_others(two: Shared) -> None:
+    try:
+        done = two.cli("drain", "--label", "zone=a", "--json")
+        assert [item["result"]["state"] for item in json.loads(done.stdout)] == ["draining"]
+        assert two.servers[1].status()["state"] == "running"
+    finally:
+        done = two.cli("resume", "--all", "--json")
+    assert [item["result"]["state"] for item in json.loads(done.stdout)] == ["running", "running"]
+    assert done.returncode == 0
+
+
+def test_a_long_result_comes_whole(two: Shared) -> None:
+    """In parts that the NATS server takes."""
+    with Fleet(two.nats.url) as fleet:
+        [one, _] = fleet.roster().instances
+        with fleet.client(one) as client:
+            assert len(client.call("greet", name="x" * 1000, times=1500, _chunks=True)["greeting"]) > 1024 * 1024
+
+
+def test_a_stop_ends_them_and_the_answer_is_the_proof(nats_server: NatsServer, serve: Serve) -> None:
+    servers = [serve(env=environment(nats_server.url, zone)) for zone in "ab"]
+    all_known(nats_server.url, *servers)
+    env = {"FLASK_CTL_FLEET": nats_server.url}
+    done = run_cli("fleet", "stop", "--label", "zone=a", "--json", env=env)
+    [one] = json.loads(done.stdout)
+    assert (done.returncode, one["result"]["outcome"], one["result"]["proof"]) == (0, "drained", "answer")
+    assert servers[0].wait() == 0
+    assert [item["pid"] for item in json.loads(run_cli("fleet", "ls", "--json", env=env).stdout)] == [servers[1].pid]
+    assert run_cli("fleet", "stop", "--all", env=env).returncode == 2
+    assert run_cli("fleet", "stop", "--all", "--yes", "--quiet", env=env).stdout == ""
+    assert servers[1].wait() == 0
+
+
+def test_a_reload_of_all_tells_what_has_become_of_each(nats_server: NatsServer, serve: Serve) -> None:
+    """Also that one can't be asked: the gravest exit code is that of the command."""
+    servers = [serve(env=environment(nats_server.url)) for _ in range(2)]
+    all_known(nats_server.url, *servers)
+    servers[1].suspend()
+    done = run_cli("fleet", "reload", "--all", "--timeout", "20", "--json", env={"FLASK_CTL_FLEET": nats_server.url})
+    by_pid = {item["pid"]: item for item in json.loads(done.stdout)}
+    assert by_pid[servers[0].pid]["result"]["generation"] == 2
+    assert by_pid[servers[1].pid]["exit"] == done.returncode == 1
+
+
+# Who does not answer
+
+
+def test_an_instance_that_does_not_answer_is_listed(nats_server: NatsServer, serve: Serve) -> None:
+    """With exit code 1 of `status`, and 0 of `ls`, which only lists."""
+    servers = [serve(env=environment(nats_server.url)) for _ in range(2)]
+    all_known(nats_server.url, *servers)
+    servers[0].suspend()
+    env = {"FLASK_CTL_FLEET": nats_server.url}
+    done = run_cli("fleet", "status", "--timeout", "0.5", env=env)
+    assert done.returncode == 1
+    assert done.stdout.splitlines()[-1] == "2 instances, 1 no answer"
+    done = run_cli("fleet", "ls", "--timeout", "0.5", "--json", env=env)
+    assert {item["pid"]: item["state"] for item in json.loads(done.stdout)} == {
+        servers[0].pid: "no answer",
+        servers[1].pid: "running",
+    }
+    assert done.returncode == 0
+    done = run_cli("fleet", "call", "greet", "name=x", "--all", "--timeout", "0.5", "--json", env=env)
+    assert sorted(codes(done)) == [0, 1]
+    assert done.returncode == 1
+
+
+def test_without_presences_those_who_answer_are_listed(start_nats: StartNats, serve: Serve) -> None:
+    nats = start_nats(jetstream=False)
+    server = serve(env=environment(nats.url))
+
+    def listed() -> Any:
+        done = run_cli("fleet", "status", "--json", env={"FLASK_CTL_FLEET": nats.url})
+        assert done.returncode == 0
+        assert "who is missing is not known" in done.stderr
+        return json.loads(done.stdout)
+
+    [one] = until(listed, "the instance")
+    assert (one["pid"], one["result"]["state"], one["labels"]) == (server.pid, "running", {"zone": "a"})
+    with Fleet(nats.url) as fleet:
+        [found] = fleet.roster().instances
+        with fleet.client(found) as client:
+            assert client.stop()["outcome"] == "drained"
+    assert server.wait() == 0
+
+
+def test_an_instance_that_was_killed_is_not_waited_for(nats_server: NatsServer, serve: Serve) -> None:
+    server = serve(env=environment(nats_server.url))
+    all_known(nats_server.url, server)
+    server.kill()
+    with Fleet(nats_server.url) as fleet:
+        roster = fleet.roster()
+        [answer] = fleet.ask("status", roster.instances, roster, timeout=30).values()
+        assert isinstance(answer, NotRunning)
+        with fleet.client(roster.instances[0]) as client, pytest.raises(NotRunning, match="nothing was done") as caught:
+            client.reload(timeout=30)
+    assert caught.value.data == {"begun": False}
+
+
+# Who may
+
+
+USERS = """
+accounts {
+  shop {
+    jetstream: enabled
+    users: [
+      {user: app, password: a}
+      {user: boss, password: b}
+      {
+        user: viewer, password: v
+        permissions: {publish: ["flask_ctl.observe.>", "$JS.API.>", "$JS.ACK.>", "$SYS.REQ.USER.INFO", "_R_.>"]}
+      }
+      {user: stranger, password: s, permissions: {publish: ["_R_.>"], subscribe: ["_INBOX.>"]}}
+    ]
+  }
+}
+jetstream: {}
+"""
+
+
+def user(url: str, name: str) -> dict[str, str]:
+    return {"FLASK_CTL_FLEET": url, "FLASK_CTL_FLEET_USER": name, "FLASK_CTL_FLEET_PASSWORD": name[0]}
+
+
+def test_what_the_server_does_not_permit_is_told_at_once(start_nats: StartNats, serve: Serve) -> None:
+    """As permission, with the subject, not as a time-out."""
+    nats = start_nats(config=USERS)
+    server = serve(env={**environment(nats.url), **user(nats.url, "app")})
+    until(lambda: names(run_cli("fleet", "ls", "--json", env=user(nats.url, "boss"))), "the instance")
+    done = run_cli("fleet", "status", "--json", env=user(nats.url, "viewer"))
+    assert codes(done) == [0]
+    done = run_cli("fleet", "drain", "--all", "--json", "--timeout", "25", env=user(nats.url, "viewer"))
+    [one] = json.loads(done.stdout)
+    assert done.returncode == one["exit"] == 5
+    assert f"may not publish to flask_ctl.operate.sample.{one['instance']}" in one["error"]["message"]
+    done = run_cli("fleet", "ls", "--timeout", "25", env=user(nats.url, "stranger"))
+    assert done.returncode == 5
+    assert "may not publish to $js.api" in done.stderr
+    assert server.status()["state"] == "running"
+
+
+def test_wrong_credentials_are_exit_code_5(start_nats: StartNats) -> None:
+    nats = start_nats(config=USERS)
+    done = run_cli("fleet", "ls", env={**user(nats.url, "boss"), "FLASK_CTL_FLEET_PASSWORD": "wrong"})
+    assert done.returncode == 5
+    assert done.stderr == f"Error: {nats.url}: the server refuses these credentials\n"
+
+
+def test_an_instance_that_takes_no_operators_says_why(nats_server: NatsServer, serve: Serve) -> None:
+    server = serve(env={"FLASK_CTL_FLEET": nats_server.url})
+    all_known(nats_server.url, server)
+    with Fleet(nats_server.url) as fleet:
+        [one] = fleet.roster().instances
+        with fleet.client(one) as client:
+            assert client.status()["pid"] == server.pid
+            with pytest.raises(AccessDenied, match="needs operate: its server has no TLS or no authentication"):
+                client.drain()
+
+
+def test_without_a_server_the_reason_is_told(free_port: int) -> None:
+    done = run_cli("fleet", "ls", "--nats", f"nats://127.0.0.1:{free_port}", "--timeout", "0.2")
+    assert done.returncode == 1
+    assert f"Error: nats://127.0.0.1:{free_port}: " in done.stderr
+    assert "Connect call failed" in done.stderr
+
+
+def test_without_an_address_the_variable_is_named() -> None:
+    done = run_cli("fleet", "ls")
+    assert done.returncode == 2
+    assert "FLASK_CTL_FLEET has to be a URL" in done.stderr
+
+
+# At most once, when the server was away
+
+
+def test_a_command_is_sent_again_by_its_id_after_the_server_was_lost(nats_server: NatsServer, serve: Serve) -> None:
+    """It runs once, and its answer comes, although the first one was lost."""
+    server = serve(env=environment(nats_server.url))
+    all_known(nats_server.url, server)
+    request = server.begin("/hold/gate")
+    with Fleet(nats_server.url) as fleet:
+        [one] = fleet.roster().instances
+        with fleet.client(one, timeout=60) as client:
+            killed: list[Any] = []
+
+            def kill_once(progress: Any) -> None:
+                if not killed:
+                    killed.append(progress)
+                    nats_server.kill()
+                    nats_server.start()
+                    until(lambda: server.status()["fleet"]["problem"] is None, "the instance at the server again")
+                    until(lambda: fleet.connected, "the operator at the server again")
+                    server.release("gate")
+
+            result = client.stop(on_progress=kill_once)
+    assert (result["outcome"], result["drained"], len(killed)) == ("drained", 1, 1)
+    assert request.result()[0] == 200
+    assert server.wait() == 0
+
+
+# The tables
+
+
+def test_the_roles_that_are_known_are_those_of_the_commands() -> None:
+    from flask_ctl.dispatch.commands import CommandRegistry
+
+    nothing: Any = None
+    roles = {command.name: command.role for command in builtin_commands(nothing, nothing, CommandRegistry([]))}
+    assert {name: roles[name] for name in ROLES if name in roles} == {
+        name: role for name, role in ROLES.items() if name in roles
+    }
+    assert ROLES.keys() - roles.keys() <= {"cancel", "reopen_logs"}
+
+
+def test_wrong_settings_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FLASK_CTL_FLEET_USER", "me")
+    with pytest.raises(ConfigurationError, match="FLASK_CTL_FLEET_USER and FLASK_CTL_FLEET_PASSWORD belong together"):
+        Fleet("nats://127.0.0.1")
+
+
+def test_a_closed_fleet_says_so(nats_server: NatsServer) -> None:
+    fleet = Fleet(nats_server.url)
+    fleet.close()
+    fleet.close()
+    with pytest.raises(ControlError, match="the connection is closed"):
+        fleet.roster()
