@@ -105,6 +105,7 @@ class Agent:
             await self._service.add_endpoint(
                 EndpointConfig(name=name, subject=subject_of(role, app, at), handler=self._handler(role))
             )
+        await self._connection.client.flush()
 
     async def stop(self) -> None:
         """Take no more requests, and remove the presence; not more than that is waited for."""

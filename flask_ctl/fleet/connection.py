@@ -29,8 +29,7 @@ MAX_DENIED = 100
 WITHOUT_NATS = "control over NATS needs the package nats-py; install it by: pip install 'flask-ctl[fleet]'"
 
 REFUSED = "the server refuses these credentials"
-
-_REFUSAL = "authorization violation"
+_REFUSALS = ("authorization", "authentication")
 _VIOLATION = "permissions violation for "
 
 
@@ -138,8 +137,6 @@ class Connection:
         await self.client.close()
 
     async def _note_error(self, error: Exception) -> None:
-        from nats import errors
-
         text = str(error) or type(error).__name__
         lower = text.lower()
         if _VIOLATION in lower:
@@ -147,7 +144,7 @@ class Connection:
             return
         if not self.connected:
             # While it connects, the library gives the server's words.
-            self._refused = isinstance(error, errors.AuthorizationError) or _REFUSAL in lower
+            self._refused = any(word in lower for word in _REFUSALS)
             self.problem = REFUSED if self._refused else _in_plain_words(error, text)
             self._failures += 1
             if self._failures >= len(self.broker.servers):

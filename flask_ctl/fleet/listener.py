@@ -87,11 +87,13 @@ class FleetSession(Session):
         return None if self._owed is None else {"subject": self._key[0], "reply": self._owed, "id": self._id}
 
     def _give(self, message: bytes, answer: bytes | LongResult | None) -> None:
-        if self._id is not None and message == self._request:
-            self._listener.memory.finish(self._id, _kept(answer))
+        if self._id is not None and isinstance(answer, LongResult):
+            self._listener.memory.finish(self._id, _not_kept(answer))
         super()._give(message, answer)
 
     def _write_answer(self, message: bytes, answer: bytes) -> None:
+        if self._id is not None and message == self._request:
+            self._listener.memory.finish(self._id, answer)
         self._listener.send(self._key[0], answer)
 
     def _write_text(self, line: str) -> None:
@@ -318,12 +320,10 @@ class FleetListener:
         )
 
 
-def _kept(answer: bytes | LongResult | None) -> bytes:
-    """What is remembered as the answer to a command."""
-    if isinstance(answer, LongResult):
-        message = "this command has run; its result is too long to be kept"
-        return encode(error_object(answer.id, CommandError(message, code=CONFLICT, data={"ran": True})))
-    return answer or b""
+def _not_kept(answer: LongResult) -> bytes:
+    """What is remembered in the place of a long result."""
+    message = "this command has run; its result is too long to be kept"
+    return encode(error_object(answer.id, CommandError(message, code=CONFLICT, data={"ran": True})))
 
 
 def _for_request(answer: bytes, request: bytes) -> bytes:

@@ -29,6 +29,8 @@ MAX_UNSENT = 1024 * 1024
 RETRY = (1.0, 30.0)
 """Seconds before another try after a server has refused us: the first, and the most."""
 
+NOT_YET = "not connected yet"
+
 LAST_WORDS = 1.0
 """Seconds for a server to take the end of the presence."""
 
@@ -66,11 +68,11 @@ class FleetThread:
 
     @property
     def problem(self) -> str | None:
-        """Why there is no connection; None if there is one."""
+        """Why no requests are taken in; None if they are."""
         connection = self._connection
-        if connection is None:
-            return "not connected yet"
-        return None if connection.connected else connection.problem or "not connected yet"
+        if self._agent is not None and connection is not None and connection.connected:
+            return None
+        return NOT_YET if connection is None else connection.problem or NOT_YET
 
     @property
     def unsent(self) -> int:
@@ -149,10 +151,10 @@ class FleetThread:
     async def _attach(self, connection: Connection) -> None:
         await connection.connect()
         self.account = (await connection.who()).get("account")
-        self.roles = self._roles(connection)
-        agent = Agent(connection, self._identity, self.roles, self._deliver)
+        roles = self._roles(connection)
+        agent = Agent(connection, self._identity, roles, self._deliver)
         await agent.start()
-        self._agent = agent
+        self._agent, self.roles = agent, roles
         self._sending.set()
         if self._presence is not None:
             await agent.tell(self._presence)
