@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import nats
 from harness import TIMEOUT, until
 from nats.aio.msg import Msg
-from nats.js.errors import BucketNotFoundError, NoKeysError
+from nats.js.errors import BucketNotFoundError
 
 T = TypeVar("T")
 
@@ -39,6 +39,10 @@ class NatsUser:
         return self
 
     def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the connection."""
         self._run(self.client.close())
         self._loop.close()
 
@@ -53,6 +57,11 @@ class NatsUser:
         self._run(self.client.publish(subject, data, reply=reply, headers=named or None))
         self._run(self.client.flush())
         return reply
+
+    def listen(self, subject: str) -> None:
+        """Subscribe, and wait until the server has said what it thinks of that."""
+        self._run(self.client.subscribe(subject))
+        self._run(self.client.flush())
 
     def call(
         self, subject: str, method: str, params: dict[str, Any] | None = None, *, number: int = 1, **headers: str
@@ -119,10 +128,13 @@ class NatsUser:
     async def _presences(self) -> dict[str, dict[str, Any]]:
         try:
             bucket = await self.client.jetstream().key_value("flask_ctl_presence")
-            entries = [await bucket.get(key) for key in await bucket.keys()]
-        except (BucketNotFoundError, NoKeysError):
+        except BucketNotFoundError:
             return {}
-        records = [json.loads(entry.value or b"") for entry in entries]
+        watcher: Any = await bucket.watchall(ignore_deletes=True)
+        records = []
+        while (entry := await watcher.updates(TIMEOUT)) is not None:
+            records.append(json.loads(entry.value))
+        await watcher.stop()
         return {record["instance"]: record for record in records}
 
     async def _note(self, error: Exception) -> None:

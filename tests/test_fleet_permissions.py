@@ -1,0 +1,184 @@
+"""Who may what with which app: the example configuration of a NATS server, with TLS, users and permissions."""
+
+from __future__ import annotations
+
+import datetime
+import ipaddress
+import pathlib
+import ssl
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+from harness import Serve, Server, until
+from natsserver import NatsServer, StartNats
+from natsuser import NatsUser
+
+EXAMPLE = pathlib.Path(__file__).parents[1] / "examples" / "nats" / "nats-server.conf"
+PASSWORDS = {name: f"secret-of-{name.lower()}" for name in ("SHOP", "VIEWER", "DEPLOY", "OPS")}
+
+
+def make_certificate(directory: pathlib.Path) -> tuple[str, str]:
+    """A self-signed certificate for this machine, and its key."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")])
+    now = datetime.datetime.now(datetime.timezone.utc)
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - datetime.timedelta(days=1))
+        .not_valid_after(now + datetime.timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]), critical=False)
+        .sign(key, hashes.SHA256())
+    )
+    pem, private = directory / "server.pem", directory / "server.key"
+    pem.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
+    private.write_bytes(
+        key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    )
+    return str(pem), str(private)
+
+
+@pytest.fixture
+def certificate(tmp_path: pathlib.Path) -> tuple[str, str]:
+    return make_certificate(tmp_path)
+
+
+@pytest.fixture
+def broker(
+    start_nats: StartNats, certificate: tuple[str, str], monkeypatch: pytest.MonkeyPatch, tmp_path: pathlib.Path
+) -> NatsServer:
+    for name, password in PASSWORDS.items():
+        monkeypatch.setenv(f"{name}_PASSWORD", password)
+    pem, key = certificate
+    text = EXAMPLE.read_text().replace("server.pem", f'"{pem}"').replace("server.key", f'"{key}"')
+    store = tmp_path / "store"
+    return start_nats(config=text.replace("store_dir: store", f'store_dir: "{store}"'), jetstream=False)
+
+
+@pytest.fixture
+def shop(serve: Serve, broker: NatsServer, certificate: tuple[str, str]) -> Server:
+    """An instance of the app `shop`, which is connected."""
+    code = "import sample; sample.app.name = 'shop'; sample.app.run(port=0)"
+    env = {
+        "FLASK_CTL_FLEET": broker.url.replace("nats://", "tls://"),
+        "FLASK_CTL_FLEET_USER": "shop",
+        "FLASK_CTL_FLEET_PASSWORD": PASSWORDS["SHOP"],
+        "FLASK_CTL_FLEET_CA": certificate[0],
+        "FLASK_CTL_FLEET_INBOX": "_INBOX.shop",
+    }
+    server = serve(command=[sys.executable, "-c", code], env=env)
+    until(lambda: server.status()["fleet"]["problem"] is None, lambda: f"connected: {server.status()['fleet']}")
+    return server
+
+
+class Users:
+    """Connects as a user of the example."""
+
+    def __init__(self, broker: NatsServer, certificate: tuple[str, str]) -> None:
+        self._broker, self._context = broker, ssl.create_default_context(cafile=certificate[0])
+        self._users: list[NatsUser] = []
+
+    def __call__(self, name: str) -> NatsUser:
+        prefix = "_INBOX" if name == "ops" else f"_INBOX.{name}"
+        url = self._broker.url.replace("nats://", "tls://")
+        user = NatsUser(url, user=name, password=PASSWORDS[name.upper()], tls=self._context, inbox_prefix=prefix)
+        self._users.append(user)
+        return user
+
+    def close(self) -> None:
+        for user in self._users:
+            user.close()
+
+
+@pytest.fixture
+def users(broker: NatsServer, certificate: tuple[str, str]) -> Iterator[Users]:
+    users = Users(broker, certificate)
+    yield users
+    users.close()
+
+
+ALLOWED = {
+    "viewer": {"observe"},
+    "deploy": {"observe", "inspect", "operate"},
+    "ops": {"observe", "inspect", "operate"},
+}
+
+
+def test_a_server_with_tls_and_users_is_operated_and_its_permissions_separate_roles(shop: Server, users: Users) -> None:
+    fleet = shop.status()["fleet"]
+    assert fleet["roles"] == ["observe", "inspect", "operate"]
+    for name, roles in ALLOWED.items():
+        user = users(name)
+        until(lambda: fleet["instance"] in user.presences(), f"{name} sees the presence")  # noqa: B023
+        for role in ("observe", "inspect", "operate"):
+            subject = f"flask_ctl.{role}.shop.{fleet['instance']}"
+            if role in roles:
+                assert user.call(subject, "ping")["result"]["pong"], (name, role)
+            else:
+                user.send(subject, b'{"jsonrpc":"2.0","id":1,"method":"ping"}')
+                assert "permissions violation" in user.denied[-1], (name, role)
+                assert subject.lower() in user.denied[-1]
+
+
+REFUSED: list[tuple[str, str]] = [
+    ("deploy", "flask_ctl.operate.other.web-1"),
+    ("deploy", "$KV.flask_ctl_leases.other"),
+    ("deploy", "$KV.flask_ctl_presence.shop.web-1"),
+    ("viewer", "$KV.flask_ctl_leases.shop"),
+    ("viewer", "$KV.flask_ctl_presence.shop.web-1"),
+    ("shop", "flask_ctl.operate.shop.web-1"),
+    ("shop", "flask_ctl.observe.other.web-1"),
+    ("shop", "$KV.flask_ctl_presence.other.web-1"),
+    ("shop", "$KV.flask_ctl_leases.shop"),
+]
+
+
+def test_what_is_not_a_users_own_business_is_refused(users: Users) -> None:
+    connected: dict[str, NatsUser] = {}
+    for name, subject in REFUSED:
+        user = connected.setdefault(name, users(name)) if name not in connected else connected[name]
+        user.send(subject, b"x")
+        assert user.denied, (name, subject)
+        assert subject.lower() in user.denied[-1], (name, subject)
+
+
+def test_nobody_hears_requests_or_answers_of_others(users: Users) -> None:
+    for name, subject in (("viewer", "_INBOX.deploy.>"), ("viewer", "flask_ctl.>"), ("shop", "_INBOX.deploy.>")):
+        user = users(name)
+        user.listen(subject)
+        assert "permissions violation for subscription" in user.denied[-1], (name, subject)
+
+
+def test_without_credentials_nobody_gets_in(broker: NatsServer, certificate: tuple[str, str], serve: Serve) -> None:
+    env: dict[str, Any] = {
+        "FLASK_CTL_FLEET": broker.url.replace("nats://", "tls://"), "FLASK_CTL_FLEET_CA": certificate[0],
+    }  # fmt: skip
+    server = serve(env=env)
+    until(
+        lambda: server.status()["fleet"]["problem"] == "the server refuses these credentials",
+        lambda: f"refused: {server.status()['fleet']}",
+    )
+
+
+def test_a_certificate_of_somebody_else_is_not_trusted(
+    broker: NatsServer, serve: Serve, tmp_path: pathlib.Path
+) -> None:
+    (tmp_path / "other").mkdir()
+    env = {
+        "FLASK_CTL_FLEET": broker.url.replace("nats://", "tls://"),
+        "FLASK_CTL_FLEET_CA": make_certificate(tmp_path / "other")[0],
+    }
+    server = serve(env=env)
+    until(
+        lambda: "certificate is not trusted" in (server.status()["fleet"]["problem"] or ""),
+        lambda: f"refused: {server.status()['fleet']}",
+    )
