@@ -379,7 +379,8 @@ def test_credentials_that_are_refused_are_told_and_tried_again(
         lambda: server.status()["fleet"]["problem"] == "the server refuses these credentials",
         lambda: f"refused: {server.status()['fleet']}",
     )
-    assert "refuses these credentials; it is tried again and again" in server.output
+    warning = "refuses these credentials; it is tried again and again"
+    until(lambda: warning in server.output, lambda: f"a warning: {server.output}")
     assert "wrong" not in server.output
     nats_server.kill()
     config = nats_server.directory / "nats.conf"

@@ -20,7 +20,7 @@ from ..system.native import threading
 from ..transports.base import Handler
 from ..transports.reactor import Reactor
 from ..transports.session import Session
-from .agent import Identity, Incoming
+from .agent import Deliver, Identity, Incoming
 from .connection import check_broker
 from .memory import MAX_ID, CommandMemory
 from .presence import INTERVAL, Presence
@@ -77,6 +77,10 @@ class FleetSession(Session):
         self._subscriptions.tick()
         self._settle()
 
+    def resume(self) -> None:
+        """There is room again for answers."""
+        self._proceed()
+
     def close(self) -> None:
         """The listener ends."""
         self._waiting.clear()
@@ -116,12 +120,19 @@ class FleetListener:
 
     connects_out = True
 
-    def __init__(self, settings: FleetSettings, identity: Identity, guard: Guard) -> None:
+    def __init__(
+        self,
+        settings: FleetSettings,
+        identity: Identity,
+        guard: Guard,
+        make_thread: Callable[[FleetSettings, Identity, Deliver], FleetThread] = FleetThread,
+    ) -> None:
         self.memory = CommandMemory()
         self._settings = settings
         self._identity = identity
         self._guard = guard
-        self._thread = FleetThread(settings, identity, self._deliver)
+        self._thread = make_thread(settings, identity, self._deliver)
+        self._thread.on_sent = self._sent
         self._sessions: dict[Key, FleetSession] = {}
         self._reactor: Reactor | None = None
         self._handler: Handler | None = None
@@ -220,6 +231,17 @@ class FleetListener:
         if self._sessions.pop(key, None) is not None and key[1] == "operate":
             # What it has changed is worth telling.
             self._next_look = 0.0
+
+    def _sent(self) -> None:
+        """On the fleet's thread."""
+        reactor = self._reactor
+        if self._sessions and reactor is not None:
+            # Some may have waited for that.
+            reactor.call_soon(self._resume)
+
+    def _resume(self) -> None:
+        for session in tuple(self._sessions.values()):
+            session.resume()
 
     def _deliver(self, incoming: Incoming) -> None:
         """On the fleet's thread."""

@@ -63,6 +63,8 @@ class FleetThread:
         self._tasks: set[asyncio.Future[Any]] = set()
         self.roles: Sequence[Role] = ()
         """Those whose requests are taken; empty before the first connection."""
+        self.on_sent: Callable[[], Any] = lambda: None
+        """Called on this thread when no answer waits any more."""
         self.account: str | None = None
         """The account of the server in which we are."""
 
@@ -252,6 +254,8 @@ class FleetThread:
                         break
                 self._unsent.popleft()
                 self._sent += len(data)
+                if not self._unsent:
+                    self.on_sent()
 
     async def _flush(self) -> None:
         while self._unsent and self.problem is None:
