@@ -29,11 +29,14 @@ from flask_ctl import (
 )
 from flask_ctl_cli.rollout import start
 from flask_ctl_cli.rollout.course import Outcome, Plan
+from flask_ctl_cli.rollout.files import MAX_RECORDS, FileArchive, FileRecord
 from flask_ctl_cli.rollout.member import Answer, Health, Member, ask
-from flask_ctl_cli.rollout.record import MAX_RECORDS, Record, ids, load, state_of
+from flask_ctl_cli.rollout.place import LocalPlace
+from flask_ctl_cli.rollout.record import Record
 from flask_ctl_cli.rollout.run import Run
 
 DONE = Answer(Outcome.DONE, 0)
+ARCHIVE = FileArchive()
 
 
 @pytest.fixture(autouse=True)
@@ -52,7 +55,7 @@ def new_record(chosen: list[Member], **more: Any) -> Iterator[Record]:
     fields: dict[str, Any] = {"method": "reload", "options": {}, "health": {}, "timeout": None, **more}
     fields["rollout"] = {"batch": "1", "canary": None, "max_failures": "0", "pause": 0.0}
     fields["operator"] = {"uid": os.getuid(), "pid": os.getpid(), "host": "here"}
-    with Record.new(chosen, **fields) as record:
+    with ARCHIVE.new(chosen, **fields) as record:
         yield record
 
 
@@ -67,7 +70,7 @@ def test_an_outcome_is_in_the_record_before_the_next_batch_is_asked() -> None:
     chosen, seen = members(3), []
 
     def act(member: Member) -> Answer:
-        document = load(None)
+        document = ARCHIVE.load(None)
         seen.append(([target["asked"] for target in document["targets"]], outcomes(document)))
         return DONE
 
@@ -78,14 +81,14 @@ def test_an_outcome_is_in_the_record_before_the_next_batch_is_asked() -> None:
         ([True, True, False], ["done", None, None]),
         ([True, True, True], ["done", "done", None]),
     ]
-    assert (load(None)["end"], outcomes(load(None))) == ("finished", ["done"] * 3)
+    assert (ARCHIVE.load(None)["end"], outcomes(ARCHIVE.load(None))) == ("finished", ["done"] * 3)
 
 
 def test_a_record_is_its_owners_alone_and_the_last_hundred_are_kept(state: pathlib.Path) -> None:
     for _ in range(MAX_RECORDS + 3):
         with new_record([]):
             """It has begun."""
-    assert len(ids()) == MAX_RECORDS
+    assert len(ARCHIVE.ids()) == MAX_RECORDS
     assert len(list(state.iterdir())) == 2 * MAX_RECORDS
     assert {stat.S_IMODE(path.stat().st_mode) for path in state.iterdir()} == {0o600}
     assert stat.S_IMODE(state.stat().st_mode) == 0o700
@@ -93,14 +96,14 @@ def test_a_record_is_its_owners_alone_and_the_last_hundred_are_kept(state: pathl
 
 def test_a_record_is_of_one_process_at_a_time_and_tells_whether_it_runs() -> None:
     with new_record(members(1)) as record:
-        document = load(record.document["id"][:15])
-        assert state_of(document) == "running"
+        document = ARCHIVE.load(record.document["id"][:15])
+        assert ARCHIVE.state_of(document) == "running"
         with pytest.raises(ConfigurationError, match="run by another process"):
-            Record(document)
-    assert state_of(load(None)) == "abandoned", "its process has ended without an end of the rollout"
-    with Record(load(None)) as record:
+            FileRecord(document)
+    assert ARCHIVE.state_of(ARCHIVE.load(None)) == "abandoned", "its process has ended without an end of the rollout"
+    with FileRecord(ARCHIVE.load(None)) as record:
         record.finish("finished")
-    assert state_of(load(None)) == "ended"
+    assert ARCHIVE.state_of(ARCHIVE.load(None)) == "ended"
 
 
 def test_without_a_record_nothing_is_asked(state: pathlib.Path) -> None:
@@ -162,11 +165,11 @@ def test_a_record_that_is_only_looked_at_can_be_gone_on_with() -> None:
 
     def look() -> None:
         while not over.is_set():
-            state_of(document)
+            ARCHIVE.state_of(document)
 
     looking = Pending.call(look)
     for _ in range(50):
-        Record(document).close()
+        FileRecord(document).close()
     over.set()
     looking.result()
 
@@ -191,7 +194,8 @@ def test_ctrl_c_lets_the_batch_end_and_no_other_begin() -> None:
     chosen, answer = members(4), threading.Event()
     with new_record(chosen) as record:
         Run(chosen, Plan(2), 0.0, interrupting(1, answer), record, lambda said: answer.set()).complete()
-    assert (load(None)["end"], outcomes(load(None))) == ("interrupted", ["done", "done", "not started", "not started"])
+    document = ARCHIVE.load(None)
+    assert (document["end"], outcomes(document)) == ("interrupted", ["done", "done", "not started", "not started"])
 
 
 def test_ctrl_c_again_leaves_what_has_not_answered_unknown() -> None:
@@ -204,7 +208,11 @@ def test_ctrl_c_again_leaves_what_has_not_answered_unknown() -> None:
                     os.kill(os.getpid(), signal.SIGINT)
 
             Run(chosen, Plan(2), 0.0, interrupting(1, answer), record, say).complete()
-        assert (load(None)["end"], outcomes(load(None))) == ("interrupted", ["unknown", "unknown", "not started"])
+        document = ARCHIVE.load(None)
+        assert (document["end"], outcomes(document)) == (
+            "interrupted",
+            ["unknown", "unknown", "not started"],
+        )
     finally:
         answer.set()
 
@@ -218,15 +226,15 @@ def test_ctrl_c_ends_a_pause() -> None:
 
     with new_record(chosen) as record:
         Run(chosen, Plan(), 1000.0, lambda member: DONE, record, say).complete()
-    assert outcomes(load(None)) == ["done", "not started"]
+    assert outcomes(ARCHIVE.load(None)) == ["done", "not started"]
 
 
 def test_a_fault_of_this_program_is_an_unknown_outcome() -> None:
     chosen = members(1)
     with new_record(chosen) as record:
         Run(chosen, Plan(), 0.0, lambda member: DONE._replace(exit=1 // 0), record, str).complete()
-    assert load(None)["targets"][0]["message"].startswith("ZeroDivisionError")
-    assert load(None)["end"] == "an unknown outcome"
+    assert ARCHIVE.load(None)["targets"][0]["message"].startswith("ZeroDivisionError")
+    assert ARCHIVE.load(None)["end"] == "an unknown outcome"
 
 
 # What an answer says of an instance
@@ -349,7 +357,7 @@ def test_an_instance_is_judged_by_its_own_error_rate(result: Any, idle: bool, ou
     ],
 )
 def test_what_became_of_an_unanswered_command_is_found_out_or_it_stays_unknown(
-    method: str, options: dict[str, Any], seen: Any, outcome: str | None, monkeypatch: pytest.MonkeyPatch
+    method: str, options: dict[str, Any], seen: Any, outcome: str | None
 ) -> None:
     class Client(Instance):
         def __enter__(self) -> Client:
@@ -360,12 +368,16 @@ def test_what_became_of_an_unanswered_command_is_found_out_or_it_stays_unknown(
         def status(self, *, timeout: float = 1.0) -> dict[str, Any]:
             return super().status(timeout=timeout)
 
-    monkeypatch.setattr(start, "_client", lambda *given: Client(seen))
-    monkeypatch.setattr(start, "settings", lambda: None)
+    class Here(LocalPlace):
+        def __init__(self) -> None: ...
+
+        def client(self, member: Member) -> Any:
+            return Client(seen)
+
     [member] = members(1)
     member.asked, member.outcome = True, "unknown"
     with pytest.raises(ControlError, match="still unknown") if outcome is None else contextlib.nullcontext():
-        start._find_out(member, {"method": method, "options": options})
+        start._find_out(member, {"method": method, "options": options}, Here())
     assert member.outcome == (outcome or "unknown")
 
 
@@ -421,7 +433,7 @@ def test_the_broken_one_ends_the_rollout_and_a_resumed_one_does_the_rest(
     for wrong in (["--batch", "0"], ["--batch", "x"], ["--max-failures", "101%"], ["--confirm", "1"]):
         assert run_cli("reload", "--all", "--rolling", *wrong).returncode == 2, wrong
     assert run_cli("reload", "--name", "nothing", "--rolling").returncode == 3
-    assert ids() == [], "nothing was asked"
+    assert ARCHIVE.ids() == [], "nothing was asked"
 
     document = roll("reload", "--all", code=1)
     assert outcomes(document) == ["done", "refused", "not started"]
@@ -436,7 +448,7 @@ def test_the_broken_one_ends_the_rollout_and_a_resumed_one_does_the_rest(
     resumed = run_cli("rollout", "resume", document["id"], timeout=120)
     assert resumed.returncode == 0, resumed
     assert [server.status()["generation"] for server in servers] == [2, 2, 2]
-    assert load(None)["id"] == document["id"]
+    assert ARCHIVE.load(None)["id"] == document["id"]
     assert "3 done" in run_cli("rollout", "history").stdout
 
     stopped = roll("stop", "--all", "--yes", "--batch", "50%", code=0)
@@ -454,22 +466,22 @@ def test_a_killed_operators_rollout_is_resumed_without_doing_anything_twice(
     for target, generation in zip(document["targets"], (2, 2)):
         target.update(asked=True, outcome=None, generation=generation)
     fields = [Member(**target) for target in document["targets"]]
-    with Record(document, fields) as record:
+    with FileRecord(document, fields) as record:
         record.document.update(ended=None, end=None)
         record.save()
     assert "reload: 2 asked; its operator was killed" in run_cli("rollout", "status").stdout
     done = run_cli("rollout", "resume", "--json", timeout=120)
     assert done.returncode == 0, done
     assert [server.status()["generation"] for server in servers] == [3, 3]
-    assert [target["message"] for target in load(None)["targets"]] == ["", "found when the rollout was resumed"]
+    assert [target["message"] for target in ARCHIVE.load(None)["targets"]] == ["", "found when the rollout was resumed"]
 
     # An instance that still runs the command has no outcome yet.
     servers[1].suspend()
-    with Record(load(None), fields) as record:
+    with FileRecord(ARCHIVE.load(None), fields) as record:
         record.save()
     silent = run_cli("rollout", "resume", "--timeout", "0.5")
     assert silent.returncode == 1, silent
-    assert [target["outcome"] for target in load(None)["targets"]][1] is None
+    assert [target["outcome"] for target in ARCHIVE.load(None)["targets"]][1] is None
 
 
 @pytest.mark.full
@@ -505,3 +517,23 @@ def test_a_rollout_of_instances_of_which_one_is_broken_one_hangs_and_one_is_kill
         assert document["targets"][n]["now"]["generation"] == servers[n].status()["generation"] == 1 + (n != broken)
     assert document["targets"][killed]["now"] is None
     until(lambda: servers[killed].process.poll() is not None, "it was killed")
+
+
+def test_who_must_not_go_on_waits_for_nothing_more() -> None:
+    """As without the lease; what has not answered is unknown."""
+    chosen, answer = members(3), threading.Event()
+    try:
+        with new_record(chosen) as record:
+
+            def act(member: Member) -> Answer:
+                record.on_lost("another operator has it")
+                answer.wait(10)
+                return DONE
+
+            said: list[str] = []
+            Run(chosen, Plan(2), 0.0, act, record, said.append).complete()
+    finally:
+        answer.set()
+    document = ARCHIVE.load(None)
+    assert (document["end"], outcomes(document)) == ("interrupted", ["unknown", "unknown", "not started"])
+    assert said == ["the rollout ends at once: another operator has it"]

@@ -14,6 +14,7 @@ MODULES = {
     "ls": "ls",
     "reload": "operate",
     "resume": "operate",
+    "rollout": "rollout",
     "status": "ls",
     "stop": "operate",
 }

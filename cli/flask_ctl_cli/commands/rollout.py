@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import click
 
-from flask_ctl import ConfigurationError
-
-from ..output import print_json, write
-from ..rollout.record import ids, load, state_of
-from ..rollout.text import render, summary
-from ..settings import ClientCommand, settings
+from ..rollout.place import LocalPlace
+from ..rollout.show import show_or_resume
+from ..settings import ClientCommand
 
 
 @click.command(
@@ -39,27 +36,4 @@ def rollout(action: str, id: str | None) -> None:
     Exit codes: 0 done, 2 wrong usage, or there is no such record. resume has those of the command that it goes on
     with: the gravest of all instances, and 1 if one is unknown, unreachable or not started.
     """
-    if action == "resume":
-        from ..rollout.start import resume
-
-        resume(id)
-    if action == "status":
-        document = load(id)
-        state = state_of(document)
-        if settings().json:
-            print_json({**document, "state": state})
-        else:
-            write(render(document, state))
-        return
-    found = []
-    for one in ids():
-        if id is None or one.startswith(id):
-            try:
-                found.append(load(one))
-            except ConfigurationError as error:
-                settings().say(error.message)
-    if settings().json:
-        print_json([{**document, "state": state_of(document)} for document in found])
-    else:
-        lines = [summary(document, state_of(document)).partition("\n")[0] for document in found]
-        write("".join(f"{line}\n" for line in lines))
+    show_or_resume(action, id, LocalPlace())

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NoReturn
 
 import click
+
+from flask_ctl import Fleet
 
 from ..commands.reload import exit_code as reload_code
 from ..commands.stop import confirm_all, stop_text
 from ..commands.stop import exit_code as stop_code
 from ..many import Ask
 from ..output import change_code
-from ..rollout.options import confirm_option, max_errors_option
+from ..rollout.member import QUESTION_TIMEOUT
+from ..rollout.options import confirm_option, max_errors_option, rolling_options
+from ..rollout.start import begin
 from ..settings import Seconds, settings
 from .many import for_each, targets
 from .options import FleetCommand
+from .rolling import FleetPlace
 from .selection import TARGET_TIMEOUT, opened
 
 
@@ -30,8 +35,11 @@ from .selection import TARGET_TIMEOUT, opened
 @click.option("--delay", type=Seconds(), default=0.0, metavar="SECONDS", help="Accept new connections this long first.")
 @click.option("--no-wait", is_flag=True, help="Return once the stop is accepted.")
 @click.option("--yes", is_flag=True, help="Do not ask whether --all is meant; needed for that without a terminal.")
-def stop(mode: str, grace: float | None, delay: float, no_wait: bool, yes: bool) -> None:
-    """Stop the selected instances, all at once.
+@rolling_options(health=False)
+def stop(
+    mode: str, grace: float | None, delay: float, no_wait: bool, yes: bool, rollout: dict[str, Any] | None
+) -> None:
+    """Stop the selected instances, all at once, or with --rolling one batch after the other.
 
     An instance has stopped when it has answered so, and has left NATS. Whether something starts it again is known only
     on its machine.
@@ -44,6 +52,10 @@ def stop(mode: str, grace: float | None, delay: float, no_wait: bool, yes: bool)
         chosen = targets(fleet)
         if settings().selected_all and not yes:
             confirm_all(chosen)
+        if rollout is not None:
+            if no_wait:
+                raise click.UsageError("a rollout waits for each instance: it does not take --no-wait")
+            _roll(fleet, "stop", {"mode": mode, "grace": grace, "delay": delay}, rollout)
         for_each(
             fleet,
             "stop",
@@ -60,7 +72,10 @@ def stop(mode: str, grace: float | None, delay: float, no_wait: bool, yes: bool)
     role="operate",
     impact="medium",
     impact_note="each instance imports the new code twice",
-    examples=["flask-ctl fleet reload --name shop --label zone=a", "flask-ctl fleet reload --all --config"],
+    examples=[
+        "flask-ctl fleet reload --name shop --label zone=a --config",
+        "flask-ctl fleet reload --name shop --rolling --canary 1 --batch 25% --min-healthy 30",
+    ],
 )
 @click.option("--config", is_flag=True, help="Only call the app's on_reload functions; load no code.")
 @click.option("--grace", type=Seconds(), metavar="SECONDS", help="Wait at most this long for requests.")
@@ -68,12 +83,21 @@ def stop(mode: str, grace: float | None, delay: float, no_wait: bool, yes: bool)
 @click.option("--no-preflight", is_flag=True, help="Skip the preflight.")
 @confirm_option
 @max_errors_option
+@rolling_options(health=True)
 def reload(
-    config: bool, grace: float | None, cut: bool, no_preflight: bool, confirm: float | None, max_errors: float
+    config: bool,
+    grace: float | None,
+    cut: bool,
+    no_preflight: bool,
+    confirm: float | None,
+    max_errors: float,
+    rollout: dict[str, Any] | None,
 ) -> None:
-    """Load the new code in the selected instances, all at once.
+    """Load the new code in the selected instances, all at once, or with --rolling one batch after the other.
 
-    Each instance does it at most once, also where the command had to be sent again.
+    Each instance does it at most once, also where the command had to be sent again. The record of a rollout is at the
+    NATS servers: `flask-ctl fleet rollout` tells of it, and goes on with one whose operator was killed. Only one
+    operator at a time rolls out an app.
 
     Exit codes, the gravest of all instances: 0 the new code serves, 1 an outcome is not known (asked, and no answer),
     an instance could not be asked, or no server can be reached, 2 wrong usage, 3 nothing is selected, 5 permission
@@ -83,7 +107,13 @@ def reload(
     if config and confirm is not None:
         raise click.UsageError("--config loads no code, so there is nothing to --confirm")
     options: dict[str, Any] = {"grace": grace, "cut": cut, "preflight": not no_preflight}
-    options |= {"what": "config" if config else "code", "confirm": confirm, "max_errors": max_errors}
+    options["what"] = "config" if config else "code"
+    if rollout is not None:
+        if confirm is not None:
+            raise click.UsageError("of a rollout --min-healthy is the time to --confirm")
+        with opened() as fleet:
+            _roll(fleet, "reload", options, rollout, max_errors=max_errors)
+    options |= {"confirm": confirm, "max_errors": max_errors}
     if settings().timeout is None:
         options["timeout"] = TARGET_TIMEOUT
     _all("reload", lambda client: client.reload(**options), code=reload_code)
@@ -119,6 +149,10 @@ def resume() -> None:
     4 a worker has not confirmed it, 6 an on_ready function failed.
     """
     _all("resume", lambda client: client.resume(), code=change_code)
+
+
+def _roll(fleet: Fleet, method: str, options: dict[str, Any], rollout: dict[str, Any], **more: Any) -> NoReturn:
+    begin(method, options, rollout, place=FleetPlace(fleet, QUESTION_TIMEOUT), **more)
 
 
 def _all(method: str, ask: Ask, **options: Any) -> None:

@@ -20,11 +20,15 @@ Act = Callable[[Member], Answer]
 
 
 class Report(NamedTuple):
-    """A thread's answer for the member with this number, or Ctrl-C, without an answer."""
+    """A thread's answer for the member with this number, or Ctrl-C, without an answer.
+
+    `lost` is the reason why this process must not go on, and wait for nothing more.
+    """
 
     number: int = -1
     answer: Answer | None = None
     seconds: float = 0.0
+    lost: str = ""
 
 
 class Run:
@@ -48,6 +52,9 @@ class Run:
     def complete(self) -> None:
         """Return when the rollout has ended. Ctrl-C ends it after the batch at work, a second one at once."""
         course = self._course
+        self._record.on_lost = lambda reason: self._reports.put(Report(lost=reason))
+        if self._record.lost:
+            self._record.on_lost(self._record.lost)
         with _on_interrupt(lambda: self._reports.put(Report())):
             while course.state is not State.ENDED:
                 batch = course.next_batch()
@@ -83,6 +90,11 @@ class Run:
         self._reports.put(Report(number, answer, time.monotonic() - began))
 
     def _take(self, report: Report) -> None:
+        if report.lost:
+            self._say(f"the rollout ends at once: {report.lost}")
+            while self._course.state is not State.ENDED:
+                self._course.interrupt()
+            return
         if report.answer is None:
             self._course.interrupt()
             if self._course.state is State.FINISHING:

@@ -9,8 +9,8 @@ from .course import Outcome, count_outcomes
 Document = dict[str, Any]
 
 
-def render(document: Document, state: str = "ended") -> str:
-    """A line for each instance, and one for the rollout."""
+def render(document: Document, state: str = "ended", program: str = "flask-ctl rollout") -> str:
+    """A line for each instance, and one for the rollout; `program` is the command that goes on with it."""
     rows = [
         (
             _printable("/".join(filter(None, [target["host"], target["name"]]))) or "-",
@@ -21,22 +21,24 @@ def render(document: Document, state: str = "ended") -> str:
     ]
     names, pids = (max((len(row[column]) for row in rows), default=0) for column in range(2))
     lines = [f"{name:{names}}  {pid:>{pids}}  {outcome}" for name, pid, outcome in rows]
-    return "\n".join([*lines, summary(document, state)]) + "\n"
+    return "\n".join([*lines, summary(document, state, program)]) + "\n"
 
 
-def summary(document: Document, state: str) -> str:
+def summary(document: Document, state: str, program: str = "flask-ctl rollout") -> str:
     """The rollout in one line."""
     counts = count_of(document)
     told = ", ".join(f"{number} {outcome}" for outcome, number in counts.items()) or "nothing asked"
     line = f"rollout {document['id']}, {document['method']}: {told}"
     if state == "running":
-        return f"{line}; running, pid {document['operator']['pid']}"
+        operator = document["operator"]
+        by = f"{operator['user']} on {operator['host']}, " if "user" in operator else ""
+        return f"{line}; running, {by}pid {operator['pid']}"
     if state == "abandoned":
         line += "; its operator was killed"
     elif document["end"] not in (None, "finished"):
         line += f"; ended by {document['end']}" if document["end"] != "interrupted" else "; interrupted"
     open_ones = any(target["outcome"] in (None, *_OPEN) for target in document["targets"])
-    return f"{line}\nto go on: flask-ctl rollout resume {document['id']}" if open_ones else line
+    return f"{line}\nto go on: {program} resume {document['id']}" if open_ones else line
 
 
 _OPEN = (Outcome.NOT_STARTED.value, Outcome.REFUSED.value, Outcome.UNREACHABLE.value, Outcome.UNKNOWN.value)
