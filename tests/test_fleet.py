@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import json
 import pathlib
+import platform
+import select
+import signal
+import sys
 import tempfile
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 from conftest import isolated
-from harness import PYTHON, Done, Serve, Server, SharedServer, run_cli, until
+from harness import PYTHON, Child, Done, Serve, Server, SharedServer, run_cli, until
 from natsserver import NatsServer, SharedNatsServer, StartNats
 
 from flask_ctl import AccessDenied, ConfigurationError, ControlError, Fleet, NotRunning
@@ -184,6 +188,66 @@ def test_a_reload_of_all_tells_what_has_become_of_each(nats_server: NatsServer, 
     by_pid = {item["pid"]: item for item in json.loads(done.stdout)}
     assert by_pid[servers[0].pid]["result"]["generation"] == 2
     assert by_pid[servers[1].pid]["exit"] == done.returncode == 1
+
+
+# Streams
+
+
+def test_past_events_of_all_are_in_the_order_of_their_times(two: Shared) -> None:
+    two.cli("call", "greet", "name=x", "--all")
+    done = two.cli("events", "--json")
+    items = [json.loads(line) for line in done.stdout.splitlines()]
+    times = [item["time"] for item in items if "time" in item]
+    assert times == sorted(times)
+    assert {item["instance"] for item in items if item.get("command") == "greet"} == {
+        f"{platform.node()}-{server.pid}" for server in two.servers
+    }
+    assert done.returncode == 0
+
+
+def test_log_records_stand_behind_the_name_of_their_instance(two: Shared) -> None:
+    done = two.cli("logs", "--label", "zone=b")
+    assert done.stdout.startswith(f"sample/{platform.node()}-{two.servers[1].pid}  ")
+    assert "whoever reaches the NATS server may operate sample" in done.stdout
+
+
+def follow(url: str, *arguments: str) -> Child:
+    words = ["fleet", "--nats", url, "events", "--follow", "--lines", "0", "--json", *arguments]
+    return Child(sys.executable, "-m", "flask_ctl_cli", *words)
+
+
+def until_told(child: Child, url: str) -> None:
+    """Both instances have told the follower of a call: from now on it misses nothing."""
+    seen: set[str] = set()
+    env = {"FLASK_CTL_FLEET": url}
+    until(lambda: run_cli("fleet", "call", "release", "name=x", "--all", env=env).returncode == 0, "a call")
+    while len(seen) < 2:
+        if not select.select([child.stdout], [], [], 1)[0]:
+            run_cli("fleet", "call", "release", "name=x", "--all", env=env)
+            continue
+        seen.add(json.loads(child.stdout.readline())["instance"])
+
+
+def test_followed_events_end_quietly_by_ctrl_c(two: Shared) -> None:
+    with follow(two.nats.url) as child:
+        until_told(child, two.nats.url)
+        child.send_signal(signal.SIGINT)
+        assert child.stdout.read().splitlines()[-1] == '{"end": "interrupted"}'
+    assert child.returncode == 0
+
+
+def test_the_end_of_each_followed_instance_is_told(nats_server: NatsServer, serve: Serve) -> None:
+    """With exit code 3 when all have ended."""
+    servers = [serve(env=environment(nats_server.url)) for _ in range(2)]
+    all_known(nats_server.url, *servers)
+    with follow(nats_server.url) as child:
+        until_told(child, nats_server.url)
+        for server in servers:
+            with server.client() as client:
+                client.stop()
+        items = [json.loads(line) for line in child.stdout.read().splitlines()]
+    assert [item["end"] for item in items if "end" in item] == ["the server has ended"] * 2
+    assert child.returncode == 3
 
 
 # Who does not answer

@@ -6,7 +6,7 @@ import contextlib
 import queue
 import secrets
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -32,6 +32,9 @@ ABSENCE = 3.0
 
 MAX_REPLIES = 8
 """Subjects at which the answer to one command may still come."""
+
+LOOK = 10.0
+"""Seconds between two looks whether the instance of a stream has left."""
 
 LEAVING = 0.1
 """Seconds between two looks whether an instance that ends has left."""
@@ -74,8 +77,9 @@ class _Sent:
 class _Stream:
     """What comes at a subject beyond the answer."""
 
-    number: Any
-    request: Request = field(repr=False)
+    request: Request
+    farewell: bytes
+    """The request that ends it."""
 
 
 class FleetConnection(Connection):
@@ -96,6 +100,7 @@ class FleetConnection(Connection):
         self._streams: dict[str, _Stream] = {}
         self._methods: Sequence[str] = ()
         self._has_left = False
+        self._look_at = 0.0
 
     def peer_pid(self) -> int | None:
         return None
@@ -108,10 +113,9 @@ class FleetConnection(Connection):
 
     def close(self) -> None:
         for reply, stream in self._streams.items():
-            message = encode(request_object("cancel", {"subscription": stream.number}, id=0))
             # The instance ends it after a while, anyway.
             with contextlib.suppress(ControlError):
-                self._link.send(stream.request._replace(data=message), self._letters.put, reply)
+                self._link.send(stream.request._replace(data=stream.farewell), self._letters.put, reply)
         for reply in (*self._sent, *self._streams):
             self._link.soon(self._link.inbox.forget, reply)
         self._sent.clear()
@@ -150,12 +154,13 @@ class FleetConnection(Connection):
             if deadline is not None and now >= deadline:
                 return False
             wake = min((sent.due for sent in self._sent.values()), default=now + PROBE)
-            if not self._sent and not self._streams:
-                # What is waited for is its end.
+            if not self._sent and now >= self._look_at:
+                # Without a stream, what is waited for is its end.
                 if self._place.has_left():
                     self.ended = self._has_left = True
                     return True
-                wake = now + LEAVING
+                self._look_at = now + (LOOK if self._streams else LEAVING)
+            wake = wake if self._sent else self._look_at
             wake = wake if deadline is None else min(wake, deadline)
             try:
                 self._letter = self._letters.get(timeout=max(0.0, wake - now))
@@ -195,8 +200,10 @@ class FleetConnection(Connection):
                 sent.due = time.monotonic() + AGAIN
                 return
             if isinstance(message.result, dict) and "subscription" in message.result:
-                self._streams[letter.reply] = _Stream(message.result["subscription"], sent.request)
-                self._link.soon(self._link.inbox.keep, letter.reply)
+                params = {"subscription": message.result["subscription"]}
+                stream = _Stream(sent.request, encode(request_object("cancel", params, id=0)))
+                self._streams[letter.reply] = stream
+                self._link.soon(self._link.inbox.keep, letter.reply, stream.farewell)
             self._settle(sent)
         elif letter.reply in self._streams and not isinstance(message, Response):
             params = message.params if isinstance(message.params, dict) else {}
@@ -289,6 +296,17 @@ class FleetClient(ControlClient):
             raise ControlError(why, {**(error.data or {}), "may_have_run": True}) from None
         # That it has left NATS says nothing more.
         return {**result, "proof": "answer"} if result.get("proof") == "connection" else result
+
+    def follow(self, name: str, /, **params: Any) -> Iterator[dict[str, Any]]:
+        begun = False
+        try:
+            for message in super().follow(name, **params):
+                begun = True
+                yield message
+        except NotRunning:
+            if not begun:
+                raise
+            yield {"end": "the server has ended"}
 
     def restart(self, *arguments: Any, **options: Any) -> dict[str, Any]:
         raise ConfigurationError("a restart is watched on the server's machine: flask-ctl restart")

@@ -95,9 +95,9 @@ class Link:
     async def _close(self) -> None:
         if not hasattr(self, "inbox"):
             return
-        self.inbox.close()
         if self.connection.connected:
             with contextlib.suppress(Exception):
+                await self.inbox.close()
                 await asyncio.wait_for(self.connection.client.flush(), LAST_WORDS)
         await self.connection.close()
 

@@ -63,7 +63,7 @@ class Inbox:
         self._user = user
         self._receivers: dict[str, tuple[Request, Receive]] = {}
         self._parts: dict[tuple[str, str], list[bytes]] = {}
-        self._kept: set[str] = set()
+        self._kept: dict[str, bytes] = {}
         self._numbers = itertools.count()
         self._prefix = ""
         self._keeper: asyncio.Future[None] | None = None
@@ -77,10 +77,12 @@ class Inbox:
         await self._connection.client.subscribe(f"{self._prefix}.*", cb=self._take)
         self._keeper = asyncio.ensure_future(self._keep_all())
 
-    def close(self) -> None:
-        """Receive nothing more."""
+    async def close(self) -> None:
+        """Receive nothing more, and want nothing more of what was kept."""
         if self._keeper is not None:
             self._keeper.cancel()
+        for reply, farewell in tuple(self._kept.items()):
+            await self._publish(self._receivers[reply][0], farewell, reply, {USER: self._user})
 
     async def send(self, request: Request, receive: Receive, reply: str | None = None) -> str:
         """Send a request; returns the subject of the answers. With `reply` it belongs to an earlier one."""
@@ -95,14 +97,15 @@ class Inbox:
         await self._publish(request, request.data, reply, headers)
         return reply
 
-    def keep(self, reply: str) -> None:
-        """Say again and again that what comes there is wanted."""
-        self._kept.add(reply)
+    def keep(self, reply: str, farewell: bytes) -> None:
+        """Say again and again that what comes there is wanted; at the end, that it is not."""
+        if reply in self._receivers:
+            self._kept[reply] = farewell
 
     def forget(self, reply: str) -> None:
         """What still comes there is dropped."""
         self._receivers.pop(reply, None)
-        self._kept.discard(reply)
+        self._kept.pop(reply, None)
         for key in [key for key in self._parts if key[0] == reply]:
             del self._parts[key]
 

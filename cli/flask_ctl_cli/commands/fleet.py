@@ -11,6 +11,8 @@ from ..fleet.options import fleet_options
 MODULES = {
     "call": "call",
     "drain": "operate",
+    "events": "streams",
+    "logs": "streams",
     "ls": "ls",
     "reload": "operate",
     "resume": "operate",
