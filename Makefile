@@ -11,7 +11,7 @@ DOCUMENTED := $(VENV)/.documented
 # For `make test-system`, now and for tests to come.
 SYSTEM_PACKAGES := openssh-server systemd chromium prometheus runit man-db zsh fish haproxy logrotate nginx-light
 
-.PHONY: help demo test test-all test-versions test-system release-check coverage compiled fuzz lint bench hammer docs reference picture clean
+.PHONY: help demo test test-all test-versions test-system release-check coverage compiled fuzz lint bench bench-fleet hammer docs reference picture clean
 help:
 	@echo "make demo           see it work"
 	@echo "make test           what a change is likely to break, each server once"
@@ -23,6 +23,7 @@ help:
 	@echo "make fuzz           10,000 conversations with whatever bytes a client may send"
 	@echo "make lint           ruff and strict mypy"
 	@echo "make bench          measure, as ratios, and write benchmarks/results.md"
+	@echo "make bench-fleet    measure control over NATS, and write benchmarks/fleet.md"
 	@echo "make hammer         200 reloads of each server under load, and what was lost"
 	@echo "make docs           the documentation as a site, docs/_build/index.html"
 	@echo "make reference      write docs/reference, the manual pages and the completion scripts anew"
@@ -90,6 +91,9 @@ lint: $(READY)
 
 bench: compiled
 	$(BIN)/python benchmarks/bench.py
+
+bench-fleet: compiled
+	$(BIN)/python benchmarks/fleet.py
 
 hammer: $(READY)
 	$(BIN)/python benchmarks/hammer.py

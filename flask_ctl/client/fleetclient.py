@@ -68,6 +68,8 @@ class _Sent:
     due: float
     """When it is asked for again, on the monotonic clock."""
     may_have_run: bool = False
+    taken: bool = True
+    """Whether the instance may have it, as far as the server has said."""
     absent_since: float | None = None
     replies: list[str] = field(default_factory=list)
     """Where answers may come: the first one may be late, and not lost."""
@@ -141,6 +143,7 @@ class FleetConnection(Connection):
             self._publish(_Sent(request, method, now + PROBE))
 
     def _publish(self, sent: _Sent) -> None:
+        sent.taken = True
         reply = self._link.send(sent.request, self._letters.put)
         sent.replies.append(reply)
         self._sent[reply] = sent
@@ -217,6 +220,7 @@ class FleetConnection(Connection):
 
     def _note_absence(self, sent: _Sent) -> None:
         now = time.monotonic()
+        sent.taken = False
         sent.absent_since = sent.absent_since or now
         if now - sent.absent_since < ABSENCE:
             sent.due = now + AGAIN
@@ -239,6 +243,9 @@ class FleetConnection(Connection):
         for sent in {id(sent): sent for sent in self._sent.values()}.values():
             if sent.due <= now:
                 sent.due = now + PROBE
+                if sent.taken:
+                    # A reload may be at work, in which nobody answers for a while.
+                    sent.may_have_run, sent.absent_since = sent.request.role == "operate", None
                 # At a subject of its own: at the first one it would be another request.
                 if self._link.connection.connected:
                     self._publish(sent)

@@ -17,15 +17,20 @@ _types_of = functools.cache(get_type_hints)
 """By the dataclasses, whose annotations are strings that would be evaluated again for each message."""
 
 
+@functools.cache
+def _form_of(expected: Any) -> tuple[Any, tuple[Any, ...]]:
+    return get_origin(expected), get_args(expected)
+
+
 def from_json(expected: Any, value: Any, where: str = "the value") -> Any:
     """A JSON value as the type that is `expected`; `where` stands for it in the error.
 
     The type may be a dataclass, or a mapping with Literal keys: what a later version may have added is left out. JSON's
     arrays become lists, tuples or a NamedTuple. Raises RemoteProtocolError for any other value.
     """
-    origin, arguments = get_origin(expected), get_args(expected)
-    if expected is Any:
+    if expected is Any or type(value) is expected:
         return value
+    origin, arguments = _form_of(expected)
     if isinstance(expected, type) and is_dataclass(expected) and isinstance(value, dict):
         types = _types_of(expected)
         known = {name: from_json(types[name], item, name) for name, item in value.items() if name in types}
@@ -60,6 +65,6 @@ def from_json(expected: Any, value: Any, where: str = "the value") -> Any:
         for alternative in arguments:
             with suppress(RemoteProtocolError):
                 return from_json(alternative, value, where)
-    elif type(value) is expected or (expected is float and type(value) is int):
+    elif expected is float and type(value) is int:
         return value
     raise RemoteProtocolError(f"{where} is not {getattr(expected, '__name__', expected)}: {repr(value)[:SHOWN]}")
