@@ -1,0 +1,108 @@
+"""One command to an instance over NATS: every order in which silence, absence and answers can come."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Sequence
+from types import SimpleNamespace
+from typing import Any, NamedTuple
+
+import pytest
+
+from flask_ctl import ControlError
+from flask_ctl.client import fleetclient
+from flask_ctl.client.fleetclient import FleetConnection, Place
+from flask_ctl.errors import CONFLICT
+from flask_ctl.fleet.inbox import Kind, Letter, Receive, Request
+from flask_ctl.protocol.jsonrpc import Response
+
+
+class FakeLink:
+    """What each of the requests meets, in their order; the last word stands for all that follow."""
+
+    def __init__(self, words: Sequence[str]) -> None:
+        self.connection = SimpleNamespace(connected=True)
+        self.inbox = SimpleNamespace(forget=None, keep=None)
+        self.sent: list[Request] = []
+        self._words = words
+
+    def send(self, request: Request, receive: Receive, reply: str | None = None) -> str:
+        word = self._words[min(len(self.sent), len(self._words) - 1)]
+        self.sent.append(request)
+        reply = f"r{len(self.sent)}"
+        id = json.loads(request.data)["id"]
+        if word == "absent":
+            receive(Letter(Kind.ABSENT, reply))
+        elif word == "denied":
+            receive(Letter(Kind.DENIED, reply, message="this user may not"))
+        elif word == "lost":
+            receive(Letter(Kind.RECONNECTED, reply))
+        elif word == "running":
+            error = {"code": CONFLICT, "message": "still runs", "data": {"running": True}}
+            receive(Letter(Kind.ANSWER, reply, json.dumps({"jsonrpc": "2.0", "id": id, "error": error}).encode()))
+        elif word == "answer":
+            receive(Letter(Kind.ANSWER, reply, json.dumps({"jsonrpc": "2.0", "id": id, "result": "done"}).encode()))
+        return reply
+
+    def soon(self, call: Callable[..., Any], *arguments: Any) -> None:
+        """Nothing has to be forgotten."""
+
+
+@pytest.fixture(autouse=True)
+def _no_time_to_lose(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, seconds in (("PROBE", 0.01), ("AGAIN", 0.005), ("ABSENCE", 0.02), ("LEAVING", 0.005)):
+        monkeypatch.setattr(fleetclient, name, seconds)
+
+
+class Case(NamedTuple):
+    """What meets the requests, whether the instance has left in order, and what comes of it."""
+
+    words: list[str]
+    has_left: bool
+    outcome: str
+
+
+CASES = {
+    "an answer": Case(["answer"], False, "done"),
+    "an answer when it is asked again": Case(["silence", "answer"], False, "done"),
+    "it still runs, and then answers": Case(["running", "running", "answer"], False, "done"),
+    "it is away for a moment": Case(["absent", "answer"], False, "done"),
+    "nobody is there": Case(["absent"], False, "NotRunning: nothing was done"),
+    "it has it, and is away for long, as in a reload": Case(["silence", *["absent"] * 20, "answer"], False, "done"),
+    "it was away, has it, and is away for long": Case(["absent", "silence", *["absent"] * 20, "answer"], False, "done"),
+    "it still runs, and is away for long": Case(["running", *["absent"] * 20, "answer"], False, "done"),
+    "it has it, and has left": Case(["silence", "absent"], True, "ControlError: the outcome is not known"),
+    "the connection was lost, and it is away for long": Case(["lost", *["absent"] * 20, "answer"], False, "done"),
+    "the connection was lost, and it has left": Case(
+        ["lost", "absent"], True, "ControlError: the outcome is not known"
+    ),
+    "it never answers": Case(["silence"], False, "no answer"),
+    "it never answers, and is away": Case(["silence", "absent"], False, "no answer"),
+    "it is not permitted": Case(["denied"], False, "AccessDenied: this user may not"),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_what_comes_of_a_command(name: str) -> None:
+    case = CASES[name]
+    link: Any = FakeLink(case.words)
+    roles = ("observe", "inspect", "operate")
+    place = Place("shop", "web-1", roles, lambda: case.has_left, fence=7)
+    connection = FleetConnection(link, place, lambda method: "operate")
+    assert outcome_of(connection) == case.outcome
+    assert len({request.id for request in link.sent}) == 1, "the same command"
+    assert {request.fence for request in link.sent} == {7}
+    connection.close()
+
+
+def outcome_of(connection: FleetConnection) -> str:
+    connection.send([("reload", {})], None)
+    try:
+        message = connection.receive(time.monotonic() + 1.0)
+    except ControlError as error:
+        return f"{type(error).__name__}: {error.message.rpartition('; ')[2]}"
+    if message is None:
+        return "no answer"
+    assert isinstance(message, Response)
+    return str(message.result)
