@@ -128,9 +128,9 @@ class Run:
 
     def __init__(self, page: pathlib.Path, directory: pathlib.Path) -> None:
         self._directory = directory / "srv" / "shop"
-        web, *others = free_ports(5)
+        web, *others = free_ports(6)
         self._port = web
-        ports = {5000: web, 8000: web, **dict(zip((5001, 5002, 5555, 9464), others))}
+        ports = {5000: web, 8000: web, **dict(zip((4222, 5001, 5002, 5555, 9464), others))}
         self._places = {f"/{name}/": f"{directory}/{name}/" for name in ("tmp", "srv", "run", "etc", "var")}
         for number, own in ports.items():
             self._places |= {f"{host}:{number}": f"{host}:{own}" for host in ("127.0.0.1", "0.0.0.0")}

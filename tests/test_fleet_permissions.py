@@ -15,7 +15,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
-from harness import Serve, Server, until
+from harness import Done, Serve, Server, run_cli, until
 from natsserver import NatsServer, StartNats
 from natsuser import NatsUser
 
@@ -182,3 +182,34 @@ def test_a_certificate_of_somebody_else_is_not_trusted(
         lambda: "certificate is not trusted" in (server.status()["fleet"]["problem"] or ""),
         lambda: f"refused: {server.status()['fleet']}",
     )
+
+
+def test_the_command_line_does_as_each_user_what_the_example_permits(
+    shop: Server, broker: NatsServer, certificate: tuple[str, str]
+) -> None:
+    """A deployment rolls out and stops its app, whoever may observe watches it, and is told what is not permitted."""
+
+    def cli(user: str, *arguments: str) -> Done:
+        env = {
+            "FLASK_CTL_FLEET": broker.url.replace("nats://", "tls://"),
+            "FLASK_CTL_FLEET_USER": user,
+            "FLASK_CTL_FLEET_PASSWORD": PASSWORDS[user.upper()],
+            "FLASK_CTL_FLEET_CA": certificate[0],
+            "FLASK_CTL_FLEET_INBOX": f"_INBOX.{user}",
+        }
+        return run_cli("fleet", *arguments, env=env)
+
+    until(lambda: "running" in cli("viewer", "ls").stdout, lambda: f"the presence: {cli('viewer', 'ls')}")
+    assert cli("viewer", "events", "--name", "shop").returncode == 0
+    refused = cli("viewer", "drain", "--name", "shop", "--timeout", "25")
+    assert refused.returncode == 5
+    assert "this user may not publish to flask_ctl.operate.shop." in refused.stdout
+    for arguments in (
+        ["call", "stacks", "--name", "shop"],
+        ["reload", "--name", "shop", "--rolling"],
+        ["rollout", "status"],
+        ["stop", "--name", "shop"],
+    ):
+        done = cli("deploy", *arguments)
+        assert done.returncode == 0, (arguments, done)
+    assert shop.wait() == 0

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Any
 
-from ..errors import ControlError
+from ..errors import AccessDenied, ControlError
 from ..fleet.archive import Archive, Document
 from ..fleet.buckets import open_bucket
 from ..fleet.leases import Holder, Lease, holders
@@ -67,8 +67,8 @@ class Fleet:
 
         def has_left() -> bool:
             try:
-                now = self._link.run(read_one(self._link.connection, presence.app, presence.instance))
-            except LookupError:
+                now = self._link.guarded(read_one(self._link.connection, presence.app, presence.instance))
+            except (LookupError, AccessDenied):
                 # Nothing tells.
                 return True
             except ControlError:

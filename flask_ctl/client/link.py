@@ -14,6 +14,7 @@ from ..fleet.connection import Connection
 from ..fleet.faults import plain_faults
 from ..fleet.inbox import Inbox, Receive, Request
 from ..fleet.settings import Broker
+from ..fleet.subjects import PREFIX
 
 LAST_WORDS = 1.0
 """Seconds for the server to take what was sent last."""
@@ -108,8 +109,9 @@ class Link:
     async def _until_denied(self, work: Coroutine[Any, Any, Result]) -> Result:
         denied: asyncio.Future[str] = self._loop.create_future()
 
-        def note(message: str) -> None:
-            if not denied.done():
+        def note(subject: str, message: str) -> None:
+            # A command that another thread has sent is told to that one.
+            if not subject.startswith(f"{PREFIX}.") and not denied.done():
                 denied.set_result(message)
 
         self.inbox.denials.append(note)

@@ -67,8 +67,8 @@ class Inbox:
         self._numbers = itertools.count()
         self._prefix = ""
         self._keeper: asyncio.Future[None] | None = None
-        self.denials: collections.deque[Callable[[str], Any]] = collections.deque()
-        """Called with the message of what is denied, for those who wait for something else than a letter."""
+        self.denials: collections.deque[Callable[[str, str], Any]] = collections.deque()
+        """Called with subject and message of what is denied, for those who wait for something else than a letter."""
 
     async def open(self) -> None:
         """Receive from now on."""
@@ -156,7 +156,7 @@ class Inbox:
             if denied in (own.lower(), f"{self._prefix}.*".lower()):
                 receive(Letter(Kind.DENIED, reply, message=message))
         for note in tuple(self.denials):
-            note(message)
+            note(denied, message)
 
     async def _keep_all(self) -> None:
         while True:

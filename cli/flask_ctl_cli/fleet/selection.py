@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 from collections.abc import Iterator
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any
@@ -53,6 +54,8 @@ class FleetTarget:
 @contextlib.contextmanager
 def opened() -> Iterator[Fleet]:
     """The fleet at the servers of --nats. Raises ConfigurationError, AccessDenied, or ControlError without a server."""
+    # At the end of a connection with TLS asyncio warns of what nats-py does.
+    logging.getLogger("asyncio").setLevel(logging.ERROR)
     given = settings()
     timeout = CONNECT_TIMEOUT if given.timeout is None else given.timeout
     with Fleet(",".join(given.nats) or None, timeout=timeout) as fleet:
