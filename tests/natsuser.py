@@ -63,6 +63,14 @@ class NatsUser:
         self._run(self.client.subscribe(subject))
         self._run(self.client.flush())
 
+    def put(self, bucket: str, key: str, value: bytes) -> None:
+        """Write an entry of a bucket that exists."""
+        self._run(self._put(bucket, key, value))
+
+    def replicas(self, bucket: str) -> int:
+        """Of a bucket; 0 as long as there is none, or its servers don't answer."""
+        return self._run(self._replicas(bucket))
+
     def call(
         self, subject: str, method: str, params: dict[str, Any] | None = None, *, number: int = 1, **headers: str
     ) -> Answer:
@@ -136,6 +144,16 @@ class NatsUser:
             records.append(json.loads(entry.value))
         await watcher.stop()
         return {record["instance"]: record for record in records}
+
+    async def _put(self, bucket: str, key: str, value: bytes) -> None:
+        await (await self.client.jetstream().key_value(bucket)).put(key, value)
+
+    async def _replicas(self, bucket: str) -> int:
+        try:
+            status = await (await self.client.jetstream().key_value(bucket)).status()
+        except nats.errors.Error:
+            return 0
+        return int(status.stream_info.config.num_replicas or 0)
 
     async def _note(self, error: Exception) -> None:
         self.denied.append(str(error))
