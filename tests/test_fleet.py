@@ -12,6 +12,7 @@ import tempfile
 from collections.abc import Iterator
 from typing import Any
 
+import click
 import pytest
 from conftest import isolated
 from harness import PYTHON, Child, Done, Serve, Server, SharedServer, run_cli, until
@@ -20,6 +21,8 @@ from natsserver import NatsServer, SharedNatsServer, StartNats
 from flask_ctl import AccessDenied, ConfigurationError, ControlError, Fleet, NotRunning
 from flask_ctl.client.fleetclient import ROLES
 from flask_ctl.lifecycle.commands import builtin_commands
+from flask_ctl_cli.fleet.top import watched
+from flask_ctl_cli.settings import settings
 
 
 def environment(url: str, zone: str = "a", **more: str) -> dict[str, str]:
@@ -248,6 +251,33 @@ def test_the_end_of_each_followed_instance_is_told(nats_server: NatsServer, serv
         items = [json.loads(line) for line in child.stdout.read().splitlines()]
     assert [item["end"] for item in items if "end" in item] == ["the server has ended"] * 2
     assert child.returncode == 3
+
+
+# The view
+
+
+def test_the_view_is_for_a_terminal() -> None:
+    done = run_cli("fleet", "top")
+    assert done.returncode == 2
+    assert "top is for a terminal" in done.stderr
+
+
+def test_the_view_has_the_instances_that_are_there(nats_server: NatsServer, serve: Serve) -> None:
+    servers = [serve(env=environment(nats_server.url)) for _ in range(2)]
+    all_known(nats_server.url, *servers)
+    with Fleet(nats_server.url) as fleet, click.Context(click.Command("top")):
+        discover = watched(fleet, settings())
+        shown = discover()
+        for one in shown:
+            one.ask()
+        assert {one.status["pid"] for one in shown if one.status} == {server.pid for server in servers}
+        assert [one.problem for one in shown] == ["", ""]
+        with servers[0].client() as client:
+            client.stop()
+        until(lambda: len(discover()) == 1, "the instance has gone from the view")
+        assert discover()[0] in shown
+        for one in shown:
+            one.close()
 
 
 # Who does not answer

@@ -19,6 +19,7 @@ MODULES = {
     "rollout": "rollout",
     "status": "ls",
     "stop": "operate",
+    "top": "top",
 }
 """The commands, and in which module each is."""
 

@@ -18,16 +18,19 @@ if TYPE_CHECKING:
     from ..top.samples import Watched
 
 
+theme_option = click.option(
+    "--theme",
+    type=click.Choice(["dark", "light"]),
+    help="The colours; the key d changes them. By default as COLORFGBG tells, else dark.",
+)
+
+
 @click.command(
     cls=ClientCommand,
     role="observe",
     examples=["flask-ctl top", "flask-ctl top --all", "flask-ctl top --name shop --theme light"],
 )
-@click.option(
-    "--theme",
-    type=click.Choice(["dark", "light"]),
-    help="The colours; the key d changes them. By default as COLORFGBG tells, else dark.",
-)
+@theme_option
 def top(theme: Literal["dark", "light"] | None) -> None:
     """Watch servers: rates, durations, requests in flight, workers and log records.
 
@@ -36,9 +39,17 @@ def top(theme: Literal["dark", "light"] | None) -> None:
     terminal, and the extra "top" (pip install 'flask-ctl[top]').
     """
     given = settings()
+    view(lambda: _selected(given) if given.selects_many else _only(given), theme)
+
+
+def view(begin: Callable[[], Callable[[], Sequence[Watched]]], theme: Literal["dark", "light"] | None) -> None:
+    """Show the instances that the function which `begin` gives finds, until the user quits.
+
+    Raises UsageError without a terminal, ConfigurationError without Textual.
+    """
     # Textual draws on stderr.
     terminal = all(stream.isatty() for stream in (sys.stdin, sys.stdout, sys.stderr))
-    if given.json or not terminal or os.environ.get("TERM") == "dumb":
+    if settings().json or not terminal or os.environ.get("TERM") == "dumb":
         raise click.UsageError("top is for a terminal; for programs there are `status --watch --json` and `metrics`")
     try:
         from ..top.app import Top, theme_of_terminal
@@ -46,8 +57,7 @@ def top(theme: Literal["dark", "light"] | None) -> None:
         raise ConfigurationError(
             "the view is drawn by Textual, which is not installed: pip install 'flask-ctl[top]'"
         ) from None
-    discover = _selected(given) if given.selects_many else _only(given)
-    Top(discover, theme=theme or theme_of_terminal()).run()
+    Top(begin(), theme=theme or theme_of_terminal()).run()
 
 
 def _only(given: Settings) -> Callable[[], Sequence[Watched]]:
