@@ -33,6 +33,7 @@ from flask_ctl.dispatch.limits import Limits
 from flask_ctl.dispatch.peer import Peer
 from flask_ctl.dispatch.policy import Policy
 from flask_ctl.errors import ReloadFailed
+from flask_ctl.inspection.metrics import family, pack
 from flask_ctl.protocol.typed import from_json
 from flask_ctl.system import metrics
 from flask_ctl.transports.factory import CurveFiles
@@ -325,6 +326,7 @@ class FakeWorker(FakeProcess):
         """The name of an `on_drain` function that never ends."""
         self.deaf = False
         """Whether it hears nothing of what the hub says."""
+        self.metrics_hang = self.metrics_asked = False
         self.held = False
         self.state, self.ready = "starting", False
         self.chores: list[tuple[str, dict[str, Any]]] = []
@@ -399,8 +401,19 @@ class FakeWorker(FakeProcess):
     def do_figures(self, id: int) -> Any:
         return messages.as_json(self._figures())
 
+    def tell_metrics(self) -> None:
+        """What it tells now and then."""
+        self._send(messages.request("metrics", {"app": KEY, "own": self._own_metrics()}))
+
+    def _own_metrics(self) -> str:
+        return pack([family("flask_ctl_requests", "counter", "", [["_total", {}, self.total]])])
+
     def do_answer(self, id: int, app: str, question: str, params: dict[str, Any]) -> Any:
-        assert (app, question) == (KEY, "oldest")
+        assert app == KEY
+        if question == "metrics":
+            self.metrics_asked = True
+            return NotImplemented if self.metrics_hang else [{"own": self._own_metrics()}]
+        assert question == "oldest"
         return [{"number": number, "method": "GET", "route": "/", "age": 1.5} for number in range(self.in_flight)]
 
     def do_leave(self, id: None) -> Any:
@@ -493,7 +506,7 @@ class FakeWorker(FakeProcess):
         world = self.world
         record = AppRecord(
             key=KEY, name="sample", root_path="/srv", endpoints=[world.address], required=False, grace=30.0,
-            preflight_timeout=60.0, versions={"flask_ctl": "1"},
+            preflight_timeout=60.0, versions={"flask_ctl": "1", "python": "3"},
             commands={"greet": {"summary": "", "scope": "each", "role": "operate", "parameters": {}}},
             policy=Policy(), limits=Limits(), curve=CurveFiles(),
         )  # fmt: skip

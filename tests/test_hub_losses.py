@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any, NoReturn
+
 import pytest
 from fakehub import FakeWorker, World, world
 from harness import first_quick
@@ -20,6 +23,31 @@ def busy(w: World, count: int = 1) -> FakeWorker:
         worker.begin()
     w.run(lambda: w.hub.workers.in_flight == count)
     return worker
+
+
+def test_what_a_worker_has_counted_is_in_the_sum_though_it_ends_while_it_is_asked(
+    seed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(run: Callable[[], Any]) -> NoReturn:
+        raise RuntimeError("no thread")
+
+    # Added up at once, on the control thread.
+    monkeypatch.setattr("flask_ctl.workers.hub.metrics.start_thread", refuse)
+    with world(seed) as w:
+        ending, other = w.living()
+        for worker in (ending, other):
+            worker.begin()
+            worker.finish()
+            worker.tell_metrics()
+        prompt = w.hub.workers.named(other.pid, "worker")
+        w.run(lambda: all(one.snapshots for one in w.hub.workers))
+        ending.metrics_hang = True
+        asked = w.ask("metrics")
+        w.run(lambda: ending.metrics_asked and other.metrics_asked and not prompt._calls)
+        ending.die()
+        w.run(lambda: asked.done)
+        (requests,) = (one for one in asked.result["families"] if one["name"] == "flask_ctl_requests")
+        assert [sample[2] for sample in requests["samples"]] == [2]
 
 
 # Requests that the server itself ends

@@ -197,8 +197,9 @@ class Hub(Controller[HubReload]):
             self._control.call_soon(self._tell_state)
 
     def _ended(self, worker: Worker) -> None:
-        lost = self.workers.remove(worker)
+        # First: what it was asked fails with its removal, and so metrics may be added up.
         self._history.metrics.retire(worker)
+        lost = self.workers.remove(worker)
         self._left.add(worker, len(self.workers))
         kind = "worker_lost" if worker.hello.runs_exit_handlers and not worker.final else "worker_ended"
         events.record(kind, pid=worker.pid, generation=worker.generation, in_flight=lost)
