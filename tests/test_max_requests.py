@@ -10,7 +10,7 @@ from servers import SERVERS
 
 @pytest.mark.parametrize(
     ("name", "times"),
-    [("gunicorn sync, 1 worker", 40), pytest.param("gunicorn sync", 80, marks=pytest.mark.full)],
+    [("gunicorn sync, 1 worker", 40), pytest.param("gunicorn sync", 40, marks=pytest.mark.full)],
 )
 def test_status_commands_and_reloads_are_answered_while_workers_come_and_go(
     start: Serve, name: str, times: int
