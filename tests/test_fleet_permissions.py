@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import base64
 import datetime
+import hashlib
 import ipaddress
+import json
+import os
 import pathlib
 import ssl
 import sys
+import time
 from collections.abc import Iterator
 from typing import Any
 
+import nkeys  # type: ignore[import-untyped]
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
@@ -213,3 +219,101 @@ def test_the_command_line_does_as_each_user_what_the_example_permits(
         done = cli("deploy", *arguments)
         assert done.returncode == 0, (arguments, done)
     assert shop.wait() == 0
+
+
+# What authenticates a client
+
+
+def joins(serve: Serve, url: str, **settings: str) -> Server:
+    """An instance that is connected, and may be operated."""
+    server = serve(env={"FLASK_CTL_FLEET": url, **{f"FLASK_CTL_FLEET_{name}": text for name, text in settings.items()}})
+    until(lambda: server.status()["fleet"]["problem"] is None, lambda: f"connected: {server.status()['fleet']}")
+    return server
+
+
+def tls(url: str) -> str:
+    return url.replace("nats://", "tls://")
+
+
+def test_an_nkey_lets_an_instance_and_an_operator_in(
+    start_nats: StartNats, serve: Serve, tmp_path: pathlib.Path
+) -> None:
+    seed = tmp_path / "user.nk"
+    pair = new_key(nkeys.PREFIX_BYTE_USER)
+    seed.write_bytes(bytes(pair.seed))
+    public = pair.public_key.decode()
+    nats_server = start_nats(config=f"authorization {{ users: [ {{ nkey: {public} }} ] }}")
+    joins(serve, nats_server.url, NKEY=str(seed))
+    done = run_cli("fleet", "ls", "--nats", nats_server.url, env={"FLASK_CTL_FLEET_NKEY": str(seed)})
+    assert done.returncode == 0, done.stderr
+    denied = run_cli("fleet", "ls", "--nats", nats_server.url)
+    assert denied.returncode == 5, denied.stderr
+
+
+def test_a_credentials_file_lets_an_instance_and_an_operator_in(
+    start_nats: StartNats, serve: Serve, tmp_path: pathlib.Path
+) -> None:
+    operator, account, user = map(
+        new_key, (nkeys.PREFIX_BYTE_OPERATOR, nkeys.PREFIX_BYTE_ACCOUNT, nkeys.PREFIX_BYTE_USER)
+    )
+    limits = {"subs": -1, "data": -1, "payload": -1}
+    unlimited = {"mem_storage": -1, "disk_storage": -1, "streams": -1, "consumer": -1}
+    account_limits = {**limits, "imports": -1, "exports": -1, "wildcards": True, "conn": -1, "leaf": -1, **unlimited}
+    account_token = token(operator, account, "account", "SHOPS", {"limits": account_limits})
+    config = f"""
+        operator: {token(operator, operator, "operator", "OPS", {})}
+        resolver: MEMORY
+        resolver_preload: {{ {account.public_key.decode()}: {account_token} }}
+    """
+    # It would need a system account.
+    nats_server = start_nats(config=config, jetstream=False)
+    file = tmp_path / "shop.creds"
+    file.write_text(
+        "-----BEGIN NATS USER JWT-----\n"
+        f"{token(account, user, 'user', 'shop', limits)}\n"
+        "------END NATS USER JWT------\n\n"
+        "-----BEGIN USER NKEY SEED-----\n"
+        f"{bytes(user.seed).decode()}\n"
+        "------END USER NKEY SEED------\n"
+    )
+    server = joins(serve, nats_server.url, CREDENTIALS=str(file))
+    assert server.status()["fleet"]["account"] is None, "a server without a system account does not tell it"
+    done = run_cli("fleet", "ls", "--nats", nats_server.url, env={"FLASK_CTL_FLEET_CREDENTIALS": str(file)})
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_client_certificate_lets_in_and_allows_to_operate(
+    start_nats: StartNats, serve: Serve, certificate: tuple[str, str]
+) -> None:
+    pem, key = certificate
+    config = f'tls {{ cert_file: "{pem}", key_file: "{key}", ca_file: "{pem}", verify: true }}'
+    nats_server = start_nats(config=config)
+    server = joins(serve, tls(nats_server.url), CA=pem, CERTIFICATE=pem, KEY=key)
+    assert server.status()["fleet"]["roles"] == ["observe", "inspect", "operate"]
+    env = {"FLASK_CTL_FLEET_CA": pem, "FLASK_CTL_FLEET_CERTIFICATE": pem, "FLASK_CTL_FLEET_KEY": key}
+    done = run_cli("fleet", "ls", "--nats", tls(nats_server.url), env=env)
+    assert done.returncode == 0, done.stderr
+
+
+def new_key(prefix: int) -> nkeys.KeyPair:
+    """An NKEY of an operator, an account or a user."""
+    return nkeys.from_seed(bytearray(nkeys.encode_seed(os.urandom(32), prefix)))
+
+
+def token(issuer: nkeys.KeyPair, subject: nkeys.KeyPair, kind: str, name: str, claims: dict[str, Any]) -> str:
+    """A JWT as NATS has it (https://github.com/nats-io/jwt)."""
+    body: dict[str, Any] = {
+        "iat": int(time.time()),
+        "iss": issuer.public_key.decode(),
+        "jti": "",
+        "name": name,
+        "sub": subject.public_key.decode(),
+        "nats": {**claims, "type": kind, "version": 2},
+    }
+    body["jti"] = base64.b32encode(hashlib.sha256(json.dumps(body).encode()).digest()).decode().rstrip("=")
+    parts = [encoded(json.dumps(part).encode()) for part in ({"typ": "JWT", "alg": "ed25519-nkey"}, body)]
+    return ".".join([*parts, encoded(issuer.sign(".".join(parts).encode()))])
+
+
+def encoded(data: bytes) -> str:
+    return base64.urlsafe_b64encode(data).decode().rstrip("=")
