@@ -289,16 +289,16 @@ def test_an_instance_that_does_not_answer_is_listed(nats_server: NatsServer, ser
     all_known(nats_server.url, *servers)
     servers[0].suspend()
     env = {"FLASK_CTL_FLEET": nats_server.url}
-    done = run_cli("fleet", "status", "--timeout", "0.5", env=env)
+    done = run_cli("fleet", "status", "--timeout", "1.5", env=env)
     assert done.returncode == 1
     assert done.stdout.splitlines()[-1] == "2 instances, 1 no answer"
-    done = run_cli("fleet", "ls", "--timeout", "0.5", "--json", env=env)
+    done = run_cli("fleet", "ls", "--timeout", "1.5", "--json", env=env)
     assert {item["pid"]: item["state"] for item in json.loads(done.stdout)} == {
         servers[0].pid: "no answer",
         servers[1].pid: "running",
     }
     assert done.returncode == 0
-    done = run_cli("fleet", "call", "greet", "name=x", "--all", "--timeout", "0.5", "--json", env=env)
+    done = run_cli("fleet", "call", "greet", "name=x", "--all", "--timeout", "1.5", "--json", env=env)
     assert sorted(codes(done)) == [0, 1]
     assert done.returncode == 1
 

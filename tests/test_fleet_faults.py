@@ -94,12 +94,15 @@ def test_an_instance_that_is_killed_while_it_is_commanded_is_unknown(nats_server
 def test_a_broker_that_hangs_for_a_while_has_lost_nothing(nats_server: NatsServer, serve: Serve) -> None:
     server = serve(env=environment(nats_server.url))
     all_known(nats_server.url, server)
+    held = server.begin("/hold/gate")
     operator = subprocess.Popen(
         [sys.executable, "-m", "flask_ctl_cli", "fleet", "reload", "--all", "--json"],
         env={**os.environ, "FLASK_CTL_FLEET": nats_server.url}, stdout=subprocess.PIPE, text=True,
     )  # fmt: skip
     until(lambda: server.status()["state"] == "reloading", "the reload")
     nats_server.suspend()
+    server.release("gate")
+    assert held.result()[0] == 200
     until(lambda: server.status()["generation"] == 2, "the new code")
     nats_server.go_on()
     stdout, _ = operator.communicate(timeout=60)
