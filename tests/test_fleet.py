@@ -193,6 +193,22 @@ def test_a_reload_of_all_tells_what_has_become_of_each(nats_server: NatsServer, 
     assert by_pid[servers[1].pid]["exit"] == done.returncode == 1
 
 
+def test_commands_and_parameters_are_completed(two: Shared) -> None:
+    """As one of the instances describes them; nothing where nobody answers."""
+
+    def complete(line: str, url: str) -> list[str]:
+        words = line.split(" ")
+        env = {"COMP_WORDS": line, "COMP_CWORD": str(len(words) - 1), "_FLASK_CTL_COMPLETE": "bash_complete"}
+        done = run_cli(env={**env, "FLASK_CTL_FLEET": url})
+        return [word.removeprefix("plain,") for word in done.stdout.split()]
+
+    assert complete("flask-ctl fleet st", two.nats.url) == ["status", "stop"]
+    # Who presses the key waits only a moment, which may be too short here.
+    until(lambda: complete("flask-ctl fleet call gr", two.nats.url) == ["greet"], "the name of the command")
+    until(lambda: complete("flask-ctl fleet call greet na", two.nats.url) == ["name="], "its parameter")
+    assert complete("flask-ctl fleet call gr", "nats://127.0.0.1:1") == []
+
+
 # Streams
 
 

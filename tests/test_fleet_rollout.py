@@ -11,14 +11,14 @@ import sys
 from typing import Any, NamedTuple
 
 import pytest
-from harness import Done, Serve, Server, run_cli, until
+from harness import TIMEOUT, Done, Serve, Server, run_cli, until
 from nats import errors
 from nats.js.errors import KeyNotFoundError, KeyWrongLastSequenceError
 from natsserver import NatsServer
 from test_fleet import all_known, environment
 
-from flask_ctl import CommandError, ConfigurationError, Fleet
-from flask_ctl.fleet.archive import MAX_RECORDS
+from flask_ctl import CommandError, ConfigurationError, ControlError, Fleet
+from flask_ctl.fleet.archive import MAX_RECORDS, Archive
 from flask_ctl.fleet.buckets import open_bucket
 from flask_ctl.fleet.leases import CERTAIN, Holder, Lease
 from flask_ctl.fleet.subjects import LEASES
@@ -169,6 +169,19 @@ def test_a_server_that_does_not_answer_has_as_long_as_the_lease_is_certain(
     assert (run(lease.renew()) is not None) == lost
 
 
+# The records
+
+
+def test_a_record_whose_answer_was_lost_is_written_again(operators: Operators) -> None:
+    archive = Archive(operators.bucket)
+    operators.bucket.entries["one"] = Entry(b"", 0)
+    operators.bucket.loses = True
+    with pytest.raises(ControlError, match="the NATS server does not answer"):
+        run(archive.write("one", {"n": 1}))
+    run(archive.write("one", {"n": 2}))
+    assert run(archive.read("one")) == {"n": 2}
+
+
 # Over a real server
 
 
@@ -285,6 +298,23 @@ def test_an_instance_that_can_not_be_asked_ends_the_rollout(two: Site) -> None:
     assert (done.returncode, document["end"]) == (1, "too many failures")
     assert outcomes(document) == ["unreachable", "not started"]
     assert two.servers[1].status()["generation"] == 1
+
+
+def test_a_rollout_goes_on_after_the_nats_server_was_killed(two: Site) -> None:
+    """Each instance is reloaded once: the commands are sent again by their ids."""
+    request = two.servers[1].begin("/hold/gate")
+    operator = two.operator("reload", "--rolling", "--all", "--json", "--quiet")
+    until(lambda: two.servers[1].status()["state"] == "reloading", "the second instance at work")
+    two.nats.kill()
+    two.nats.start()
+    until(lambda: two.servers[1].status()["fleet"]["problem"] is None, "the instance at the server again")
+    two.servers[1].release("gate")
+    assert request.result()[0] == 200
+    output, _ = operator.communicate(timeout=TIMEOUT)
+    assert operator.returncode == 0, output
+    assert outcomes(json.loads(output)) == ["done", "done"]
+    assert two.generations() == [2, 2]
+    assert two.document()["state"] == "ended"
 
 
 def test_as_many_records_are_kept_as_on_one_machine(nats_server: NatsServer) -> None:

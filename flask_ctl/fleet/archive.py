@@ -12,6 +12,9 @@ from .faults import plain_faults
 MAX_RECORDS = 100
 """The oldest are removed."""
 
+MAX_ATTEMPTS = 16
+"""Of what was tried to be written, so many are known while no answer comes."""
+
 Document = dict[str, Any]
 
 
@@ -21,6 +24,7 @@ class Archive:
     def __init__(self, bucket: Any) -> None:
         self._bucket = bucket
         self._revisions: dict[str, int] = {}
+        self._attempts: dict[str, list[bytes]] = {}
 
     async def ids(self) -> list[str]:
         """The oldest first."""
@@ -50,9 +54,33 @@ class Archive:
 
     async def write(self, id: str, document: Document) -> None:
         """Write what was read or written before. Raises ControlError if it can't, or somebody else has written it."""
+        from nats.js import errors
+
         value = zlib.compress(json.dumps(document, separators=(",", ":")).encode())
         with plain_faults(f"the record {id} can't be written"):
-            self._revisions[id] = await self._bucket.update(id, value, last=self._revisions.get(id, 0))
+            try:
+                revision = await self._update(id, value)
+            except errors.KeyWrongLastSequenceError:
+                if not await self._is_ours(id):
+                    raise
+                revision = await self._update(id, value)
+        self._revisions[id] = revision
+
+    async def _update(self, id: str, value: bytes) -> int:
+        attempts = self._attempts.setdefault(id, [])
+        attempts.append(value)
+        del attempts[:-MAX_ATTEMPTS]
+        revision: int = await self._bucket.update(id, value, last=self._revisions.get(id, 0))
+        del self._attempts[id]
+        return revision
+
+    async def _is_ours(self, id: str) -> bool:
+        """Whether what is there is what we have tried to write before, of which the answer was lost."""
+        entry = await self._bucket.get(id)
+        ours = entry.value in self._attempts[id][:-1]
+        if ours:
+            self._revisions[id] = entry.revision
+        return ours
 
     async def remove(self, id: str) -> None:
         """Take it out."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -15,10 +15,36 @@ from ..settings import settings
 from ..words import assignment
 from .many import for_each, targets
 from .options import FleetCommand
-from .selection import TARGET_TIMEOUT, FleetTarget, opened
+from .selection import TARGET_TIMEOUT, FleetTarget, opened, selected
+
+if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
 
 NOT_CALLED = ("stop", "reload", "drain", "resume", "events", "logs")
 """Commands of their own."""
+
+
+def _complete_name(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    from ..completion import items
+
+    described = _described_for_completion(ctx)
+    return items({name: command.get("summary") for name, command in described.items()}, incomplete)
+
+
+def _complete_parameter(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    from ..completion import assignments
+
+    return assignments(_described_for_completion(ctx).get(ctx.params.get("name", "").replace("-", "_"), {}), incomplete)
+
+
+def _described_for_completion(ctx: click.Context) -> dict[str, Any]:
+    """The commands of one of the selected instances; {} if nobody answers in time."""
+    try:
+        with ctx, opened() as fleet:
+            found, _ = selected(fleet)
+            return _described([FleetTarget(fleet, one) for one in found])
+    except (ControlError, click.ClickException):
+        return {}
 
 
 @click.command(
@@ -28,8 +54,8 @@ NOT_CALLED = ("stop", "reload", "drain", "resume", "events", "logs")
         "flask-ctl fleet call doctor --name shop --json",
     ],
 )
-@click.argument("name")
-@click.argument("parameters", nargs=-1, metavar="[KEY=VALUE]...")
+@click.argument("name", shell_complete=_complete_name)
+@click.argument("parameters", nargs=-1, metavar="[KEY=VALUE]...", shell_complete=_complete_parameter)
 @click.option("--yes", is_flag=True, help=YES_HELP)
 def call(name: str, parameters: tuple[str, ...], yes: bool) -> None:
     """Call a command by name in the selected instances.

@@ -1,0 +1,155 @@
+"""One question to many instances over NATS: who is asked how, and what each kind of answer or silence becomes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from flask_ctl import AccessDenied, CommandError, ControlError, NotRunning, RemoteProtocolError, TimedOut
+from flask_ctl.client.gather import gather
+from flask_ctl.fleet.inbox import Kind, Letter, Receive, Request
+from flask_ctl.fleet.presence import Presence
+from flask_ctl.fleet.roster import FleetInstance
+from flask_ctl.fleet.subjects import ALL
+from flask_ctl_cli.fleet.ls import Row, table
+from flask_ctl_cli.fleet.selection import FleetTarget, matches
+from flask_ctl_cli.settings import Settings
+
+
+def instance(name: str, app: str = "shop", age: float = 0.0, **labels: str) -> FleetInstance:
+    started = "2026-11-30T17:12:00Z"
+    presence = Presence(app, name, f"host-{name}", 7, 1, "running", started, "1.0", ["observe"], labels)
+    return FleetInstance(presence, age)
+
+
+class FakeLink:
+    """Answers each request at once; `say` has what comes for an address, as kinds and data by instance."""
+
+    def __init__(self, say: Callable[[Request], Sequence[tuple[Kind, str, bytes]]]) -> None:
+        self.inbox = SimpleNamespace(forget=None)
+        self.asked: list[tuple[str, str, str]] = []
+        self._say = say
+
+    def send(self, request: Request, receive: Receive, reply: str | None = None) -> str:
+        self.asked.append((request.role, request.app, request.instance))
+        subject = f"r{len(self.asked)}"
+        for kind, name, data in self._say(request):
+            receive(Letter(kind, subject, data, name, "this user may not"))
+        return subject
+
+    def soon(self, call: Callable[..., Any], *arguments: Any) -> None:
+        """Nothing has to be forgotten."""
+
+
+def result(value: Any) -> bytes:
+    return json.dumps({"jsonrpc": "2.0", "id": 1, "result": value}).encode()
+
+
+def error(message: str) -> bytes:
+    return json.dumps({"jsonrpc": "2.0", "id": 1, "error": {"code": -32603, "message": message}}).encode()
+
+
+NOTE = json.dumps({"jsonrpc": "2.0", "method": "progress", "params": {"id": 1}}).encode()
+
+
+@pytest.mark.parametrize(
+    ("letters", "outcome"),
+    [
+        ([(Kind.ANSWER, "a", result({"n": 1}))], {"n": 1}),
+        ([(Kind.ANSWER, "a", NOTE), (Kind.ANSWER, "a", result({"n": 1}))], {"n": 1}),
+        ([(Kind.ANSWER, "a", result({"n": 1})), (Kind.ANSWER, "a", result({"n": 2}))], {"n": 1}),
+        ([(Kind.ANSWER, "other", result({"n": 1}))], TimedOut),
+        ([(Kind.RECONNECTED, "", b"")], TimedOut),
+        ([], TimedOut),
+        ([(Kind.ANSWER, "a", error("it has failed"))], CommandError),
+        ([(Kind.ANSWER, "a", b"\xff")], RemoteProtocolError),
+        ([(Kind.ANSWER, "a", result(None))], RemoteProtocolError),
+        ([(Kind.ABSENT, "", b"")], NotRunning),
+    ],
+)
+def test_what_comes_becomes_a_result_or_an_error(letters: list[tuple[Kind, str, bytes]], outcome: Any) -> None:
+    link: Any = FakeLink(lambda request: letters)
+    one = instance("a")
+    [(key, answer)] = gather(link, "status", {}, [one], [one], 0.01).items()
+    assert key == ("shop", "a")
+    assert isinstance(answer, outcome) if isinstance(outcome, type) else answer == outcome
+
+
+def test_what_is_not_permitted_ends_it_at_once() -> None:
+    link: Any = FakeLink(lambda request: [(Kind.DENIED, "", b"")])
+    with pytest.raises(AccessDenied, match="this user may not"):
+        gather(link, "status", {}, [instance("a")], [instance("a")], 60)
+
+
+@pytest.mark.parametrize(
+    ("chosen", "asked"),
+    [
+        ("abcd", [ALL]),
+        ("ab", [ALL]),
+        ("a", ["a"]),
+    ],
+)
+def test_many_of_an_app_are_asked_by_one_message_and_few_singly(chosen: str, asked: list[str]) -> None:
+    everybody = [*map(instance, "abcd"), instance("lost", age=100)]
+    link: Any = FakeLink(lambda request: [(Kind.ANSWER, name, result({})) for name in "abcd"])
+    found = gather(link, "status", {}, [one for one in everybody if one.instance in chosen], everybody, 60)
+    assert [name for _, _, name in link.asked] == asked
+    assert {name for _, name in found} == set(chosen)
+
+
+def test_instances_of_two_apps_with_one_name_are_told_apart() -> None:
+    link: Any = FakeLink(lambda request: [(Kind.ANSWER, "a", result({"app": request.app}))])
+    both = [instance("a", "shop"), instance("a", "blog")]
+    found = gather(link, "status", {}, both, both, 60)
+    assert found == {("shop", "a"): {"app": "shop"}, ("blog", "a"): {"app": "blog"}}
+
+
+# What is shown of it
+
+
+@pytest.mark.parametrize(
+    ("options", "selects"),
+    [
+        ({}, True),
+        ({"selected_name": "s*"}, True),
+        ({"selected_name": "S*"}, False),
+        ({"host_pattern": "host-?"}, True),
+        ({"instance_pattern": "b"}, False),
+        ({"labels": {"zone": "a"}}, True),
+        ({"labels": {"zone": "a", "tier": "web"}}, False),
+        ({"labels": {"zone": ""}}, False),
+    ],
+)
+def test_every_option_has_to_select_an_instance(options: dict[str, Any], selects: bool) -> None:
+    given = Settings()
+    for name, value in options.items():
+        setattr(given, name, value)
+    assert matches(given, instance("a", zone="a")) == selects
+
+
+def rows() -> list[Row]:
+    nobody: Any = None
+    status = {"state": "running", "generation": 3, "requests": {"in_flight": 2}}
+    return [
+        Row(FleetTarget(nobody, instance("a", zone="z")), status, None),
+        Row(FleetTarget(nobody, instance("b")), None, TimedOut("no answer to status within 5 s")),
+        Row(FleetTarget(nobody, instance("c\x1b", age=100)), None, ControlError("lost, last seen 100 s ago")),
+    ]
+
+
+def test_who_is_missing_has_a_line_and_is_counted() -> None:
+    assert table(rows()).splitlines() == [
+        "APP   INSTANCE  HOST     PID  STATE      GENERATION  IN FLIGHT  LABELS",
+        "shop  a         host-a   7    running    3           2          zone=z",
+        "shop  b         host-b   7    no answer  -           -          -       no answer to status within 5 s",
+        "shop  c?        host-c?  7    lost       -           -          -       last seen 100 s ago",
+        "3 instances, 1 no answer, 1 lost",
+    ]
+
+
+def test_who_is_missing_is_exit_code_1() -> None:
+    assert [row.code for row in rows()] == [0, 1, 1]
