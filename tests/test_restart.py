@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 from flask import Flask
-from harness import PYTHON, Serve, run_cli
+from harness import PYTHON, TIMEOUT, Serve, run_cli
 from servers import SERVERS
 
 from flask_ctl import (
@@ -131,7 +131,11 @@ def test_supervisord_is_known_by_its_command_line_if_python_runs_it() -> None:
 
 @pytest.fixture
 def systemctl(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], pathlib.Path]:
-    """Put a `systemctl` first on the path that runs this shell script; the file with its arguments."""
+    """Put a `systemctl` first on the path that runs this shell script; the file with its arguments.
+
+    It may take its time.
+    """
+    monkeypatch.setattr(supervision, "ASK_TIMEOUT", TIMEOUT)
 
     def install(script: str) -> pathlib.Path:
         program, said = tmp_path / "systemctl", tmp_path / "said"
@@ -156,8 +160,9 @@ def systemctl(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> Callab
 def test_systemd_is_asked_and_believed_for_its_own_process_only(
     systemctl: Callable[[str], pathlib.Path], script: str, policy: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(supervision, "ASK_TIMEOUT", 0.2 if "sleep" in script else 30.0)
     said = systemctl(script)
+    if "sleep" in script:
+        monkeypatch.setattr(supervision, "ASK_TIMEOUT", 0.2)
     assert supervision.manager_of({**UNIT, "user": True}, 42).policy() == policy
     if policy != "unknown":
         assert said.read_text() == f"--user show --property={supervision.PROPERTIES} -- shop.service\n"
@@ -173,14 +178,9 @@ def test_systemd_is_asked_and_believed_for_its_own_process_only(
     ids=["stop", "restart", "none"],
 )
 def test_a_job_that_ends_a_unit_rules_over_its_policy(
-    systemctl: Callable[[str], pathlib.Path],
-    jobs: str,
-    job: str,
-    again: bool | None,
-    monkeypatch: pytest.MonkeyPatch,
+    systemctl: Callable[[str], pathlib.Path], jobs: str, job: str, again: bool | None
 ) -> None:
     """As where `ExecStop=` runs `flask-ctl stop`."""
-    monkeypatch.setattr(supervision, "ASK_TIMEOUT", 30.0)
     shown = "echo MainPID=42; echo Restart=always; echo ActiveState=deactivating"
     systemctl(f'case "$*" in *show*) {shown};; *) echo "{jobs}";; esac')
     told = supervision.manager_of(UNIT, 42).described()
@@ -602,7 +602,7 @@ def test_another_instance_serves_when_it_returns_or_it_says_what_was_stopped(ser
     with pytest.raises(OSError, match=r".*"):
         held.result()
 
-    done = run_cli("restart", "--timeout", "2", "-s", server.socket)
+    done = run_cli("restart", "--timeout", "4", "-s", server.socket)
     assert done.returncode == 3
     assert f"pid {after['pid']} was stopped, but supervisor shop has not started another" in done.stderr
     assert run_cli("restart", "-s", server.socket).returncode == 3
