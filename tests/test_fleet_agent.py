@@ -335,6 +335,21 @@ def test_a_broker_that_comes_back_finds_the_instance_again(
         assert user.call(at("operate", instance), "greet", {"name": "x"})["result"]
 
 
+def test_without_jetstream_only_the_presence_is_missing(join: Join, start_nats: StartNats) -> None:
+    """Also where that is to be told as soon as there is a connection."""
+    nats_server = start_nats(jetstream=False)
+    nats_server.kill()
+    server = join(nats_server.url)
+    nats_server.start()
+    with NatsUser(nats_server.url) as user:
+        instance = instance_of(server, user)
+        missing = f"the presence of {instance} can't be renewed: the NATS server has no JetStream"
+        until(lambda: missing in server.output, lambda: f"a warning: {server.output}")
+        assert joined(server)
+        assert user.call(at("operate", instance), "stop")["result"]["outcome"] == "drained"
+    assert server.wait() == 0
+
+
 def test_a_stop_does_not_wait_for_a_broker_that_hangs(join: Join, nats_server: NatsServer) -> None:
     server = join(nats_server.url)
     with NatsUser(nats_server.url) as user:

@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 from ..dispatch.commands import ROLES, Role
+from ..errors import ConfigurationError
 from .buckets import open_presence
 from .connection import Connection
 from .presence import Presence
@@ -131,8 +132,8 @@ class Agent:
                 self._bucket = await open_presence(self._connection)
             await self._bucket.put(key_of(presence.app, presence.instance), presence.encoded())
             self._complained = None
-        except (errors.Error, asyncio.TimeoutError) as error:
-            # Another server may be the leader by now, or the bucket was removed.
+        except (errors.Error, asyncio.TimeoutError, ConfigurationError) as error:
+            # Another server may be the leader by now, or the bucket was removed, or there is none to be had.
             self._bucket = None
             self._complain(str(error) or type(error).__name__)
 
