@@ -148,7 +148,7 @@ def test_it_is_nobodys_child_leads_no_session_and_ignores_what_ends_others(
     master: subprocess.Popen[bytes], path: str, hubs: Callable[[], list[psutil.Process]]
 ) -> None:
     start_hub(path, master.pid)
-    until(lambda: os.path.exists(path), "the hub listens")
+    until(lambda: _listens(path), "the hub listens")
     [hub] = hubs()
     assert hub.ppid() != os.getpid()
     assert os.getsid(hub.pid) not in (hub.pid, os.getsid(0))

@@ -106,14 +106,16 @@ def test_broken_code_is_refused_and_the_old_code_serves_until_it_is_mended(
     assert version(server) == "mended"
 
 
-def test_a_program_that_is_gone_is_refused_and_in_time_one_that_does_not_come_to_serving(
-    start: Serve, program: Program
-) -> None:
-    server = start(env={"FLASK_CTL_PREFLIGHT_TIMEOUT": "1"})
+def test_a_program_that_is_gone_is_refused(start: Serve, program: Program) -> None:
+    server = start()
     program.file.unlink()
     with server.client() as client, pytest.raises(ReloadFailed, match="No such file"):
         client.reload()
     assert version(server) == "old"
+
+
+def test_a_program_that_does_not_come_to_serving_is_refused_in_time(start: Serve, program: Program) -> None:
+    server = start(env={"FLASK_CTL_PREFLIGHT_TIMEOUT": "1"})
     program.edit("new", "threading.Event().wait()")
     with server.client() as client, pytest.raises(ReloadFailed, match="did not get ready to serve within 1 s"):
         client.reload()
