@@ -23,12 +23,16 @@ CONNECT_TIMEOUT = 5
 RECONNECT = (0.5, 2.0)
 """Seconds between two tries, chosen by chance: many instances that have lost a server come back one by one."""
 
+UNCLEAR = 3
+"""Tries of which each has to end without a reason before a server counts as unusable."""
+
 MAX_DENIED = 100
 """Subjects without permission that are remembered."""
 
 WITHOUT_NATS = "control over NATS needs the package nats-py; install it by: pip install 'flask-ctl[fleet]'"
 
 REFUSED = "the server refuses these credentials"
+CLOSED = "the server closes the connection, as it does if it refuses the credentials"
 _REFUSALS = ("authorization", "authentication")
 _VIOLATION = "permissions violation for "
 
@@ -137,6 +141,8 @@ class Connection:
         await self.client.close()
 
     async def _note_error(self, error: Exception) -> None:
+        from nats import errors
+
         text = str(error) or type(error).__name__
         lower = text.lower()
         if _VIOLATION in lower:
@@ -144,10 +150,13 @@ class Connection:
             return
         if not self.connected:
             # While it connects, the library gives the server's words.
-            self._refused = any(word in lower for word in _REFUSALS)
-            self.problem = REFUSED if self._refused else _in_plain_words(error, text)
-            self._failures += 1
-            if self._failures >= len(self.broker.servers):
+            refused = any(word in lower for word in _REFUSALS)
+            # The words of a server that refuses us get lost if it has closed before our last ones: it is asked again.
+            unclear = isinstance(error, (ConnectionResetError, errors.UnexpectedEOF)) and self.has_authentication
+            self._refused = refused or unclear
+            self.problem = REFUSED if refused else CLOSED if unclear else _in_plain_words(error, text)
+            self._failures += 1 if unclear else UNCLEAR
+            if self._failures >= UNCLEAR * len(self.broker.servers):
                 self._failed.set()
             self._on_change()
 
