@@ -16,7 +16,7 @@ from flask_ctl.fleet.presence import Presence
 from flask_ctl.fleet.roster import FleetInstance
 from flask_ctl.fleet.subjects import ALL
 from flask_ctl_cli.fleet.ls import Row, table
-from flask_ctl_cli.fleet.selection import FleetTarget, matches
+from flask_ctl_cli.fleet.selection import FleetTarget, matches, servers_of
 from flask_ctl_cli.settings import Settings
 
 
@@ -129,6 +129,11 @@ def test_every_option_has_to_select_an_instance(options: dict[str, Any], selects
     for name, value in options.items():
         setattr(given, name, value)
     assert matches(given, instance("a", zone="a")) == selects
+
+
+def test_a_server_with_two_apps_is_one() -> None:
+    both = [instance("a", "shop"), instance("a", "blog"), instance("b", "shop")]
+    assert [one.key for one in servers_of(both)] == [("shop", "a"), ("shop", "b")]
 
 
 def rows() -> list[Row]:

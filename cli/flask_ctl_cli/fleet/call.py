@@ -78,7 +78,6 @@ def call(name: str, parameters: tuple[str, ...], yes: bool) -> None:
         confirm(name, described.get(name, {}), yes=yes)
         limit: dict[str, Any] = {"timeout": TARGET_TIMEOUT if settings().timeout is None else settings().timeout}
         for_each(
-            fleet,
             name,
             lambda client: client.call(name, **values, **limit),
             text=lambda result: json.dumps(result),

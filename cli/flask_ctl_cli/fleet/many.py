@@ -14,21 +14,19 @@ from ..output import exit_code_of, print_json, result_text
 from ..rollout.course import Outcome
 from ..rollout.member import outcome_of
 from ..settings import settings
-from .selection import FleetTarget, selected
+from .selection import FleetTarget, selected, servers_of
 
 
 def for_each(
-    fleet: Fleet,
     method: str,
     ask: Ask,
     *,
     code: Callable[[Any], int] = lambda result: 0,
     text: Callable[[Any], str] | None = None,
     quiet: bool = False,
-    chosen: Sequence[FleetTarget] | None = None,
+    chosen: Sequence[FleetTarget],
 ) -> NoReturn:
     """As `flask_ctl_cli.many.for_each`; 1 is the exit code for what is unknown, or could not be asked."""
-    chosen = targets(fleet) if chosen is None else chosen
     answers = ask_each(ask, chosen, code, MAX_AT_ONCE, lambda error: _code(error, method))
     if settings().json:
         print_json([answer.as_json() for answer in answers])
@@ -39,10 +37,10 @@ def for_each(
     raise click.exceptions.Exit(first_of(answer.code for answer in answers))
 
 
-def targets(fleet: Fleet) -> list[FleetTarget]:
-    """The selected ones, for a command that changes something."""
+def targets(fleet: Fleet, *, whole_server: bool = False) -> list[FleetTarget]:
+    """The selected ones, for a command that changes something; with `whole_server` one of each server."""
     found, _ = selected(fleet, operate=True)
-    return [FleetTarget(fleet, one) for one in found]
+    return [FleetTarget(fleet, one) for one in (servers_of(found) if whole_server else found)]
 
 
 def _code(error: ControlError, method: str) -> int:

@@ -49,7 +49,7 @@ def stop(
     permission denied, 6 requests were cut, or hooks left unfinished.
     """
     with opened() as fleet:
-        chosen = targets(fleet)
+        chosen = targets(fleet, whole_server=True)
         if settings().selected_all and not yes:
             confirm_all(chosen)
         if rollout is not None:
@@ -57,7 +57,6 @@ def stop(
                 raise click.UsageError("a rollout waits for each instance: it does not take --no-wait")
             _roll(fleet, "stop", {"mode": mode, "grace": grace, "delay": delay}, rollout)
         for_each(
-            fleet,
             "stop",
             lambda client: client.stop(mode, grace=grace, delay=delay, wait=not no_wait),
             code=stop_code,
@@ -157,4 +156,5 @@ def _roll(fleet: Fleet, method: str, options: dict[str, Any], rollout: dict[str,
 
 def _all(method: str, ask: Ask, **options: Any) -> None:
     with opened() as fleet:
-        for_each(fleet, method, ask, quiet=settings().quiet, **options)
+        chosen = targets(fleet, whole_server=True)
+        for_each(method, ask, chosen=chosen, quiet=settings().quiet, **options)

@@ -10,7 +10,7 @@ from flask_ctl import ControlError, Fleet, NotRunning
 from ..rollout.member import Client, Member, identity
 from ..rollout.place import Place
 from ..rollout.record import Archive, Document, Record
-from .selection import last_seen, selected
+from .selection import last_seen, selected, servers_of
 
 if TYPE_CHECKING:
     from flask_ctl.fleet.roster import FleetInstance
@@ -89,6 +89,7 @@ class FleetPlace(Place):
 
     def members(self) -> list[Member]:
         found, roster = selected(self._fleet, operate=True)
+        found = servers_of(found)
         asked = [one for one in found if not one.lost]
         answers = self._fleet.ask("status", asked, roster, timeout=self._timeout)
         self._known = {one.key: one for one in found}

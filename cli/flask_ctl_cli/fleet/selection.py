@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any
 
@@ -75,6 +75,15 @@ def selected(fleet: Fleet, *, operate: bool = False) -> tuple[list[FleetInstance
     if not found and (narrow or operate):
         raise NothingSelected("no instance at the NATS server is selected")
     return found, roster
+
+
+def servers_of(found: Iterable[FleetInstance]) -> list[FleetInstance]:
+    """One of each server: a process that serves several apps is an instance for each of them."""
+    servers: dict[tuple[str, int, str], FleetInstance] = {}
+    for one in found:
+        presence = one.presence
+        servers.setdefault((presence.host, presence.pid, presence.started_at), one)
+    return list(servers.values())
 
 
 def matches(given: Settings, one: FleetInstance) -> bool:
