@@ -85,12 +85,26 @@ def become(request: tuple[list[str], dict[str, str], str], descriptors: list[int
         os.close(descriptor)
 
 
+def be_patient() -> None:
+    """Give servers more time than a person would wait for, as they need it on a busy machine."""
+    from flask_ctl.client import instances
+    from flask_ctl_cli import settings
+
+    instances.PROBE_TIMEOUT = 2.0
+    settings.HELP_TIMEOUT = 10.0
+    from flask_ctl_cli import completion
+
+    completion.TIMEOUT, completion.LIMIT = 1.0, 30.0
+
+
 if __name__ == "__main__":
     from harness import import_client
 
     if os.fork():
         os._exit(0)
     os.setsid()
+    # First, as the others import what it sets.
+    be_patient()
     import_client()
     gc.freeze()
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)

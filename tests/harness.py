@@ -200,7 +200,7 @@ class Server:
 
     def status(self) -> dict[str, Any]:
         with self.client() as client:
-            return client.status()
+            return client.status(timeout=TIMEOUT)
 
     @property
     def address(self) -> tuple[str, int]:

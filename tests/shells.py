@@ -33,6 +33,15 @@ SHELLS: dict[str, tuple[list[str], str]] = {
 """How each is started without a configuration of the user, and the line that installs the completion."""
 
 
+PATIENT = f"""#!{sys.executable}
+from flask_ctl_cli import completion
+from flask_ctl_cli.main import main
+completion.TIMEOUT, completion.LIMIT = 2.0, 30.0
+main()
+"""
+"""flask-ctl, with time for a busy machine."""
+
+
 class Shell:
     """A shell on a terminal; `press` types and waits for what it shows."""
 
@@ -69,9 +78,13 @@ def _readable(data: bytes) -> str:
 def shell(name: str, directory: pathlib.Path) -> Iterator[Shell]:
     """A shell in a directory, where the completion of flask-ctl is installed."""
     command, install = SHELLS[name]
+    program = directory / "bin" / "flask-ctl"
+    program.parent.mkdir(exist_ok=True)
+    program.write_text(PATIENT)
+    program.chmod(0o755)
     terminal, theirs = pty.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 50, 200, 0, 0))
-    path = f"{pathlib.Path(sys.executable).parent}:{os.environ['PATH']}"
+    path = f"{program.parent}:{pathlib.Path(sys.executable).parent}:{os.environ['PATH']}"
     environ = {**os.environ, "PATH": path, "TERM": "xterm", "HOME": str(directory), "PS1": "$ ", "LC_ALL": "C.UTF-8"}
     with subprocess.Popen(
         command, cwd=directory, stdin=theirs, stdout=theirs, stderr=theirs, env=environ, start_new_session=True,
