@@ -120,7 +120,8 @@ def test_presence_shows_state_and_generation_and_ends_with_the_server(
     until(lambda: presence().get("state") == "draining", lambda: f"draining: {presence()}")
     assert user.call(at("operate", instance), "stop")["result"]["outcome"] == "drained"
     assert server.wait() == 0
-    assert user.presences() == {}
+    # The server was told, and not waited for.
+    until(lambda: user.presences() == {}, lambda: f"no presence: {user.presences()}")
 
 
 def test_the_presence_of_a_killed_instance_stays(join: Join, user: NatsUser) -> None:

@@ -18,13 +18,27 @@ from ..errors import ConfigurationError
 from .buckets import open_presence
 from .connection import Connection
 from .presence import Presence
-from .subjects import ALL, ERROR, ERROR_CODE, FENCE, ID, INSTANCE, KEEP, PART, SERVICE, USER, key_of, subject_of
+from .subjects import (
+    ALL,
+    ERROR,
+    ERROR_CODE,
+    FENCE,
+    ID,
+    INSTANCE,
+    KEEP,
+    PART,
+    PRESENCE,
+    SERVICE,
+    USER,
+    key_of,
+    subject_of,
+)
 
 HEADERS = 2048
 """Bytes of a message that are left for its headers."""
 
-MARKER_TIME = 60.0
-"""Seconds for which the bucket remembers that a presence was removed."""
+MARKER_TIME = "60s"
+"""For how long the bucket remembers that a presence was removed (ADR-48)."""
 
 _SEMVER = re.compile(r"^(\d+)\.(\d+)(?:\.(\d+))?")
 
@@ -109,16 +123,14 @@ class Agent:
         await self._connection.client.flush()
 
     async def stop(self) -> None:
-        """Take no more requests, and remove the presence; not more than that is waited for."""
+        """Remove the presence, without waiting for the server to say so: it may hang. The connection ends next."""
         from nats import errors
 
-        with contextlib.suppress(errors.Error, asyncio.TimeoutError):
+        subject = f"$KV.{PRESENCE}.{key_of(self._identity.app, self._identity.instance)}"
+        headers = {"KV-Operation": "PURGE", "Nats-Rollup": "sub", "Nats-TTL": MARKER_TIME}
+        with contextlib.suppress(errors.Error):
             if self._bucket is not None:
-                key = key_of(self._identity.app, self._identity.instance)
-                await self._bucket.purge(key, msg_ttl=MARKER_TIME)
-        with contextlib.suppress(errors.Error, asyncio.TimeoutError):
-            if self._service is not None:
-                await self._service.stop()
+                await self._connection.client.publish(subject, b"", headers=headers)
 
     async def tell(self, presence: Presence) -> None:
         """Renew the presence; a server that does not take it is told once in the log."""

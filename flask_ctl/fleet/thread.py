@@ -32,7 +32,10 @@ RETRY = (1.0, 30.0)
 NOT_YET = "not connected yet"
 
 LAST_WORDS = 1.0
-"""Seconds for a server to take the end of the presence."""
+"""Seconds at most for the thread to end, and for a server to take the last answers."""
+
+GOODBYE = 0.2
+"""Seconds for a server to agree to the end of a connection."""
 
 logger = logging.getLogger("flask_ctl")
 
@@ -52,6 +55,7 @@ class FleetThread:
         self._connection: Connection | None = None
         self._agent: Agent | None = None
         self._closing = asyncio.Event()
+        self._leaves = False
         self._presence: Presence | None = None
         self._unsent: collections.deque[tuple[str, bytes, tuple[int, str] | None]] = collections.deque()
         # Each is changed by one thread alone.
@@ -105,8 +109,7 @@ class FleetThread:
         thread, self._thread = self._thread, None
         if thread is None:
             return
-        if self.problem is None and not leave:
-            self._wait(self._leave(), LAST_WORDS)
+        self._leaves = leave
         self._call(self._closing.set)
         thread.join(LAST_WORDS)
 
@@ -148,6 +151,8 @@ class FleetThread:
             delay = min(2 * delay, RETRY[1])
             await self._drop()
         sender.cancel()
+        if self._agent is not None and self.problem is None and not self._leaves:
+            await self._agent.stop()
         await self._drop()
 
     async def _attach(self, connection: Connection) -> None:
@@ -165,7 +170,8 @@ class FleetThread:
         connection, self._connection, self._agent = self._connection, None, None
         if connection is not None:
             with contextlib.suppress(Exception):
-                await asyncio.wait_for(connection.close(), LAST_WORDS)
+                # What was published is handed to the kernel first; then a server with TLS is to say that it agrees.
+                await asyncio.wait_for(connection.close(), GOODBYE)
 
     def _roles(self, connection: Connection) -> list[Role]:
         """What is served. Without TLS or authentication anybody could be the sender."""
@@ -267,12 +273,6 @@ class FleetThread:
         self._presence = presence
         if self._agent is not None and self.problem is None:
             self._begin(self._agent.tell(presence))
-
-    async def _leave(self) -> None:
-        if self._agent is not None:
-            await self._agent.stop()
-        if self._connection is not None:
-            await self._connection.client.flush()
 
     def _begin(self, work: Coroutine[Any, Any, Any]) -> None:
         """Have it done beside what is done. The loop keeps only a weak reference to a task."""
