@@ -88,13 +88,11 @@ def become(request: tuple[list[str], dict[str, str], str], descriptors: list[int
 def be_patient() -> None:
     """Give servers more time than a person would wait for, as they need it on a busy machine."""
     from flask_ctl.client import instances
-    from flask_ctl_cli import settings
+    from flask_ctl_cli import completion, group
 
     instances.PROBE_TIMEOUT = 2.0
-    settings.HELP_TIMEOUT = 10.0
-    from flask_ctl_cli import completion
-
     completion.TIMEOUT, completion.LIMIT = 1.0, 30.0
+    vars(group)["HELP_TIMEOUT"] = 10.0
 
 
 if __name__ == "__main__":
@@ -103,9 +101,8 @@ if __name__ == "__main__":
     if os.fork():
         os._exit(0)
     os.setsid()
-    # First, as the others import what it sets.
-    be_patient()
     import_client()
+    be_patient()
     gc.freeze()
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     serve(socket.socket(fileno=int(sys.argv[1])))
