@@ -320,7 +320,7 @@ def test_a_second_profile_is_refused_with_who_runs_one_until_when(app: Serving) 
 def test_a_profile_ends_in_time_and_its_result_can_be_taken_once_it_has(app: Serving) -> None:
     app.begin()
     before = sys.getswitchinterval()
-    wanted = order(0.1)
+    wanted = order(0.5)
     until(lambda: not answer(app, step="run", order=wanted)[0]["running"], "its end")
     [page] = answer(app, step="take", order=wanted)
     assert page["summary"]["elapsed"] < 5

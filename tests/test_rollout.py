@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from harness import Pending, Serve, Server, run_cli, until
+from harness import TIMEOUT, Pending, Serve, Server, run_cli, until
 
 from flask_ctl import (
     AccessDenied,
@@ -184,7 +184,7 @@ def interrupting(times: int, answer: threading.Event) -> Callable[[Member], Answ
         if member.pid == 100:
             for _ in range(times):
                 os.kill(os.getpid(), signal.SIGINT)
-        answer.wait(10)
+        answer.wait(TIMEOUT)
         return DONE
 
     return act
@@ -527,7 +527,7 @@ def test_who_must_not_go_on_waits_for_nothing_more() -> None:
 
             def act(member: Member) -> Answer:
                 record.on_lost("another operator has it")
-                answer.wait(10)
+                answer.wait(TIMEOUT)
                 return DONE
 
             said: list[str] = []
