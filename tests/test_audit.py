@@ -434,6 +434,7 @@ def test_stops_that_come_too_late_for_a_reload_to_be_called_off_are_logged_by_th
     with raw(server.socket) as batch, raw(server.socket) as single:
         batch.sendall(b'[{"jsonrpc":"2.0","method":"stop","params":{"grace":1},"id":1}]\n')
         single.sendall(b'{"jsonrpc":"2.0","method":"stop","params":{"grace":2},"id":2}\n')
+        until(lambda: server.status()["stopping"], "they are read")
         gate.write_text("")
         assert reload.result()["generation"] == 2
         for stop in (json.loads(read_all(batch))[0], json.loads(read_all(single))):

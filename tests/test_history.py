@@ -148,7 +148,7 @@ def test_each_generation_has_its_directory_commit_and_author(serve: Serve, progr
     assert "RuntimeError: no" in entries[1]["error"]
     assert entries[2]["by"]["uid"] == os.getuid()
     # With new code that fails more often than the code before it:
-    reload = Pending.call(lambda: run_cli("reload", "--json", "--confirm", "1", "-s", server.socket))
+    reload = Pending.call(lambda: run_cli("reload", "--json", "--confirm", "2", "-s", server.socket))
     until(lambda: server.status()["generation"] == 3, "the new code")
     while not reload.done:
         assert server.get("/boom")[0] == 500
