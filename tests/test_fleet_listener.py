@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -19,6 +20,7 @@ from flask_ctl.fleet.agent import Deliver, Identity, Incoming
 from flask_ctl.fleet.listener import HIGH_WATER, KEEP_TIME, FleetListener
 from flask_ctl.fleet.presence import Presence
 from flask_ctl.fleet.settings import Broker, FleetSettings
+from flask_ctl.fleet.thread import NOT_YET, FleetThread
 from flask_ctl.system.native import new_future
 from flask_ctl.transports.reactor import Reactor
 
@@ -131,6 +133,21 @@ class Scene:
     def close(self) -> None:
         self.listener.close()
         self.reactor.close()
+
+
+def test_no_requests_are_taken_before_the_server_has_the_subscriptions_again() -> None:
+    """The client of the library calls itself connected as soon as it has sent them."""
+    identity = Identity("shop", "web-1", "web", 1, "0.1.0", {})
+    thread: Any = FleetThread(FleetSettings(Broker(["nats://x:4222"])), identity, lambda request: None)
+    assert thread.problem == NOT_YET
+    thread._agent = object()
+    thread._connection = connection = SimpleNamespace(connected=True, problem="the connection has ended")
+    assert thread.problem == "the connection has ended"
+    connection.problem = None
+    assert thread.problem is None
+    connection.connected = False
+    assert thread.problem == NOT_YET
+    thread._loop.close()
 
 
 @pytest.fixture

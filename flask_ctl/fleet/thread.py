@@ -76,9 +76,11 @@ class FleetThread:
     def problem(self) -> str | None:
         """Why no requests are taken in; None if they are."""
         connection = self._connection
-        if self._agent is not None and connection is not None and connection.connected:
-            return None
-        return NOT_YET if connection is None else connection.problem or NOT_YET
+        if connection is None:
+            return NOT_YET
+        # The client counts as connected before the server has our subscriptions again.
+        takes = self._agent is not None and connection.connected and connection.problem is None
+        return None if takes else connection.problem or NOT_YET
 
     @property
     def unsent(self) -> int:
