@@ -8,6 +8,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from harness import TIMEOUT
 
 from flask_ctl import AccessDenied, CommandError, ControlError, NotRunning, RemoteProtocolError, TimedOut
 from flask_ctl.client.gather import gather
@@ -74,7 +75,7 @@ NOTE = json.dumps({"jsonrpc": "2.0", "method": "progress", "params": {"id": 1}})
 def test_what_comes_becomes_a_result_or_an_error(letters: list[tuple[Kind, str, bytes]], outcome: Any) -> None:
     link: Any = FakeLink(lambda request: letters)
     one = instance("a")
-    [(key, answer)] = gather(link, "status", {}, [one], [one], 0.01).items()
+    [(key, answer)] = gather(link, "status", {}, [one], [one], 0.01 if outcome is TimedOut else TIMEOUT).items()
     assert key == ("shop", "a")
     assert isinstance(answer, outcome) if isinstance(outcome, type) else answer == outcome
 
