@@ -27,11 +27,13 @@ class FakeLink:
         self.inbox = SimpleNamespace(forget=None, keep=None)
         self.sent: list[Request] = []
         self._words = words
+        self._receive: dict[str, Receive] = {}
 
     def send(self, request: Request, receive: Receive, reply: str | None = None) -> str:
         word = self._words[min(len(self.sent), len(self._words) - 1)]
         self.sent.append(request)
         reply = f"r{len(self.sent)}"
+        self._receive[reply] = receive
         id = json.loads(request.data)["id"]
         if word == "absent":
             receive(Letter(Kind.ABSENT, reply))
@@ -42,8 +44,11 @@ class FakeLink:
         elif word == "running":
             error = {"code": CONFLICT, "message": "still runs", "data": {"running": True}}
             receive(Letter(Kind.ANSWER, reply, json.dumps({"jsonrpc": "2.0", "id": id, "error": error}).encode()))
-        elif word == "answer":
-            receive(Letter(Kind.ANSWER, reply, json.dumps({"jsonrpc": "2.0", "id": id, "result": "done"}).encode()))
+        elif word.startswith("answer"):
+            # To this one, or to an earlier one.
+            reply_to = word.replace("answer to ", "r") if word != "answer" else reply
+            data = json.dumps({"jsonrpc": "2.0", "id": id, "result": "done"}).encode()
+            self._receive[reply_to](Letter(Kind.ANSWER, reply_to, data))
         return reply
 
     def soon(self, call: Callable[..., Any], *arguments: Any) -> None:
@@ -68,6 +73,12 @@ CASES = {
     "an answer": Case(["answer"], False, "done"),
     "an answer when it is asked again": Case(["silence", "answer"], False, "done"),
     "it still runs, and then answers": Case(["running", "running", "answer"], False, "done"),
+    "it still runs for long, and answers where it was asked first": Case(
+        ["silence", *["running"] * 20, "answer to 1", "running"], False, "done"
+    ),
+    "it was away, then runs for long, and answers where it was taken": Case(
+        ["absent", "silence", *["running"] * 20, "answer to 2", "running"], False, "done"
+    ),
     "it is away for a moment": Case(["absent", "answer"], False, "done"),
     "nobody is there": Case(["absent"], False, "NotRunning: nothing was done"),
     "it has it, and is away for long, as in a reload": Case(["silence", *["absent"] * 20, "answer"], False, "done"),

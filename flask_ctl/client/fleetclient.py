@@ -31,7 +31,7 @@ ABSENCE = 3.0
 """Seconds for which an instance may be away, as between two images of a reload, before a question to it fails."""
 
 MAX_REPLIES = 8
-"""Subjects at which the answer to one command may still come."""
+"""Subjects at which the answer to one command may still come, beside the first one."""
 
 LOOK = 10.0
 """Seconds between two looks whether the instance of a stream has left."""
@@ -68,11 +68,11 @@ class _Sent:
     due: float
     """When it is asked for again, on the monotonic clock."""
     may_have_run: bool = False
-    taken: bool = True
-    """Whether the instance may have it, as far as the server has said."""
+    silent: bool = True
+    """Whether nothing has come at the last of `replies`."""
     absent_since: float | None = None
     replies: list[str] = field(default_factory=list)
-    """Where answers may come: the first one may be late, and not lost."""
+    """Where the answer may still come: at the first one, unless something was lost."""
 
 
 @dataclass
@@ -143,11 +143,14 @@ class FleetConnection(Connection):
             self._publish(_Sent(request, method, now + PROBE))
 
     def _publish(self, sent: _Sent) -> None:
-        sent.taken = True
+        if not sent.silent:
+            # Nothing more comes there.
+            self._forget(sent.replies.pop())
+        sent.silent = True
         reply = self._link.send(sent.request, self._letters.put)
         sent.replies.append(reply)
         self._sent[reply] = sent
-        for old in sent.replies[:-MAX_REPLIES]:
+        for old in sent.replies[1:-MAX_REPLIES]:
             sent.replies.remove(old)
             self._forget(old)
 
@@ -201,6 +204,7 @@ class FleetConnection(Connection):
             if _still_runs(message):
                 sent.may_have_run, sent.absent_since = True, None
                 sent.due = time.monotonic() + AGAIN
+                sent.silent = letter.reply != sent.replies[-1]
                 return
             if isinstance(message.result, dict) and "subscription" in message.result:
                 params = {"subscription": message.result["subscription"]}
@@ -220,7 +224,7 @@ class FleetConnection(Connection):
 
     def _note_absence(self, sent: _Sent) -> None:
         now = time.monotonic()
-        sent.taken = False
+        sent.silent = False
         sent.absent_since = sent.absent_since or now
         if now - sent.absent_since < ABSENCE:
             sent.due = now + AGAIN
@@ -243,7 +247,7 @@ class FleetConnection(Connection):
         for sent in {id(sent): sent for sent in self._sent.values()}.values():
             if sent.due <= now:
                 sent.due = now + PROBE
-                if sent.taken:
+                if sent.silent:
                     # A reload may be at work, in which nobody answers for a while.
                     sent.may_have_run, sent.absent_since = sent.request.role == "operate", None
                 # At a subject of its own: at the first one it would be another request.
