@@ -41,8 +41,8 @@ class FakeLink:
             receive(Letter(Kind.DENIED, reply, message="this user may not"))
         elif word == "lost":
             receive(Letter(Kind.RECONNECTED, reply))
-        elif word == "running":
-            error = {"code": CONFLICT, "message": "still runs", "data": {"running": True}}
+        elif word in ("running", "busy", "ran"):
+            error = {"code": CONFLICT, "message": "not now", "data": {word: True}}
             receive(Letter(Kind.ANSWER, reply, json.dumps({"jsonrpc": "2.0", "id": id, "error": error}).encode()))
         elif word.startswith("answer"):
             # To this one, or to an earlier one.
@@ -79,6 +79,12 @@ CASES = {
     "it was away, then runs for long, and answers where it was taken": Case(
         ["absent", "silence", *["running"] * 20, "answer to 2", "running"], False, "done"
     ),
+    "it is busy, and then answers": Case(["busy", "busy", "answer"], False, "done"),
+    "it is busy, and then nobody is there": Case(["busy", "absent"], False, "NotRunning: nothing was done"),
+    "it runs, is busy, and has left": Case(
+        ["running", "busy", "absent"], True, "ControlError: the outcome is not known"
+    ),
+    "it has run, and its answer is lost": Case(["ran"], False, "not now"),
     "it is away for a moment": Case(["absent", "answer"], False, "done"),
     "nobody is there": Case(["absent"], False, "NotRunning: nothing was done"),
     "it has it, and is away for long, as in a reload": Case(["silence", *["absent"] * 20, "answer"], False, "done"),
@@ -117,4 +123,4 @@ def outcome_of(connection: FleetConnection, seconds: float) -> str:
     if message is None:
         return "no answer"
     assert isinstance(message, Response)
-    return str(message.result)
+    return str(message.result if message.error is None else message.error[1])

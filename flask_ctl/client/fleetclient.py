@@ -22,7 +22,7 @@ from .methods import DEFAULT, Timeout
 from .stop import Progress
 
 AGAIN = 0.5
-"""Seconds before a command that still runs, or an instance that is not there, is asked for again."""
+"""Seconds before a command that still runs, or an instance that is busy or not there, is asked for again."""
 
 PROBE = 5.0
 """Seconds after which a command without an answer is asked for again, by its id: the answer may have been lost."""
@@ -201,10 +201,10 @@ class FleetConnection(Connection):
         message = parse_reply(letter.data)
         sent = self._sent.get(letter.reply)
         if sent is not None and isinstance(message, Response):
-            if _still_runs(message):
-                sent.may_have_run, sent.absent_since = True, None
+            if (why := _not_now(message)) is not None:
+                sent.may_have_run, sent.absent_since = sent.may_have_run or why == "running", None
                 sent.due = time.monotonic() + AGAIN
-                sent.silent = letter.reply != sent.replies[-1]
+                sent.silent = sent.silent and letter.reply != sent.replies[-1]
                 return
             if isinstance(message.result, dict) and "subscription" in message.result:
                 params = {"subscription": message.result["subscription"]}
@@ -266,12 +266,12 @@ class FleetConnection(Connection):
         self._link.soon(self._link.inbox.forget, reply)
 
 
-def _still_runs(message: Response) -> bool:
-    """Whether the answer says that a command which was sent before is at work."""
-    if message.error is None or message.error[0] != CONFLICT:
-        return False
+def _not_now(message: Response) -> str | None:
+    """Why the answer comes later: a command that was sent before is ``running``, or the instance is ``busy``."""
+    if message.error is None or message.error[0] != CONFLICT or not isinstance(message.error[2], dict):
+        return None
     data = message.error[2]
-    return isinstance(data, dict) and data.get("running") is True
+    return next((why for why in ("running", "busy") if data.get(why) is True), None)
 
 
 class FleetClient(ControlClient):
