@@ -18,6 +18,7 @@ from natsserver import NatsServer
 from test_fleet import all_known, environment
 
 from flask_ctl import CommandError, ConfigurationError, ControlError, Fleet
+from flask_ctl.fleet import leases
 from flask_ctl.fleet.archive import MAX_RECORDS, Archive
 from flask_ctl.fleet.buckets import open_bucket
 from flask_ctl.fleet.leases import CERTAIN, Holder, Lease
@@ -32,13 +33,17 @@ class Entry(NamedTuple):
 
 
 class Bucket:
-    """As of JetStream, in memory. `fault` is raised by the next call; `loses` has the next answer lost."""
+    """As of JetStream, in memory. `fault` is raised by updates; `loses` has the next answer lost.
+
+    Updates of a key in `silent` are not answered.
+    """
 
     def __init__(self) -> None:
         self.entries: dict[str, Entry] = {}
         self.revision = 0
         self.fault: Exception | None = None
         self.loses = False
+        self.silent: set[str] = set()
 
     async def create(self, key: str, value: bytes) -> int:
         if key in self.entries:
@@ -48,6 +53,8 @@ class Bucket:
     async def update(self, key: str, value: bytes, last: int) -> int:
         if self.fault is not None:
             raise self.fault
+        if key in self.silent:
+            await asyncio.Event().wait()
         if key not in self.entries or self.entries[key].revision != last:
             raise KeyWrongLastSequenceError
         revision = self._put(key, value)
@@ -167,6 +174,24 @@ def test_a_server_that_does_not_answer_has_as_long_as_the_lease_is_certain(
     operators.bucket.fault = errors.TimeoutError()
     operators.now += silent_for
     assert (run(lease.renew()) is not None) == lost
+
+
+@pytest.mark.parametrize("fault", [None, errors.TimeoutError()])
+def test_a_lease_of_several_apps_is_lost_once_it_is_not_certain_that_one_is_renewed(
+    operators: Operators, monkeypatch: pytest.MonkeyPatch, fault: Exception | None
+) -> None:
+    """Whether the server answers with an error, or not at all."""
+    monkeypatch.setattr(leases, "CERTAIN", 0.05)
+    monkeypatch.setattr(leases, "RENEWAL", 0.01)
+    lease = Lease(operators.bucket, ("app", "zoo"), holder("ann"))
+
+    async def keep() -> str:
+        await lease.take()
+        operators.bucket.silent = {"zoo"}
+        operators.bucket.fault = fault
+        return await asyncio.wait_for(lease.keep(), TIMEOUT)
+
+    assert "could not be renewed" in run(keep())
 
 
 # The records

@@ -22,6 +22,9 @@ from .subjects import token
 RENEWAL = LEASE_TIME / 3
 """Seconds between two renewals."""
 
+RETRY = 1.0
+"""Seconds before a renewal that has failed is tried again."""
+
 CERTAIN = LEASE_TIME - 5.0
 """Seconds after the last renewal for which the lease is certainly still ours, whatever the clocks do."""
 
@@ -66,31 +69,27 @@ class Lease:
             raise
 
     async def keep(self) -> str:
-        """Renew it again and again; returns when it is lost, with the reason."""
+        """Renew it again and again; returns when it is lost, with the reason: after CERTAIN at the latest."""
         while True:
-            await asyncio.sleep(RENEWAL)
+            left = self._left()
+            await asyncio.sleep(min(max(RENEWAL - (CERTAIN - left), RETRY), left))
             if (lost := await self.renew()) is not None:
                 return lost
 
     async def renew(self) -> str | None:
         """Renew it; the reason if it is lost. A server that does not answer is asked again as long as there is time."""
         from nats import errors
-        from nats.js.errors import KeyWrongLastSequenceError
 
         began = self._clock()
         try:
-            for key in self._keys:
-                try:
-                    self._revisions[key] = await self._bucket.update(key, self._value, last=self._revisions[key])
-                except KeyWrongLastSequenceError:
-                    if not await self._is_ours(key):
-                        return f"the lease on {key} has passed to another operator, or has expired"
+            lost = await asyncio.wait_for(self._renew_each(), self._left())
         except (errors.Error, asyncio.TimeoutError) as error:
-            if self._clock() - self._renewed > CERTAIN:
-                return f"the lease could not be renewed for {CERTAIN:g} s: {error or type(error).__name__}"
-            return None
-        self._renewed = began
-        return None
+            if self._left() > 0:
+                return None
+            return f"the lease could not be renewed for {CERTAIN:g} s: {str(error) or type(error).__name__}"
+        if lost is None:
+            self._renewed = began
+        return lost
 
     async def release(self) -> None:
         """Give it up, as far as it is ours."""
@@ -101,6 +100,21 @@ class Lease:
             with contextlib.suppress(errors.Error, asyncio.TimeoutError):
                 await self._bucket.delete(key, last=revision)
         self._revisions.clear()
+
+    async def _renew_each(self) -> str | None:
+        from nats.js.errors import KeyWrongLastSequenceError
+
+        for key in self._keys:
+            try:
+                self._revisions[key] = await self._bucket.update(key, self._value, last=self._revisions[key])
+            except KeyWrongLastSequenceError:
+                if not await self._is_ours(key):
+                    return f"the lease on {key} has passed to another operator, or has expired"
+        return None
+
+    def _left(self) -> float:
+        """Seconds for which it is certainly ours."""
+        return max(0.0, self._renewed + CERTAIN - self._clock())
 
     async def _is_ours(self, key: str) -> bool:
         """Whether an earlier renewal was done, although its answer was lost."""
