@@ -80,7 +80,21 @@ def test_what_comes_becomes_a_result_or_an_error(letters: list[tuple[Kind, str, 
     assert isinstance(answer, outcome) if isinstance(outcome, type) else answer == outcome
 
 
-def test_what_is_not_permitted_ends_it_at_once() -> None:
+def test_an_app_that_is_not_permitted_hides_no_other() -> None:
+    def say(request: Request) -> list[tuple[Kind, str, bytes]]:
+        return [(Kind.DENIED, "", b"")] if request.app == "shop" else [(Kind.ANSWER, "a", result({"n": 1}))]
+
+    link: Any = FakeLink(say)
+    asked = [instance("a"), instance("b"), instance("a", "blog")]
+    found = gather(link, "status", {}, asked, asked, 60)
+    assert found.pop(("blog", "a")) == {"n": 1}
+    assert {key: f"{type(error).__name__}: {error}" for key, error in found.items()} == {
+        ("shop", "a"): "AccessDenied: this user may not",
+        ("shop", "b"): "AccessDenied: this user may not",
+    }
+
+
+def test_where_nothing_is_permitted_it_ends_at_once() -> None:
     link: Any = FakeLink(lambda request: [(Kind.DENIED, "", b"")])
     with pytest.raises(AccessDenied, match="this user may not"):
         gather(link, "status", {}, [instance("a")], [instance("a")], 60)
@@ -143,19 +157,21 @@ def rows() -> list[Row]:
     return [
         Row(FleetTarget(nobody, instance("a", zone="z")), status, None),
         Row(FleetTarget(nobody, instance("b")), None, TimedOut("no answer to status within 5 s")),
+        Row(FleetTarget(nobody, instance("d")), None, AccessDenied("this user may not")),
         Row(FleetTarget(nobody, instance("c\x1b", age=100)), None, ControlError("lost, last seen 100 s ago")),
     ]
 
 
 def test_who_is_missing_has_a_line_and_is_counted() -> None:
     assert table(rows()).splitlines() == [
-        "APP   INSTANCE  HOST     PID  STATE      GENERATION  IN FLIGHT  LABELS",
-        "shop  a         host-a   7    running    3           2          zone=z",
-        "shop  b         host-b   7    no answer  -           -          -       no answer to status within 5 s",
-        "shop  c?        host-c?  7    lost       -           -          -       last seen 100 s ago",
-        "3 instances, 1 no answer, 1 lost",
+        "APP   INSTANCE  HOST     PID  STATE          GENERATION  IN FLIGHT  LABELS",
+        "shop  a         host-a   7    running        3           2          zone=z",
+        "shop  b         host-b   7    no answer      -           -          -       no answer to status within 5 s",
+        "shop  d         host-d   7    not permitted  -           -          -       this user may not",
+        "shop  c?        host-c?  7    lost           -           -          -       last seen 100 s ago",
+        "4 instances, 1 not permitted, 1 no answer, 1 lost",
     ]
 
 
-def test_who_is_missing_is_exit_code_1() -> None:
-    assert [row.code for row in rows()] == [0, 1, 1]
+def test_who_is_missing_is_exit_code_1_and_who_may_not_be_asked_5() -> None:
+    assert [row.code for row in rows()] == [0, 1, 5, 1]

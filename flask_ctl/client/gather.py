@@ -34,13 +34,14 @@ def gather(
 ) -> Answers:
     """The answers to a question of the role observe, once all have come, or the time has passed.
 
-    `everybody` are all instances of which something is known. Raises AccessDenied where the server permits nothing.
+    `everybody` are all instances of which something is known. Raises AccessDenied where nothing at all is permitted.
     """
     letters: queue.SimpleQueue[Letter] = queue.SimpleQueue()
     message = encode(request_object(method, dict(params), id=1))
     left = {one.key: one for one in asked}
     # Which instances, or of which app, answer at a subject.
     replies: dict[str, tuple[str, str]] = {}
+    denied: set[str] = set()
     deadline = time.monotonic() + timeout
     try:
         for app, instance in _addresses(asked, everybody):
@@ -54,10 +55,17 @@ def gather(
                 break
             app, instance = replies[letter.reply]
             if letter.kind is Kind.DENIED:
-                raise AccessDenied(letter.message)
-            if letter.kind is Kind.ABSENT:
+                denied.add(letter.reply)
+                if denied == replies.keys():
+                    raise AccessDenied(letter.message)
+            if letter.kind in (Kind.DENIED, Kind.ABSENT):
                 for key in [key for key in left if key[0] == app and instance in (ALL, key[1])]:
-                    answers[key] = NotRunning(f"nobody answers for {left.pop(key).instance} at the NATS server")
+                    name = left.pop(key).instance
+                    answers[key] = (
+                        AccessDenied(letter.message)
+                        if letter.kind is Kind.DENIED
+                        else NotRunning(f"nobody answers for {name} at the NATS server")
+                    )
             elif letter.kind is Kind.ANSWER and (app, letter.instance) in left:
                 answer = _result(letter.data, method)
                 if answer is not None:

@@ -23,6 +23,10 @@ TIMEOUT = 5.0
 """Seconds for the answers without --timeout."""
 
 
+MISSING = ("not permitted", "no answer", "lost")
+"""States of those of which nothing is known."""
+
+
 class Row(NamedTuple):
     """An instance, and its status, or why there is none."""
 
@@ -39,9 +43,11 @@ class Row(NamedTuple):
 
     @property
     def state(self) -> str:
-        """As of the status; ``lost``, or ``no answer``."""
+        """As of the status; ``lost``, ``not permitted`` or ``no answer``."""
         if self.status is not None:
             return str(self.status["state"])
+        if isinstance(self.error, AccessDenied):
+            return "not permitted"
         return "lost" if self.target.one.lost else "no answer"
 
 
@@ -53,8 +59,8 @@ class Row(NamedTuple):
 def ls() -> None:
     """List the instances at the NATS servers.
 
-    Each is asked for its state. The table also has those that do not answer (no answer), and those of which nothing was
-    heard for 35 seconds (lost), for a day.
+    Each is asked for its state. The table also has those that do not answer (no answer), those that you may not ask
+    (not permitted), and those of which nothing was heard for 35 seconds (lost), for a day.
 
     Exit codes: 0 listed, also with lost ones, 1 no server can be reached, 2 wrong usage, 3 nothing is selected, 5
     permission denied.
@@ -107,7 +113,7 @@ def table(rows: Sequence[Row]) -> str:
     lines = [head, *(_cells(row) for row in rows)]
     widths = [max(map(len, column)) for column in zip(*lines)]
     text = "".join("  ".join(cell.ljust(width) for cell, width in zip(line, widths)).rstrip() + "\n" for line in lines)
-    missing = [state for state in ("no answer", "lost") for row in rows if row.state == state]
+    missing = [state for state in MISSING for row in rows if row.state == state]
     told = ", ".join(f"{missing.count(state)} {state}" for state in dict.fromkeys(missing))
     return text + (f"{len(rows)} instances, {told}\n" if told else "")
 
@@ -116,7 +122,7 @@ def _cells(row: Row) -> tuple[str, ...]:
     presence, status = row.target.one.presence, row.status
     figures = ("-", "-") if status is None else (str(status["generation"]), str(status["requests"]["in_flight"]))
     labels = ",".join(f"{name}={value}" for name, value in sorted(presence.labels.items()))
-    if row.state == "no answer" and row.error is not None:
+    if row.state in ("no answer", "not permitted") and row.error is not None:
         why = row.error.message
     else:
         why = last_seen(row.target.one) if row.state == "lost" else ""
