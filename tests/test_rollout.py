@@ -275,6 +275,7 @@ def confirmed(ok: bool | None, requests: int, errors: int) -> dict[str, Any]:
         ("reload", [OLD], TimedOut("busy"), "refused", 4, "busy"),
         ("reload", [OLD], CommandError("a conflict", code=-32002), "refused", 1, "a conflict"),
         ("reload", [OLD], AccessDenied("no"), "refused", 5, "no"),
+        ("reload", [OLD, OLD], CommandError("it has run", data={"ran": True}), "unknown", 1, "it has run"),
         ("reload", [OLD, GONE], ServerDied("it ended"), "failed", 6, "it ended"),
         ("reload", [OLD], ServerReloaded("cut off"), "unknown", 1, "cut off"),
         ("reload", [OLD], ControlError("no answer", {"may_have_run": True}), "unknown", 1, "no answer"),

@@ -145,7 +145,7 @@ def outcome_of(error: ControlError, method: str) -> Outcome:
     data = error.data if isinstance(error.data, dict) else {}
     if data.get("begun") is False:
         return Outcome.UNREACHABLE
-    if data.get("may_have_run"):
+    if data.get("may_have_run") or data.get("ran"):
         return Outcome.UNKNOWN
     if not data.keys().isdisjoint(("stopped", "reload", "wanted")) or isinstance(error, ServerDied):
         # It was stopped and does not come back, is not what the reload has promised, or has too few new workers.
