@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from types import SimpleNamespace
 from typing import Any
 
@@ -16,6 +17,7 @@ from flask_ctl.fleet.inbox import Kind, Letter, Receive, Request
 from flask_ctl.fleet.presence import Presence
 from flask_ctl.fleet.roster import FleetInstance
 from flask_ctl.fleet.subjects import ALL
+from flask_ctl_cli.fleet import streams
 from flask_ctl_cli.fleet.ls import Row, table
 from flask_ctl_cli.fleet.selection import FleetTarget, matches, servers_of
 from flask_ctl_cli.settings import Settings
@@ -175,3 +177,40 @@ def test_who_is_missing_has_a_line_and_is_counted() -> None:
 
 def test_who_is_missing_is_exit_code_1_and_who_may_not_be_asked_5() -> None:
     assert [row.code for row in rows()] == [0, 1, 5, 1]
+
+
+# Streams
+
+
+class Followed:
+    """A target, and its client, whose stream is told by `messages`: what it yields, or raises."""
+
+    def __init__(self, *messages: Any) -> None:
+        self._messages = messages
+
+    def client(self, given: Settings) -> Any:
+        return contextlib.nullcontext(self)
+
+    def follow(self, name: str, **params: Any) -> Iterator[dict[str, Any]]:
+        for message in self._messages:
+            if isinstance(message, Exception):
+                raise message
+            yield message
+
+
+def merged(*targets: Any) -> list[streams.Item]:
+    return list(streams.merged(targets, "events", {}, Settings()))
+
+
+def test_a_stream_that_fails_leaves_the_others() -> None:
+    items = merged(Followed(TimedOut("silent")), Followed({"seq": 1}, {"end": "complete"}))
+    assert sorted(str(item.error or item.message) for item in items) == [
+        "silent",
+        "{'end': 'complete'}",
+        "{'seq': 1}",
+    ]
+
+
+def test_a_fault_of_the_program_ends_all_streams() -> None:
+    with pytest.raises(ZeroDivisionError):
+        merged(Followed({"seq": 1}), Followed(ZeroDivisionError()))

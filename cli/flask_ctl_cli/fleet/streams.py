@@ -77,7 +77,7 @@ def _print_all(name: str, wanted: dict[str, Any]) -> None:
     codes: list[int] = []
     with opened() as fleet, ended_by_ctrl_c():
         found, _ = selected(fleet)
-        items = _merged([FleetTarget(fleet, one) for one in found], name, params, given)
+        items = merged([FleetTarget(fleet, one) for one in found], name, params, given)
         for item in items if params["follow"] else sorted(items, key=_time):
             if item.code is not None:
                 codes.append(item.code)
@@ -85,9 +85,9 @@ def _print_all(name: str, wanted: dict[str, Any]) -> None:
     raise click.exceptions.Exit(first_of(codes))
 
 
-def _merged(chosen: Sequence[FleetTarget], name: str, params: dict[str, Any], given: Settings) -> Iterator[Item]:
-    """What comes from each, until all have ended."""
-    items: queue.Queue[Item] = queue.Queue(MAX_WAITING)
+def merged(chosen: Sequence[FleetTarget], name: str, params: dict[str, Any], given: Settings) -> Iterator[Item]:
+    """What comes from each, until all have ended. Raises what a reader raises, but no ControlError."""
+    items: queue.Queue[Item | Exception] = queue.Queue(MAX_WAITING)
 
     def read(target: FleetTarget) -> None:
         try:
@@ -96,6 +96,9 @@ def _merged(chosen: Sequence[FleetTarget], name: str, params: dict[str, Any], gi
                     items.put(Item(target, message))
         except ControlError as error:
             items.put(Item(target, {}, error))
+        except Exception as error:
+            # A fault of this program must not leave the others waiting.
+            items.put(error)
 
     for target in chosen:
         # They do not keep the program from ending at Ctrl-C.
@@ -103,6 +106,8 @@ def _merged(chosen: Sequence[FleetTarget], name: str, params: dict[str, Any], gi
     left = len(chosen)
     while left:
         item = items.get()
+        if isinstance(item, Exception):
+            raise item
         left -= item.code is not None
         yield item
 
