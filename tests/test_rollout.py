@@ -34,6 +34,7 @@ from flask_ctl_cli.rollout.member import Answer, Health, Member, ask
 from flask_ctl_cli.rollout.place import LocalPlace
 from flask_ctl_cli.rollout.record import Record
 from flask_ctl_cli.rollout.run import Run
+from flask_ctl_cli.rollout.start import command_line
 
 DONE = Answer(Outcome.DONE, 0)
 ARCHIVE = FileArchive()
@@ -261,6 +262,23 @@ BEFORE, STOPPED = {"requests": 1000, "errors": 0}, {"outcome": "drained", "cut":
 
 def confirmed(ok: bool | None, requests: int, errors: int) -> dict[str, Any]:
     return {**RELOADED, "confirmed": {"ok": ok, "before": BEFORE, "after": {"requests": requests, "errors": errors}}}
+
+
+@pytest.mark.parametrize(
+    ("words", "shown"),
+    [
+        (["reload", "--rolling", "--on", "ann@web-1"], "reload --rolling --on ann@web-1"),
+        (["fleet", "--nats", "nats://ann:secret@a", "stop"], "fleet --nats nats://a stop"),
+        (["fleet", "stop", "--nats=tls://secret@a:4222,ann:secret@b"], "fleet stop --nats=tls://a:4222,b"),
+        (
+            ["fleet", "--nats", "ann:secret@a", "stop", "--nats", "b:4222"],
+            "fleet --nats a stop --nats b:4222",
+        ),
+        (["fleet", "stop", "--nats=nats://ann:s/e@c#r?t@a"], "fleet stop --nats=nats://a"),
+    ],
+)
+def test_a_record_has_the_command_without_passwords(words: list[str], shown: str) -> None:
+    assert command_line(words) == shown
 
 
 @pytest.mark.parametrize(

@@ -55,7 +55,7 @@ def begin(
         rollout=rollout,
         health=asdict(health),
         timeout=given.timeout,
-        command=shlex.join(sys.argv[1:]),
+        command=command_line(sys.argv[1:]),
         operator=_operator(place),
     ) as record:
         # Somebody else may have begun at the same moment.
@@ -168,6 +168,31 @@ def _find_out(member: Member, document: Document, place: Place) -> None:
     now = {name: status[name] for name in ("pid", "generation", "state")}
     outcome = Outcome.FAILED if failed else Outcome.DONE
     member.take(Answer(outcome, 6 if failed else 0, "found when the rollout was resumed", now))
+
+
+def command_line(words: Sequence[str]) -> str:
+    """The words of the command line, without users and passwords in the URLs of --nats."""
+    shown: list[str] = []
+    before = ""
+    for word in words:
+        option, separator, servers = word.partition("=")
+        if before == "--nats":
+            shown.append(_without_secrets(word))
+        elif option == "--nats":
+            shown.append(option + separator + _without_secrets(servers))
+        else:
+            shown.append(word)
+        before = word
+    return shlex.join(shown)
+
+
+def _without_secrets(servers: str) -> str:
+    return ",".join(_without_secret(url) for url in servers.split(","))
+
+
+def _without_secret(url: str) -> str:
+    scheme, separator, rest = url.partition("://") if "://" in url else ("", "", url)
+    return scheme + separator + rest.rpartition("@")[2]
 
 
 def _operator(place: Place) -> dict[str, Any]:
