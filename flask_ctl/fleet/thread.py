@@ -151,7 +151,8 @@ class FleetThread:
             with contextlib.suppress(asyncio.TimeoutError):
                 await asyncio.wait_for(self._closing.wait(), delay)
             delay = min(2 * delay, RETRY[1])
-            await self._drop()
+            if not self._closing.is_set():
+                await self._drop()
         sender.cancel()
         if self._agent is not None and self.problem is None and not self._leaves:
             await self._agent.stop()
