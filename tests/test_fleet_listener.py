@@ -122,7 +122,7 @@ class Scene:
         """A request comes; without a method, the word that its caller is there."""
         request = {"jsonrpc": "2.0", "id": 1, "method": method, "params": params}
         data = json.dumps(request).encode() if method else b""
-        self.thread.deliver(Incoming(role, reply, data, id, None, "ann"))
+        self.thread.deliver(Incoming(role, reply, data, id, user="ann"))
         self.turn()
 
     def answers(self) -> list[tuple[str, Any]]:

@@ -25,6 +25,8 @@ from harness import Done, Serve, Server, run_cli, until
 from natsserver import NatsServer, StartNats
 from natsuser import NatsUser
 
+from flask_ctl.fleet.connection import CLOSED, MISSING
+
 EXAMPLE = pathlib.Path(__file__).parents[1] / "examples" / "nats" / "nats-server.conf"
 PASSWORDS = {name: f"secret-of-{name.lower()}" for name in ("SHOP", "VIEWER", "DEPLOY", "OPS")}
 
@@ -170,7 +172,7 @@ def test_without_credentials_nobody_gets_in(broker: NatsServer, certificate: tup
     }  # fmt: skip
     server = serve(env=env)
     until(
-        lambda: server.status()["fleet"]["problem"] == "the server refuses these credentials",
+        lambda: server.status()["fleet"]["problem"] in (MISSING, CLOSED),
         lambda: f"refused: {server.status()['fleet']}",
     )
 
@@ -209,7 +211,7 @@ def test_the_command_line_does_as_each_user_what_the_example_permits(
     assert cli("viewer", "events", "--name", "shop").returncode == 0
     refused = cli("viewer", "drain", "--name", "shop", "--timeout", "25")
     assert refused.returncode == 5
-    assert "this user may not publish to flask_ctl.operate.shop." in refused.stdout
+    assert "viewer may not publish to flask_ctl.operate.shop." in refused.stdout
     for arguments in (
         ["call", "stacks", "--name", "shop"],
         ["reload", "--name", "shop", "--rolling"],
@@ -219,6 +221,25 @@ def test_the_command_line_does_as_each_user_what_the_example_permits(
         done = cli("deploy", *arguments)
         assert done.returncode == 0, (arguments, done)
     assert shop.wait() == 0
+
+
+def test_a_server_that_is_not_as_safe_any_more_gets_no_word_of_an_instance_that_was_operated(
+    start_nats: StartNats, serve: Serve, certificate: tuple[str, str]
+) -> None:
+    """TLS comes from what the server says here, not from the address."""
+    pem, key = certificate
+    config = f'tls {{ cert_file: "{pem}", key_file: "{key}" }}\nauthorization {{ user: shop, password: secret }}'
+    nats_server = start_nats(config=config)
+    env = {"SSL_CERT_FILE": pem, "FLASK_CTL_FLEET_USER": "shop", "FLASK_CTL_FLEET_PASSWORD": "secret"}
+    server = serve(env={"FLASK_CTL_FLEET": nats_server.url, **env})
+    until(lambda: server.status()["fleet"]["roles"] == ["observe", "inspect", "operate"], "operated")
+    nats_server.kill()
+    (nats_server.directory / "nats.conf").write_text("")
+    nats_server.start()
+    until(
+        lambda: server.status()["fleet"]["problem"] == "the server is not as safe as the one before",
+        lambda: f"refused: {server.status()['fleet']}",
+    )
 
 
 # What authenticates a client

@@ -26,7 +26,9 @@ from .subjects import (
     ID,
     INSTANCE,
     KEEP,
+    LIFE,
     PART,
+    PREFIX,
     PRESENCE,
     SERVICE,
     USER,
@@ -56,6 +58,8 @@ class Incoming(NamedTuple):
     """JSON-RPC; empty for a word that the caller still wants the rest."""
     id: str | None = None
     fence: int | None = None
+    life: str | None = None
+    """The life of the instance that is meant, see `CommandMemory`."""
     user: str | None = None
 
 
@@ -153,7 +157,9 @@ class Agent:
         """Send an answer, in parts if it is too long for the server; `error` is its code and message."""
         headers = {INSTANCE: self._identity.instance}
         if error is not None:
-            headers |= {ERROR_CODE: str(error[0]), ERROR: " ".join(error[1].split())[:200]}
+            # Of what a client has sent it may hold a half of a surrogate pair.
+            message = " ".join(error[1].split())[:200].encode(errors="replace").decode()
+            headers |= {ERROR_CODE: str(error[0]), ERROR: message}
         size = max(1, self._connection.client.max_payload - HEADERS)
         parts = max(1, -(-len(data) // size))
         for number in range(parts):
@@ -164,8 +170,7 @@ class Agent:
     def _handler(self, role: Role) -> Callable[[Any], Any]:
         async def handle(request: Any) -> None:
             message, headers = request._msg, request.headers or {}
-            if not message.reply:
-                # Nobody would get the answer; a command without one can't be told from a lost one.
+            if not self._is_inbox(message.reply):
                 return
             fence = headers.get(FENCE, "")
             self._deliver(
@@ -175,11 +180,19 @@ class Agent:
                     b"" if KEEP in headers else message.data,
                     headers.get(ID),
                     int(fence) if fence.isascii() and fence.isdigit() else None,
+                    headers.get(LIFE),
                     headers.get(USER),
                 )
             )
 
         return handle
+
+    def _is_inbox(self, reply: str) -> bool:
+        """Whether an answer may go there; without one, a command can't be told from a lost one.
+
+        Otherwise who may only observe could have us write where we may, and he not: into buckets, and to instances.
+        """
+        return bool(reply) and not reply.startswith(("$", f"{PREFIX}."))
 
     def _stats(self, endpoint: Any) -> dict[str, Any]:
         told = self.presence

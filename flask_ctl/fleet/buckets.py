@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 from ..errors import ConfigurationError
@@ -41,7 +42,7 @@ async def open_bucket(connection: Connection, name: str) -> Any:
         pass
     except errors.ServiceUnavailableError:
         raise ConfigurationError("the NATS server has no JetStream; switch it on by: jetstream {}") from None
-    await _check_level(context)
+    await _check_level(connection)
     config = js.api.KeyValueConfig(bucket=name, history=1, ttl=_MAX_AGES[name], direct=True)
     try:
         return await _create(context, config, REPLICAS if connection.info.get("cluster") else 1)
@@ -72,8 +73,8 @@ async def _checked(name: str, bucket: Any) -> Any:
     return bucket
 
 
-async def _check_level(context: Any) -> None:
-    info = await context.account_info()
-    level = getattr(info.api, "level", None) or 0
+async def _check_level(connection: Connection) -> None:
+    answer = await connection.client.request("$JS.API.INFO", b"", timeout=5)
+    level = json.loads(answer.data).get("api", {}).get("level", 0)
     if level < MIN_LEVEL:
         raise ConfigurationError("control over NATS needs nats-server 2.11 or later in the whole cluster")

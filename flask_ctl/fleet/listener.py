@@ -39,6 +39,10 @@ KEEP_TIME = 45.0
 HIGH_WATER = 256 * 1024
 """Bytes of answers that wait for the server, above which streams wait."""
 
+CROWDED = "too many callers at once; ask again later"
+BUSY = {"busy": True, "begun": False}
+"""Of a refusal: nothing was looked at, and the same message can be sent again."""
+
 _STATUS = encode(request_object("status", id=0))
 _ERROR_SIZE = 64 * 1024
 """Bytes of an answer that may be an error."""
@@ -148,12 +152,13 @@ class FleetListener:
 
     def describe(self) -> dict[str, Any]:
         """For `status`: where, as what, with which roles; and why not, if it is not connected."""
+        problem = self._thread.problem
         return {
             "servers": self._settings.broker.shown(),
             "instance": self._identity.instance,
             "account": self._thread.account,
-            "roles": list(self._thread.roles),
-            "problem": self._thread.problem,
+            "roles": [] if problem else list(self._thread.roles),
+            "problem": problem,
         }
 
     def check(self) -> None:
@@ -252,7 +257,7 @@ class FleetListener:
         if room and reactor is not None:
             reactor.call_soon(self._take, incoming)
         elif incoming.data:
-            self._refuse(incoming, "too many requests at once; ask again later")
+            self._refuse(incoming, "too many requests at once; ask again later", BUSY)
 
     def _take(self, incoming: Incoming) -> None:
         with self._lock:
@@ -271,11 +276,15 @@ class FleetListener:
 
     def _may_begin(self, incoming: Incoming) -> bool:
         """Whether it is to be handled; if not, its sender has been told why."""
-        if len(self._sessions) >= MAX_SESSIONS:
-            self._refuse(incoming, "too many callers at once; ask again later")
-            return False
+        has_room = len(self._sessions) < MAX_SESSIONS
         if incoming.role != "operate":
-            return True
+            if not has_room:
+                self._refuse(incoming, CROWDED, BUSY)
+            return has_room
+        if incoming.life not in (None, self.memory.life):
+            why = f"{self._identity.instance} is another process than it was, which does not know what was sent before"
+            self._refuse(incoming, f"{why}; nothing was done", {"life": self.memory.life, "begun": False})
+            return False
         if incoming.id is not None and len(incoming.id) > MAX_ID:
             self._refuse(incoming, f"an id has {MAX_ID} characters at most")
             return False
@@ -288,8 +297,11 @@ class FleetListener:
             else:
                 self._refuse(incoming, "this command still runs", {"running": True})
             return False
+        if not has_room:
+            self._refuse(incoming, CROWDED, BUSY)
+            return False
         if incoming.fence is not None and not self.memory.passes(incoming.fence):
-            why = "another operator has taken the lease of the rollout since"
+            why = "another operator has taken the lease of the rollout since, or the bucket of leases was made anew"
             self._refuse(incoming, f"{why}; nothing was done", {"fence": self.memory.fence, "begun": False})
             return False
         if incoming.id is not None and not self.memory.begin(incoming.id):
@@ -338,6 +350,7 @@ class FleetListener:
                 in_flight=status["requests"]["in_flight"],
                 requests=status["requests"]["total"],
                 rss=status["process"].get("rss"),
+                life=self.memory.life,
             )
         )
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import collections
+import secrets
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -39,6 +40,8 @@ class CommandMemory:
         self._clock = clock
         self._seen: collections.OrderedDict[str, Seen] = collections.OrderedDict()
         self._size = 0
+        self.life = secrets.token_hex(4)
+        """Goes over an exec, and not into another process: a hub that follows one that was killed has none of this."""
         self.fence = 0
         """The highest revision of a lease that a command has had."""
 
@@ -86,11 +89,11 @@ class CommandMemory:
             id: [one.at, one.done, one.answer and base64.b85encode(one.answer).decode()]
             for id, one in self._seen.items()
         }
-        return {"fence": self.fence, "seen": seen}
+        return {"life": self.life, "fence": self.fence, "seen": seen}
 
     def restore_state(self, state: dict[str, Any]) -> None:
         """What the previous image has seen."""
-        self.fence = state["fence"]
+        self.life, self.fence = state["life"], state["fence"]
         for id, (at, done, answer) in state["seen"].items():
             known = None if answer is None else base64.b85decode(answer)
             self._seen[id] = Seen(at, done, known)

@@ -45,6 +45,8 @@ class Presence:
     rss: int | None = None
     """Bytes of the process that answers for it."""
     interval: float = INTERVAL
+    life: str = ""
+    """What tells its memory of commands from that of another process with this name; the same over a reload."""
 
     def encoded(self) -> bytes:
         """As JSON."""

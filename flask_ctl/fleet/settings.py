@@ -15,6 +15,8 @@ MAX_LABELS = 32
 MAX_LABEL = 256
 """Characters of a label's name, and of its value."""
 
+PASSWORDS = "; in a user and a password /, @, : and , are written as %2F, %40, %3A and %2C"
+
 _PORT = 4222
 
 
@@ -22,7 +24,7 @@ _PORT = 4222
 class Broker:
     """NATS servers of one cluster, and what authenticates us there; paths are of files."""
 
-    servers: list[str]
+    servers: list[str] = field(repr=False)
     """URLs, which may hold a user and a password."""
     credentials: str | None = None
     """With a JWT and an NKEY, as `nsc` writes it."""
@@ -85,8 +87,10 @@ def broker_from(setting: Callable[[str], Any], prefix: str) -> Broker:
         value = text(name)
         return None if value is None else os.path.abspath(os.path.expanduser(value))
 
+    if not setting(prefix):
+        raise ConfigurationError(f"no address of NATS servers is given: name them by --nats or {prefix}")
     broker = Broker(
-        servers_of(setting(prefix), prefix),
+        servers_of(setting(prefix), prefix if prefix == "CTL_FLEET" else f"--nats or {prefix}"),
         path("CREDENTIALS"),
         path("NKEY"),
         text("USER"),
@@ -112,30 +116,35 @@ def servers_of(value: Any, name: str) -> list[str]:
     urls = value.split(",") if isinstance(value, str) else value
     if not isinstance(urls, (list, tuple)) or not all(isinstance(url, str) for url in urls) or not urls:
         raise ConfigurationError(f"{name} has to be a URL such as nats://broker:4222, or a list of them")
-    return [_server(url.strip(), name) for url in urls]
+    try:
+        return [_server(url.strip()) for url in urls]
+    except ValueError:
+        # A part of a wrong URL may be a part of a password.
+        shown = "what it has" if any("@" in url for url in urls) else repr(urls[0] if len(urls) == 1 else list(urls))
+        raise ConfigurationError(
+            f"{name}: {shown} is no URL such as nats://broker:4222{PASSWORDS if '@' in str(value) else ''}"
+        ) from None
 
 
 def without_secret(url: str) -> str:
-    """The URL without user and password."""
-    parts = urlsplit(url)
-    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
-
-
-def _server(url: str, name: str) -> str:
-    url = url if "://" in url else f"nats://{url}"
-    try:
-        parts = urlsplit(url)
-        good = parts.scheme in SCHEMES and bool(parts.hostname) and (parts.port is None or parts.port > 0)
-    except ValueError:
-        good = False
-    if not good:
-        # It may hold a password.
-        raise ConfigurationError(f"{name}: {without_secret(url)!r} is no URL such as nats://broker:4222")
+    """The URL without user and password, whatever is in them."""
+    before, separator, after = url.rpartition("@")
     return (
-        url
-        if parts.port or parts.scheme in ("ws", "wss")
-        else parts._replace(netloc=f"{parts.netloc}:{_PORT}").geturl()
+        after if separator and "://" not in before else f"{before.partition('://')[0]}://{after}" if separator else url
     )
+
+
+def _server(url: str) -> str:
+    """The URL with scheme and port. Raises ValueError."""
+    url = url if "://" in url else f"nats://{url}"
+    parts = urlsplit(url)
+    if parts.scheme not in SCHEMES or not parts.hostname or parts.port == 0:
+        raise ValueError
+    if parts.query or parts.fragment or parts.path.strip("/"):
+        raise ValueError
+    if parts.port or parts.scheme in ("ws", "wss"):
+        return url
+    return parts._replace(netloc=f"{parts.netloc}:{_PORT}").geturl()
 
 
 def _labels(value: Any) -> dict[str, str]:

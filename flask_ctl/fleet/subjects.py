@@ -6,6 +6,7 @@ of the server's accounts separate roles, and app from app. ``flask_ctl.observe.A
 
 from __future__ import annotations
 
+import hashlib
 import re
 
 from ..dispatch.commands import Role
@@ -33,6 +34,9 @@ ID = "Flask-Ctl-Id"
 FENCE = "Flask-Ctl-Fence"
 """Of a request: the revision of the lease under which it is sent; a lower one than seen before is refused."""
 
+LIFE = "Flask-Ctl-Life"
+"""Of a request: the `life` of the presence that it is meant for; another one of the same name refuses it."""
+
 USER = "Flask-Ctl-User"
 """Of a request: who sends it, as the sender says."""
 
@@ -52,9 +56,11 @@ _OTHER = re.compile(r"[^A-Za-z0-9_-]")
 
 
 def token(name: str) -> str:
-    """The name as one token of a subject, and of a key; never empty, nor ALL."""
-    text = _OTHER.sub("_", name) or "_"
-    return text if text != ALL else "__all"
+    """The name as one token of a subject, and of a key: one with other characters gets a sum of its bytes, too."""
+    text = _OTHER.sub("_", name)
+    if text == name and name not in ("", ALL):
+        return name
+    return f"{text}-{hashlib.sha256(name.encode(errors='replace')).hexdigest()[:8]}"
 
 
 def subject_of(role: Role, app: str, instance: str) -> str:

@@ -17,7 +17,7 @@ from typing import Any
 
 from ..dispatch.commands import Role
 from ..errors import ControlError
-from ..system.native import selectors, threading
+from ..system.native import selectors, socket, start_thread, threading
 from .agent import Agent, Deliver, Identity, roles_up_to
 from .connection import Connection
 from .presence import Presence
@@ -29,6 +29,7 @@ MAX_UNSENT = 1024 * 1024
 RETRY = (1.0, 30.0)
 """Seconds before another try after a server has refused us: the first, and the most."""
 
+NOTHING = "nothing was said"
 NOT_YET = "not connected yet"
 
 LAST_WORDS = 1.0
@@ -50,7 +51,7 @@ class FleetThread:
         self._settings = settings
         self._identity = identity
         self._deliver = deliver
-        self._loop = _new_loop()
+        self._loop = _Loop()
         self._thread: threading.Thread | None = None
         self._connection: Connection | None = None
         self._agent: Agent | None = None
@@ -58,12 +59,13 @@ class FleetThread:
         self._leaves = False
         self._presence: Presence | None = None
         self._unsent: collections.deque[tuple[str, bytes, tuple[int, str] | None]] = collections.deque()
-        # Each is changed by one thread alone.
+        self._lock = threading.Lock()
         self._given = 0
+        # This one is changed by the fleet's thread alone.
         self._sent = 0
         self._safety: tuple[bool, bool] | None = None
         self._sending = asyncio.Event()
-        self._said: str | None = "nothing"
+        self._said: str | None = NOTHING
         self._tasks: set[asyncio.Future[Any]] = set()
         self.roles: Sequence[Role] = ()
         """Those whose requests are taken; empty before the first connection."""
@@ -94,7 +96,8 @@ class FleetThread:
 
     def respond(self, reply: str, data: bytes, error: tuple[int, str] | None = None) -> None:
         """Send an answer as soon as there is a server."""
-        self._given += len(data)
+        with self._lock:
+            self._given += len(data)
         self._call(self._keep, reply, data, error)
 
     def tell(self, presence: Presence) -> None:
@@ -113,11 +116,14 @@ class FleetThread:
             return
         self._leaves = leave
         self._call(self._closing.set)
-        thread.join(LAST_WORDS)
+        if not leave:
+            thread.join(LAST_WORDS)
 
     def abandon(self) -> None:
         """In a forked child: close its copies of the descriptors."""
         self._thread = None
+        if self._loop.is_closed():
+            return
         for descriptor in self._descriptors():
             with contextlib.suppress(OSError):
                 os.close(descriptor)
@@ -136,7 +142,7 @@ class FleetThread:
         """Connect, and begin anew when a server has refused us for good, until the end."""
         delay = RETRY[0]
         sender = asyncio.ensure_future(self._send())
-        while not self._closing.is_set():
+        while True:
             try:
                 self._connection = Connection(self._settings.broker, f"flask-ctl {self._identity.instance}", self._told)
                 self._connection.on_denied = self._denied
@@ -150,6 +156,8 @@ class FleetThread:
                 logger.exception("the connection to NATS failed; it is tried again")
             with contextlib.suppress(asyncio.TimeoutError):
                 await asyncio.wait_for(self._closing.wait(), delay)
+            if self._closing.is_set():
+                break
             delay = min(2 * delay, RETRY[1])
             if not self._closing.is_set():
                 await self._drop()
@@ -164,6 +172,7 @@ class FleetThread:
         roles = self._roles(connection)
         agent = Agent(connection, self._identity, roles, self._deliver)
         await agent.start()
+        connection.stays_safe = not self._settings.operate and len(roles) > 1
         self._agent, self.roles = agent, roles
         self._sending.set()
         if self._presence is not None:
@@ -182,16 +191,16 @@ class FleetThread:
         missing = [name for name, there in (("TLS", has_tls), ("authentication", has_authentication)) if not there]
         if not missing:
             return roles_up_to("operate")
-        without = " and ".join(missing)
+        without = f"no {missing[0]}" if len(missing) == 1 else "neither TLS nor authentication"
         if self._settings.operate:
             logger.warning(
-                "whoever reaches the NATS server may operate %s: it has no %s (CTL_FLEET_OPERATE)",
+                "whoever reaches the NATS server may operate %s: it has %s (CTL_FLEET_OPERATE)",
                 self._identity.app,
                 without,
             )
             return roles_up_to("operate")
         logger.warning(
-            "over NATS %s can only be observed: the server has no %s; CTL_FLEET_OPERATE = True allows the rest",
+            "over NATS %s can only be observed: the server has %s; CTL_FLEET_OPERATE = True allows the rest",
             self._identity.app,
             without,
         )
@@ -227,12 +236,15 @@ class FleetThread:
     def _say(self, problem: str | None) -> None:
         if problem == self._said:
             return
-        self._said = problem
+        began, self._said = self._said is None or self._said == NOTHING, problem
         servers = ", ".join(self._settings.broker.shown())
         if problem is None:
             logger.info("%s is under control over NATS at %s", self._identity.app, servers)
-        else:
+        elif began:
             logger.warning("no control over NATS at %s: %s; it is tried again and again", servers, problem)
+        else:
+            # Each try may fail in another way, thousands of times in a night.
+            logger.debug("still no control over NATS at %s: %s", servers, problem)
 
     def _denied(self, subject: str, message: str) -> None:
         logger.warning("control over NATS: %s; the permissions of the account say so", message)
@@ -261,6 +273,9 @@ class FleetThread:
                     logger.debug("an answer was not sent over NATS: %s", failure)
                     if self.problem is not None:
                         break
+                except Exception:
+                    # One answer must not cost all those that follow.
+                    logger.exception("an answer can't be sent over NATS")
                 self._unsent.popleft()
                 self._sent += len(data)
                 if not self._unsent:
@@ -303,14 +318,41 @@ class FleetThread:
             logger.debug("NATS did not take the last words: %s", error)
 
     def _descriptors(self) -> list[int]:
-        descriptors = list(self._loop._selector.get_map()) if hasattr(self._loop, "_selector") else []
-        return [number for number in descriptors if isinstance(number, int)]
+        loop: Any = self._loop
+        return [*loop._selector.get_map(), loop._selector.fileno(), loop._csock.fileno()]
 
 
 def _safety_of(connection: Connection) -> tuple[bool, bool]:
     return connection.has_tls, connection.has_authentication
 
 
-def _new_loop() -> asyncio.AbstractEventLoop:
-    # Gevent's selector would belong to its own loop.
-    return asyncio.SelectorEventLoop(selectors.DefaultSelector())
+class _Loop(asyncio.SelectorEventLoop):
+    """A loop that resolves names in threads for which nobody waits.
+
+    Those of asyncio's pool would be greenlets under gevent, and the interpreter would wait for one that hangs.
+    """
+
+    def __init__(self) -> None:
+        # Gevent's selector would belong to its own loop.
+        super().__init__(selectors.DefaultSelector())
+
+    async def getaddrinfo(
+        self, host: Any, port: Any, *, family: int = 0, type: int = 0, proto: int = 0, flags: int = 0
+    ) -> Any:
+        found: asyncio.Future[Any] = self.create_future()
+
+        def answer(set_it: Callable[[Any], Any], value: Any) -> None:
+            # The loop may have ended meanwhile.
+            with contextlib.suppress(RuntimeError):
+                self.call_soon_threadsafe(lambda: None if found.done() else set_it(value))
+
+        def resolve() -> None:
+            try:
+                addresses = socket.getaddrinfo(host, port, family, type, proto, flags)
+            except OSError as error:
+                answer(found.set_exception, error)
+            else:
+                answer(found.set_result, addresses)
+
+        start_thread(resolve)
+        return await found

@@ -67,4 +67,8 @@ class DoctorCommands:
         with suppress(OSError):
             paths = [path for each in self._controller.endpoints if (path := parse_address(each).path)]
             found += socket_findings(paths, mounts())
+        fleet = self._controller.fleets.get(self._app.name)
+        if fleet is not None and (reason := fleet()["problem"]):
+            remedy = "see that the NATS server runs, and what CTL_FLEET and the settings behind it name"
+            found.append(problem("fleet", f"there is no control over NATS: {reason}", remedy))
         return [finding._asdict() for finding in found]

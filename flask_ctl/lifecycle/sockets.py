@@ -11,6 +11,7 @@ from ..dispatch.audit import Audit
 from ..dispatch.commands import Command, CommandRegistry
 from ..dispatch.dispatcher import Dispatcher, Submit
 from ..dispatch.guard import Guard
+from ..system.processes import process_sum
 from ..transports.base import Handler, Listener
 from ..transports.defaultname import DefaultName
 from ..transports.registry import RegisteredApp
@@ -65,12 +66,15 @@ class AppSockets:
         from ..fleet.agent import Identity
         from ..fleet.listener import FleetListener
 
-        pid, host = self._controller.pid, platform.node()
-        # The same over a reload.
-        identity = Identity(app.name, f"{host}-{pid}", host, pid, app.versions["flask_ctl"], settings.labels)
+        pid, host, fleets = self._controller.pid, platform.node(), self._controller.fleets
+        # The same over a reload, and no other's: containers may have one name, and all of them process 1.
+        instance = f"{host}-{pid}-{process_sum(pid)}"
+        if app.name in fleets:
+            instance += f"-{len(fleets)}"
+        identity = Identity(app.name, instance, host, pid, app.versions["flask_ctl"], settings.labels)
         listener = FleetListener(settings, identity, self.guard)
         add(listener, self._dispatcher)
-        self._controller.fleets[app.name] = listener.describe
+        fleets.setdefault(app.name, listener.describe)
 
     def tick(self, add: Add) -> None:
         """Called periodically: take the default name over once no other instance has it."""

@@ -78,6 +78,8 @@ def status_rows(status: dict[str, Any], now: datetime | None = None) -> list[tup
         rows.append(("supervisor", _supervisor(status["supervisor"])))
     if status.get("service_manager"):
         rows.append(("notifies", _service_manager(status["service_manager"])))
+    if status.get("fleet"):
+        rows.append(("NATS", _fleet(status["fleet"])))
     if status.get("last_reload"):
         rows.append(("reloaded", _last_reload(status["last_reload"], now)))
     if status.get("draining"):
@@ -141,6 +143,13 @@ def _service_manager(told: dict[str, Any]) -> str:
     access = ", which systemd hears only with NotifyAccess=all" if told["is_main"] is False else ""
     watchdog = f"; pings within {seconds(told['watchdog'])}" if told["watchdog"] else ""
     return f"the service manager, from pid {told['told_by']}{access}{watchdog}"
+
+
+def _fleet(fleet: dict[str, Any]) -> str:
+    servers = ", ".join(fleet["servers"])
+    if fleet["problem"]:
+        return f"not connected to {servers}: {fleet['problem']}"
+    return f"{servers}, as {fleet['instance']} ({', '.join(fleet['roles'])})"
 
 
 def supervisor_name(supervisor: dict[str, Any]) -> str:
