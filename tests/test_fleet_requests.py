@@ -44,6 +44,9 @@ class FakeLink:
         elif word in ("running", "busy", "ran"):
             error = {"code": CONFLICT, "message": "not now", "data": {word: True}}
             receive(Letter(Kind.ANSWER, reply, json.dumps({"jsonrpc": "2.0", "id": id, "error": error}).encode()))
+        elif word == "another":
+            error = {"code": CONFLICT, "message": "another; nothing was done", "data": {"life": "b", "begun": False}}
+            receive(Letter(Kind.ANSWER, reply, json.dumps({"jsonrpc": "2.0", "id": id, "error": error}).encode()))
         elif word.startswith("answer"):
             # To this one, or to an earlier one.
             reply_to = word.replace("answer to ", "r") if word != "answer" else reply
@@ -95,6 +98,8 @@ CASES = {
     "the connection was lost, and it has left": Case(
         ["lost", "absent"], True, "ControlError: the outcome is not known"
     ),
+    "it is another process now": Case(["another"], False, "another; nothing was done"),
+    "it has it, and is another process now": Case(["silence", "another"], False, "ControlError: it may have run"),
     "it never answers": Case(["silence"], False, "no answer"),
     "it never answers, and is away": Case(["silence", "absent"], False, "no answer"),
     "it is not permitted": Case(["denied"], False, "AccessDenied: this user may not"),
@@ -106,11 +111,11 @@ def test_what_comes_of_a_command(name: str) -> None:
     case = CASES[name]
     link: Any = FakeLink(case.words)
     roles = ("observe", "inspect", "operate")
-    place = Place("shop", "web-1", roles, lambda: case.has_left, fence=7)
+    place = Place("shop", "web-1", roles, lambda: case.has_left, fence=7, life="a")
     connection = FleetConnection(link, place, lambda method: "operate")
     assert outcome_of(connection, 1.0 if case.outcome == "no answer" else TIMEOUT) == case.outcome
     assert len({request.id for request in link.sent}) == 1, "the same command"
-    assert {request.fence for request in link.sent} == {7}
+    assert {(request.fence, request.life) for request in link.sent} == {(7, "a")}
     connection.close()
 
 

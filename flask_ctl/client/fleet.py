@@ -75,7 +75,7 @@ class Fleet:
                 return False
             return now is None or (now.pid, now.started_at) != (presence.pid, presence.started_at)
 
-        place = Place(presence.app, presence.instance, presence.roles, has_left, fence)
+        place = Place(presence.app, presence.instance, presence.roles, has_left, fence, presence.life or None)
         return FleetClient(self._link, place, timeout=timeout)
 
     def lease(self, apps: Sequence[str], rollout: str, since: str, lost: Callable[[str], Any]) -> FleetLease:

@@ -57,6 +57,8 @@ class Place(NamedTuple):
     """Whether it has ended in order, as far as one can know."""
     fence: int | None = None
     """Of the lease under which it is operated."""
+    life: str | None = None
+    """See `Presence`; None where nothing tells it."""
 
 
 @dataclass
@@ -139,7 +141,8 @@ class FleetConnection(Connection):
                 )
             id = secrets.token_hex(16) if role == "operate" else None
             fence = self._place.fence if role == "operate" else None
-            request = Request(role, self._place.app, self._place.instance, data, id, fence)
+            life = self._place.life if role == "operate" else None
+            request = Request(role, self._place.app, self._place.instance, data, id, fence, life)
             self._publish(_Sent(request, method, now + PROBE))
 
     def _publish(self, sent: _Sent) -> None:
@@ -206,6 +209,12 @@ class FleetConnection(Connection):
                 sent.due = time.monotonic() + AGAIN
                 sent.silent = sent.silent and letter.reply != sent.replies[-1]
                 return
+            if sent.may_have_run and _is_another(message):
+                self._settle(sent)
+                raise ControlError(
+                    f"{self.endpoint} is another process than it was when {sent.method} was sent; it may have run",
+                    {"may_have_run": True},
+                )
             if isinstance(message.result, dict) and "subscription" in message.result:
                 params = {"subscription": message.result["subscription"]}
                 stream = _Stream(sent.request, encode(request_object("cancel", params, id=0)))
@@ -272,6 +281,12 @@ def _not_now(message: Response) -> str | None:
         return None
     data = message.error[2]
     return next((why for why in ("running", "busy") if data.get(why) is True), None)
+
+
+def _is_another(message: Response) -> bool:
+    """Whether the answer comes from a process that does not know what was sent to the one of that name before."""
+    data = None if message.error is None else message.error[2]
+    return isinstance(data, dict) and "life" in data
 
 
 class FleetClient(ControlClient):

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from ..dispatch.commands import Role
 from ..dispatch.streams import MAX_RESULT
 from .connection import Connection
-from .subjects import FENCE, ID, INSTANCE, KEEP, PART, USER, subject_of
+from .subjects import FENCE, ID, INSTANCE, KEEP, LIFE, PART, USER, subject_of
 
 KEEP_INTERVAL = 15.0
 """Seconds between two words that a stream is still wanted; its instance waits for three times as long."""
@@ -45,7 +45,7 @@ Receive = Callable[[Letter], Any]
 
 
 class Request(NamedTuple):
-    """A request for `send`. `instance` may be ALL; `id` and `fence` are for commands of the role operate."""
+    """A request for `send`. `instance` may be ALL; `id`, `fence` and `life` are for commands of the role operate."""
 
     role: Role
     app: str
@@ -53,6 +53,7 @@ class Request(NamedTuple):
     data: bytes
     id: str | None = None
     fence: int | None = None
+    life: str | None = None
 
 
 class Inbox:
@@ -94,6 +95,8 @@ class Inbox:
             headers[ID] = request.id
         if request.fence is not None:
             headers[FENCE] = str(request.fence)
+        if request.life:
+            headers[LIFE] = request.life
         await self._publish(request, request.data, reply, headers)
         return reply
 
