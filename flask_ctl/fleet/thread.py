@@ -159,8 +159,7 @@ class FleetThread:
             if self._closing.is_set():
                 break
             delay = min(2 * delay, RETRY[1])
-            if not self._closing.is_set():
-                await self._drop()
+            await self._drop()
         sender.cancel()
         if self._agent is not None and self.problem is None and not self._leaves:
             await self._agent.stop()
