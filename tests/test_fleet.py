@@ -3,24 +3,29 @@
 from __future__ import annotations
 
 import json
+import os
 import pathlib
 import platform
 import select
 import signal
+import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import click
 import pytest
 from conftest import isolated
-from harness import PYTHON, Child, Done, Serve, Server, SharedServer, run_cli, until
+from harness import PYTHON, TIMEOUT, Child, Done, Serve, Server, SharedServer, run_cli, until
 from natsserver import NatsServer, SharedNatsServer, StartNats
+from natsuser import NatsUser
 
 from flask_ctl import AccessDenied, ConfigurationError, ControlError, Fleet, NotRunning
 from flask_ctl.client.fleetclient import ROLES
 from flask_ctl.fleet.connection import CLOSED, REFUSED
+from flask_ctl.fleet.presence import Presence
 from flask_ctl.lifecycle.commands import builtin_commands
 from flask_ctl_cli.fleet.top import watched
 from flask_ctl_cli.settings import settings
@@ -337,6 +342,52 @@ def test_without_presences_those_who_answer_are_listed(start_nats: StartNats, se
         with fleet.client(found) as client:
             assert client.stop()["outcome"] == "drained"
     assert server.wait() == 0
+
+
+WITH_LOST_ONES = """
+from flask_ctl.fleet import roster
+roster.is_lost = lambda age, interval: interval == 99
+from flask_ctl_cli.main import main
+main()
+"""
+"""The program, for which those are lost that would renew their presence every 99 seconds."""
+
+
+def test_lost_instances_are_forgotten_and_no_others(nats_server: NatsServer, serve: Serve) -> None:
+    server = serve(env=environment(nats_server.url))
+    all_known(nats_server.url, server)
+    with NatsUser(nats_server.url) as user:
+        for name in ("dead", "gone"):
+            lost = Presence("sample", name, "vm", 7, 1, "running", "2026-11-30T17:12:00Z", "1.0", interval=99)
+            user.put("flask_ctl_presence", f"sample.{name}", lost.encoded())
+
+    def cli(*arguments: str) -> Done:
+        words = [sys.executable, "-c", WITH_LOST_ONES, "fleet", *arguments]
+        env = {**os.environ, "FLASK_CTL_FLEET": nats_server.url}
+        return subprocess.run(words, capture_output=True, text=True, timeout=TIMEOUT, env=env)
+
+    refused = cli("reload", "--instance", "dead")
+    assert refused.returncode == 1
+    assert "(flask-ctl fleet forget takes it from the list); nothing was done" in refused.stdout
+    assert cli("forget").returncode == 2
+    done = cli("forget", "--instance", "dead")
+    assert (done.returncode, done.stdout.partition(",")[0]) == (0, "sample/dead  forgotten")
+    assert names(cli("forget", "--all", "--json")) == ["gone"]
+    done = cli("forget", "--all")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "no selected instance is lost\n")
+    assert [item["pid"] for item in json.loads(cli("ls", "--json").stdout)] == [server.pid]
+
+
+def test_one_that_was_heard_of_meanwhile_is_not_forgotten(nats_server: NatsServer, serve: Serve) -> None:
+    server = serve(env=environment(nats_server.url))
+    all_known(nats_server.url, server)
+    server.suspend()
+    with Fleet(nats_server.url) as fleet:
+        [one] = fleet.roster().instances
+        assert not fleet.forget(replace(one, revision=one.revision - 1))
+        assert fleet.roster().instances
+        assert fleet.forget(one)
+        assert not fleet.roster().instances
 
 
 def test_an_instance_that_was_killed_is_not_waited_for(nats_server: NatsServer, serve: Serve) -> None:

@@ -140,7 +140,7 @@ def test_a_server_with_tls_and_users_is_operated_and_its_permissions_separate_ro
 REFUSED: list[tuple[str, str]] = [
     ("deploy", "flask_ctl.operate.other.web-1"),
     ("deploy", "$KV.flask_ctl_leases.other"),
-    ("deploy", "$KV.flask_ctl_presence.shop.web-1"),
+    ("deploy", "$KV.flask_ctl_presence.other.web-1"),
     ("viewer", "$KV.flask_ctl_leases.shop"),
     ("viewer", "$KV.flask_ctl_presence.shop.web-1"),
     ("shop", "flask_ctl.operate.shop.web-1"),
@@ -157,6 +157,12 @@ def test_what_is_not_a_users_own_business_is_refused(users: Users) -> None:
         user.send(subject, b"x")
         assert user.denied, (name, subject)
         assert subject.lower() in user.denied[-1], (name, subject)
+
+
+def test_a_deployment_may_forget_instances_of_its_app(users: Users) -> None:
+    user = users("deploy")
+    user.send("$KV.flask_ctl_presence.shop.web-1", b"")
+    assert not user.denied
 
 
 def test_nobody_hears_requests_or_answers_of_others(users: Users) -> None:

@@ -13,7 +13,7 @@ from ..errors import AccessDenied, ControlError
 from ..fleet.archive import Archive, Document
 from ..fleet.buckets import open_bucket
 from ..fleet.leases import Holder, Lease, holders
-from ..fleet.roster import FleetInstance, Roster, read_one, read_roster
+from ..fleet.roster import FleetInstance, Roster, forget, read_one, read_roster
 from ..fleet.settings import broker_from
 from ..fleet.subjects import LEASES, ROLLOUTS
 from .fleetclient import FleetClient, Place
@@ -54,6 +54,10 @@ class Fleet:
     def roster(self) -> Roster:
         """All instances that are there, or were lost, as far as the server lets us know. Raises ControlError."""
         return self._link.guarded(read_roster(self._link.connection))
+
+    def forget(self, lost: FleetInstance) -> bool:
+        """Take a lost instance from the roster; False if it was heard of meanwhile. Raises ControlError."""
+        return self._link.guarded(forget(self._link.connection, lost))
 
     def ask(
         self, method: str, asked: Sequence[FleetInstance], roster: Roster, *, timeout: float = QUESTION_TIMEOUT

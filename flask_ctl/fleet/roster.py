@@ -21,6 +21,9 @@ SILENCE = 0.3
 READ_TIMEOUT = 5.0
 """Seconds for the bucket to be read."""
 
+WRONG_REVISION = 10071
+"""JetStream's code of an error: somebody else has written the entry."""
+
 
 @dataclass(frozen=True)
 class FleetInstance:
@@ -28,6 +31,8 @@ class FleetInstance:
 
     presence: Presence
     age: float = 0.0
+    revision: int = 0
+    """Of the presence in its bucket."""
 
     @property
     def app(self) -> str:
@@ -82,6 +87,21 @@ async def read_one(connection: Connection, app: str, instance: str) -> Presence 
     return read_presence(entry.value)
 
 
+async def forget(connection: Connection, one: FleetInstance) -> bool:
+    """Remove the presence of a lost instance; False if it was heard of meanwhile. Raises ControlError."""
+    from nats.js import errors
+
+    with plain_faults(f"{one.instance} can't be forgotten"):
+        bucket = await presences(connection)
+        try:
+            await bucket.delete(key_of(one.app, one.instance), last=one.revision)
+        except errors.APIError as error:
+            if error.err_code != WRONG_REVISION:
+                raise
+            return False
+    return True
+
+
 async def presences(connection: Connection) -> Any:
     """The bucket; None if there is none, because no instance could make it."""
     from nats.js import errors
@@ -120,7 +140,7 @@ def _instances(entries: Iterable[Any], now: datetime) -> Iterable[FleetInstance]
         except RemoteProtocolError:
             # Of a version that we don't know, or somebody else's.
             continue
-        yield FleetInstance(presence, max(0.0, (now - entry.created).total_seconds()))
+        yield FleetInstance(presence, max(0.0, (now - entry.created).total_seconds()), entry.revision)
 
 
 async def _answering(connection: Connection) -> Iterable[FleetInstance]:

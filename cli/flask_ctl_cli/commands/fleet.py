@@ -12,6 +12,7 @@ MODULES = {
     "call": "call",
     "drain": "operate",
     "events": "streams",
+    "forget": "forget",
     "logs": "streams",
     "ls": "ls",
     "reload": "operate",

@@ -14,7 +14,7 @@ from ..many import first_of
 from ..output import exit_code_of, print_json, write
 from ..settings import settings
 from .options import FleetCommand
-from .selection import FleetTarget, last_seen, opened, selected
+from .selection import FleetTarget, last_seen, lost, opened, selected
 
 if TYPE_CHECKING:
     from flask_ctl.fleet.roster import FleetInstance
@@ -103,7 +103,7 @@ def _rows(fleet: Fleet) -> list[Row]:
 
 def _row(target: FleetTarget, answer: Any) -> Row:
     if answer is None:
-        return Row(target, None, ControlError(f"lost, {last_seen(target.one)}"))
+        return Row(target, None, ControlError(lost(target.one)))
     return Row(target, None, answer) if isinstance(answer, ControlError) else Row(target, answer, None)
 
 

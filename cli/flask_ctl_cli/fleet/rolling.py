@@ -10,7 +10,7 @@ from flask_ctl import ControlError, Fleet, NotRunning
 from ..rollout.member import Client, Member, identity
 from ..rollout.place import Place
 from ..rollout.record import Archive, Document, Record
-from .selection import last_seen, selected, servers_of
+from .selection import lost, selected, servers_of
 
 if TYPE_CHECKING:
     from flask_ctl.fleet.roster import FleetInstance
@@ -100,7 +100,7 @@ class FleetPlace(Place):
         if one is None:
             raise NotRunning(f"{member.socket} has left NATS")
         if one.lost:
-            raise ControlError(f"{member.socket} is lost, {last_seen(one)}", {"begun": False})
+            raise ControlError(f"{member.socket} is {lost(one)}", {"begun": False})
         record = self.archive.record
         return self._fleet.client(one, fence=None if record is None else record.lease.fence(one.app))
 
@@ -120,7 +120,7 @@ class FleetPlace(Place):
 def _member(one: FleetInstance, answer: Any) -> Member:
     presence = one.presence
     if answer is None:
-        answer = ControlError(f"it is lost, {last_seen(one)}")
+        answer = ControlError(f"it is {lost(one)}")
     if isinstance(answer, ControlError):
         return Member(
             one.app, one.instance, presence.pid, None, None, host=presence.host, problem=answer.message

@@ -38,7 +38,7 @@ class FleetTarget:
     def client(self, settings: Settings) -> ControlClient:
         """A client for it. Raises NotRunning for a lost one."""
         if self.one.lost:
-            raise NotRunning(f"it is lost, {last_seen(self.one)}; nothing was done", {"begun": False})
+            raise NotRunning(f"it is {lost(self.one)}; nothing was done", {"begun": False})
         options: dict[str, Any] = {} if settings.timeout is None else {"timeout": settings.timeout}
         return self._fleet.client(self.one, **options)
 
@@ -97,6 +97,11 @@ def matches(given: Settings, one: FleetInstance) -> bool:
     return all(pattern is None or fnmatchcase(value, pattern) for pattern, value in patterns) and all(
         labels.get(name) == wanted for name, wanted in given.labels.items()
     )
+
+
+def lost(one: FleetInstance) -> str:
+    """That it is lost, and what can be done."""
+    return f"lost, {last_seen(one)} (flask-ctl fleet forget takes it from the list)"
 
 
 def last_seen(one: FleetInstance) -> str:
