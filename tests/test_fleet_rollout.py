@@ -362,3 +362,15 @@ def test_a_record_that_another_operator_has_changed_is_not_overwritten(nats_serv
         with pytest.raises(Exception, match="the record one can't be written"):
             first.write_rollout("one", {"by": "first again"})
         assert first.read_rollout("one") == {"by": "second"}
+
+
+def test_before_the_first_rollout_there_is_nothing_to_show(nats_server: NatsServer) -> None:
+    done = run_cli("fleet", "rollout", "status", env={"FLASK_CTL_FLEET": nats_server.url})
+    assert done.returncode == 2
+    assert "no rollout has been begun" in done.stderr
+
+
+def test_a_rollout_is_chosen_by_its_id_alone() -> None:
+    done = run_cli("fleet", "rollout", "history", "--name", "other")
+    assert done.returncode == 2
+    assert "give its ID, and no options that select" in done.stderr

@@ -6,6 +6,7 @@ import click
 
 from ..rollout.member import QUESTION_TIMEOUT
 from ..rollout.show import show_or_resume
+from ..settings import settings
 from .options import FleetCommand
 from .rolling import FleetPlace
 from .selection import opened
@@ -28,5 +29,8 @@ def rollout(action: str, id: str | None) -> None:
     work, 5 permission denied. resume has those of the command that it goes on with: the gravest of all instances, and 1
     if one is unknown, unreachable or not started.
     """
+    given = settings()
+    if given.selected_name or given.labels or given.host_pattern or given.instance_pattern or given.selected_all:
+        raise click.UsageError("a rollout has its instances in its record: give its ID, and no options that select")
     with opened() as fleet:
         show_or_resume(action, id, FleetPlace(fleet, QUESTION_TIMEOUT))

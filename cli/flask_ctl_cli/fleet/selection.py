@@ -70,7 +70,7 @@ def selected(fleet: Fleet, *, operate: bool = False) -> tuple[list[FleetInstance
         raise click.UsageError("select instances by --name, --label, --host or --instance, or all of them by --all")
     roster = fleet.roster()
     if not roster.complete:
-        given.say("who is missing is not known: the NATS server has no presences, which need JetStream")
+        given.say("who is missing is not known: no instance has recorded its presence, which needs JetStream")
     found = [one for one in roster.instances if matches(given, one)]
     if not found and (narrow or operate):
         raise NothingSelected("no instance at the NATS server is selected")

@@ -137,9 +137,10 @@ class Archive(ABC):
     def load(self, id: str | None) -> Document:
         """The record with this id, or that begins so; None for the last one. Raises ConfigurationError."""
         found = [name for name in self.ids() if id is None or name.startswith(id)]
+        if not found and id is None:
+            raise ConfigurationError("no rollout has been begun")
         if not found:
-            which = "no rollout" if id is None else f"no rollout {id}"
-            raise ConfigurationError(f"{which} is recorded in {self.where}; {self.program} history lists them")
+            raise ConfigurationError(f"no rollout {id} is recorded in {self.where}; {self.program} history lists them")
         if id is not None and id not in found and len(found) > 1:
             raise ConfigurationError(f"several rollouts begin with {id}: {', '.join(found)}")
         return self.read(id if id in found else found[-1])
