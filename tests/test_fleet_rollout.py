@@ -258,6 +258,8 @@ def test_a_rollout_reloads_one_after_the_other_and_its_record_is_at_the_server(t
     assert two.generations() == [2, 2]
     assert two.document() == {**document, "state": "ended"}
     assert two.cli("rollout", "history").stdout == f"rollout {document['id']}, reload: 2 done\n"
+    done = two.cli("rollout", "resume")
+    assert (done.returncode, done.stderr) == (0, f"rollout {document['id']}: nothing to go on with\n")
 
 
 def test_a_rollout_stops_all(two: Site) -> None:
@@ -276,7 +278,9 @@ def test_another_operator_goes_on_with_the_rollout_of_one_who_was_killed(two: Si
     assert f"(pid {operator.pid}, since" in refused.stderr
     os.kill(operator.pid, signal.SIGKILL)
     operator.communicate()
-    assert two.cli("rollout", "resume").returncode == 2
+    refused = two.cli("rollout", "resume")
+    assert refused.returncode == 2
+    assert "if it was killed, the lease ends 30 s after that" in refused.stderr
     _forget_leases(two)
     document = two.document()
     assert (document["state"], outcomes(document)) == ("abandoned", ["done", None])

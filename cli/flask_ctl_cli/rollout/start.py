@@ -116,7 +116,7 @@ def _run(record: Record, members: Sequence[Member], place: Place) -> NoReturn:
         rollout["canary"] or 0,
         number_of(rollout["max_failures"], len(members)),
     )
-    given.say(f"rollout {document['id']}: {len(left)} instances")
+    given.say(f"rollout {document['id']}: {f'{len(left)} instances' if left else 'nothing to go on with'}")
     Run(left, plan, rollout["pause"], act, record, given.say).complete()
     if given.json:
         print_json(document)
