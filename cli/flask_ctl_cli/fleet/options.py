@@ -38,7 +38,7 @@ def fleet_options() -> list[click.Parameter]:
         click.Option(
             ["--label"],
             metavar="KEY=VALUE",
-            help="Instances with this label; given several times, with all of them.",
+            help="Instances with exactly this label, no pattern; given several times, with all.",
             **{**several, "callback": _store_labels},
         ),
         click.Option(
