@@ -25,7 +25,14 @@ LEVELS = ["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"]
 
 _PAST = [
     click.option("--follow", "-f", is_flag=True, help="Go on with those to come, until Ctrl-C or the end."),
-    click.option("--lines", "-n", type=click.IntRange(min=0), default=100, show_default=True, help="Of the past of each instance."),
+    click.option(
+        "--lines",
+        "-n",
+        type=click.IntRange(min=0),
+        default=100,
+        show_default=True,
+        help="Of the past of each instance.",
+    ),
     click.option(
         "--since", metavar="TIME", default="", help="Not older than 90s, 10m, 2h, 1d, or than a time (RFC 3339)."
     ),
