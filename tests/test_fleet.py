@@ -61,7 +61,7 @@ class Shared:
         all_known(self.nats.url, *self.servers)
 
     def cli(self, *arguments: str) -> Done:
-        return run_cli("fleet", *arguments, env={"FLASK_CTL_FLEET": self.nats.url})
+        return run_cli("fleet", "--timeout", str(TIMEOUT), *arguments, env={"FLASK_CTL_FLEET": self.nats.url})
 
     def end(self) -> None:
         for server in self.servers:
@@ -237,8 +237,8 @@ def test_log_records_stand_behind_the_name_of_their_instance(two: Shared) -> Non
 
 
 def follow(url: str, *arguments: str) -> Child:
-    words = ["fleet", "--nats", url, "events", "--follow", "--lines", "0", "--json", *arguments]
-    return Child(sys.executable, "-m", "flask_ctl_cli", *words)
+    words = ["fleet", "--nats", url, "--timeout", str(TIMEOUT), "events", "--follow", "--lines", "0", "--json"]
+    return Child(sys.executable, "-m", "flask_ctl_cli", *words, *arguments)
 
 
 def until_told(child: Child, url: str) -> None:

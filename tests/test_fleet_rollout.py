@@ -224,7 +224,7 @@ class Site:
         self.env = {"FLASK_CTL_FLEET": nats.url}
 
     def cli(self, *arguments: str) -> Done:
-        return run_cli("fleet", *arguments, env=self.env)
+        return run_cli("fleet", "--timeout", str(TIMEOUT), *arguments, env=self.env)
 
     def document(self) -> dict[str, Any]:
         document: dict[str, Any] = json.loads(self.cli("rollout", "status", "--json").stdout)
