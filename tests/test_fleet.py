@@ -384,7 +384,7 @@ def test_one_that_was_heard_of_meanwhile_is_not_forgotten(nats_server: NatsServe
     server.suspend()
     with Fleet(nats_server.url) as fleet:
         [one] = fleet.roster().instances
-        assert not fleet.forget(replace(one, revision=one.revision - 1))
+        assert not fleet.forget(replace(one, revision=one.revision + 1))
         assert fleet.roster().instances
         assert fleet.forget(one)
         assert not fleet.roster().instances
