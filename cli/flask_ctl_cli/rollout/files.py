@@ -7,6 +7,7 @@ flock(2) on the lock file beside it: a record that is not ended and not locked i
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import os
 import tempfile
@@ -146,12 +147,14 @@ class FileArchive(Archive):
         return document
 
     def _remove_old(self) -> None:
-        for id in self.ids()[:-MAX_RECORDS]:
-            if not self.is_running(id):
-                path = os.path.join(directory(), f"{id}.json")
-                for name in (path, _lock_of(path)):
-                    with contextlib.suppress(OSError):
-                        os.unlink(name)
+        # Of those that began in one second the order is chance, and one may run.
+        ids = self.ids()
+        ended = (id for id in ids if not self.is_running(id))
+        for id in itertools.islice(ended, max(0, len(ids) - MAX_RECORDS)):
+            path = os.path.join(directory(), f"{id}.json")
+            for name in (path, _lock_of(path)):
+                with contextlib.suppress(OSError):
+                    os.unlink(name)
 
 
 def _lock_of(path: str) -> str:
