@@ -201,7 +201,7 @@ def test_a_certificate_of_somebody_else_is_not_trusted(
 def test_the_command_line_does_as_each_user_what_the_example_permits(
     shop: Server, broker: NatsServer, certificate: tuple[str, str]
 ) -> None:
-    """A deployment rolls out and stops its app, whoever may observe watches it, and is told what is not permitted."""
+    """A deployment rolls out and stops its app; an observer watches it, and is told what is not permitted."""
 
     def cli(user: str, *arguments: str) -> Done:
         env = {

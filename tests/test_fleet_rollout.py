@@ -231,7 +231,7 @@ class Site:
         return document
 
     def operator(self, *arguments: str) -> subprocess.Popen[str]:
-        """One that can be killed."""
+        """An operator's process, which can be killed."""
         return subprocess.Popen(
             [sys.executable, "-m", "flask_ctl_cli", "fleet", *arguments],
             env={**os.environ, **self.env}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,

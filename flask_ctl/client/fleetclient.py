@@ -48,7 +48,7 @@ ROLES: dict[str, Role] = {
 
 
 class Place(NamedTuple):
-    """An instance, as requests name it. `roles` are those whose requests it takes."""
+    """The names by which requests reach an instance, and the `roles` whose requests it accepts."""
 
     app: str
     instance: str

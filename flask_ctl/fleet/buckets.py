@@ -1,4 +1,4 @@
-"""The buckets of JetStream's key-value store: found, or created by whoever comes first."""
+"""The buckets of JetStream's key-value store. The first client that needs one creates it."""
 
 from __future__ import annotations
 

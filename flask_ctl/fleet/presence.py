@@ -1,7 +1,8 @@
 """Who is there: the records that instances renew in a bucket, and what their age tells.
 
-An instance that ends in order removes its record. One that has died leaves it: after LOST_AFTER it counts as lost, and
-after FORGOTTEN_AFTER the server removes the record. Watching tells nothing of that (ADR-8), so readers look at the age.
+An instance removes its record when it ends. The record of an instance that has died stays: after LOST_AFTER the
+instance counts as lost, and after FORGOTTEN_AFTER the server removes the record. A watcher of the bucket is not told
+of that (ADR-8), so readers look at the record's age.
 """
 
 from __future__ import annotations

@@ -25,7 +25,7 @@ def forget() -> None:
     """
     with opened() as fleet:
         found, _ = selected(fleet, operate=True)
-        # One that was heard of meanwhile is not lost any more.
+        # An instance that has renewed its presence meanwhile stays.
         forgotten = [FleetTarget(fleet, one) for one in found if one.lost and fleet.forget(one)]
     if settings().json:
         print_json([target.as_json() for target in forgotten])
