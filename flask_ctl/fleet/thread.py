@@ -65,6 +65,7 @@ class FleetThread:
         self._sent = 0
         self._safety: tuple[bool, bool] | None = None
         self._sending = asyncio.Event()
+        self._sender: asyncio.Future[None] | None = None
         self._said: str | None = NOTHING
         self._tasks: set[asyncio.Future[Any]] = set()
         self.roles: Sequence[Role] = ()
@@ -141,7 +142,6 @@ class FleetThread:
     async def _serve(self) -> None:
         """Connect, and begin anew when a server has refused us for good, until the end."""
         delay = RETRY[0]
-        sender = asyncio.ensure_future(self._send())
         while True:
             try:
                 self._connection = Connection(self._settings.broker, f"flask-ctl {self._identity.instance}", self._told)
@@ -160,7 +160,8 @@ class FleetThread:
                 break
             delay = min(2 * delay, RETRY[1])
             await self._drop()
-        sender.cancel()
+        if self._sender is not None:
+            self._sender.cancel()
         if self._agent is not None and self.problem is None and not self._leaves:
             await self._agent.stop()
         await self._drop()
@@ -173,6 +174,9 @@ class FleetThread:
         await agent.start()
         connection.stays_safe = not self._settings.operate and len(roles) > 1
         self._agent, self.roles = agent, roles
+        if self._sender is None:
+            # Only now: before it, the import of the library may fail for want of descriptors.
+            self._sender = asyncio.ensure_future(self._send())
         self._sending.set()
         if self._presence is not None:
             await agent.tell(self._presence)
