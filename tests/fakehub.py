@@ -284,6 +284,9 @@ class FakeProcess:
     def suspend(self) -> None:
         self.suspended = True
 
+    def signal_pends(self) -> bool:
+        return self.suspended
+
     def close(self) -> None:
         pass
 

@@ -11,7 +11,10 @@ from typing import Any, TypeVar
 import nats
 from harness import TIMEOUT, until
 from nats.aio.msg import Msg
-from nats.js.errors import BucketNotFoundError
+from nats.js.errors import NotFoundError
+
+from flask_ctl.fleet.buckets import read_entries
+from flask_ctl.fleet.subjects import PRESENCE
 
 T = TypeVar("T")
 
@@ -135,14 +138,10 @@ class NatsUser:
 
     async def _presences(self) -> dict[str, dict[str, Any]]:
         try:
-            bucket = await self.client.jetstream().key_value("flask_ctl_presence")
-        except BucketNotFoundError:
+            entries = await read_entries(self.client, PRESENCE)
+        except NotFoundError:
             return {}
-        watcher: Any = await bucket.watchall(ignore_deletes=True)
-        records = []
-        while (entry := await watcher.updates(TIMEOUT)) is not None:
-            records.append(json.loads(entry.value))
-        await watcher.stop()
+        records = [json.loads(entry.value) for entry in entries]
         return {record["instance"]: record for record in records}
 
     async def _put(self, bucket: str, key: str, value: bytes) -> None:

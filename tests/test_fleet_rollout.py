@@ -20,7 +20,7 @@ from test_fleet import all_known, environment
 from flask_ctl import CommandError, ConfigurationError, ControlError, Fleet
 from flask_ctl.fleet import leases
 from flask_ctl.fleet.archive import MAX_RECORDS, Archive
-from flask_ctl.fleet.buckets import open_bucket
+from flask_ctl.fleet.buckets import open_bucket, read_entries
 from flask_ctl.fleet.leases import CERTAIN, Holder, Lease
 from flask_ctl.fleet.subjects import LEASES
 
@@ -198,7 +198,7 @@ def test_a_lease_of_several_apps_is_lost_once_it_is_not_certain_that_one_is_rene
 
 
 def test_a_record_whose_answer_was_lost_is_written_again(operators: Operators) -> None:
-    archive = Archive(operators.bucket)
+    archive = Archive(None, operators.bucket)
     operators.bucket.entries["one"] = Entry(b"", 0)
     operators.bucket.loses = True
     with pytest.raises(ControlError, match="the NATS server does not answer"):
@@ -300,8 +300,8 @@ def _forget_leases(two: Site) -> None:
 
         async def forget() -> None:
             bucket = await open_bucket(fleet._link.connection, LEASES)
-            for key in await bucket.keys():
-                await bucket.purge(key)
+            for entry in await read_entries(fleet._link.connection.client, LEASES):
+                await bucket.purge(entry.key)
 
         fleet._link.run(forget())
         assert fleet.lease_holders() == []

@@ -95,8 +95,8 @@ class Fleet:
 
     def lease_holders(self) -> list[Holder]:
         """Those who run rollouts now: ``user``, ``host``, ``pid``, ``since``, ``rollout``."""
-        bucket = self._link.guarded(open_bucket(self._link.connection, LEASES))
-        return self._link.guarded(holders(bucket))
+        self._link.guarded(open_bucket(self._link.connection, LEASES))
+        return self._link.guarded(holders(self._link.connection.client))
 
     def rollout_ids(self) -> list[str]:
         """Of the records of rollouts, the oldest first."""
@@ -132,7 +132,8 @@ class Fleet:
 
     def _records(self) -> Archive:
         if self._archive is None:
-            self._archive = Archive(self._link.guarded(open_bucket(self._link.connection, ROLLOUTS)))
+            bucket = self._link.guarded(open_bucket(self._link.connection, ROLLOUTS))
+            self._archive = Archive(self._link.connection.client, bucket)
         return self._archive
 
 

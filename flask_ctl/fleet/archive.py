@@ -7,7 +7,9 @@ import zlib
 from typing import Any
 
 from ..errors import ConfigurationError, RemoteProtocolError
+from .buckets import READ_TIMEOUT, read_entries
 from .faults import plain_faults
+from .subjects import ROLLOUTS
 
 MAX_RECORDS = 100
 """The oldest are removed."""
@@ -21,20 +23,16 @@ Document = dict[str, Any]
 class Archive:
     """The records by their ids, each a JSON document, packed by zlib: it has to fit one message."""
 
-    def __init__(self, bucket: Any) -> None:
+    def __init__(self, client: Any, bucket: Any) -> None:
+        self._client = client
         self._bucket = bucket
         self._revisions: dict[str, int] = {}
         self._attempts: dict[str, list[bytes]] = {}
 
     async def ids(self) -> list[str]:
         """The oldest first."""
-        from nats.js import errors
-
         with plain_faults("the records of rollouts can't be read"):
-            try:
-                return sorted(await self._bucket.keys())
-            except errors.NoKeysError:
-                return []
+            return sorted(entry.key for entry in await read_entries(self._client, ROLLOUTS, values=False))
 
     async def read(self, id: str) -> Document:
         """Raises ConfigurationError if there is no such record, or it is another thing."""
@@ -84,8 +82,10 @@ class Archive:
 
     async def remove(self, id: str) -> None:
         """Take it out."""
+        stream = self._client.jetstream(timeout=READ_TIMEOUT)
         with plain_faults(f"the record {id} can't be removed"):
-            await self._bucket.purge(id)
+            # A purge of the key would leave a message for each, for ever.
+            await stream.purge_stream(f"KV_{ROLLOUTS}", subject=f"$KV.{ROLLOUTS}.{id}")
         self._revisions.pop(id, None)
 
     async def remove_old(self) -> None:

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import json
+from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 from ..errors import ConfigurationError
@@ -19,7 +23,29 @@ MIN_LEVEL = 1
 REPLICAS = 3
 """Of a bucket, in a cluster of that many servers."""
 
+READ_TIMEOUT = 5.0
+"""Seconds for a bucket to be read."""
+
+LOOK_INTERVAL = 0.5
+"""Seconds without the last entry, after which the server is asked whether there is one still."""
+
+CONSUMER_TIMEOUT = 5.0
+"""Seconds after which the server forgets a consumer that nobody reads; it keeps a thousand of them."""
+
+_REMOVED = ("KV-Operation", "Nats-Marker-Reason")
+"""Headers of what is written in the place of a removed entry: ADR-8, ADR-48."""
+
 _MAX_AGES = {PRESENCE: FORGOTTEN_AFTER, LEASES: LEASE_TIME, ROLLOUTS: None}
+
+
+@dataclass(frozen=True)
+class Entry:
+    """An entry of a bucket, and when the server has got it."""
+
+    key: str
+    value: bytes
+    revision: int
+    created: datetime
 
 
 async def open_presence(connection: Connection) -> Any:
@@ -49,6 +75,47 @@ async def open_bucket(connection: Connection, name: str) -> Any:
     except errors.BadRequestError:
         # Somebody else has created it meanwhile.
         return await _checked(name, await context.key_value(name))
+
+
+async def read_entries(client: Any, name: str, *, values: bool = True) -> list[Entry]:
+    """All entries of that bucket; without `values` these are empty. Raises TimeoutError and errors of nats-py.
+
+    The watcher of nats-py takes a bucket for empty if the server has sent all entries before they are looked for.
+    """
+    from nats.js import api
+
+    arrived: list[Any] = []
+    complete = asyncio.Event()
+
+    async def take(message: Any) -> None:
+        arrived.append(message)
+        if not message.metadata.num_pending:
+            complete.set()
+
+    subscription = await client.jetstream(timeout=READ_TIMEOUT).subscribe(
+        f"$KV.{name}.>", stream=f"KV_{name}", cb=take, ordered_consumer=True, headers_only=not values,
+        deliver_policy=api.DeliverPolicy.LAST_PER_SUBJECT, inactive_threshold=CONSUMER_TIMEOUT,
+    )  # fmt: skip
+    try:
+        await asyncio.wait_for(_wait_for_all(subscription, arrived, complete), READ_TIMEOUT)
+    finally:
+        await subscription.unsubscribe()
+    prefix = len(f"$KV.{name}.")
+    return [
+        Entry(message.subject[prefix:], message.data, message.metadata.sequence.stream, message.metadata.timestamp)
+        for message in arrived
+        if not any(header in _REMOVED for header in message.headers or ())
+    ]
+
+
+async def _wait_for_all(subscription: Any, arrived: list[Any], complete: asyncio.Event) -> None:
+    while not complete.is_set():
+        info = await subscription.consumer_info()
+        # One that was on its way may have been removed.
+        if not info.num_pending and info.delivered.consumer_seq <= len(arrived):
+            return
+        with contextlib.suppress(asyncio.TimeoutError):
+            await asyncio.wait_for(complete.wait(), LOOK_INTERVAL)
 
 
 async def _create(context: Any, config: Any, replicas: int) -> Any:

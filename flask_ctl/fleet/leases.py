@@ -15,9 +15,9 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from ..errors import ConfigurationError
-from .buckets import LEASE_TIME
+from .buckets import LEASE_TIME, read_entries
 from .faults import plain_faults
-from .subjects import token
+from .subjects import LEASES, token
 
 RENEWAL = LEASE_TIME / 3
 """Seconds between two renewals."""
@@ -138,20 +138,10 @@ class Lease:
             return {}
 
 
-async def holders(bucket: Any) -> list[Holder]:
+async def holders(client: Any) -> list[Holder]:
     """Those who have a lease now."""
-    from nats.js import errors
-
-    found = []
     with plain_faults("the leases can't be read"):
-        try:
-            keys = await bucket.keys()
-        except errors.NoKeysError:
-            return []
-        for key in keys:
-            with contextlib.suppress(errors.KeyNotFoundError):
-                found.append(read_holder((await bucket.get(key)).value))
-    return found
+        return [read_holder(entry.value) for entry in await read_entries(client, LEASES)]
 
 
 def read_holder(value: bytes) -> Holder:

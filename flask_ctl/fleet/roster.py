@@ -10,6 +10,7 @@ from datetime import datetime, timezone
 from typing import Any
 
 from ..errors import RemoteProtocolError
+from .buckets import READ_TIMEOUT, Entry, read_entries
 from .connection import Connection
 from .faults import plain_faults
 from .presence import Presence, is_lost, read_presence
@@ -17,9 +18,6 @@ from .subjects import PRESENCE, SERVICE, key_of
 
 SILENCE = 0.3
 """Seconds without another answer, after which nobody else is expected; only where nothing tells who is missing."""
-
-READ_TIMEOUT = 5.0
-"""Seconds for the bucket to be read."""
 
 WRONG_REVISION = 10071
 """JetStream's code of an error: somebody else has written the entry."""
@@ -68,7 +66,7 @@ async def read_roster(connection: Connection) -> Roster:
         bucket = await presences(connection)
         if bucket is None:
             return Roster(_sorted(await _answering(connection)), complete=False)
-        now, entries = await asyncio.gather(_now(connection), _entries(bucket))
+        now, entries = await asyncio.gather(_now(connection), read_entries(connection.client, PRESENCE))
     return Roster(_sorted(_instances(entries, now)))
 
 
@@ -112,17 +110,6 @@ async def presences(connection: Connection) -> Any:
         return None
 
 
-async def _entries(bucket: Any) -> list[Any]:
-    watcher = await bucket.watchall(ignore_deletes=True)
-    try:
-        entries = []
-        while (entry := await watcher.updates(timeout=READ_TIMEOUT)) is not None:
-            entries.append(entry)
-        return entries
-    finally:
-        await watcher.stop()
-
-
 async def _now(connection: Connection) -> datetime:
     """The server's time, by which the ages are measured; ours where it does not tell."""
     text = (await connection.who()).get("time", "")
@@ -133,7 +120,7 @@ async def _now(connection: Connection) -> datetime:
         return datetime.now(timezone.utc)
 
 
-def _instances(entries: Iterable[Any], now: datetime) -> Iterable[FleetInstance]:
+def _instances(entries: Iterable[Entry], now: datetime) -> Iterable[FleetInstance]:
     for entry in entries:
         try:
             presence = read_presence(entry.value)

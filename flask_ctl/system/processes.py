@@ -80,6 +80,11 @@ class ProcessHandle:
         """SIGSTOP, after which only SIGKILL has an effect. Raises PermissionError for another user's process."""
         self.signal(signal.SIGSTOP)
 
+    def signal_pends(self) -> bool:
+        """Whether a signal other than SIGSTOP waits for a suspended process to go on: proc(5), ShdPnd; Linux alone."""
+        words = _status_field(self.pid, "ShdPnd")
+        return bool(words) and int(words[0], 16) & ~(1 << signal.SIGSTOP - 1) != 0
+
     def duplicate(self) -> ProcessHandle | None:
         """Another handle on the same process; None if it has ended and can't be watched any more."""
         return (

@@ -23,6 +23,9 @@ PAUSE_TIMEOUT = 0.5
 SIGNAL_TIMEOUT, SIGNAL_INTERVAL = 0.2, 0.005
 """Seconds for an idle worker to end of the master's signal, and between two looks; busy ones take their time."""
 
+HAND_ON_TIMEOUT = 1.0
+"""Seconds for the master's signal to arrive at its workers, before they are killed."""
+
 EXIT_TIMEOUT = 1.0
 """Seconds for a worker whose requests are cut to run its exit handlers."""
 
@@ -127,6 +130,10 @@ class MasterServer:
             # The master may tell them to end in their own way, or start others for those that are killed first.
             worker.handle.suspend()
         self._signal("fast")
+        # A master that sees a worker die before it has begun to end them takes that for a failure, and exits with 1.
+        workers, limit = list(self._requests.workers), time.monotonic() + HAND_ON_TIMEOUT
+        while not all(worker.handle.signal_pends() for worker in workers) and time.monotonic() < limit:
+            time.sleep(SIGNAL_INTERVAL)
         self._kill({worker.pid for worker in self._requests.workers})
 
     def has_ended(self) -> bool:
