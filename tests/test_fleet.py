@@ -123,7 +123,13 @@ def test_options_may_stand_before_the_name_of_the_command(two: Shared) -> None:
 def test_an_empty_selection_is_exit_code_3(two: Shared) -> None:
     done = two.cli("status", "--name", "other")
     assert (done.returncode, done.stdout) == (3, "")
-    assert "no instance at the NATS server is selected" in done.stderr
+    assert "no instance at the NATS server is selected by --name other" in done.stderr
+
+
+def test_a_socket_selects_no_instance_at_a_nats_server(two: Shared) -> None:
+    done = run_cli("--socket", two.servers[0].socket, "fleet", "--nats", two.nats.url, "status")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "--socket is for instances of one machine" in done.stderr
 
 
 def test_a_command_that_changes_something_needs_a_selection(two: Shared) -> None:
@@ -188,6 +194,7 @@ def test_a_stop_ends_them_and_the_answer_is_the_proof(nats_server: NatsServer, s
     assert servers[1].wait() == 0
 
 
+@pytest.mark.full
 def test_a_reload_of_all_tells_what_has_become_of_each(nats_server: NatsServer, serve: Serve) -> None:
     """Also that one can't be asked: the gravest exit code is that of the command."""
     servers = [serve(env=environment(nats_server.url)) for _ in range(2)]
@@ -261,6 +268,7 @@ def test_followed_events_end_quietly_by_ctrl_c(two: Shared) -> None:
     assert child.returncode == 0
 
 
+@pytest.mark.full
 def test_the_end_of_each_followed_instance_is_told(nats_server: NatsServer, serve: Serve) -> None:
     """With exit code 3 when all have ended."""
     servers = [serve(env=environment(nats_server.url)) for _ in range(2)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import shlex
 from collections.abc import Iterable, Iterator
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any
@@ -57,6 +58,8 @@ def opened() -> Iterator[Fleet]:
     # At the end of a connection with TLS asyncio warns of what nats-py does.
     logging.getLogger("asyncio").setLevel(logging.ERROR)
     given = settings()
+    if given.sockets:
+        raise click.UsageError("--socket is for instances of one machine; select others by --name, --label or --host")
     timeout = CONNECT_TIMEOUT if given.timeout is None else given.timeout
     with Fleet(",".join(given.nats) or None, timeout=timeout) as fleet:
         yield fleet
@@ -65,7 +68,7 @@ def opened() -> Iterator[Fleet]:
 def selected(fleet: Fleet, *, operate: bool = False) -> tuple[list[FleetInstance], Roster]:
     """The selected instances, and all; NothingSelected if there is none. `operate` needs a selection, or --all."""
     given = settings()
-    narrow = given.selected_name is not None or given.labels or given.host_pattern or given.instance_pattern
+    narrow = _options(given)
     if operate and not narrow and not given.selected_all:
         raise click.UsageError("select instances by --name, --label, --host or --instance, or all of them by --all")
     roster = fleet.roster()
@@ -73,7 +76,7 @@ def selected(fleet: Fleet, *, operate: bool = False) -> tuple[list[FleetInstance
         given.say("who is missing is not known: no instance has recorded its presence, which needs JetStream")
     found = [one for one in roster.instances if matches(given, one)]
     if not found and (narrow or operate):
-        raise NothingSelected("no instance at the NATS server is selected")
+        raise NothingSelected(f"no instance at the NATS server is selected by {narrow or '--all'}")
     return found, roster
 
 
@@ -97,6 +100,17 @@ def matches(given: Settings, one: FleetInstance) -> bool:
     return all(pattern is None or fnmatchcase(value, pattern) for pattern, value in patterns) and all(
         labels.get(name) == wanted for name, wanted in given.labels.items()
     )
+
+
+def _options(given: Settings) -> str:
+    """The options that select, as they were given; "" for none."""
+    patterns = [
+        ("--name", given.selected_name),
+        *(("--label", f"{name}={wanted}") for name, wanted in given.labels.items()),
+        ("--host", given.host_pattern),
+        ("--instance", given.instance_pattern),
+    ]
+    return " ".join(f"{option} {shlex.quote(value)}" for option, value in patterns if value is not None)
 
 
 def lost(one: FleetInstance) -> str:
