@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Hashable, Mapping
+from collections.abc import Callable, Hashable, Mapping
+from concurrent.futures import Future
 from typing import Any
 
 from ...lifecycle.cutting import oldest
 from ...lifecycle.operation import MAX_WAIT
 from ...lifecycle.stop import Stop, StopRequest
+from ...system.standby import StandbyThread
 from .cutting import Answers, answers_in_flight, left_of, oldest_of, requests_in_flight
 from .master import MasterServer
 from .requests import WorkerRequests
@@ -70,11 +72,19 @@ class HubStop(Stop):
         self._died_before = requests.workers.died
         self._to_cut: Answers = {}
 
+    def start(self, on_done: Callable[[], Any], threads: tuple[StandbyThread, StandbyThread]) -> None:
+        # The counts that the workers reported may be a second old. Asked for now, they are those of the time before
+        # anybody was told that the server stops.
+        self._counted = self._requests.refresh()
+        self._counted.add_done_callback(self._note_finished)
+        super().start(on_done, threads)
+
     def _run(self) -> None:
-        # The counts that the workers reported may be a second old.
-        self._requests.refresh_now()
-        self._finished_before = self._work.finished_count()
+        self._requests.wait_for(lambda: self._counted)
         super()._run()
+
+    def _note_finished(self, counted: Future[set[int]]) -> None:
+        self._finished_before = self._work.finished_count()
 
     def _cut(self) -> int:
         count = self._server.cut()
