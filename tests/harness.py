@@ -190,6 +190,10 @@ class Server:
     def lines(self) -> list[str]:
         return self.output.splitlines()
 
+    def said(self, *lines: str) -> list[str]:
+        """Those of these lines that it has written, in order. What flask-ctl logs may come before or after."""
+        return [line for line in self.lines if line in lines]
+
     def client(self, **options: Any) -> ControlClient:
         return ControlClient(self.socket, **{**self.options, **options})
 

@@ -122,8 +122,7 @@ def test_a_server_that_the_program_stops_is_under_control_no_more(start: Serve, 
     server = start(how=how)
     assert server.get("/quit") == (200, b"quitting")
     assert server.wait() == 0
-    assert server.lines[-2:] == ["after run", "atexit"]
-    assert "on_stop" not in server.lines
+    assert server.said("on_stop", "after run", "atexit") == ["after run", "atexit"]
 
 
 def test_a_pool_that_is_full_is_drained_with_its_backlog(start: Serve) -> None:

@@ -35,7 +35,7 @@ def test_a_signal_drains_like_a_stop(start: Serve, row: Row, signum: signal.Sign
     server.release("a")
     assert held.result() == (200, b"held a")
     assert server.wait() == 0
-    assert server.lines[-len(row.says) :] == [*row.says]
+    assert server.said(*row.says) == [*row.says]
 
 
 @each_mechanism(alone)

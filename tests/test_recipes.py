@@ -105,7 +105,7 @@ def test_control_stop_in_a_view_instead_of_a_kill(serve: Serve) -> None:
     server = serve(preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_IGN))
     assert server.get("/stop") == (200, b"stopping")
     assert server.wait() == 0
-    assert server.lines[-3:] == ["on_stop", "after run", "atexit"]
+    assert server.said("on_stop", "after run", "atexit") == ["on_stop", "after run", "atexit"]
 
 
 def test_a_kill_in_a_view_drains_too(serve: Serve) -> None:
@@ -118,7 +118,7 @@ sample.app.run(port=0)
     server = serve(command=[sys.executable, "-c", code])
     assert server.get("/kill") == (200, b"killed")
     assert server.wait() == 0
-    assert server.lines[-1] == "atexit"
+    assert server.said("atexit") == ["atexit"]
 
 
 def test_a_background_server_instead_of_a_daemon_thread(short_path: pathlib.Path) -> None:

@@ -33,7 +33,7 @@ def begin_stop(server: Server, *arguments: str, **options: Any) -> Pending:
 def ended_well(server: Server, row: Row, address: tuple[str, int]) -> bool:
     """Exit code 0; hooks and exit handlers have run, and nothing is left behind."""
     assert server.wait() == 0
-    said = [line for line in server.lines if line in ("on_stop", "after run", "atexit")]
+    said = server.said("on_stop", "after run", "atexit")
     if row.workers:
         # A master that has loaded the app itself runs its exit handlers, too.
         assert said.count("on_stop") == row.workers

@@ -52,7 +52,7 @@ def test_wsgiref_comes_under_control_with_its_first_request(serve: Serve, free_p
     assert server.status()["server"]["listeners"] == [f"http://localhost:{free_port}"]
     assert server.client().stop()["outcome"] == "drained"
     assert server.wait() == 0
-    assert server.lines[-2:] == ["on_stop", "atexit"]
+    assert server.said("on_stop", "atexit") == ["on_stop", "atexit"]
 
 
 @pytest.mark.parametrize("arguments", [["routes"], ["shell"]], ids=" ".join)

@@ -51,8 +51,7 @@ def test_the_programs_own_handler_is_called_once_and_only_systemexit_sets_the_ex
     server.release("a")
     assert held.result() == (200, b"held a")
     assert server.wait() == exit_code
-    assert server.lines.count("handler 15") == 1
-    assert server.lines[-1] == "atexit"
+    assert server.said("handler 15", "atexit") == ["handler 15", "atexit"]
 
 
 def test_a_server_that_is_seen_to_run_has_its_handlers(serve: Serve) -> None:
