@@ -8,7 +8,6 @@ start times move with the system clock, and its `children` reads the stat file o
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import os
 import select
 import signal
@@ -225,6 +224,9 @@ def process_sum(pid: int) -> str:
 
     Also in another container, and after a reboot, where pid and host name may be the same.
     """
+    # It loads OpenSSL, which clients of one machine do not need.
+    import hashlib
+
     parts = [str(pid), str(start_time(pid))]
     for path in ("/proc/sys/kernel/random/boot_id", "/proc/self/ns/pid", "/proc/self/ns/mnt"):
         try:
