@@ -2,7 +2,7 @@
 
 `newest` runs the tests of what differs between Pythons, under the newest versions of all packages. `lowest` runs under
 the oldest Python that is found, with one group of packages at the lowest versions that pyproject.toml declares: the
-framework with what flask-ctl itself needs, or one HTTP server.
+framework with what flask-ctl itself needs, one HTTP server, or the package of one extra.
 """
 
 from __future__ import annotations
@@ -25,10 +25,14 @@ PYTHONS = nox.project.python_versions(PROJECT)
 OLDEST = next((version for version in PYTHONS if shutil.which(f"python{version}")), PYTHONS[0])
 
 DEPENDENCIES = list(map(Requirement, PROJECT["project"]["dependencies"]))
+OPTIONAL = PROJECT["project"]["optional-dependencies"]
 SERVERS = {
     found.name: found
-    for found in map(Requirement, PROJECT["project"]["optional-dependencies"]["test"])
+    for found in map(Requirement, OPTIONAL["test"])
     if found.name in ("waitress", "cheroot", "gevent", "gunicorn", "pyuwsgi", "granian")
+}
+EXTRAS = {
+    found.name: found for extra in ("cli", "metrics", "top", "fleet") for found in map(Requirement, OPTIONAL[extra])
 }
 
 ALWAYS = [
@@ -69,6 +73,14 @@ OF_SERVER = {
 }
 """The tests of a server, and the expression (``pytest -k``) that selects its rows there; all of them are run."""
 
+OF_EXTRA = {
+    "prompt-toolkit": ["test_shell"],
+    "prometheus-client": ["test_metrics", "test_metrics_workers", "test_worker_requests"],
+    "textual": ["test_top"],
+    "nats-py": ["test_fleet", "test_fleet_agent", "test_fleet_faults", "test_fleet_permissions", "test_fleet_rollout"],
+}
+"""The tests of what an extra adds; all of them are run."""
+
 nox.needs_version = ">=2026.2"
 nox.options.sessions = ["newest", "lowest"]
 nox.options.download_python = "never"
@@ -82,13 +94,15 @@ def newest(session: nox.Session) -> None:
 
 
 @nox.session(python=OLDEST)
-@nox.parametrize("group", ["framework", *SERVERS], ids=["framework", *SERVERS])
+@nox.parametrize("group", ["framework", *SERVERS, *EXTRAS], ids=["framework", *SERVERS, *EXTRAS])
 def lowest(session: nox.Session, group: str) -> None:
-    """The lowest declared versions of Flask, Werkzeug, click, pyzmq and psutil, or of one server."""
-    lowered = DEPENDENCIES if group == "framework" else [SERVERS[group]]
+    """The lowest declared versions of Flask, Werkzeug, click, pyzmq and psutil, of one server, or of one extra."""
+    lowered = DEPENDENCIES if group == "framework" else [{**SERVERS, **EXTRAS}[group]]
     session.install("--editable", ".[test]", *map(_at_lowest, lowered))
     if group == "framework":
         _test(session, ALWAYS, "-m", "not full")
+    elif group in EXTRAS:
+        _test(session, OF_EXTRA[group])
     else:
         names, expression = OF_SERVER[group]
         _test(session, names, "-k", expression)

@@ -47,7 +47,14 @@ def test_the_oldest_python_is_the_one_that_is_required_and_that_the_checks_assum
 def test_the_lowest_versions_of_every_server_are_run(noxfile: Any) -> None:
     servers = {spec.package for spec in ADAPTERS.values()} - {"werkzeug"}
     assert set(noxfile.SERVERS) == set(noxfile.OF_SERVER) == servers
-    assert matrix("group") == ["framework", *noxfile.SERVERS]
+    assert matrix("group") == ["framework", *noxfile.SERVERS, *noxfile.EXTRAS]
+
+
+def test_the_lowest_versions_of_every_extra_are_run(noxfile: Any) -> None:
+    assert set(noxfile.EXTRAS) == set(noxfile.OF_EXTRA)
+    [test] = [each for each in PROJECT["project"]["optional-dependencies"]["test"] if each.startswith("flask-ctl")]
+    extras = test.partition("[")[2].rstrip("]").split(",")
+    assert len(extras) == len(noxfile.EXTRAS)
 
 
 def test_the_lowest_versions_of_every_server_are_documented(noxfile: Any) -> None:
@@ -58,6 +65,7 @@ def test_the_lowest_versions_of_every_server_are_documented(noxfile: Any) -> Non
 
 def test_the_tests_of_each_session_are_there(noxfile: Any) -> None:
     named = {*noxfile.ALWAYS, *(name for names, _ in noxfile.OF_SERVER.values() for name in names)}
+    named |= {name for names in noxfile.OF_EXTRA.values() for name in names}
     assert {name for name in named if not (ROOT / "tests" / f"{name}.py").exists()} == set()
     for _, expression in noxfile.OF_SERVER.values():
         assert any(part in row for part in expression.split(" or ") for row in SERVERS)
