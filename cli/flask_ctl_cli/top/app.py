@@ -153,8 +153,10 @@ class Top(App[None]):
             yield Static(id="workers")
             yield Static("Log", classes="title")
             yield Static(id="records")
-        # So that the keys fit 40 columns.
-        yield Footer(compact=True)
+        footer = Footer()
+        # So that the keys fit 40 columns. Early versions do not take it as an argument.
+        footer.set_reactive(Footer.compact, True)
+        yield footer
 
     def on_mount(self) -> None:
         self.theme = self._first_theme
