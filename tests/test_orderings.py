@@ -135,6 +135,51 @@ def test_a_stop_that_calls_a_reload_off_ends_with_the_last_answer(scene: Scene, 
     assert stop.result(TIMEOUT)["cut"] == 0
 
 
+class Awaited(threading.Event):
+    """Opens a gate as soon as it is waited for."""
+
+    def __init__(self, gate: Gate) -> None:
+        super().__init__()
+        self.gate = gate
+
+    def wait(self, timeout: float | None = None) -> bool:
+        self.gate.open()
+        return super().wait(timeout)
+
+
+def test_the_server_ends_only_when_the_caller_of_a_reload_has_been_answered(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its thread may have begun to answer just before the stop, and be slower."""
+    reload, gate = reach(scene, "drain"), Gate()
+    answered: list[bool] = []
+    operation = scene.instance._reload
+    assert operation is not None
+    operation.answered = Awaited(gate)
+    gate.shut()
+
+    def set_exception(error: BaseException) -> None:
+        gate()
+        Future.set_exception(operation.result, error)
+
+    monkeypatch.setattr(operation.result, "set_exception", set_exception)
+    end = scene.server.end
+
+    def note_end() -> None:
+        answered.append(reload.done())
+        end()
+
+    monkeypatch.setattr(scene.server, "end", note_end)
+    threading.Thread(target=operation.settle, args=(CommandError("broken"),)).start()
+    assert gate.reached.wait(TIMEOUT)
+    stop = scene.signal("TERM")
+    let_go(scene, "drain")
+    assert stop.result(TIMEOUT)["cut"] == 0
+    assert scene.program.wait() == ("end", 0)
+    assert answered == [True]
+    assert failure(reload).message == "broken"
+
+
 @pytest.mark.parametrize("phase", AFTER)
 @pytest.mark.parametrize("by", ["a client", "TERM", "INT"])
 def test_a_graceful_stop_after_the_commit_goes_over_the_exec(scene: Scene, phase: str, by: str) -> None:

@@ -14,6 +14,7 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from dataclasses import asdict
+from functools import partial
 from typing import Any, Generic, TypeVar
 
 from ..dispatch.audit import asker
@@ -45,6 +46,9 @@ from .watchdog import PINGS, Load, Watchdog
 R = TypeVar("R", bound=ReloadOperation)
 
 logger = logging.getLogger("flask_ctl")
+
+CALLED_OFF_TIMEOUT = 1.0
+"""Seconds for a reload that a stop has called off to answer its caller, before the server ends."""
 
 MAX_JOINING = 64
 """Callers that wait for a stop to begin; before more of them the first ones are forgotten, who may be gone."""
@@ -142,7 +146,7 @@ class Controller(ABC, Generic[R]):
             self._tell_state()
             # Before what its thread tells.
             events.record("stopping", mode=stop.mode, by=request.by)
-            stop.start(self._end_server, threads)
+            stop.start(partial(self._end, self._reload), threads)
             logger.info("stopping (%s), asked by %s", stop.mode, asker(request.by))
             for begun in self._stop_begun:
                 begun.set_result(stop)
@@ -256,6 +260,13 @@ class Controller(ABC, Generic[R]):
     @abstractmethod
     def _new_stop(self, request: StopRequest) -> Stop:
         """A stop that has not been started."""
+
+    def _end(self, reload: R | None) -> None:
+        """In the stop's thread: end the server, once the caller of a reload that was called off has its answer."""
+        if reload is not None:
+            # Its own thread may be just about to give it.
+            reload.answered.wait(CALLED_OFF_TIMEOUT)
+        self._end_server()
 
     @abstractmethod
     def _end_server(self) -> None:

@@ -67,6 +67,8 @@ class Operation:
         self.by = by
         self.since = datetime.now(timezone.utc)
         self.began = time.monotonic()
+        self.answered = threading.Event()
+        """Set when whatever waits for the result has been called."""
         self.phase = ""
         self._deadline = deadline
         self._changed = threading.Condition()
@@ -114,6 +116,7 @@ class Operation:
             self.result.set_exception(outcome)
         else:
             self.result.set_result(outcome)
+        self.answered.set()
         return True
 
     def enter(self, phase: str) -> None:
