@@ -41,7 +41,7 @@ def test_run_serves_the_app_and_shows_where_it_listens(serve: Serve) -> None:
     """INFO is shown, with the path of the socket."""
     server = serve("flask-ctl run")
     assert server.get("/") == (200, b"hello")
-    assert f"sample listens for control at {server.socket}" in server.output
+    until(lambda: f"sample listens for control at {server.socket}" in server.output, "what the log's thread writes")
     assert run_cli("stop", "-s", server.socket).returncode == 0
     assert server.wait() == 0
     assert "atexit" in server.lines
