@@ -111,7 +111,7 @@ async def read_entries(client: Any, name: str, *, values: bool = True) -> list[E
 async def _wait_for_all(subscription: Any, arrived: list[Any], complete: asyncio.Event) -> None:
     while not complete.is_set():
         info = await subscription.consumer_info()
-        # One that was on its way may have been removed.
+        # The server may have removed an entry before it was sent.
         if not info.num_pending and info.delivered.consumer_seq <= len(arrived):
             return
         with contextlib.suppress(asyncio.TimeoutError):

@@ -69,7 +69,7 @@ class Inbox:
         self._prefix = ""
         self._keeper: asyncio.Future[None] | None = None
         self.denials: collections.deque[Callable[[str, str], Any]] = collections.deque()
-        """Called with subject and message of what is denied, for those who wait for something else than a letter."""
+        """Called with the subject and the server's message when permission is denied; for waits without a request."""
 
     async def open(self) -> None:
         """Receive from now on."""

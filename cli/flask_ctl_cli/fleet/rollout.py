@@ -9,7 +9,7 @@ from ..rollout.show import show_or_resume
 from ..settings import settings
 from .options import FleetCommand
 from .rolling import FleetPlace
-from .selection import opened
+from .selection import opened, selecting_options
 
 
 @click.command(
@@ -30,7 +30,7 @@ def rollout(action: str, id: str | None) -> None:
     if one is unknown, unreachable or not started.
     """
     given = settings()
-    if given.selected_name or given.labels or given.host_pattern or given.instance_pattern or given.selected_all:
+    if selecting_options(given) or given.selected_all:
         raise click.UsageError("a rollout has its instances in its record: give its ID, and no options that select")
     with opened() as fleet:
         show_or_resume(action, id, FleetPlace(fleet, QUESTION_TIMEOUT))

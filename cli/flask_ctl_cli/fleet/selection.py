@@ -68,7 +68,7 @@ def opened() -> Iterator[Fleet]:
 def selected(fleet: Fleet, *, operate: bool = False) -> tuple[list[FleetInstance], Roster]:
     """The selected instances, and all; NothingSelected if there is none. `operate` needs a selection, or --all."""
     given = settings()
-    narrow = _options(given)
+    narrow = selecting_options(given)
     if operate and not narrow and not given.selected_all:
         raise click.UsageError("select instances by --name, --label, --host or --instance, or all of them by --all")
     roster = fleet.roster()
@@ -102,7 +102,7 @@ def matches(given: Settings, one: FleetInstance) -> bool:
     )
 
 
-def _options(given: Settings) -> str:
+def selecting_options(given: Settings) -> str:
     """The options that select, as they were given; "" for none."""
     patterns = [
         ("--name", given.selected_name),
