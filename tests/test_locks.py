@@ -322,3 +322,13 @@ def test_a_lock_whose_descriptor_somebody_else_has_closed_keeps_no_other_one_ope
     locks.close(reader)
     with pytest.raises(OSError, match="Bad file descriptor"):
         os.fstat(reader)
+
+
+def test_a_file_whose_descriptor_somebody_else_has_closed_is_not_ours(tmp_path: pathlib.Path) -> None:
+    """The number of its inode may be that of another file by now."""
+    path = str(tmp_path / "x.lock")
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+    assert locks.take(descriptor, 0)
+    assert locks.is_ours(path)
+    os.close(descriptor)
+    assert not locks.is_ours(path)
