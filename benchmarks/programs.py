@@ -60,15 +60,22 @@ def controlled(*addresses: str) -> None:
 
 
 def spinning(address: str, echo_path: str) -> None:
-    """A Flask app under control, in whose process four threads compute, and another one echoes."""
+    """A Flask app under control, in whose process another thread echoes, and four compute from the first line on stdin.
+
+    They begin when it serves: beside them its imports alone take half a minute.
+    """
 
     def spin() -> None:
         while True:
             pass
 
+    def spin_when_told() -> None:
+        sys.stdin.readline()
+        for _ in range(4):
+            threading.Thread(target=spin, daemon=True).start()
+
     threading.Thread(target=echo, args=(echo_path,), daemon=True).start()
-    for _ in range(4):
-        threading.Thread(target=spin, daemon=True).start()
+    threading.Thread(target=spin_when_told, daemon=True).start()
     controlled(address)
 
 

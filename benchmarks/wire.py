@@ -98,7 +98,8 @@ def spinning(calls: int) -> list[Figure]:
     with contextlib.ExitStack() as stack:
         scratch = stack.enter_context(scratch_directory())
         path = str(scratch / "echo")
-        client, _ = controlled(stack, scratch, None, path, program="spinning")
+        client, server = controlled(stack, scratch, None, path, program="spinning")
+        server.tell(b"\n")
         size = _size(client.status())
         sock = stack.enter_context(_connected(path))
         compared = compare(ROUNDS, median_time(calls, client.status), median_time(calls, _round_trip(sock, size)))
