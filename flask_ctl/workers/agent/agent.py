@@ -64,7 +64,7 @@ class Agent:
         self._directory = server.start_directory(next((app.directory for app in apps if app.directory), None))
         self._commit = git_commit(self._directory.real)
         self._final = False
-        self._next_snapshot = 0.0
+        self._next_tick = self._next_snapshot = 0.0
         self._index = 0
         # Requests of this worker to the hub, by their id.
         self._asked: dict[Any, Future[Any]] = {}
@@ -218,12 +218,18 @@ class Agent:
         self._requests.told = figures
         return messages.request("hello", messages.as_json(hello), messages.HELLO_ID)
 
-    def _report(self) -> bytes | None:
+    def _tick(self) -> None:
         self._presence.renew()
         recorder.tick()
         self._requests.expire_levels()
         for slow in self._slow:
             slow.tick()
+
+    def _report(self) -> bytes | None:
+        # A hub that is asked often asks this worker as often.
+        if time.monotonic() >= self._next_tick:
+            self._next_tick = time.monotonic() + REPORT_INTERVAL
+            self._tick()
         figures = self._requests.count()
         if figures == self._requests.told and not self._final:
             return None

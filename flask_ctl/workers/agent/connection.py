@@ -165,10 +165,10 @@ class HubConnection:
         sock.sendall(self._hello())
         while True:
             ready = wait_readable([sock.fileno(), self._waker.fileno()], self._interval())
-            if self._waker.fileno() in ready:
-                self._waker.clear()
             if sock.fileno() in ready and not self._receive(sock, buffer):
                 return
+            # Not before: the answers to what was received have made it readable, too, and are sent below.
+            self._waker.clear()
             # Read before the flush: what is sent before `close` is in the outbox by then.
             closing = self._closing
             self.flush()
