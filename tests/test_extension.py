@@ -5,6 +5,7 @@ from __future__ import annotations
 import enum
 import gc
 import pathlib
+import types
 import uuid
 import weakref
 from collections.abc import Callable, Iterator
@@ -16,6 +17,8 @@ from werkzeug.middleware.proxy_fix import ProxyFix
 from werkzeug.test import Client
 
 from flask_ctl import BackgroundServer, CommandError, ConfigurationError, Control, ControlClient, NotRunning
+from flask_ctl.extension import registry as registry_module
+from flask_ctl.lifecycle.instance import Instance
 from flask_ctl.servers.base import WSGIApp
 from flask_ctl.servers.middleware import Environ, StartResponse
 
@@ -137,6 +140,46 @@ def test_an_app_listens_at_every_address_of_a_list(app: Flask, short_path: pathl
 def test_stop_without_a_server_says_so(app: Flask) -> None:
     with pytest.raises(NotRunning):
         Control(app).stop()
+
+
+class BeginningAgent:
+    """Of a worker whose hooks and commands are called while it begins."""
+
+    state = "starting"
+    ready = ended = False
+
+    def __init__(self, app: Flask, seen: list[tuple[str | None, bool]]) -> None:
+        self.app = app
+        self.seen = seen
+
+    def begin(self) -> None:
+        control = self.app.extensions["ctl"].control
+        self.seen.append((control.state, control.ready))
+        raise ConfigurationError("there is no hub")
+
+
+def test_an_app_knows_what_serves_it_before_its_hooks_run(app: Flask, monkeypatch: pytest.MonkeyPatch) -> None:
+    control, seen = Control(app), list[tuple[str | None, bool]]()
+    monkeypatch.setattr(registry_module, "_agent_class", lambda: lambda worker, apps: BeginningAgent(app, seen))
+    worker: Any = types.SimpleNamespace(name="a server")
+    registry_module.registry.register_worker(worker, app.wsgi_app)
+    assert seen == [("starting", False)]
+    assert (control.state, control.ready) == (None, True)
+
+
+def test_an_app_knows_its_server_before_its_commands_run(app: Flask, monkeypatch: pytest.MonkeyPatch) -> None:
+    control, seen = Control(app), list[tuple[str | None, bool]]()
+
+    def open(instance: Instance) -> None:
+        seen.append((control.state, control.ready))
+        instance.close()
+        raise ConfigurationError("there is no directory")
+
+    monkeypatch.setattr(Instance, "open", open)
+    with pytest.raises(ConfigurationError, match="no directory"):
+        BackgroundServer(app).start()
+    assert seen == [("starting", False)]
+    assert (control.state, control.ready) == (None, True)
 
 
 def test_a_command_runs_in_an_app_context(app: Flask, ask: Ask) -> None:

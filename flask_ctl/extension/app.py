@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 import logging
 import weakref
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -111,6 +112,11 @@ class AppState:
         if self.app.config.get("CTL_LEGACY_SHUTDOWN"):
             self.requests.shutdown = instance.request_stop
 
+    def detach(self, instance: Instance | Agent) -> None:
+        """Record that it does not serve the app after all."""
+        self._instances = [other for other in self._instances if other is not instance]
+        self.requests.shutdown = None
+
     def endpoints(self) -> list[str]:
         """The addresses to listen at; empty if control is off."""
         if OFF in from_environment():
@@ -209,6 +215,19 @@ class AppState:
     def _run_hook(self, function: Callable[[], Any]) -> None:
         with self.app.app_context():
             self.app.ensure_sync(function)()
+
+
+@contextlib.contextmanager
+def attached(states: Sequence[AppState], instance: Instance | Agent) -> Iterator[None]:
+    """Have the apps know what serves them while that begins: their hooks and commands may run already."""
+    for state in states:
+        state.attach(instance)
+    try:
+        yield
+    except BaseException:
+        for state in states:
+            state.detach(instance)
+        raise
 
 
 def _wsgi_app_of(app: Flask) -> WSGIApp:

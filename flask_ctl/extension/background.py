@@ -15,6 +15,7 @@ from ..lifecycle.instance import Instance
 from ..servers.middleware import WSGIApp
 from ..servers.werkzeug import make_background_server, run
 from ..system.addresses import OFF, Sockets, as_list, from_environment
+from .app import attached
 from .control import state_of
 
 JOIN_TIMEOUT = 5.0
@@ -80,11 +81,11 @@ class BackgroundServer:
             server, self.port = make_background_server(self.host, self._wanted_port, self._wsgi_app(), **self._options)
             try:
                 instance = Instance(server, [self._state.served_app(sockets, required=True)], handle_signals=False)
-                instance.open()
+                with attached([self._state], instance):
+                    instance.open()
             except BaseException:
                 server.discard()
                 raise
-            self._state.attach(instance)
             self._instance = instance
             self._thread = threading.Thread(
                 target=run, args=(server,), name=f"flask-ctl-server-{self.port}", daemon=True

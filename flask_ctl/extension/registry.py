@@ -21,7 +21,7 @@ from ..servers.middleware import Environ
 from ..servers.registry import WORKERS, arm_all, server_of_workers
 from ..servers.unknown import UnknownServer
 from ..system.preflight import check_at_exit
-from .app import AppState
+from .app import AppState, attached
 
 if TYPE_CHECKING:
     from ..workers.agent.agent import Agent
@@ -110,14 +110,12 @@ class AppRegistry(Host):
             refuse_insecure(app)
         try:
             agent = _agent_class()(worker, apps)
-            agent.begin()
+            with attached(states, agent):
+                agent.begin()
         except ConfigurationError as error:
             if any(app.required for app in apps):
                 raise
             logger.warning("%s serves without a control socket: %s", worker.name, error.message)
-            return
-        for state in states:
-            state.attach(agent)
 
 
 registry = AppRegistry()
@@ -137,11 +135,10 @@ def begin(server: HttpServer, states: Iterable[AppState]) -> Instance | None:
     server.threads = next((state.threads for state in states if state.threads), None)
     apps = [state.served_app() for state in states]
     instance = Instance(server, apps, handle_signals=all(state.wants_signals for state in states))
-    instance.open()
+    with attached(states, instance):
+        instance.open()
     if not instance.has_predecessor and not server.embedded and instance.endpoints:
         _tell_flask_run(instance.endpoints)
-    for state in states:
-        state.attach(instance)
     return instance
 
 
