@@ -378,8 +378,9 @@ def test_a_reader_that_goes_away_is_no_traceback(shared: Server) -> None:
 
 MODULES = """
 import atexit, sys
+before = set(sys.modules)
 from flask_ctl_cli import main
-atexit.register(lambda: print(*sys.modules))
+atexit.register(lambda: print(*set(sys.modules) - before))
 main()
 """
 
