@@ -43,8 +43,8 @@ def command_line(rounds: int) -> list[Figure]:
             '`python -c "import click"`',
             compared,
             1.25,
-            "json and socket, which click does not load, take a third of the difference, 27 modules of flask-ctl the"
-            " rest.",
+            "json and socket, which click does not load, take a third of the difference, some 30 modules of flask-ctl"
+            " the rest.",
         )
     ]
 
@@ -63,7 +63,7 @@ def memory(rounds: int) -> list[Figure]:
             f"{samples.same:.2f} ×",
             f"≤ +{MEMORY_GOAL} MiB",
             round(added, 2) <= MEMORY_GOAL,
-            "psutil takes 0.5 to 1 MiB, a hundred modules the rest; they are loaded at the start, because later"
+            "psutil takes 1 MiB, the 150 modules of flask-ctl the rest; they are loaded at the start, because later"
             " descriptors may be used up, or the package replaced.",
         )
     ]
