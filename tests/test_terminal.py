@@ -5,15 +5,16 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import pathlib
 import pty
 import signal
 import struct
 import subprocess
 import termios
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import pytest
-from harness import PYTHON, Program, Serve, run_cli
+from harness import APPS, PYTHON, TIMEOUT, Program, Serve, Server, run_cli
 
 from flask_ctl_cli.progress import describe
 
@@ -184,3 +185,64 @@ def test_status_shows_the_last_records_a_line_each(serve: Serve, program: Progra
     assert all(len(line) == 70 for line in records)
     assert all(line.endswith("…") for line in records)
     assert "record" not in run_cli("status", "-s", server.socket).stdout
+
+
+# Closed streams
+
+CLOSED = {"<&-": "stdin", ">&-": "stdout", "2>&-": "stderr"}
+
+
+def closed(
+    which: str, *arguments: str, command: Sequence[str] = CLI, env: Env = NO_ENV
+) -> subprocess.CompletedProcess[str]:
+    """flask-ctl, as a shell begins it with these streams closed."""
+    return subprocess.run(
+        ["sh", "-c", f'exec "$@" {which}', "sh", *command, *arguments],
+        capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=TIMEOUT, env={**os.environ, **env},
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("which", [*CLOSED, " ".join(CLOSED)])
+def test_with_a_closed_stream_each_command_does_what_it_does_else(
+    serve: Serve, shared_typed: Server, which: str
+) -> None:
+    """What would be written to the closed one is dropped."""
+    server = serve()
+    for words, said in (
+        (["ping"], "pong"),
+        (["status"], "running"),
+        (["reload"], "generation 2"),
+        (["call", "empty-cache", "-s", shared_typed.socket], "emptied"),
+        (["stop"], "stopped"),
+    ):
+        done = closed(which, *words, *([] if "-s" in words else ["-s", server.socket]))
+        assert (done.returncode, done.stderr) == (0, ""), words
+        assert (said in done.stdout) is (">&-" not in which.replace("2>&-", "")), words
+    assert server.wait() == 0
+
+
+@pytest.mark.parametrize("which", [*CLOSED, " ".join(CLOSED)])
+def test_the_exit_code_of_a_failure_is_the_same_with_a_closed_stream(short_path: pathlib.Path, which: str) -> None:
+    for command in ("ping", "status", "reload", "stop"):
+        done = closed(which, command, "-s", str(short_path / "nobody.sock"))
+        assert (done.returncode, done.stdout) == (3, "")
+        assert ("nothing is running" in done.stderr) is ("2>&-" not in which), command
+
+
+def test_a_closed_stdin_is_no_terminal(serve: Serve) -> None:
+    server = serve()
+    done = closed("<&-", "stop", "--all")
+    assert (done.returncode, "--yes" in done.stderr) == (2, True)
+    assert server.status()["state"] == "running"
+    assert closed("<&-", "shell", "-s", server.socket).returncode == 0
+    assert closed("<&-", "stop", "--all", "--yes").returncode == 0
+    assert server.wait() == 0
+
+
+def test_flask_ctl_of_an_app_needs_no_stream_either(serve: Serve) -> None:
+    server = serve()
+    flask = [*PYTHON, "-m", "flask", "--app", "sample", "ctl"]
+    done = subprocess.run(
+        ["sh", "-c", 'exec "$@" <&- >&- 2>&-', "sh", *flask, "stop", "-s", server.socket], cwd=APPS, timeout=TIMEOUT
+    )
+    assert (done.returncode, server.wait()) == (0, 0)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import click
 from flask import Flask
 from flask.cli import NoAppException, ScriptInfo
@@ -10,6 +12,7 @@ from flask_ctl import find_instance_of
 
 from .group import ControlGroup
 from .settings import settings_of
+from .terminal import complete_streams
 
 
 class _ImportFailed(Exception):
@@ -39,6 +42,12 @@ class AppControlGroup(ControlGroup):
 
     If the import fails, an instance is looked for as by ``flask-ctl``: it may run older code.
     """
+
+    def make_context(
+        self, info_name: str | None, args: list[str], parent: click.Context | None = None, **extra: Any
+    ) -> click.Context:
+        complete_streams()
+        return super().make_context(info_name, args, parent, **extra)
 
     def default_socket(self, ctx: click.Context) -> str | None:
         try:

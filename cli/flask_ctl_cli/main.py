@@ -9,6 +9,7 @@ import click
 
 from .group import ControlGroup
 from .settings import hosts_option
+from .terminal import complete_streams
 
 COMMANDS = (
     "call",
@@ -57,6 +58,7 @@ cli = click.version_option(package_name="flask-ctl", prog_name="flask-ctl")(
 
 def main() -> NoReturn:
     """Run the command line, and exit with one of the EXIT_CODES."""
+    complete_streams()
     if instruction := os.environ.get("_FLASK_CTL_COMPLETE"):
         from .completion import begin
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from typing import IO, Any
 
 import click
@@ -17,6 +18,19 @@ _STYLES = {
     r"\b(CUT|DIED|FAILED|LEFT\s+(?:UNFINISHED|BEHIND))\b": "red",
 }
 """Colours of the state in the first line of `status`, of limits that are nearly reached, and of what was lost."""
+
+
+def complete_streams() -> None:
+    """Have /dev/null in the place of each standard stream that is closed: Python has None there.
+
+    What is written to it is dropped, it is no terminal, and its descriptor becomes no socket's.
+    """
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            stream = open(os.devnull, mode, encoding="utf-8", errors="replace")  # noqa: SIM115
+            # Programs that are started here, such as ssh, need one, too.
+            os.set_inheritable(stream.fileno(), True)
+            setattr(sys, name, stream)
 
 
 def columns(stream: IO[Any]) -> int | None:
