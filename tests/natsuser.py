@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 import nats
 from harness import TIMEOUT, until
 from nats.aio.msg import Msg
+from nats.aio.subscription import Subscription
 from nats.js.errors import NotFoundError
 
 from flask_ctl.fleet.buckets import read_entries
@@ -61,10 +62,11 @@ class NatsUser:
         self._run(self.client.flush())
         return reply
 
-    def listen(self, subject: str) -> None:
+    def listen(self, subject: str) -> Subscription:
         """Subscribe, and wait until the server has said what it thinks of that."""
-        self._run(self.client.subscribe(subject))
+        subscription = self._run(self.client.subscribe(subject))
         self._run(self.client.flush())
+        return subscription
 
     def put(self, bucket: str, key: str, value: bytes) -> None:
         """Write an entry of a bucket that exists."""
@@ -101,9 +103,9 @@ class NatsUser:
             answer.headers, answer.notifications = headers, notifications
             return answer
 
-    def next(self) -> Msg:
-        """The next message at any of our reply subjects."""
-        message: Msg = self._run(self._answers.next_msg(timeout=TIMEOUT))
+    def next(self, subscription: Subscription | None = None) -> Msg:
+        """The next message at any of our reply subjects, or of another subscription."""
+        message: Msg = self._run((subscription or self._answers).next_msg(timeout=TIMEOUT))
         return message
 
     def services(self, verb: str = "INFO", count: int = 1) -> list[dict[str, Any]]:

@@ -202,6 +202,19 @@ def test_a_caller_of_another_role_does_not_keep_a_stream_alive_nor_end_it(scene:
     assert len(scene.listener._sessions) == 1
 
 
+def test_who_waits_for_an_answer_that_was_lost_is_told(scene: Scene) -> None:
+    """By the word that it is still there, which a request that is at work is not answered."""
+    scene.take("operate", "r1", "run", name="a")
+    scene.take("operate", "r1")
+    assert scene.answers() == []
+    scene.futures["a"].set_result("done")
+    scene.turn()
+    scene.take("operate", "r1")
+    [answer, (reply, error)] = scene.answers()
+    assert answer == ("r1", "done")
+    assert (reply, error["code"], error["data"]) == ("r1", CONFLICT, {"unknown": True})
+
+
 @pytest.mark.parametrize("role", ["observe", "inspect"])
 def test_the_id_of_one_who_may_not_operate_is_not_remembered(scene: Scene, role: Role) -> None:
     """It could push the ids of operators out of the memory."""

@@ -9,9 +9,12 @@ from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import pytest
-from harness import TIMEOUT
+from harness import TIMEOUT, Pending, Program, Serve
+from natsserver import NatsServer
+from natsuser import NatsUser
+from test_fleet import all_known, environment
 
-from flask_ctl import ControlError
+from flask_ctl import ControlError, Fleet
 from flask_ctl.client import fleetclient
 from flask_ctl.client.fleetclient import FleetConnection, Place
 from flask_ctl.errors import CONFLICT
@@ -32,16 +35,16 @@ class FakeLink:
     def send(self, request: Request, receive: Receive, reply: str | None = None) -> str:
         word = self._words[min(len(self.sent), len(self._words) - 1)]
         self.sent.append(request)
-        reply = f"r{len(self.sent)}"
+        reply = reply or f"r{len(self.sent)}"
         self._receive[reply] = receive
-        id = json.loads(request.data)["id"]
+        id = 1
         if word == "absent":
             receive(Letter(Kind.ABSENT, reply))
         elif word == "denied":
             receive(Letter(Kind.DENIED, reply, message="this user may not"))
         elif word == "lost":
             receive(Letter(Kind.RECONNECTED, reply))
-        elif word in ("running", "busy", "ran"):
+        elif word in ("running", "busy", "unknown", "ran"):
             error = {"code": CONFLICT, "message": "not now", "data": {word: True}}
             receive(Letter(Kind.ANSWER, reply, json.dumps({"jsonrpc": "2.0", "id": id, "error": error}).encode()))
         elif word == "another":
@@ -119,6 +122,32 @@ def test_what_comes_of_a_command(name: str) -> None:
     connection.close()
 
 
+QUESTIONS = {
+    "an answer": (["answer"], "done", [1]),
+    "it takes long": (["silence", "silence", "silence", "answer to 1"], "done", [1, 0, 0, 0]),
+    "it is busy, and then answers": (["busy", "answer"], "done", [1, 1]),
+    "it is away for a moment": (["absent", "answer"], "done", [1, 1]),
+    "it takes long, and is away for a moment": (["silence", "absent", "answer"], "done", [1, 0, 1]),
+    "its answer is lost": (["silence", "unknown", "answer"], "done", [1, 0, 1]),
+    "the connection was lost": (["lost", "answer"], "done", [1, 1]),
+    "nobody is there any more": (["silence", "absent"], "NotRunning: nothing was done", None),
+}
+"""What meets the messages of a question, what comes of it, and which of them are the whole request."""
+
+
+@pytest.mark.parametrize(("words", "outcome", "whole"), QUESTIONS.values(), ids=QUESTIONS)
+def test_a_question_is_sent_again_only_if_nobody_has_it(
+    words: list[str], outcome: str, whole: list[int] | None
+) -> None:
+    link: Any = FakeLink(words)
+    place = Place("shop", "web-1", ("observe", "inspect", "operate"), lambda: False, fence=7, life="a")
+    connection = FleetConnection(link, place, lambda method: "inspect")
+    assert outcome_of(connection, TIMEOUT) == outcome
+    assert whole is None or [bool(request.data) for request in link.sent] == whole
+    assert {(request.id, request.fence, request.life) for request in link.sent} == {(None, None, None)}
+    connection.close()
+
+
 def outcome_of(connection: FleetConnection, seconds: float) -> str:
     connection.send([("reload", {})], None)
     try:
@@ -129,3 +158,32 @@ def outcome_of(connection: FleetConnection, seconds: float) -> str:
         return "no answer"
     assert isinstance(message, Response)
     return str(message.result if message.error is None else message.error[1])
+
+
+SLOW = """
+@control.command(role="inspect")
+def slow() -> str:
+    say("slow runs")
+    gates["slow"].wait()
+    return "done"
+"""
+
+
+def test_a_command_to_inspect_that_takes_long_runs_once(
+    nats_server: NatsServer, serve: Serve, program: Program
+) -> None:
+    """Its operator asks again and again whether the instance has it."""
+    program.edit("old", SLOW)
+    server = serve(env=environment(nats_server.url), cwd=program.directory)
+    all_known(nats_server.url, server)
+    with NatsUser(nats_server.url) as user, Fleet(nats_server.url) as fleet:
+        words = user.listen("flask_ctl.inspect.>")
+        [one] = fleet.roster().instances
+        with fleet.client(one) as client:
+            asking = Pending.call(lambda: client.call("slow"))
+            asked = [user.next(words).data for _ in range(4)]
+            server.release("slow")
+            assert asking.result() == "done"
+    assert b"slow" in asked[0]
+    assert asked[1:] == [b""] * 3
+    assert server.output.count("slow runs") == 1

@@ -25,7 +25,8 @@ AGAIN = 0.5
 """Seconds before a command that still runs, or an instance that is busy or not there, is asked for again."""
 
 PROBE = 5.0
-"""Seconds after which a command without an answer is asked for again, by its id: the answer may have been lost."""
+"""Seconds after which a request without an answer is looked after: one with an id is sent again, as its answer may have
+been lost; of another one, which would run again, its instance is asked whether it has it."""
 
 ABSENCE = 3.0
 """Seconds for which an instance may be away, as between two images of a reload, before a question to it fails."""
@@ -72,6 +73,8 @@ class _Sent:
     may_have_run: bool = False
     silent: bool = True
     """Whether nothing has come at the last of `replies`."""
+    lost: bool = False
+    """Whether it, or its answer, may have been lost with our connection."""
     absent_since: float | None = None
     replies: list[str] = field(default_factory=list)
     """Where the answer may still come: at the first one, unless something was lost."""
@@ -87,8 +90,9 @@ class _Stream:
 
 
 class FleetConnection(Connection):
-    """Requests to one instance, each at most once: a command that has to be sent again has the same id.
+    """Requests to one instance, commands of the role operate at most once: one that is sent again has the same id.
 
+    A question has no id. It is sent again only if nobody has it, or if its answer may have been lost with a connection.
     `ended` when the instance has left NATS in order, or when messages of a stream may have been lost.
     """
 
@@ -149,7 +153,7 @@ class FleetConnection(Connection):
         if not sent.silent:
             # Nothing more comes there.
             self._forget(sent.replies.pop())
-        sent.silent = True
+        sent.silent, sent.lost = True, False
         reply = self._link.send(sent.request, self._letters.put)
         sent.replies.append(reply)
         self._sent[reply] = sent
@@ -192,7 +196,7 @@ class FleetConnection(Connection):
             if letter.reply in self._streams:
                 self.ended = True
             elif sent is not None:
-                sent.may_have_run = sent.request.role == "operate"
+                sent.may_have_run, sent.lost = sent.request.role == "operate", True
                 sent.due = 0.0
         elif sent is not None and letter.kind is Kind.DENIED:
             self._settle(sent)
@@ -259,8 +263,13 @@ class FleetConnection(Connection):
                 if sent.silent:
                     # A reload may be at work, in which nobody answers for a while.
                     sent.may_have_run, sent.absent_since = sent.request.role == "operate", None
-                # At a subject of its own: at the first one it would be another request.
-                if self._link.connection.connected:
+                if not self._link.connection.connected:
+                    continue
+                if sent.request.id is None and sent.silent and not sent.lost:
+                    # One that has it says nothing; the server tells where there is none.
+                    self._link.send(sent.request._replace(data=b""), self._letters.put, sent.replies[-1])
+                else:
+                    # At a subject of its own: at the first one it would be another request.
                     self._publish(sent)
 
     def _settle(self, sent: _Sent) -> None:
@@ -276,11 +285,11 @@ class FleetConnection(Connection):
 
 
 def _not_now(message: Response) -> str | None:
-    """Why the answer comes later: a command that was sent before is ``running``, or the instance is ``busy``."""
+    """Why the answer comes later: it is ``running``, the instance is ``busy``, or the answer is lost: ``unknown``."""
     if message.error is None or message.error[0] != CONFLICT or not isinstance(message.error[2], dict):
         return None
     data = message.error[2]
-    return next((why for why in ("running", "busy") if data.get(why) is True), None)
+    return next((why for why in ("running", "busy", "unknown") if data.get(why) is True), None)
 
 
 def _is_another(message: Response) -> bool:

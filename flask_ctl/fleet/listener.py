@@ -268,7 +268,10 @@ class FleetListener:
         session = self._sessions.get(key)
         if session is not None:
             session.take(incoming.data)
-        elif incoming.data and self._may_begin(incoming):
+        elif not incoming.data:
+            # Its caller may wait for an answer that was lost.
+            self._refuse(incoming, "nothing is known of this request", {"unknown": True})
+        elif self._may_begin(incoming):
             peer = Peer(role=incoming.role, account=self._thread.account, user=incoming.user)
             id = incoming.id if incoming.role == "operate" else None
             self._sessions[key] = session = FleetSession(key, peer, self._reactor, self._handler, self, id)
