@@ -249,12 +249,12 @@ def follow(url: str, *arguments: str) -> Child:
     return Child(sys.executable, "-m", "flask_ctl_cli", *words, *arguments)
 
 
-def until_told(child: Child, url: str) -> None:
+def until_told(child: Child, url: str, count: int = 2) -> None:
     """Both instances have told the follower of a call: from now on it misses nothing."""
     seen: set[str] = set()
     env = {"FLASK_CTL_FLEET": url}
     until(lambda: run_cli("fleet", "call", "release", "name=x", "--all", env=env).returncode == 0, "a call")
-    while len(seen) < 2:
+    while len(seen) < count:
         if not select.select([child.stdout], [], [], 1)[0]:
             run_cli("fleet", "call", "release", "name=x", "--all", env=env)
             continue
@@ -353,6 +353,25 @@ def test_without_presences_those_who_answer_are_listed(start_nats: StartNats, se
     assert server.wait() == 0
 
 
+def test_streams_without_presences_bring_what_comes(start_nats: StartNats, serve: Serve) -> None:
+    """Nothing tells that their instance has left, so it has not."""
+    nats = start_nats(jetstream=False)
+    server = serve(env=environment(nats.url))
+    until(lambda: server.status()["fleet"]["roles"], "at the server")
+    server.call("greet", name="x")
+    done = run_cli("fleet", "events", "--json", env={"FLASK_CTL_FLEET": nats.url})
+    assert done.returncode == 0
+    assert "greet" in {json.loads(line).get("command") for line in done.stdout.splitlines()}
+    with follow(nats.url) as child:
+        until_told(child, nats.url, 1)
+        child.send_signal(signal.SIGINT)
+        assert child.stdout.read().splitlines()[-1] == '{"end": "interrupted"}'
+    with Fleet(nats.url) as fleet:
+        [one] = fleet.roster().instances
+        with fleet.client(one) as client:
+            assert len(client.call("greet", name="x" * 1000, times=1500, _chunks=True)["greeting"]) > 1024 * 1024
+
+
 WITH_LOST_ONES = """
 from flask_ctl.fleet import roster
 roster.is_lost = lambda age, interval: interval == 99
@@ -426,6 +445,12 @@ accounts {
         user: viewer, password: v
         permissions: {publish: ["flask_ctl.observe.>", "$JS.API.>", "$JS.ACK.>", "$SYS.REQ.USER.INFO", "_R_.>"]}
       }
+      {
+        user: reader, password: r
+        permissions: {
+          publish: {allow: ["flask_ctl.>", "$JS.API.>", "$SYS.REQ.USER.INFO"], deny: "$JS.API.DIRECT.GET.>"}
+        }
+      }
       {user: stranger, password: s, permissions: {publish: ["_R_.>"], subscribe: ["_INBOX.>"]}}
     ]
   }
@@ -453,6 +478,16 @@ def test_what_the_server_does_not_permit_is_told_at_once(start_nats: StartNats, 
     assert done.returncode == 5
     assert "stranger may not publish to $JS.API" in done.stderr
     assert server.status()["state"] == "running"
+
+
+def test_who_may_not_read_the_presence_of_one_instance_has_its_streams(start_nats: StartNats, serve: Serve) -> None:
+    nats = start_nats(config=USERS)
+    server = serve(env={**environment(nats.url), **user(nats.url, "app")})
+    until(lambda: names(run_cli("fleet", "ls", "--json", env=user(nats.url, "boss"))), "the instance")
+    server.call("greet", name="x")
+    done = run_cli("fleet", "events", "--json", env=user(nats.url, "reader"))
+    assert done.returncode == 0
+    assert "greet" in {json.loads(line).get("command") for line in done.stdout.splitlines()}
 
 
 def test_wrong_credentials_are_exit_code_5(start_nats: StartNats) -> None:

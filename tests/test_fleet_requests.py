@@ -71,7 +71,7 @@ class Case(NamedTuple):
     """What meets the requests, whether the instance has left in order, and what comes of it."""
 
     words: list[str]
-    has_left: bool
+    has_left: bool | None
     outcome: str
 
 
@@ -97,6 +97,9 @@ CASES = {
     "it was away, has it, and is away for long": Case(["absent", "silence", *["absent"] * 20, "answer"], False, "done"),
     "it still runs, and is away for long": Case(["running", *["absent"] * 20, "answer"], False, "done"),
     "it has it, and has left": Case(["silence", "absent"], True, "ControlError: the outcome is not known"),
+    "it has it, is away for long, and nothing tells whether it has left": Case(
+        ["silence", *["absent"] * 20, "answer"], None, "done"
+    ),
     "the connection was lost, and it is away for long": Case(["lost", *["absent"] * 20, "answer"], False, "done"),
     "the connection was lost, and it has left": Case(
         ["lost", "absent"], True, "ControlError: the outcome is not known"

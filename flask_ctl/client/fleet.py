@@ -69,15 +69,15 @@ class Fleet:
         """A client of one instance. `fence` is that of a lease."""
         presence = one.presence
 
-        def has_left() -> bool:
+        def has_left() -> bool | None:
             try:
                 now = self._link.guarded(read_one(self._link.connection, presence.app, presence.instance))
             except (LookupError, AccessDenied):
-                # Nothing tells.
-                return True
+                return None
             except ControlError:
                 return False
-            return now is None or (now.pid, now.started_at) != (presence.pid, presence.started_at)
+            # Where it was known by its answer alone, its start was not.
+            return now is None or now.pid != presence.pid or presence.started_at not in ("", now.started_at)
 
         place = Place(presence.app, presence.instance, presence.roles, has_left, fence, presence.life or None)
         return FleetClient(self._link, place, timeout=timeout)

@@ -54,8 +54,8 @@ class Place(NamedTuple):
     app: str
     instance: str
     roles: Sequence[str]
-    has_left: Callable[[], bool]
-    """Whether it has ended in order, as far as one can know."""
+    has_left: Callable[[], bool | None]
+    """Whether it has ended in order; None where nothing tells."""
     fence: int | None = None
     """Of the lease under which it is operated."""
     life: str | None = None
@@ -168,8 +168,9 @@ class FleetConnection(Connection):
                 return False
             wake = min((sent.due for sent in self._sent.values()), default=now + PROBE)
             if not self._sent and now >= self._look_at:
-                # Without a stream, what is waited for is its end.
-                if self._place.has_left():
+                # Without a stream, what is waited for is the end that it has announced by the answer to a stop.
+                has_left = self._place.has_left()
+                if has_left or (has_left is None and not self._streams):
                     self.ended = self._has_left = True
                     return True
                 self._look_at = now + (LOOK if self._streams else LEAVING)
