@@ -36,7 +36,7 @@ def files() -> dict[str, str]:
     parent = click.Context(cli, info_name="flask-ctl", terminal_width=1000)
     pages = {"flask-ctl": _page(cli, parent)}
     for context in contexts_of(cli, COMMANDS, parent):
-        pages[context.command_path.replace(" ", "-")] = _page(context.command, context)
+        pages[_title(context)] = _page(context.command, context)
     return scripts | {f"man/man1/{title}.1": "\n".join([*lines, ""]) for title, lines in pages.items()}
 
 
@@ -48,7 +48,7 @@ def _completion(shell: str) -> str:
 
 def _page(command: click.Command, context: click.Context) -> Iterator[str]:
     """The lines of a manual page, in the macros of man(7)."""
-    title = context.command_path.replace(" ", "-")
+    title = _title(context)
     yield f'.TH {_escaped(title.upper())} 1 "" "flask\\-ctl {version("flask-ctl")}" "flask\\-ctl Manual"'
     summary = _summary(command).rstrip(".")
     yield from (".SH NAME", rf"{_escaped(title)} \- {_text(summary[:1].lower() + summary[1:])}")
@@ -74,8 +74,12 @@ def _page(command: click.Command, context: click.Context) -> Iterator[str]:
         yield from _list((f"`{code}`", means) for code, means in EXIT_CODES.items())
         yield ".SH ENVIRONMENT"
         yield from _list((f"`{each.name}`", each.meaning) for each in SETTINGS if each.name.startswith("FLASK_CTL_"))
-    else:
-        yield from (".SH SEE ALSO", r"\fBflask\-ctl\fR(1)")
+    if context.parent is not None:
+        yield from (".SH SEE ALSO", rf"\fB{_escaped(_title(context.parent))}\fR(1)")
+
+
+def _title(context: click.Context) -> str:
+    return context.command_path.replace(" ", "-")
 
 
 def _summary(command: click.Command) -> str:

@@ -18,7 +18,9 @@ PAGE = """<!doctype html>
   const form = document.querySelector("form")
   form.addEventListener("submit", async event => {
     event.preventDefault()
-    await fetch("", {method: "POST", body: new FormData(form)})
+    const response = await fetch("", {method: "POST", body: new FormData(form)})
+    // Else the reload would abort a request that is not over.
+    await response.text()
     location.reload()
   })
 </script>
