@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import json
 import os
 import socket
 import subprocess
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+import nats
 import pytest
-from harness import Pending, Program, Serve, Server, run_cli, until
+from harness import TIMEOUT, Pending, Program, Serve, Server, run_cli, until
 from natsserver import NatsServer, StartNats
 from natsuser import NatsUser
 from ports import free_port
 from test_fleet import all_known, environment
 
-from flask_ctl import Fleet
+from flask_ctl import ConfigurationError, ControlError, Fleet
+from flask_ctl.fleet import buckets, roster
 from flask_ctl.fleet.presence import Presence
 from flask_ctl.fleet.subjects import PRESENCE
 
@@ -157,3 +162,82 @@ def test_many_instances_that_lose_their_broker_come_back(nats_server: NatsServer
     done = run_cli("fleet", "status", "--json", env={"FLASK_CTL_FLEET": nats_server.url})
     told: list[dict[str, Any]] = json.loads(done.stdout)
     assert {one["result"]["pid"] for one in told} == {server.pid for server in servers}
+
+
+@contextlib.contextmanager
+def jetstream_that_says(url: str, err_code: int | None) -> Iterator[None]:
+    """In the place of JetStream at a server without it: all is refused by a 503 with that code; with None, unanswered.
+
+    It takes a cluster to make a real one say so, and an election that lasts.
+    """
+    error = {"code": 503, "err_code": err_code, "description": "unavailable"}
+    loop = asyncio.new_event_loop()
+    thread = threading.Thread(target=loop.run_forever)
+    thread.start()
+
+    async def answer(message: Any) -> None:
+        if err_code is not None:
+            await message.respond(json.dumps({"error": error}).encode())
+
+    async def begin() -> Any:
+        client = await nats.connect(url)
+        await client.subscribe("$JS.API.>", cb=answer)
+        await client.flush()
+        return client
+
+    client = asyncio.run_coroutine_threadsafe(begin(), loop).result(TIMEOUT)
+    try:
+        yield
+    finally:
+        asyncio.run_coroutine_threadsafe(client.close(), loop).result(TIMEOUT)
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join()
+        loop.close()
+
+
+USES_OF_BUCKETS: dict[str, Callable[[Fleet], Any]] = {
+    "a lease": lambda fleet: fleet.lease(["shop"], "1", "now", lambda reason: None),
+    "who has leases": lambda fleet: fleet.lease_holders(),
+    "the records": lambda fleet: fleet.rollout_ids(),
+    "the instances": lambda fleet: fleet.roster(),
+}
+
+
+@pytest.mark.parametrize("use", USES_OF_BUCKETS.values(), ids=USES_OF_BUCKETS)
+def test_jetstream_that_does_not_answer_is_told(
+    start_nats: StartNats, monkeypatch: pytest.MonkeyPatch, use: Callable[[Fleet], Any]
+) -> None:
+    for module in (buckets, roster):
+        monkeypatch.setattr(module, "READ_TIMEOUT", 0.05)
+    nats_server = start_nats(jetstream=False)
+    with (
+        jetstream_that_says(nats_server.url, None),
+        Fleet(nats_server.url) as fleet,
+        pytest.raises(ControlError) as told,
+    ):
+        use(fleet)
+    assert "can't be" in told.value.message
+    assert "the NATS server does not answer, or its JetStream does not" in told.value.message
+
+
+@pytest.mark.parametrize("use", USES_OF_BUCKETS.values(), ids=USES_OF_BUCKETS)
+def test_jetstream_without_a_leader_is_not_taken_for_none(start_nats: StartNats, use: Callable[[Fleet], Any]) -> None:
+    """Where it were, nothing would tell that silent instances are missing."""
+    nats_server = start_nats(jetstream=False)
+    with (
+        jetstream_that_says(nats_server.url, 10008),
+        Fleet(nats_server.url) as fleet,
+        pytest.raises(ControlError) as told,
+    ):
+        use(fleet)
+    assert "JetStream is not available at the moment" in told.value.message
+
+
+@pytest.mark.parametrize("err_code", [10039, 10076])
+def test_jetstream_that_is_off_is_told(start_nats: StartNats, err_code: int) -> None:
+    """For the account, or at all."""
+    nats_server = start_nats(jetstream=False)
+    with jetstream_that_says(nats_server.url, err_code), Fleet(nats_server.url) as fleet:
+        assert not fleet.roster().complete
+        with pytest.raises(ConfigurationError, match="the NATS server has no JetStream; switch it on"):
+            fleet.rollout_ids()

@@ -12,6 +12,7 @@ from typing import Any
 from ..errors import AccessDenied, ControlError
 from ..fleet.archive import Archive, Document
 from ..fleet.buckets import open_bucket
+from ..fleet.faults import plain_faults
 from ..fleet.leases import Holder, Lease, holders
 from ..fleet.roster import FleetInstance, Roster, forget, read_one, read_roster
 from ..fleet.settings import broker_from
@@ -88,14 +89,14 @@ class Fleet:
         Raises ConfigurationError that names who has it.
         """
         holder = {"user": self.user, "host": socket.gethostname(), "pid": os.getpid(), "since": since}
-        bucket = self._link.guarded(open_bucket(self._link.connection, LEASES))
+        bucket = self._bucket(LEASES)
         lease = Lease(bucket, apps, {**holder, "rollout": rollout})
         self._link.guarded(lease.take())
         return FleetLease(self._link, lease, lost)
 
     def lease_holders(self) -> list[Holder]:
         """Those who run rollouts now: ``user``, ``host``, ``pid``, ``since``, ``rollout``."""
-        self._link.guarded(open_bucket(self._link.connection, LEASES))
+        self._bucket(LEASES)
         return self._link.guarded(holders(self._link.connection.client))
 
     def rollout_ids(self) -> list[str]:
@@ -130,9 +131,16 @@ class Fleet:
     ) -> None:
         self.close()
 
+    def _bucket(self, name: str) -> Any:
+        async def opened() -> Any:
+            with plain_faults(f"the bucket {name} can't be opened"):
+                return await open_bucket(self._link.connection, name)
+
+        return self._link.guarded(opened())
+
     def _records(self) -> Archive:
         if self._archive is None:
-            bucket = self._link.guarded(open_bucket(self._link.connection, ROLLOUTS))
+            bucket = self._bucket(ROLLOUTS)
             self._archive = Archive(self._link.connection.client, bucket)
         return self._archive
 

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import concurrent.futures
 import contextlib
 import threading
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
-from ..errors import AccessDenied, ControlError, TimedOut
+from ..errors import AccessDenied, ControlError
 from ..fleet.connection import Connection
 from ..fleet.faults import plain_faults
 from ..fleet.inbox import Inbox, Receive, Request
@@ -51,17 +50,15 @@ class Link:
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(LAST_WORDS)
 
-    def run(self, work: Coroutine[Any, Any, Result], timeout: float | None = None) -> Result:
-        """The result of a coroutine on the loop. Raises what it raises, and TimedOut."""
+    def run(self, work: Coroutine[Any, Any, Result]) -> Result:
+        """The result of a coroutine on the loop. Raises what it raises."""
         try:
             waiting = asyncio.run_coroutine_threadsafe(work, self._loop)
         except RuntimeError:
             work.close()
             raise ControlError("the connection is closed") from None
         try:
-            return waiting.result(timeout)
-        except concurrent.futures.TimeoutError:
-            raise TimedOut(f"the NATS server has not answered within {timeout:g} s") from None
+            return waiting.result()
         finally:
             # As after Ctrl-C.
             waiting.cancel()

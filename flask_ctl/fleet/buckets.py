@@ -11,6 +11,7 @@ from typing import Any
 
 from ..errors import ConfigurationError
 from .connection import Connection
+from .faults import is_without_jetstream
 from .presence import FORGOTTEN_AFTER
 from .subjects import LEASES, PRESENCE, ROLLOUTS
 
@@ -56,17 +57,20 @@ async def open_presence(connection: Connection) -> Any:
 async def open_bucket(connection: Connection, name: str) -> Any:
     """The bucket with that name.
 
-    Raises ConfigurationError if it has another form than ours, or the servers have no JetStream that can be used.
+    Raises ConfigurationError if it has another form than ours, or the servers have no JetStream that can be used, and
+    what nats-py raises.
     """
     from nats import js
     from nats.js import errors
 
-    context = connection.client.jetstream(timeout=5)
+    context = connection.client.jetstream(timeout=READ_TIMEOUT)
     try:
         return await _checked(name, await context.key_value(name))
     except errors.BucketNotFoundError:
         pass
-    except errors.ServiceUnavailableError:
+    except errors.ServiceUnavailableError as error:
+        if not is_without_jetstream(error):
+            raise
         raise ConfigurationError("the NATS server has no JetStream; switch it on by: jetstream {}") from None
     await _check_level(connection)
     config = js.api.KeyValueConfig(bucket=name, history=1, ttl=_MAX_AGES[name], direct=True)
@@ -141,7 +145,7 @@ async def _checked(name: str, bucket: Any) -> Any:
 
 
 async def _check_level(connection: Connection) -> None:
-    answer = await connection.client.request("$JS.API.INFO", b"", timeout=5)
+    answer = await connection.client.request("$JS.API.INFO", b"", timeout=READ_TIMEOUT)
     level = json.loads(answer.data).get("api", {}).get("level", 0)
     if level < MIN_LEVEL:
         raise ConfigurationError("control over NATS needs nats-server 2.11 or later in the whole cluster")

@@ -12,7 +12,7 @@ from typing import Any
 from ..errors import RemoteProtocolError
 from .buckets import READ_TIMEOUT, Entry, read_entries
 from .connection import Connection
-from .faults import plain_faults
+from .faults import is_without_jetstream, plain_faults
 from .presence import Presence, is_lost, read_presence
 from .subjects import PRESENCE, SERVICE, key_of
 
@@ -106,7 +106,11 @@ async def presences(connection: Connection) -> Any:
 
     try:
         return await connection.client.jetstream(timeout=READ_TIMEOUT).key_value(PRESENCE)
-    except (errors.BucketNotFoundError, errors.ServiceUnavailableError):
+    except errors.BucketNotFoundError:
+        return None
+    except errors.ServiceUnavailableError as error:
+        if not is_without_jetstream(error):
+            raise
         return None
 
 
