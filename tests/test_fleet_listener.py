@@ -17,7 +17,7 @@ from flask_ctl.dispatch.replies import Call
 from flask_ctl.dispatch.streams import Pulled, Stream
 from flask_ctl.errors import CONFLICT
 from flask_ctl.fleet.agent import Deliver, Identity, Incoming
-from flask_ctl.fleet.listener import HIGH_WATER, KEEP_TIME, FleetListener
+from flask_ctl.fleet.listener import BUSY, HIGH_WATER, KEEP_TIME, MAX_WAITING, FleetListener
 from flask_ctl.fleet.presence import Presence
 from flask_ctl.fleet.settings import Broker, FleetSettings
 from flask_ctl.fleet.thread import NOT_YET, FleetThread
@@ -178,6 +178,19 @@ def test_a_request_that_waits_for_room_is_handled_when_the_answers_before_it_hav
     scene.thread.on_sent()
     scene.turn()
     assert scene.answers() == [("r1", STATUS)]
+
+
+def test_more_requests_at_one_subject_than_wait_there_are_refused(scene: Scene) -> None:
+    """They would fill the memory while the server takes no answers."""
+    scene.thread.unsent = HIGH_WATER + 1
+    for _ in range(MAX_WAITING + 2):
+        scene.take("observe", "r1", "status")
+    refused = [(reply, error["code"], error["data"]) for reply, error in scene.answers()]
+    assert refused == [("r1", CONFLICT, BUSY)] * 2
+    scene.thread.unsent = 0
+    scene.thread.on_sent()
+    scene.turn()
+    assert scene.answers() == [("r1", STATUS)] * MAX_WAITING
 
 
 def test_a_stream_ends_when_its_caller_is_not_heard_of_any_more(scene: Scene) -> None:

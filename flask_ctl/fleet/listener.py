@@ -30,6 +30,9 @@ from .thread import LAST_WORDS, FleetThread
 MAX_SESSIONS = 256
 """Callers that wait for an answer, or have a stream; more are told to come later."""
 
+MAX_WAITING = 8
+"""Requests at one reply subject that wait for those before them."""
+
 MAX_HANDED = 1024
 """Requests on their way from the fleet's thread to the control thread."""
 
@@ -66,13 +69,16 @@ class FleetSession(Session):
         self._request = b""
         self._heard = time.monotonic()
 
-    def take(self, data: bytes) -> None:
-        """A request; or nothing, which says that the caller is still there."""
+    def take(self, data: bytes) -> bool:
+        """A request; or nothing, which says that the caller is still there. False if too many wait already."""
         self._heard = time.monotonic()
+        if data and len(self._waiting) >= MAX_WAITING:
+            return False
         if data:
             self._request = self._request or data
             self._waiting.append(data)
             self._proceed()
+        return True
 
     def tick(self, now: float) -> None:
         """End the streams of a caller that says nothing any more."""
@@ -267,7 +273,8 @@ class FleetListener:
         key = incoming.reply, incoming.role
         session = self._sessions.get(key)
         if session is not None:
-            session.take(incoming.data)
+            if not session.take(incoming.data):
+                self._refuse(incoming, CROWDED, BUSY)
         elif not incoming.data:
             # Its caller may wait for an answer that was lost.
             self._refuse(incoming, "nothing is known of this request", {"unknown": True})
