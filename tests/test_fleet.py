@@ -194,6 +194,21 @@ def test_a_stop_ends_them_and_the_answer_is_the_proof(nats_server: NatsServer, s
     assert servers[1].wait() == 0
 
 
+def test_a_process_that_stays_after_its_answer_to_a_stop_is_told_with_what_keeps_it(
+    nats_server: NatsServer, serve: Serve
+) -> None:
+    server = serve(command=[*PYTHON, "sample.py", "keeper"], env=environment(nats_server.url))
+    all_known(nats_server.url, server)
+    env = {"FLASK_CTL_FLEET": nats_server.url}
+    done = run_cli("fleet", "stop", "--all", "--yes", "--timeout", "3", "--json", env=env)
+    [one] = json.loads(done.stdout)
+    assert done.returncode == one["exit"] == 1
+    assert "has answered the stop, but has not left NATS: kept alive by keeper; " in one["error"]["message"]
+    assert one["error"]["data"]["may_have_run"]
+    server.release("keeper")
+    assert server.wait() == 0
+
+
 @pytest.mark.full
 def test_a_reload_of_all_tells_what_has_become_of_each(nats_server: NatsServer, serve: Serve) -> None:
     """Also that one can't be asked: the gravest exit code is that of the command."""

@@ -19,7 +19,7 @@ from .client import ControlClient
 from .connection import Connection
 from .link import Link
 from .methods import DEFAULT, Timeout
-from .stop import Progress
+from .stop import Progress, StillThere
 
 AGAIN = 0.5
 """Seconds before a command that still runs, or an instance that is busy or not there, is asked for again."""
@@ -328,7 +328,11 @@ class FleetClient(ControlClient):
                 mode, grace=grace, delay=delay, wait=wait, timeout=timeout, on_progress=on_progress
             )  # fmt: skip
         except TimedOut as error:
-            why = f"the stop of {self._place.instance} was not answered in time; the outcome is not known"
+            if isinstance(error, StillThere):
+                kill = "flask-ctl stop --kill-after, on its machine, ends it"
+                why = f"{self._place.instance} has answered the stop, but has not left NATS: {error.reason}; {kill}"
+            else:
+                why = f"the stop of {self._place.instance} was not answered in time; the outcome is not known"
             raise ControlError(why, {**(error.data or {}), "may_have_run": True}) from None
         # That it has left NATS says nothing more.
         return {**result, "proof": "answer"} if result.get("proof") == "connection" else result

@@ -54,6 +54,14 @@ class Unanswered(TimedOut):
         return self._outcome
 
 
+class StillThere(TimedOut):
+    """The server has answered the stop, but has not ended; `reason` is what keeps it."""
+
+    def __init__(self, message: str, data: Any, reason: str) -> None:
+        super().__init__(message, data)
+        self.reason = reason
+
+
 class StopTimes(NamedTuple):
     """When a stop began, on the monotonic clock, and after how many seconds it is given up, or killed.
 
@@ -301,7 +309,8 @@ class StopWaiter:
         message = f"{self._name} has not {what} within {elapsed:.1f} s; it is still there"
         reasons = self._reasons()
         data = {"pid": self._pid, "can_be_killed": self._targets.obstacle is None, "mode": self._mode, **self._progress}
-        return TimedOut(f"{message}: {reasons}" if reasons else message, data)
+        message = f"{message}: {reasons}" if reasons else message
+        return TimedOut(message, data) if self._result is None else StillThere(message, data, reasons)
 
     def _reasons(self) -> str:
         """What the server waits for, as it has reported."""
