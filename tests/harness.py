@@ -57,6 +57,20 @@ SINGLE = [mode for mode in MODES if "debug" not in mode]
 THREADED = [mode for mode in MODES if "unthreaded" not in mode]
 
 
+def suspend(pid: int) -> None:
+    """SIGSTOP a process; every thread of it has stopped when this returns."""
+
+    def has_stopped() -> bool:
+        # A thread may have ended just before.
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+            stats = [(task / "stat").read_text() for task in pathlib.Path(f"/proc/{pid}/task").iterdir()]
+            return all(stat.rpartition(")")[2].split()[0] == "T" for stat in stats)
+        return False
+
+    os.kill(pid, signal.SIGSTOP)
+    until(has_stopped, f"the effect of SIGSTOP on {pid}")
+
+
 def until(condition: Callable[[], Any], what: str | Callable[[], str]) -> Any:
     """The first true value of `condition`; AssertionError if there is none in time, with what was waited for."""
     deadline = time.monotonic() + TIMEOUT
@@ -236,8 +250,7 @@ class Server:
 
     def suspend(self) -> Server:
         """SIGSTOP it; every thread of it has stopped when this returns."""
-        os.kill(self.pid, signal.SIGSTOP)
-        os.waitid(os.P_PID, self.pid, os.WSTOPPED)
+        suspend(self.pid)
         return self
 
     def wait(self) -> int:

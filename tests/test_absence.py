@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from harness import TIMEOUT, Pending, Serve, Server, as_user, first_quick, raw, run_cli, until
+from harness import TIMEOUT, Pending, Serve, Server, as_user, first_quick, raw, run_cli, suspend, until
 from holders import Hold, Holder
 from manyworkers import hub, is_alive, kill, workers
 from servers import SERVERS
@@ -59,7 +59,7 @@ def headless(start: Serve) -> Iterator[tuple[Server, list[int]]]:
     server = start(SYNC)
     pids, dead = workers(server), hub(server)
     for pid in pids:
-        os.kill(pid, signal.SIGSTOP)
+        suspend(pid)
     kill(dead)
     yield server, pids
     for pid in pids:
@@ -100,7 +100,7 @@ def sent(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
 def ask_and_kill(server: Server, sent: threading.Event, call: Callable[[], Any]) -> Any:
     """The outcome of a call whose question a suspended hub has got, when it was killed."""
     dead = hub(server)
-    os.kill(dead, signal.SIGSTOP)
+    suspend(dead)
     sent.clear()
     pending = Pending.call(call)
     assert sent.wait(TIMEOUT)

@@ -204,7 +204,7 @@ def test_nothing_there_is_exit_3_with_the_path(short_path: pathlib.Path) -> None
 def test_a_server_that_does_not_answer_is_exit_4(serve: Serve) -> None:
     """A stopped process is still there; --timeout says how long to wait, also to ask for the app's own commands."""
     server = serve()
-    os.kill(server.pid, signal.SIGSTOP)
+    server.suspend()
     for command in (["ping"], ["status"], ["stop"], ["greet", "--name", "x"], ["call", "greet", "name=x"]):
         done = run_cli(*command, "-s", server.socket, "--timeout", "0.2")
         assert (done.returncode, done.stdout) == (4, ""), command
@@ -221,8 +221,7 @@ def test_ping_wait_is_exit_3_if_nothing_ever_listened() -> None:
 
 def test_ping_wait_is_exit_4_if_it_stayed_silent(serve: Serve) -> None:
     """Something listened, but said nothing."""
-    server = serve()
-    os.kill(server.pid, signal.SIGSTOP)
+    server = serve().suspend()
     assert run_cli("ping", "--wait", "0.3", "-s", server.socket).returncode == 4
     assert run_cli("ping", "--wait", "0.3", "--timeout", "0.1", "-s", server.socket).returncode == 4
 

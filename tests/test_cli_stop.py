@@ -127,7 +127,7 @@ def test_no_wait_returns_once_the_stop_is_accepted(serve: Serve) -> None:
 def test_kill_after_ends_a_server_that_hangs(serve: Serve) -> None:
     """A stopped process answers nothing; exit 6, and it is gone."""
     server = serve()
-    os.kill(server.pid, signal.SIGSTOP)
+    server.suspend()
     done = run_cli("stop", "--kill-after", "0.1", "--json", "-s", server.socket)
     assert (done.returncode, outcome(done)) == (6, "killed")
     assert server.wait() == -signal.SIGKILL

@@ -2,7 +2,6 @@
 
 import os
 import pathlib
-import signal
 import subprocess
 import sys
 
@@ -69,7 +68,7 @@ def test_live_sockets_are_offered(serve: Serve, short_path: pathlib.Path) -> Non
 def test_an_instance_that_does_not_answer_spoils_nothing(serve: Serve, line: str) -> None:
     """What is known without it is offered, and no error shows."""
     server = serve()
-    os.kill(server.pid, signal.SIGSTOP)
+    server.suspend()
     assert set(complete(line.format(server.socket))) <= {*COMMANDS, "--quiet"}
 
 

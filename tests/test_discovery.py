@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import pathlib
-import signal
 import socket
 import subprocess
 import sys
@@ -136,7 +135,7 @@ def test_two_instances_here_are_ambiguous(serve_in: Serve, project: pathlib.Path
 def test_an_instance_that_does_not_answer_may_be_the_one(serve_in: Serve, project: pathlib.Path) -> None:
     """Whose it is can't be known: exit 2, even with another one here, until --socket says it."""
     silent = serve_in(project, "silent_app")
-    os.kill(silent.pid, signal.SIGSTOP)
+    silent.suspend()
     for others in ([], [serve_in(project)]):
         done = run_cli("stop", "--timeout", "0.3", cwd=project)
         assert done.returncode == 2, others

@@ -11,7 +11,7 @@ from typing import Any
 
 import psutil
 import pytest
-from harness import Pending, Program, Serve, Server, first_quick, get, raw, run_cli, until
+from harness import Pending, Program, Serve, Server, first_quick, get, raw, run_cli, suspend, until
 from manyworkers import all_there, hub, is_alive, kill, workers
 from servers import SERVERS, Row
 
@@ -222,7 +222,7 @@ def test_each_worker_answers_or_fails_or_is_silent_and_what_all_refuse_is_refuse
     assert json.loads(done.stdout) == [{"pid": pid, "result": {"greeting": "hello ann"}}]
     assert run_cli("call", "greet", "name=ann", "_pid=x", "-s", server.socket).returncode == 2
     silent, awake = workers(server)
-    os.kill(silent, signal.SIGSTOP)
+    suspend(silent)
     try:
         answers = {answer["pid"]: answer for answer in server.call("greet", name="ann", _timeout=1.0)}
         assert answers[awake]["result"] == {"greeting": "hello ann"}
@@ -256,7 +256,7 @@ def test_kill_after_ends_the_master_and_its_workers_and_nobody_else(start: Serve
     assert hub(server) != hub(other)
     assert not set(pids) & set(workers(other))
     held = server.begin("/hold/a")
-    os.kill(server.pid, signal.SIGSTOP)
+    server.suspend()
     result = server.client().stop(grace=60, kill_after=0.3)
     assert result["outcome"] == "killed"
     assert not any(is_alive(pid) for pid in [server.pid, *pids])

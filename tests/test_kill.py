@@ -16,7 +16,7 @@ from dataclasses import replace
 
 import psutil
 import pytest
-from harness import PYTHON, TIMEOUT, Child, Done, Serve, Server, first_quick, run_cli, until
+from harness import PYTHON, TIMEOUT, Child, Done, Serve, Server, first_quick, run_cli, suspend, until
 from holders import Holder
 from manyworkers import hub, is_alive, kill, workers
 from servers import SERVERS
@@ -285,7 +285,7 @@ def test_over_ipc_the_kill_comes_when_it_was_asked_for(serve: Serve, short_path:
 def test_a_suspended_hub_does_not_hide_that_its_master_was_killed(start: Serve) -> None:
     server = start(SYNC)
     pids, frozen = workers(server), hub(server)
-    os.kill(frozen, signal.SIGSTOP)
+    suspend(frozen)
     try:
         result = server.client().stop(kill_after=0.1)
         assert (result["outcome"], result["pid"]) == ("killed", server.pid)
@@ -298,7 +298,7 @@ def test_a_suspended_hub_does_not_hide_that_its_master_was_killed(start: Serve) 
 def test_a_hung_hub_that_lets_nobody_in_does_not_save_its_master(start: Serve) -> None:
     server = start(SERVERS["gunicorn sync, 1 worker"])
     pids, frozen = workers(server), hub(server)
-    os.kill(frozen, signal.SIGSTOP)
+    suspend(frozen)
     waiting = fill(server.socket)
     try:
         assert server.client().stop(kill_after=0.1)["pid"] == server.pid
@@ -315,7 +315,7 @@ def test_workers_that_hang_without_a_hub_are_killed_with_their_master(start: Ser
     pids = workers(server)
     dead = hub(server)
     for pid in [server.pid, *pids]:
-        os.kill(pid, signal.SIGSTOP)
+        suspend(pid)
     kill(dead)
     result = server.client().stop(kill_after=0.2)
     assert (result["outcome"], result["pid"]) == ("killed", server.pid)
@@ -331,7 +331,7 @@ def test_every_server_of_workers_is_killed_as_a_whole_and_nobody_else(
     server, parent = start(row), os.getpid()
     pids = workers(server)
     status = server.status()
-    os.kill(status["pid"], signal.SIGSTOP)
+    suspend(status["pid"])
     result = server.client().stop(grace=60, kill_after=0.2)
     assert (result["outcome"], result["pid"]) == ("killed", status["pid"])
     until(lambda: not any(is_alive(pid) for pid in [status["pid"], *pids]), "the end of all of them")
@@ -407,7 +407,7 @@ def test_process_1_is_not_killed_from_inside(no_hubs_left: None, serve: Serve, c
 def test_a_process_1_that_hangs_is_not_to_be_killed_by_what_is_refused(serve: Serve) -> None:
     """The advice is to wait."""
     server = serve(command=[*INSIDE, *PYTHON, "sample.py"])
-    os.kill(init_of(server), signal.SIGSTOP)
+    suspend(init_of(server))
     for command in ("status", "stop"):
         done = run_inside(server, command, "--timeout", "0.2", "-s", server.socket)
         assert (done.returncode, done.stdout) == (4, "")
@@ -436,7 +436,7 @@ def test_from_outside_a_container_is_killed_by_the_pids_that_it_has_there(
     server = serve(command=[*INSIDE, *command])
     until(lambda: len(server.status()["workers"]) == (2 if command is SYNC.command else 0), "its workers")
     init = init_of(server)
-    os.kill(init, signal.SIGSTOP)
+    suspend(init)
     result = server.client().stop(kill_after=0.2)
     assert (result["outcome"], result["pid"], result["proof"]) == ("killed", init, "process")
     server.wait()

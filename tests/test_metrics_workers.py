@@ -14,7 +14,7 @@ from typing import Any
 import prometheus_client
 import pytest
 from fakes import Gate
-from harness import TIMEOUT, Program, Serve, Server, until
+from harness import TIMEOUT, Program, Serve, Server, suspend, until
 from manyworkers import hub, kill, workers
 from servers import SERVERS
 from test_hub import entry
@@ -253,7 +253,7 @@ def test_counts_equal_the_requests_over_workers_reloads_a_killed_worker_and_a_ki
     sent += 1
     assert status == 200
     assert f"orders_total {float(sent)}".encode() in text.splitlines()
-    os.kill(workers(server)[0], signal.SIGSTOP)
+    suspend(workers(server)[0])
     with server.client() as client:
         result = client.metrics()
     stopped = workers(server)[0]

@@ -14,7 +14,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from harness import Pending, Program, Serve, Server, get, until
+from harness import Pending, Program, Serve, Server, get, suspend, until
 from managers import Manager
 
 from flask_ctl.lifecycle.probe import LINE, Probe, address_of
@@ -265,7 +265,7 @@ def test_a_worker_that_is_frozen_while_it_is_idle_is_not_pinged_for_until_it_goe
     server = served(serve, program, manager, "--server", "gunicorn")
     manager.until("READY")
     (worker,) = server.status()["workers"]
-    os.kill(worker["pid"], signal.SIGSTOP)
+    suspend(worker["pid"])
     try:
         until(lambda: "no other one gets through" in server.output, "its silence is seen")
         manager.waiting()
