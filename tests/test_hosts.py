@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import pathlib
 import select
 import signal
@@ -18,6 +19,7 @@ from flask_ctl import ConfigurationError
 from flask_ctl_cli.remote.command import without_hosts
 from flask_ctl_cli.remote.ssh import Host, parse_hosts
 
+FLASK_CTL = [sys.executable, "-m", "flask_ctl_cli"]
 SSH = pathlib.Path(__file__).parent / "bin" / "ssh"
 
 
@@ -114,7 +116,7 @@ def test_what_is_for_this_machine_is_not_sent(words: list[str]) -> None:
 
 
 def test_a_stream_of_a_host_is_shown_until_ctrl_c_which_ends_the_program_there(server: Server) -> None:
-    command = [sys.executable, "-m", "flask_ctl_cli", "--on", "web1", "--socket", server.socket, "logs", "--follow"]
+    command = [*FLASK_CTL, "--on", "web1", "--socket", server.socket, "logs", "--follow"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as stream:
         shown = stream.stdout
         assert shown is not None
@@ -124,6 +126,96 @@ def test_a_stream_of_a_host_is_shown_until_ctrl_c_which_ends_the_program_there(s
         stream.send_signal(signal.SIGINT)
         assert stream.wait(TIMEOUT) == 0
     until(lambda: not followers(server), "the program there ends")
+
+
+def test_a_stream_ends_with_the_exit_code_of_the_program_there(server: Server, tmp_path: pathlib.Path) -> None:
+    """The gravest of all hosts; what it says of an error is one line."""
+    words = ["--socket", server.socket, "logs", "-fn", "20"]
+    text, documents = tmp_path / "text", tmp_path / "documents"
+    streams = []
+    for output, form in ((text, []), (documents, ["--json"])):
+        with output.open("w") as file:
+            streams.append(subprocess.Popen([*FLASK_CTL, *form, "--on", "web1,web2", *words], stdout=file))
+
+    def shown() -> str:
+        return text.read_text() + documents.read_text()
+
+    heads = ("web1  ", "web2  ", '"host": "web1"', '"host": "web2"')
+    until(lambda: server.get("/") and all(head in shown() for head in heads), shown)
+    with server.client() as client:
+        client.stop()
+    assert [stream.wait(TIMEOUT) for stream in streams] == [3, 3]
+    assert {"web1  — the server has ended —", "web2  — the server has ended —"} <= set(text.read_text().splitlines())
+    ends = [json.loads(line) for line in documents.read_text().splitlines()]
+    assert {end["host"] for end in ends if end.get("end") == "the server has ended"} == {"web1", "web2"}
+
+    [told] = [json.loads(line) for line in on("web1", "--json", *words, code=3).stdout.splitlines()]
+    assert (told["host"], told["exit"], "nothing is running" in told["error"]["message"]) == ("web1", 3, True)
+    assert on("web1", "--quiet", *words, code=3).stderr.startswith("Error: web1: nothing is running")
+    [down] = [json.loads(line) for line in on("down", "--json", *words, code=1).stdout.splitlines()]
+    assert down["error"]["message"].startswith("unreachable, nothing was done: ssh: connect to host down")
+
+
+def test_a_stream_of_a_host_without_flask_ctl_says_so(tmp_path: pathlib.Path) -> None:
+    file = tmp_path / "hosts"
+    file.write_text("bare /nowhere/flask-ctl\n")
+    assert "can't be executed there" in on(f"@{file}", "logs", "--follow", code=1).stderr
+
+
+def test_an_exit_code_that_flask_ctl_does_not_have_counts_as_1(tmp_path: pathlib.Path) -> None:
+    killed = tmp_path / "killed"
+    killed.write_text("#!/bin/sh\nkill -KILL $$\n")
+    killed.chmod(0o755)
+    file = tmp_path / "hosts"
+    file.write_text(f"web1 {killed}\n")
+    assert "exit code 137" in on(f"@{file}", "logs", "--follow", code=1).stderr
+    assert "outcome is unknown" in on(f"@{file}", "reload", code=1).stdout
+
+
+def test_a_stream_that_can_not_be_written_ends(server: Server) -> None:
+    """Also for the other hosts, which have nothing to say."""
+    command = [
+        sys.executable,
+        "-m",
+        "flask_ctl_cli",
+        "--on",
+        "web1,web2",
+        "--socket",
+        server.socket,
+        "logs",
+        "--follow",
+    ]
+    with open("/dev/full", "w") as full:
+        full_disk = subprocess.Popen(command, stdout=full, stderr=subprocess.PIPE, text=True)
+    reader, writer = os.pipe()
+    os.close(reader)
+    broken = subprocess.Popen(command, stdout=writer, stderr=subprocess.PIPE, text=True)
+    os.close(writer)
+    for stream in (full_disk, broken):
+        until(lambda stream=stream: server.get("/") and stream.poll() is not None, "its end")  # type: ignore[misc]
+        assert stream.returncode == 1
+    errors = [stream.communicate()[1] for stream in (full_disk, broken)]
+    assert errors == ["Error: the result can't be written to stdout: No space left on device\n", ""]
+    until(lambda: not followers(server), "the programs there end")
+
+
+def test_a_watched_status_of_a_host_is_the_status(server: Server) -> None:
+    command = [
+        sys.executable,
+        "-m",
+        "flask_ctl_cli",
+        "--on",
+        "web1",
+        "--socket",
+        server.socket,
+        "status",
+        "--watch=0.1",
+    ]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as stream:
+        assert stream.stdout is not None
+        assert f"running, pid {server.pid}" in stream.stdout.readline()
+        stream.send_signal(signal.SIGINT)
+        assert stream.wait(TIMEOUT) == 0
 
 
 def followers(server: Server) -> list[int]:

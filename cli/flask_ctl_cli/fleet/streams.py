@@ -3,24 +3,21 @@
 from __future__ import annotations
 
 import json
-import queue
-import threading
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import click
 
 from flask_ctl import AccessDenied, ControlError, render_message
 
+from .. import merging
 from ..many import first_of
 from ..output import exit_code_of, write
 from ..settings import Settings, settings
 from ..streams import ENDS, EVENTS_OPTIONS, LOGS_OPTIONS, add_options, ended_by_ctrl_c
 from .options import FleetCommand
 from .selection import FleetTarget, opened, selected
-
-MAX_WAITING = 10_000
-"""Items that wait to be written; then the readers wait, and the instances tell how many items were too many."""
 
 
 class Item(NamedTuple):
@@ -86,30 +83,20 @@ def _print_all(name: str, wanted: dict[str, Any]) -> None:
 
 
 def merged(chosen: Sequence[FleetTarget], name: str, params: dict[str, Any], given: Settings) -> Iterator[Item]:
-    """What comes from each, until all have ended. Raises what a reader raises, but no ControlError."""
-    items: queue.Queue[Item | Exception] = queue.Queue(MAX_WAITING)
+    """What comes from each, until all have ended. Raises what a reader raises, but no ControlError.
 
-    def read(target: FleetTarget) -> None:
+    Where too many items wait to be written, the instances tell how many.
+    """
+
+    def read(target: FleetTarget) -> Iterator[Item]:
         try:
             with target.client(given) as client:
                 for message in client.follow(name, **params):
-                    items.put(Item(target, message))
+                    yield Item(target, message)
         except ControlError as error:
-            items.put(Item(target, {}, error))
-        except Exception as error:
-            # A fault of this program must not leave the others waiting.
-            items.put(error)
+            yield Item(target, {}, error)
 
-    for target in chosen:
-        # They do not keep the program from ending at Ctrl-C.
-        threading.Thread(target=read, args=(target,), daemon=True).start()
-    left = len(chosen)
-    while left:
-        item = items.get()
-        if isinstance(item, Exception):
-            raise item
-        left -= item.code is not None
-        yield item
+    return merging.merged([partial(read, target) for target in chosen])
 
 
 def _time(item: Item) -> str:

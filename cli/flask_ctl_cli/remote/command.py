@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from typing import Any, NoReturn
 
 import click
 
 from flask_ctl import ControlError, render_message
 
-from ..many import Answer, first_of, print_answers
+from ..group import load_command
+from ..many import ORDER, Answer, first_of, print_answers
+from ..merging import merged
 from ..output import print_json, result_text, write
 from ..selection import Target
 from ..settings import Settings
@@ -21,14 +24,19 @@ from .ssh import Host, NotBegun, NotKnown, follow, parse_hosts, run
 NOT_THERE = ("fleet", "help", "keygen", "rollout", "run", "shell")
 """Commands of this machine alone."""
 
-STREAMS = ("--follow", "-f", "--watch")
-"""Options of commands that print until they are ended."""
+ITEMS = ("events", "logs")
+"""Commands that print items; the others print a result again and again."""
+
+MAX_LINES = 10_000
+"""Of a document that comes in several lines from a command that prints a line for each message."""
 
 
 class HostAnswer:
     """What a host has answered: a document with its exit code, or a problem of ssh."""
 
     def __init__(self, host: str, code: int, document: Any = None, problem: str = "") -> None:
+        if code not in ORDER:
+            code, problem = 1, problem or f"it has ended with exit code {code}"
         self.host, self.code, self.document, self.problem = host, code, document, problem
 
     def as_json(self) -> list[dict[str, Any]]:
@@ -38,7 +46,7 @@ class HostAnswer:
             return [{"host": self.host, "exit": self.code, "error": error}]
         if _is_list_of_answers(self.document):
             return [{"host": self.host, **item} for item in self.document]
-        if isinstance(self.document, dict) and self.document.keys() == {"error", "exit"}:
+        if _is_error(self.document):
             return [{"host": self.host, **self.document}]
         return [{"host": self.host, "exit": self.code, "result": self.document}]
 
@@ -54,8 +62,7 @@ def run_on_hosts(settings: Settings) -> NoReturn:
     settings.json = settings.json or "--json" in settings.command_words
     settings.quiet = settings.quiet or not {"--quiet", "-q"}.isdisjoint(settings.command_words)
     words = [*settings.common_words, *settings.command_words]
-    follows = any(word in STREAMS or word.startswith("--watch=") for word in words)
-    code = (_follow_all if follows else _run_all)(hosts, words, name, settings)
+    code = (_follow_all if _is_stream(settings.command_words) else _run_all)(hosts, words, name, settings)
     raise click.exceptions.Exit(code)
 
 
@@ -67,6 +74,20 @@ def without_hosts(words: Sequence[str]) -> list[str]:
             left.append(word)
         skip = not skip and word == "--on"
     return left
+
+
+def _is_stream(words: Sequence[str]) -> bool:
+    """Whether a command line is one of those that print until they are ended; none of the app's own commands does."""
+    from ..main import COMMANDS
+
+    name, *rest = words
+    if (name := name.replace("_", "-")) not in COMMANDS:
+        return False
+    # Of its own command, as click has bundled options (-fn 20) and values that look like one.
+    with load_command(name).make_context(
+        name, rest, parent=click.get_current_context(), resilient_parsing=True
+    ) as context:
+        return bool(context.params.get("follow")) or context.params.get("watch") is not None
 
 
 def _run_all(hosts: Sequence[Host], words: Sequence[str], name: str, settings: Settings) -> int:
@@ -101,41 +122,87 @@ def side_by_side(act: Callable[[Host], Any], hosts: Sequence[Host]) -> None:
 
 
 def _follow_all(hosts: Sequence[Host], words: Sequence[str], name: str, settings: Settings) -> int:
-    codes: dict[str, int] = {}
-    printing = threading.Lock()
-
-    def listen(host: Host) -> None:
-        try:
-            with follow(host, words) as lines:
-                for line in lines:
-                    with printing:
-                        write(_line(host.name, name, line, settings.json))
-            codes[host.name] = 0
-        except (NotBegun, NotKnown) as error:
-            codes[host.name] = 1
-            settings.say(f"{host.name}: {error}")
-
+    codes: list[int] = []
     try:
-        side_by_side(listen, hosts)
+        for item in merged([partial(_messages, host, words) for host in hosts]):
+            if isinstance(item, HostAnswer):
+                codes.append(item.code)
+                _print_end(item, settings.json)
+            else:
+                write(_shown(*item, name, settings.json))
     except KeyboardInterrupt:
         return 0
-    return first_of(codes.values())
+    return first_of(codes)
 
 
-def _line(host: str, name: str, line: str, as_json: bool) -> str:
+def _messages(host: Host, words: Sequence[str]) -> Iterator[tuple[str, Any] | HostAnswer]:
+    """Each message of a host with the host's name; at the end its exit code, with an error or a problem if any."""
+    error = None
     try:
-        message = json.loads(line)
-    except ValueError:
-        return f"{host}  {line}"
+        with follow(host, words) as lines:
+            for message in _documents(lines):
+                if _is_error(message):
+                    error = message
+                else:
+                    yield host.name, message
+            yield HostAnswer(host.name, lines.code, error)
+    except NotBegun as problem:
+        yield HostAnswer(host.name, 1, problem=f"unreachable, nothing was done: {problem}")
+    except NotKnown as problem:
+        yield HostAnswer(host.name, 1, problem=str(problem))
+
+
+def _documents(lines: Iterable[str]) -> Iterator[Any]:
+    """The JSON documents of lines, each of one line, or of several, as errors are; other lines as text."""
+    open_ones: list[str] = []
+    for line in lines:
+        open_ones.append(line)
+        begins = open_ones[0].rstrip() == "{"
+        if begins and line.rstrip() != "}" and len(open_ones) < MAX_LINES:
+            continue
+        yield from _parsed(open_ones)
+        open_ones = []
+    yield from _parsed(open_ones)
+
+
+def _parsed(lines: Sequence[str]) -> Iterator[Any]:
+    if lines:
+        try:
+            yield json.loads("".join(lines))
+        except ValueError:
+            yield from lines
+
+
+def _print_end(answer: HostAnswer, as_json: bool) -> None:
+    if not answer.problem and answer.document is None:
+        return
+    [told] = answer.as_json()
+    if as_json:
+        write(json.dumps(told) + "\n")
+    else:
+        click.echo(f"Error: {answer.host}: {told['error']['message']}", err=True)
+
+
+def _shown(host: str, message: Any, name: str, as_json: bool) -> str:
     if as_json:
         told = message if isinstance(message, dict) else {"result": message}
         return json.dumps({"host": host, **told}) + "\n"
     if isinstance(message, dict) and "end" in message:
         return f"{host}  — {message['end']} —\n"
-    try:
-        return "".join(f"{host}  {text}\n" for text in render_message(name, message).splitlines())
-    except (KeyError, TypeError, ValueError):
-        return f"{host}  {line}"
+    if isinstance(message, str):
+        text = message
+    elif name in ITEMS:
+        try:
+            text = render_message(name, message)
+        except (KeyError, TypeError, ValueError):
+            text = json.dumps(message)
+    else:
+        text = _text(name, message)
+    return "".join(f"{host}  {line}\n" for line in text.splitlines())
+
+
+def _is_error(document: Any) -> bool:
+    return isinstance(document, dict) and document.keys() == {"error", "exit"}
 
 
 def _is_list_of_answers(document: Any) -> bool:

@@ -115,7 +115,7 @@ def run(host: Host, words: Sequence[str], timeout: float | None = None) -> tuple
     if not begun:
         raise NotBegun(said or f"ssh has ended with exit code {code}")
     if code in NOT_FOUND and not rest.strip():
-        raise NotBegun(f"{host.program} can't be executed there: {said}; {REMOTE} names another one")
+        raise _not_found(host, said)
     try:
         return json.loads(rest), code
     except ValueError:
@@ -125,13 +125,40 @@ def run(host: Host, words: Sequence[str], timeout: float | None = None) -> tuple
         raise NotKnown(said or f"it has ended with exit code {code}, without a result") from None
 
 
+def _not_found(host: Host, said: str) -> NotBegun:
+    return NotBegun(f"{host.program} can't be executed there: {said}; {REMOTE} names another one")
+
+
 def _silent(host: Host, out: bytes, why: str) -> NotBegun | NotKnown:
     return (NotKnown if BEGUN.encode() in out else NotBegun)(why)
 
 
+class Followed:
+    """What a command prints on a host, line by line, until it ends. To iterate raises NotBegun and NotKnown."""
+
+    def __init__(self, host: Host, process: subprocess.Popen[str], stderr: IO[bytes]) -> None:
+        self._host, self._process, self._stderr = host, process, stderr
+        self.code = 0
+        """The exit code of the command, once its lines have come."""
+
+    def __iter__(self) -> Iterator[str]:
+        assert self._process.stdout is not None
+        begun = told = False
+        for line in self._process.stdout:
+            if begun:
+                told = True
+                yield line
+            begun = begun or line.endswith(BEGUN)
+        self.code = code = self._process.wait()
+        if not begun or code == SSH_FAILED:
+            raise (NotKnown if begun else NotBegun)(_said(self._stderr) or f"ssh has ended with exit code {code}")
+        if code in NOT_FOUND and not told:
+            raise _not_found(self._host, _said(self._stderr))
+
+
 @contextlib.contextmanager
-def follow(host: Host, words: Sequence[str]) -> Iterator[Iterator[str]]:
-    """The lines that a command prints there, until it ends; it ends with the block. Raises NotBegun and NotKnown."""
+def follow(host: Host, words: Sequence[str]) -> Iterator[Followed]:
+    """Run a command there whose lines are read as they come; it ends with the block."""
     with tempfile.TemporaryFile() as stderr:
         process = subprocess.Popen(
             _command(host, words, followed=True),
@@ -139,23 +166,13 @@ def follow(host: Host, words: Sequence[str]) -> Iterator[Iterator[str]]:
             stdout=subprocess.PIPE,
             stderr=stderr,
             text=True,
+            encoding="utf-8",
+            errors="replace",
         )
         try:
-            yield _lines(process, stderr)
+            yield Followed(host, process, stderr)
         finally:
             _end(process)
-
-
-def _lines(process: subprocess.Popen[str], stderr: IO[bytes]) -> Iterator[str]:
-    assert process.stdout is not None
-    begun = False
-    for line in process.stdout:
-        if begun:
-            yield line
-        begun = begun or line.endswith(BEGUN)
-    code = process.wait()
-    if not begun or code == SSH_FAILED:
-        raise (NotKnown if begun else NotBegun)(_said(stderr) or f"ssh has ended with exit code {code}")
 
 
 def _command(host: Host, words: Sequence[str], *, followed: bool = False) -> list[str]:
