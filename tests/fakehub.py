@@ -28,6 +28,7 @@ import flask_ctl.lifecycle.controller
 import flask_ctl.lifecycle.operation
 import flask_ctl.lifecycle.reload
 import flask_ctl.lifecycle.stop
+import flask_ctl.lifecycle.workforce
 import flask_ctl.system.standby
 from flask_ctl.dispatch.limits import Limits
 from flask_ctl.dispatch.peer import Peer
@@ -55,6 +56,7 @@ LIMIT = 300.0
 
 KEY = "app"
 SIGNALS = {"stop": int(signal.SIGTERM), "fast": int(signal.SIGQUIT), "reload": int(signal.SIGHUP)}
+SIGNALS_TO_WORKERS = {"recycle": int(signal.SIGTERM)}
 
 
 class Stuck(AssertionError):
@@ -515,8 +517,9 @@ class FakeWorker(FakeProcess):
         )  # fmt: skip
         return Hello(
             apps.package_version(), self.pid, world.master.pid, Loaded(self.pid, self.loaded_at), world.wanted,
-            "/srv", {"name": "fake", "version": "1", "listeners": []}, SIGNALS, world.drains_by_itself, None,
-            [record], self._figures(), saved_state=self.memory, runs_exit_handlers=world.runs_exit_handlers,
+            "/srv", {"name": "fake", "version": "1", "listeners": []}, SIGNALS | SIGNALS_TO_WORKERS,
+            world.drains_by_itself, None, [record], self._figures(), saved_state=self.memory,
+            runs_exit_handlers=world.runs_exit_handlers,
         )  # fmt: skip
 
     def _send(self, line: bytes) -> None:
@@ -912,7 +915,8 @@ class World:
         for module in (
             flask_ctl.dispatch.futures, flask_ctl.lifecycle.controller, flask_ctl.lifecycle.logs,
             flask_ctl.lifecycle.operation,
-            flask_ctl.lifecycle.reload, flask_ctl.lifecycle.stop, flask_ctl.system.standby, apps, asking,
+            flask_ctl.lifecycle.reload, flask_ctl.lifecycle.stop, flask_ctl.lifecycle.workforce,
+            flask_ctl.system.standby, apps, asking,
             auditing, change, commands, cutting, endpoint, turnover, master, process, reloading, requests, status,
             stream, hub_stopping, workers,
         ):  # fmt: skip
@@ -922,7 +926,8 @@ class World:
         patch.setattr(process, "wait_readable", self._wait_readable)
         patch.setattr(metrics, "age_of", lambda pid: 0.0)
         patch.setattr(metrics, "metrics_of", lambda readers, pids: {})
-        patch.setattr(reloading, "Preflight", lambda *_args, **_options: FakePreflight(self))
+        for module in (change, reloading):
+            patch.setattr(module, "Preflight", lambda *_args, **_options: FakePreflight(self))
 
     def _wait_readable(self, descriptors: list[int], timeout: float | None) -> list[int]:
         waker: Any = self.hub._waker

@@ -24,6 +24,11 @@ def seed(request: pytest.FixtureRequest) -> int:
     return int(request.param)
 
 
+def pids(w: World) -> list[int]:
+    """The workers that the hub knows."""
+    return [worker.pid for worker in w.hub.workers]
+
+
 def assert_runs(w: World) -> None:
     """The server goes on: it tells so, can be reloaded, and can be stopped."""
     w.new_code, w.preflight, w.hooks_hang = "good", "passes", False
@@ -363,6 +368,27 @@ def test_a_master_that_dies_during_a_reload_is_told(seed: int, phase: str) -> No
         assert reload.error == DIED
         go_on()
         w.run()
+
+
+# A new worker in the place of one
+
+
+def test_a_worker_that_ends_before_it_is_recycled_is_not_signalled_any_more(seed: int) -> None:
+    # Its handle is closed by then, and another worker's may have its number.
+    with world(seed, preflight="held") as w:
+        first, other = w.living()
+        signals: list[int] = []
+        first.signal = signals.append  # type: ignore[assignment, method-assign]
+        recycled = w.ask("workers", recycle=first.pid)
+        w.run(lambda: w.hub._change is not None)
+        first.die()
+        w.run(lambda: first.pid not in pids(w) and len(pids(w)) == 2)
+        w.preflight = "passes"
+        w.wake()
+        w.run(lambda: recycled.done)
+        assert (recycled.result["ended"], len(recycled.result["started"])) == ([first.pid], 1)
+        assert signals == []
+        assert other.alive
 
 
 # A moment without a worker, as by gunicorn's --max-requests

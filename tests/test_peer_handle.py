@@ -7,8 +7,9 @@ import os
 import pathlib
 import signal
 import socket
+import subprocess
 
-from flask_ctl.system.processes import open_peer
+from flask_ctl.system.processes import open_peer, open_process
 
 
 def test_a_peer_that_is_gone_and_forgotten_leaves_nothing_open(short_path: pathlib.Path) -> None:
@@ -35,3 +36,24 @@ def test_a_peer_that_is_gone_and_forgotten_leaves_nothing_open(short_path: pathl
         assert set(os.listdir("/proc/self/fd")) == before
     os.close(read)
     os.close(write)
+
+
+def test_a_closed_handle_reaches_nobody_though_its_number_is_in_use_again() -> None:
+    first, other = (subprocess.Popen(["sleep", "60"]) for _ in range(2))
+    try:
+        closed = open_process(first.pid)
+        assert closed is not None
+        number = closed.fileno()
+        closed.close()
+        again = open_process(other.pid)
+        assert again is not None
+        with contextlib.closing(again):
+            assert again.fileno() == number
+            closed.kill()
+            closed.close()
+            assert (closed.ended(), closed.fileno(), closed.duplicate()) == (True, -1, None)
+            assert not again.ended()
+    finally:
+        for process in (first, other):
+            process.kill()
+            process.wait()

@@ -49,7 +49,8 @@ def arguments_of(pid: int | None) -> list[str]:
 class ProcessHandle:
     """A handle on one process, which stays valid when the pid is reused.
 
-    `fileno()` becomes readable when the process has ended: pidfd_open(2), kqueue(2).
+    `fileno()` becomes readable when the process has ended: pidfd_open(2), kqueue(2). A closed handle takes the process
+    for ended, because another one may have its number by now.
     """
 
     def __init__(self, pid: int, descriptor: Any) -> None:
@@ -57,17 +58,21 @@ class ProcessHandle:
         self._descriptor = descriptor
 
     def fileno(self) -> int:
+        """As of a socket: -1 after `close`."""
         return self._descriptor if isinstance(self._descriptor, int) else int(self._descriptor.fileno())
 
     def ended(self) -> bool:
         """Whether the process is gone (a zombie is gone)."""
-        return bool(wait_readable([self.fileno()], 0))
+        descriptor = self.fileno()
+        return descriptor < 0 or bool(wait_readable([descriptor], 0))
 
     def signal(self, signum: int) -> None:
         """Send a signal, if it still runs; 0 only checks. Raises PermissionError for another user's process."""
+        descriptor = self._descriptor
         with contextlib.suppress(ProcessLookupError):
-            if isinstance(self._descriptor, int):
-                signal.pidfd_send_signal(self._descriptor, signum)
+            if isinstance(descriptor, int):
+                if descriptor >= 0:
+                    signal.pidfd_send_signal(descriptor, signum)
             elif not self.ended():
                 os.kill(self.pid, signum)
 
@@ -86,17 +91,17 @@ class ProcessHandle:
 
     def duplicate(self) -> ProcessHandle | None:
         """Another handle on the same process; None if it has ended and can't be watched any more."""
-        return (
-            ProcessHandle(self.pid, os.dup(self._descriptor))
-            if isinstance(self._descriptor, int)
-            else open_process(self.pid)
-        )
+        if not isinstance(self._descriptor, int):
+            return open_process(self.pid)
+        return ProcessHandle(self.pid, os.dup(self._descriptor)) if self._descriptor >= 0 else None
 
     def close(self) -> None:
-        if isinstance(self._descriptor, int):
-            os.close(self._descriptor)
-        else:
-            self._descriptor.close()
+        """More than once is fine."""
+        descriptor, self._descriptor = self._descriptor, -1
+        if not isinstance(descriptor, int):
+            descriptor.close()
+        elif descriptor >= 0:
+            os.close(descriptor)
 
 
 def open_process(pid: int | None, *, init: bool = False) -> ProcessHandle | None:

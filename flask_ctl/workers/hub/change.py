@@ -93,8 +93,9 @@ class WorkerChange:
         count = len(self._before)
         if request.worker is not None:
             worker = request.worker
-            worker.handle.signal(self._requests.signals()["recycle"])
-            self._wait(lambda: self._requests.workers.get(worker.pid) is not worker and self._serving() >= count, count)
+            # On the control thread, on which workers end.
+            self._requests.on_control(lambda: self._recycle(worker))
+            self._wait(lambda: not self._lives(worker) and self._serving() >= count, count)
             return
         step = 1 if request.what == "add" else -1
         for _ in range(request.number):
@@ -102,6 +103,14 @@ class WorkerChange:
             self._server.signal(request.what)
             self._requests.on_control(lambda: self._on_step(step))
             self._wait(lambda wanted=count: (self._serving() - wanted) * step >= 0, count)  # type: ignore[misc]
+
+    def _recycle(self, worker: Worker) -> None:
+        # If it has ended during the preflight, the master has another one in its place anyway.
+        if self._lives(worker):
+            worker.handle.signal(self._requests.signals()["recycle"])
+
+    def _lives(self, worker: Worker) -> bool:
+        return self._requests.workers.get(worker.pid) is worker
 
     def _check_code(self) -> None:
         latest = self._requests.workers.latest
