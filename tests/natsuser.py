@@ -72,6 +72,10 @@ class NatsUser:
         """Write an entry of a bucket that exists."""
         self._run(self._put(bucket, key, value))
 
+    def make_bucket(self, name: str, ttl: float | None) -> None:
+        """Whose entries live for so many seconds."""
+        self._run(self.client.jetstream().create_key_value(bucket=name, ttl=ttl))
+
     def replicas(self, bucket: str) -> int:
         """Of a bucket; 0 as long as there is none, or its servers don't answer."""
         return self._run(self._replicas(bucket))

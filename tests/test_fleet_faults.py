@@ -24,7 +24,7 @@ from test_fleet import all_known, environment
 from flask_ctl import ConfigurationError, ControlError, Fleet
 from flask_ctl.fleet import buckets, roster
 from flask_ctl.fleet.presence import Presence
-from flask_ctl.fleet.subjects import PRESENCE
+from flask_ctl.fleet.subjects import LEASES, PRESENCE, ROLLOUTS
 
 
 def start_cluster(start_nats: StartNats) -> list[NatsServer]:
@@ -162,6 +162,19 @@ def test_many_instances_that_lose_their_broker_come_back(nats_server: NatsServer
     done = run_cli("fleet", "status", "--json", env={"FLASK_CTL_FLEET": nats_server.url})
     told: list[dict[str, Any]] = json.loads(done.stdout)
     assert {one["result"]["pid"] for one in told} == {server.pid for server in servers}
+
+
+@pytest.mark.parametrize(
+    ("bucket", "ttl", "told"),
+    [(LEASES, None, "live for ever, not for 30 s"), (ROLLOUTS, 60, "live for 60 s, not for ever")],
+)
+def test_a_bucket_of_another_form_is_told(nats_server: NatsServer, bucket: str, ttl: float | None, told: str) -> None:
+    with NatsUser(nats_server.url) as user:
+        user.make_bucket(bucket, ttl)
+    with Fleet(nats_server.url) as fleet, pytest.raises(ConfigurationError) as raised:
+        fleet.lease_holders() if bucket == LEASES else fleet.rollout_ids()
+    assert told in raised.value.message
+    assert f"set the max age of its stream, KV_{bucket}," in raised.value.message
 
 
 @contextlib.contextmanager

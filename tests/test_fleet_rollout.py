@@ -280,7 +280,7 @@ def test_another_operator_goes_on_with_the_rollout_of_one_who_was_killed(two: Si
     operator.communicate()
     refused = two.cli("rollout", "resume")
     assert refused.returncode == 2
-    assert "if it was killed, the lease ends 30 s after that" in refused.stderr
+    assert "if that process was killed, the lease is free 30 s later: then go on by flask-ctl" in refused.stderr
     _forget_leases(two)
     document = two.document()
     assert (document["state"], outcomes(document)) == ("abandoned", ["done", None])

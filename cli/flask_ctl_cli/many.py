@@ -17,6 +17,9 @@ from .settings import Settings, settings
 MAX_AT_ONCE = 64
 """The most instances that are asked at the same time."""
 
+TARGET_TIMEOUT = 300.0
+"""Seconds for one instance of a fleet, or of a rollout, without --timeout: it may hang, or have died unheard."""
+
 ORDER = (1, 8, 5, 4, 6, 7, 3, 2, 0)
 """Exit codes, the gravest first: that of a command for many is the first that occurred."""
 

@@ -13,7 +13,7 @@ from ..protocol.jsonrpc import Request, Response, encode, parse_reply, request_o
 from ..system.processes import ProcessHandle
 
 MAX_TRIES = 5
-"""The most times that one request is sent."""
+"""The most times that one request is sent, and that a connection is made for an answer which is owed."""
 
 END_DELAY = 1.0
 """Seconds for a process whose connection has ended to end itself: the kernel closes its descriptors first."""

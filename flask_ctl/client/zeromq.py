@@ -20,7 +20,7 @@ from ..system.credentials import peer_credentials
 from ..system.processes import ProcessHandle, open_peer
 from ..system.sockets import duplicate_socket
 from ..transports.zeromq.curve import check_curve, load_key_pair, load_public_key
-from .connection import END_DELAY, Connection
+from .connection import END_DELAY, MAX_TRIES, Connection
 from .dealer import Dealer
 from .handshake import Handshake, access_denied
 from .trust import Trust
@@ -28,9 +28,6 @@ from .unix import connect_socket, ends_soon
 
 REPEATABLE = frozenset({b'"ping"', b'"status"', b'"commands"'})
 """Requests without side effects, which are sent again once their answers are known to be lost."""
-
-MAX_TRIES = 5
-"""Connections that are made to get an answer which is owed."""
 
 SOON = 0.02
 """Seconds within which most answers arrive."""

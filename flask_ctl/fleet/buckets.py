@@ -139,9 +139,14 @@ async def _checked(name: str, bucket: Any) -> Any:
     age = (await bucket.status()).stream_info.config.max_age or None
     if age != _MAX_AGES[name]:
         raise ConfigurationError(
-            f"the bucket {name} was not made by flask-ctl: its entries live for {age} s, not {_MAX_AGES[name]} s"
+            f"the bucket {name} was not made by flask-ctl: its entries live {_lasting(age)}, not"
+            f" {_lasting(_MAX_AGES[name])}; set the max age of its stream, KV_{name}, to that by: nats stream edit"
         )
     return bucket
+
+
+def _lasting(age: float | None) -> str:
+    return "for ever" if age is None else f"for {age:g} s"
 
 
 async def _check_level(connection: Connection) -> None:

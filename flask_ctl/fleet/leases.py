@@ -157,5 +157,6 @@ def _held(key: str, holder: Holder) -> str:
     told = {name: holder.get(name, "?") for name in ("rollout", "user", "host", "pid", "since")}
     return (
         "the rollout {rollout} of {user} on {host} (pid {pid}, since {since}) is at work on {key}; flask-ctl fleet"
-        " rollout status {rollout} shows how far it is; if it was killed, the lease ends {seconds:g} s after that"
+        " rollout status {rollout} shows how far it is; if that process was killed, the lease is free {seconds:g} s"
+        " later: then go on by flask-ctl fleet rollout resume {rollout}"
     ).format(key=key, seconds=LEASE_TIME, **told)

@@ -70,12 +70,6 @@ class CommandMemory:
                 break
             self._drop_answer(other)
 
-    def forget(self, id: str) -> None:
-        """It has not run, and may be asked for again."""
-        seen = self._seen.pop(id, None)
-        if seen is not None:
-            self._drop_answer(seen)
-
     def passes(self, fence: int) -> bool:
         """Whether a command under a lease of this revision may run; a lower one is refused from now on."""
         if fence < self.fence:
@@ -105,13 +99,16 @@ class CommandMemory:
             id, oldest = next(iter(self._seen.items()))
             if now - oldest.at < MAX_AGE or not oldest.done:
                 break
-            self.forget(id)
+            self._forget(id)
 
     def _make_room(self) -> bool:
         done = next((id for id, seen in self._seen.items() if seen.done), None)
         if done is not None:
-            self.forget(done)
+            self._forget(done)
         return done is not None
+
+    def _forget(self, id: str) -> None:
+        self._drop_answer(self._seen.pop(id))
 
     def _drop_answer(self, seen: Seen) -> None:
         self._size -= len(seen.answer or b"")

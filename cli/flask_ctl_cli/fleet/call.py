@@ -10,12 +10,13 @@ import click
 from flask_ctl import ControlError
 
 from ..custom import YES_HELP, parse_values
+from ..many import TARGET_TIMEOUT
 from ..output import confirm
 from ..settings import settings
 from ..words import assignment
 from .many import for_each, targets
 from .options import FleetCommand
-from .selection import TARGET_TIMEOUT, FleetTarget, opened, selected
+from .selection import FleetTarget, opened, selected
 
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem

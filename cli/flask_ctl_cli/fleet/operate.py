@@ -11,7 +11,7 @@ from flask_ctl import Fleet
 from ..commands.reload import exit_code as reload_code
 from ..commands.stop import confirm_all, stop_text
 from ..commands.stop import exit_code as stop_code
-from ..many import Ask
+from ..many import TARGET_TIMEOUT, Ask
 from ..output import change_code
 from ..rollout.member import QUESTION_TIMEOUT
 from ..rollout.options import confirm_option, max_errors_option, rolling_options
@@ -20,7 +20,7 @@ from ..settings import Seconds, settings
 from .many import for_each, targets
 from .options import FleetCommand
 from .rolling import FleetPlace
-from .selection import TARGET_TIMEOUT, opened
+from .selection import opened
 
 
 @click.command(
@@ -39,7 +39,7 @@ from .selection import TARGET_TIMEOUT, opened
 def stop(
     mode: str, grace: float | None, delay: float, no_wait: bool, yes: bool, rollout: dict[str, Any] | None
 ) -> None:
-    """Stop the selected instances, all at once, or with --rolling one batch after the other.
+    """Stop the selected instances, 64 at a time, or with --rolling one batch after the other.
 
     An instance has stopped when it has answered so, and has left NATS. Whether something starts it again is known only
     on its machine.
@@ -92,7 +92,7 @@ def reload(
     max_errors: float,
     rollout: dict[str, Any] | None,
 ) -> None:
-    """Load the new code in the selected instances, all at once, or with --rolling one batch after the other.
+    """Load the new code in the selected instances, 64 at a time, or with --rolling one batch after the other.
 
     Each instance does it at most once, also where the command had to be sent again. The record of a rollout is at the
     NATS servers: `flask-ctl fleet rollout` tells of it, and goes on with one whose operator was killed. Only one

@@ -22,9 +22,6 @@ if TYPE_CHECKING:
 CONNECT_TIMEOUT = 5.0
 """Seconds without --timeout."""
 
-TARGET_TIMEOUT = 300.0
-"""Seconds for a command at one instance without --timeout: nothing tells when an instance has died."""
-
 
 class FleetTarget:
     """An instance that a command is for, as `many.Addressee`."""

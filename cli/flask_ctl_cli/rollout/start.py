@@ -14,7 +14,7 @@ import click
 
 from flask_ctl import ConfigurationError, ControlError, NotRunning
 
-from ..many import first_of
+from ..many import TARGET_TIMEOUT, first_of
 from ..output import print_json, write
 from ..settings import settings
 from .course import Outcome, Plan, number_of
@@ -23,9 +23,6 @@ from .place import LocalPlace, Place
 from .record import Document, Record
 from .run import Run
 from .text import render
-
-TARGET_TIMEOUT = 300.0
-"""Seconds for one instance without --timeout: one that hangs does not hold up the rollout for ever."""
 
 AGAIN = (Outcome.NOT_STARTED.value, Outcome.REFUSED.value, Outcome.UNREACHABLE.value)
 """Outcomes after which a resumed rollout asks an instance: nothing has been done there."""
