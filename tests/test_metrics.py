@@ -28,9 +28,10 @@ from prometheus_client.parser import text_string_to_metric_families as parse_tex
 from prometheus_client.samples import Exemplar, Timestamp
 
 from flask_ctl import BackgroundServer, ConfigurationError, Control, ControlClient, ControlError, exposition
-from flask_ctl.dispatch.pool import Pool
+from flask_ctl.dispatch.pool import SIZE, Pool
 from flask_ctl.inspection import metrics
 from flask_ctl.inspection.exposition import OPENMETRICS, prefers_openmetrics
+from flask_ctl.inspection.levels import LogLevels
 from flask_ctl.inspection.metrics import Family, Part, Totals, family, merged, own_families, pack, unpack
 from flask_ctl.inspection.registries import Registries
 from flask_ctl.lifecycle.history import History
@@ -321,6 +322,28 @@ def test_a_collector_that_hangs_does_not_keep_the_next_image_from_its_start(
     gate.open()
     assert values(list(Totals.unpacked(left["shop"]).families()))["jobs_total"] == 3
     assert "the last metrics of shop can't be collected" in caplog.text
+
+
+def test_chores_of_ours_wait_behind_hanging_commands_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(LogLevels, "due", lambda _: True)
+    gate, app = Gate(), served(Collector(made("jobs")))
+    gate.shut()
+    with contextlib.closing(Pool(lambda: None, 8)) as pool:
+        commands = [pool.submit(gate) for _ in range(SIZE)]
+        process = own_process(pool)
+        process._control = SimpleNamespace(  # type: ignore[assignment]
+            call_soon=lambda function, *args: function(*args), call_later=lambda *_: None
+        )
+        answers = []
+        for _ in range(3):
+            answers.append(process.measure(app))
+            process.expire_levels()
+        assert pool.unfinished == SIZE + 2
+        gate.open()
+        assert all("jobs" in values(answer.result(TIMEOUT).families) for answer in answers)
+        until(lambda: not pool.unfinished, "all have run")
+        assert not [command for command in commands if not command.done()]
+        assert process.measure(app).result(TIMEOUT).unanswered == []
 
 
 # The text

@@ -17,6 +17,7 @@ from flask_ctl.dispatch.limits import Limits
 from flask_ctl.dispatch.policy import Policy
 from flask_ctl.dispatch.pool import SIZE
 from flask_ctl.inspection.exceptions import ExceptionTable
+from flask_ctl.inspection.levels import LogLevels
 from flask_ctl.inspection.metrics import LEFT_OUT, family, unpack
 from flask_ctl.inspection.registries import Registries
 from flask_ctl.lifecycle.app import ServedApp
@@ -227,6 +228,28 @@ def test_hooks_run_though_every_thread_of_commands_hangs(worker: Worker) -> None
     assert worker.requests.count().commands == SIZE
     assert worker.run_stop_hooks(patience=TIMEOUT).result() is None
     assert worker.ran == ["on_drain", "on_stop"]
+
+
+def test_chores_of_ours_wait_behind_hanging_commands_once(worker: Worker, monkeypatch: pytest.MonkeyPatch) -> None:
+    (key, app), *_ = worker.requests.by_key.items()
+    registry = OrderRegistry(Gate())
+    app.registries.add(registry, {})
+    monkeypatch.setattr(LogLevels, "due", lambda _: True)
+    worker.command.shut()
+    for id in range(SIZE):
+        worker.requests.handle("call", {"app": key, "name": "hang"}, id)
+    for id in (10, 11, 12):
+        worker.requests.handle("collect", {"app": key}, id)
+        worker.requests.expire_levels()
+    assert worker.requests.count().commands == SIZE + 2
+    worker.command.open()
+    until(lambda: not worker.requests.count().commands, "all have run")
+    answers = {line["id"]: line["result"] for line in map(json.loads, worker.sent) if line.get("id", 0) >= 10}
+    assert [unpack(answers[id]).families[0]["name"] for id in (10, 11, 12)] == ["orders"] * 3
+    # And then once more.
+    for id in (13, 14):
+        worker.requests.handle("collect", {"app": key}, id)
+        until(lambda: not worker.requests.count().commands, "it has run")
 
 
 def test_a_greenlet_counts_until_its_result_has_been_told() -> None:

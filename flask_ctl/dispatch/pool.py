@@ -18,6 +18,24 @@ SIZE = 4
 _Work = tuple[Callable[[], Any], "Future[Any]"]
 
 
+class SingleFlight:
+    """Submits each function again only once it has run: behind commands that hang, it waits for a thread once.
+
+    Belongs to one thread.
+    """
+
+    def __init__(self, submit: Callable[[Callable[[], Any]], Future[Any]]) -> None:
+        self._submit = submit
+        self._last: dict[Callable[[], Any], Future[Any]] = {}
+
+    def submit(self, function: Callable[[], Any]) -> Future[Any]:
+        """The function's result, in time; its earlier Future, if that is not done. Raises what `submit` raises."""
+        future = self._last.get(function)
+        if future is None or future.done():
+            future = self._last[function] = self._submit(function)
+        return future
+
+
 class Pool:
     """Runs functions on at most `size` threads; at most `max_waiting` wait for one.
 

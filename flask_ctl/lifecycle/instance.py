@@ -95,7 +95,7 @@ class Instance(Controller[Reload]):
         self._manager = ServiceManager(told, self._history)
         self._watch(told, lambda: max(app.watchdog_request for app in apps))
         self._pool = Pool(self._notify, max(app.limits.queue for app in apps))
-        self.processes = OwnProcess(self._pool, self._history, self._control)
+        self.processes = self._own_process = OwnProcess(self._pool, self._history, self._control)
         # Of their own, so that neither hanging commands keep them waiting, nor hanging hooks the commands.
         self._readiness_pool = Pool(self._notify, 1, size=1, name="flask-ctl-readiness")
         self._readiness = Readiness(apps, self._readiness_pool.submit)
@@ -149,7 +149,7 @@ class Instance(Controller[Reload]):
         self._thread_exceptions = note_thread_exceptions(self.apps)
         recorder.begin(max(app.log_ring for app in self.apps))
         self._control.on_tick(recorder.tick)
-        self._control.on_tick(self._expire_leases)
+        self._control.on_tick(self._own_process.expire_levels)
         if self._signals is not None:
             self._control.on_tick(signals.tick)
         for app in self.apps:
@@ -353,10 +353,6 @@ class Instance(Controller[Reload]):
 
     def _address(self) -> Any:
         return next(iter(self.server.reached_at()), None)
-
-    def _expire_leases(self) -> None:
-        if levels.due():
-            self.attempt(self._pool.submit, levels.expire)
 
     def _drain_progress(self) -> dict[str, int]:
         in_flight = sum(app.requests.in_flight for app in self.apps)

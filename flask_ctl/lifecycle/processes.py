@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import time
@@ -13,12 +14,12 @@ from typing import Any
 
 from ..dispatch.commands import invalid_parameter
 from ..dispatch.futures import then
-from ..dispatch.pool import Pool
+from ..dispatch.pool import Pool, SingleFlight
 from ..dispatch.streams import Stream
 from ..errors import CommandError
 from ..inspection import feeds
 from ..inspection.feeds import FeedStream, StreamStart
-from ..inspection.levels import CHORES
+from ..inspection.levels import CHORES, levels
 from ..inspection.metrics import PROCESSOR_TIME, Part, Totals, merged, own_families, unpack
 from ..inspection.questions import Answer, answer
 from ..system import logs
@@ -59,6 +60,7 @@ class OwnProcess(Processes):
 
     def __init__(self, pool: Pool, history: History, control: ControlServer) -> None:
         self._pool = pool
+        self._chores = SingleFlight(pool.submit)
         self._history = history
         self._control = control
         self._pid = os.getpid()
@@ -106,7 +108,7 @@ class OwnProcess(Processes):
             return answer
         try:
             app.registries.check_idle()
-            collected = self._pool.submit(app.registries.collect)
+            collected = self._chores.submit(app.registries.collect)
         except CommandError as error:
             tell_with(error)
             return answer
@@ -115,6 +117,13 @@ class OwnProcess(Processes):
             COLLECT_TIMEOUT, tell_with, CommandError("a collector of the app has not returned in time")
         )
         return answer
+
+    def expire_levels(self) -> None:
+        """End the leases of log levels that have expired; called now and then."""
+        if levels.due():
+            # If too many commands wait, the next time.
+            with contextlib.suppress(CommandError):
+                self._chores.submit(levels.expire)
 
     def export_totals(self, apps: Sequence[ServedApp]) -> dict[str, str]:
         """At the end of this image: what the next one has to add to its own counts, by app."""

@@ -12,6 +12,7 @@ from typing import Any
 
 from ...dispatch.audit import write_record
 from ...dispatch.commands import CommandRegistry
+from ...dispatch.pool import SingleFlight
 from ...errors import CommandError, TimedOut
 from ...inspection.feeds import left
 from ...inspection.levels import CHORES, Lease, levels
@@ -66,6 +67,7 @@ class HubRequests:
         self._send = send
         self._registries = {key: CommandRegistry(app.commands) for key, app in self.by_key.items()}
         self._executor = make_executor(max(app.limits.queue for app in apps))
+        self._chores = SingleFlight(self._submit)
         # One thread for the hooks of readiness, one for those of a stop, which hanging commands can't keep waiting.
         self._hooks_executor = make_executor(MAX_WAITING_HOOKS, 2, "flask-ctl-hooks")
         self.state = "starting"
@@ -98,6 +100,10 @@ class HubRequests:
             "run_stop_hooks": self._stop_hooks,
             "run_reload_hooks": lambda **_: lambda: run_reload_hooks(apps),
         }
+        self._app_submits: dict[str, Callable[[Callable[[], Any]], Future[Any]]] = {
+            "collect": self._chores.submit,
+            "run_stop_hooks": lambda function: _submit(self._hooks_executor, function),
+        }
 
     def handle(self, method: str, params: dict[str, Any], id: Any) -> None:
         """Do what is asked; a method of a later version is ignored."""
@@ -105,8 +111,8 @@ class HubRequests:
             if method in self._app_methods:
                 self._send(messages.request("received", {"id": id}))
                 function = self._app_methods[method](**params)
-                executor = self._hooks_executor if method == "run_stop_hooks" else self._executor
-                executor.submit(function, lambda result: self._answer(id, result))
+                submit = self._app_submits.get(method, self._submit)
+                submit(function).add_done_callback(lambda done: self._answer(id, done.result()))
             elif method == "state":
                 if id is not None:
                     self._send(messages.request("received", {"id": id}))
@@ -143,7 +149,7 @@ class HubRequests:
     def hold_levels(self, leases: Sequence[Lease]) -> None:
         """Have these leases of log levels hold, in a thread of the app's."""
         try:
-            _submit(self._executor, lambda: levels.hold(leases))
+            self._submit(lambda: levels.hold(leases))
         except CommandError as error:
             logger.error("log levels are not set: %s", error)
 
@@ -152,7 +158,7 @@ class HubRequests:
         if levels.due():
             # If too many commands wait, the next time.
             with contextlib.suppress(CommandError):
-                _submit(self._executor, levels.expire)
+                self._chores.submit(levels.expire)
 
     def listening(self, endpoints: list[str]) -> None:
         """The hub listens at these addresses: show there that this worker lives."""
@@ -205,6 +211,9 @@ class HubRequests:
             if len(app.exceptions):
                 self._send(messages.request("exceptions", {"app": key, "exceptions": app.exceptions.entries()}))
         self._send(messages.request("left", left()))
+
+    def _submit(self, function: Callable[[], Any]) -> Future[Any]:
+        return _submit(self._executor, function)
 
     def _answer(self, id: Any, result: Any) -> None:
         if id is not None:
@@ -301,6 +310,7 @@ def _outcome(function: Callable[[], Any]) -> Any:
 
 
 def _submit(executor: Executor, function: Callable[[], Any]) -> Future[Any]:
+    """A Future of what the function returns, or of the exception that it raises."""
     future: Future[Any] = new_future()
     executor.submit(function, future.set_result)
     return future
