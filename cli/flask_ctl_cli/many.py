@@ -8,7 +8,7 @@ from typing import Any, NoReturn, Protocol
 
 import click
 
-from flask_ctl import ControlClient, ControlError, ReloadFailed
+from flask_ctl import ControlClient, ControlError, ReloadFailed, printable
 
 from .output import change_code, exit_code_of, print_change, print_json, result_text, traceback_of, write
 from .selection import Target, targets
@@ -152,18 +152,27 @@ def print_answers(answers: list[Answer], text: Callable[[Any], str], quiet: bool
     rows: list[tuple[str, str, Answer, str]] = []
     for answer in answers:
         if isinstance(answer.error, ReloadFailed):
-            click.echo(f"{answer.target.described()}:\n{traceback_of(answer.error)}", err=True)
-        said = f"{answer.heading}: {answer.error.message}" if answer.error is not None else text(answer.result)
+            click.echo(f"{printable(answer.target.described(), keep='')}:\n{traceback_of(answer.error)}", err=True)
+        if answer.error is not None:
+            said = f"{answer.heading}: {printable(answer.error.message)}"
+        else:
+            said = text(answer.result)
         if answer.error is not None or not quiet:
-            rows.append((_printable(answer.target.name) or "-", str(answer.target.pid or "-"), answer, said.rstrip()))
+            name = printable(answer.target.name, keep="") or "-"
+            rows.append((name, str(answer.target.pid or "-"), answer, said.rstrip()))
     if not rows:
         return
     if any("\n" in said for *_, said in rows):
-        write("\n".join(f"== {name}, pid {pid}, {answer.target.socket}\n{said}\n" for name, pid, answer, said in rows))
+        parts = []
+        for name, pid, answer, said in rows:
+            socket = printable(answer.target.socket, keep="")
+            parts.append(f"== {name}, pid {pid}, {socket}\n{_body(said)}\n")
+        write("\n".join(parts))
         return
     names, pids = max(len(name) for name, *_ in rows), max(len(pid) for _, pid, *_ in rows)
     write("".join(f"{name:{names}}  {pid:>{pids}}  {said or '-'}\n" for name, pid, _, said in rows))
 
 
-def _printable(name: str) -> str:
-    return "".join(char if char.isprintable() else "?" for char in name)
+def _body(said: str) -> str:
+    """No line of it looks like the heading of another instance."""
+    return "\n".join(f" {line}" if line.startswith("==") else line for line in said.split("\n"))

@@ -22,6 +22,7 @@ from flask_ctl import (
     ServerDied,
     TimedOut,
     WrongScheme,
+    printable,
 )
 
 from .terminal import coloured, columns, wants_colour
@@ -88,7 +89,8 @@ def _report(error: ControlError, as_json: bool, hint: Hint) -> None:
     else:
         traceback = traceback_of(error) if isinstance(error, ReloadFailed) else ""
         advice = hint(error) if isinstance(error, TimedOut) else advice
-        click.echo("\n".join(filter(None, [traceback.rstrip(), f"Error: {error.message}", advice])), err=True)
+        told = [traceback.rstrip(), f"Error: {printable(error.message)}", advice]
+        click.echo("\n".join(filter(None, told)), err=True)
     raise click.exceptions.Exit(code)
 
 
@@ -96,7 +98,7 @@ def traceback_of(error: ReloadFailed) -> str:
     """What the new code has written, without the frames of others."""
     from .frames import without_foreign_frames
 
-    return without_foreign_frames(error.data["traceback"], error.data.get("directory", ""))
+    return printable(without_foreign_frames(error.data["traceback"], error.data.get("directory", "")))
 
 
 def _print_document(exit: int, code: int | None, message: str, data: Any) -> None:
@@ -107,7 +109,8 @@ def confirm(name: str, description: dict[str, Any], *, yes: bool) -> None:
     """Ask on a terminal whether a command of high impact is meant; exit code 1 if not. A script is not asked."""
     if description.get("impact") == "high" and not yes and sys.stdin.isatty() and sys.stderr.isatty():
         note = description.get("impact_note")
-        click.confirm(f"{name} has a high impact{f': {note}' if note else ''}. Go on?", abort=True, err=True)
+        question = f"{name} has a high impact{f': {note}' if note else ''}. Go on?"
+        click.confirm(printable(question, keep=""), abort=True, err=True)
 
 
 def print_json(value: Any) -> None:
@@ -181,6 +184,8 @@ def result_text(method: str, result: Any) -> str:
             from flask_ctl import render_for_terminal
 
             text = render_for_terminal(method, result, width, datetime.now(timezone.utc))
+            # A file gets a text of the app's own commands as it is.
+            text = printable(text, keep="\n\t")
     except (KeyError, TypeError, ValueError) as error:
         raise RemoteProtocolError(f"the answer to {method} lacks a field that every server sends: {error}") from None
     return coloured(text) if method in ("describe", "status", "stop", "reload") else text

@@ -9,6 +9,8 @@ from typing import Any
 
 import click
 
+from flask_ctl import printable
+
 from .settings import settings
 from .terminal import DEFAULT_WIDTH, can_move, columns
 
@@ -75,4 +77,5 @@ def describe(progress: Mapping[str, Any], width: int) -> str:
     line = first
     for part in rest:
         line += part if len(line) + len(part) <= width else ""
+    line = printable(line, keep="")
     return line if len(line) <= width else line[: width - 1] + "…"

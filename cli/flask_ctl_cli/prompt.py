@@ -9,7 +9,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 import click
 
-from flask_ctl import masked_text
+from flask_ctl import masked_text, printable
 
 from .session import ENDS, Read
 
@@ -40,7 +40,7 @@ def _typed(name: str) -> Read:
         enable_open_in_editor=False,
     )
     # The name is the server's own word.
-    label = "".join(char for char in name if char.isprintable())
+    label = printable(name, keep="")
 
     def read(code: int) -> str | None:
         try:

@@ -68,7 +68,7 @@ def print_stream(name: str, wanted: dict[str, Any], *, note: Note = lambda about
 
     Exit code 3 when the server has ended, 1 if the stream has failed or was too slow.
     """
-    from flask_ctl import render_message
+    from flask_ctl import printable, render_message
 
     given = {key: value for key, value in wanted.items() if value not in (None, "")}
     if settings().selects_many and not given["follow"]:
@@ -83,7 +83,7 @@ def print_stream(name: str, wanted: dict[str, Any], *, note: Note = lambda about
             elif "end" not in message:
                 write(f"{render_message(name, message)}\n")
             elif message["end"] not in ENDS:
-                click.echo(f"Error: {message['end']}", err=True)
+                click.echo(f"Error: {printable(str(message['end']))}", err=True)
             elif message["end"] != "complete":
                 settings().say(f"— {message['end']} —")
             if "end" in message:

@@ -13,9 +13,14 @@ def render_message(method: str, message: Mapping[str, Any]) -> str:
     """A message of a stream as a line, or several; empty for one that says nothing to a person.
 
     An item stands for itself, other messages are ``{"dropped"}``, ``{"gap"}``, ``{"generation"}`` and ``{"end"}``.
+    Further lines are indented, so that none of them looks like a message.
     """
+    return printable(_indented(_message(method, message)))
+
+
+def _message(method: str, message: Mapping[str, Any]) -> str:
     if "time" in message:
-        return printable(_ITEMS[method](message)) if method in _ITEMS else json.dumps(message)
+        return _ITEMS[method](message) if method in _ITEMS else json.dumps(message)
     if "dropped" in message:
         return f"— {message['dropped']} dropped: this reader is too slow —"
     if "gap" in message and "worker" in message:
@@ -24,7 +29,7 @@ def render_message(method: str, message: Mapping[str, Any]) -> str:
         return "— gap: what came between is not known —"
     if "unanswered" in message:
         silent = "; ".join(f"pid {each['worker']}: {each['error']}" for each in message["unanswered"])
-        return printable(f"— without an answer: {silent} —" if silent else "— all workers answer again —")
+        return f"— without an answer: {silent} —" if silent else "— all workers answer again —"
     if "generation" in message:
         return f"— generation {message['generation']} —"
     return ""
@@ -33,7 +38,7 @@ def render_message(method: str, message: Mapping[str, Any]) -> str:
 def _record(item: Mapping[str, Any]) -> str:
     worker = f" [{item['worker']}]" if "worker" in item else ""
     line = f"{item['time']}{worker} {item['level']} {item['logger']}: {item['message']}"
-    return _indented(f"{line}\n{item['traceback']}" if "traceback" in item else line)
+    return f"{line}\n{item['traceback']}" if "traceback" in item else line
 
 
 _ELSEWHERE = {"time", "event", "worker", "seq"}
@@ -46,11 +51,10 @@ def _event(item: Mapping[str, Any]) -> str:
     texts = [name for name, value in fields.items() if isinstance(value, str) and "\n" in value]
     words = [f"{name}={_word(value)}" for name, value in fields.items() if name not in texts]
     line = " ".join([f"{item['time']}{worker} {item['event']}", *words])
-    return _indented("\n".join([line, *(fields[name].rstrip() for name in texts)]))
+    return "\n".join([line, *(fields[name].rstrip() for name in texts)])
 
 
 def _indented(text: str) -> str:
-    """Further lines begin by spaces, so that none of them looks like an item."""
     return text.replace("\n", "\n    ")
 
 

@@ -393,9 +393,9 @@ def _frames(stack: dict[str, Any]) -> Iterator[str]:
             yield f"    {printable(frame['source'])}"
 
 
-def printable(text: str) -> str:
-    """The text without what a terminal might take for a command."""
-    return "".join(char if char.isprintable() or char == "\n" else f"\\x{ord(char):02x}" for char in text)
+def printable(text: str, keep: str = "\n") -> str:
+    """The text without what a terminal might take for a command; it stays on one line if `keep` is ""."""
+    return "".join(char if char.isprintable() or char in keep else f"\\x{ord(char):02x}" for char in text)
 
 
 class Column(NamedTuple):

@@ -8,7 +8,7 @@ from typing import Any, NoReturn
 
 import click
 
-from flask_ctl import ControlClient, NotRunning
+from flask_ctl import ControlClient, NotRunning, printable
 
 from ..many import Addressee, for_each
 from ..output import print_json, result_text, write
@@ -144,7 +144,7 @@ def confirm_all(chosen: Sequence[Addressee]) -> None:
     """Ask whether --all is meant; needs a terminal."""
     if not (sys.stdin.isatty() and sys.stderr.isatty()):
         raise click.UsageError("stop --all needs --yes where there is no terminal to ask")
-    listed = "".join(f"  {target.described()}\n" for target in chosen)
+    listed = "".join(f"  {printable(target.described(), keep='')}\n" for target in chosen)
     click.confirm(f"{listed}Stop {'this' if len(chosen) == 1 else f'these {len(chosen)}'}?", abort=True, err=True)
 
 

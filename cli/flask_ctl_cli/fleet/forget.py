@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import click
 
+from flask_ctl import printable
+
 from ..output import print_json, write
 from ..settings import settings
 from .options import FleetCommand
@@ -30,6 +32,7 @@ def forget() -> None:
     if settings().json:
         print_json([target.as_json() for target in forgotten])
     elif forgotten:
-        write("".join(f"{target.name}  forgotten, {last_seen(target.one)}\n" for target in forgotten))
+        for target in forgotten:
+            write(f"{printable(target.name, keep='')}  forgotten, {last_seen(target.one)}\n")
     else:
         settings().say("no selected instance is lost")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
-from flask_ctl import AccessDenied, ControlError, Fleet
+from flask_ctl import AccessDenied, ControlError, Fleet, printable
 
 from ..many import first_of
 from ..output import exit_code_of, print_json, write
@@ -127,7 +127,7 @@ def _cells(row: Row) -> tuple[str, ...]:
     else:
         why = last_seen(row.target.one) if row.state == "lost" else ""
     cells = (presence.app, presence.instance, presence.host, str(presence.pid), row.state, *figures, labels or "-", why)
-    return tuple(_printable(cell) for cell in cells)
+    return tuple(printable(cell, keep="") for cell in cells)
 
 
 def _as_json(row: Row) -> dict[str, Any]:
@@ -155,7 +155,3 @@ def _as_answer(row: Row) -> dict[str, Any]:
 def _time(one: FleetInstance) -> str:
     seen = datetime.now(timezone.utc) - timedelta(seconds=one.age)
     return seen.isoformat(timespec="seconds").replace("+00:00", "Z")
-
-
-def _printable(text: str) -> str:
-    return "".join(char if char.isprintable() else "?" for char in text)

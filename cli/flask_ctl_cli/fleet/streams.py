@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import click
 
-from flask_ctl import AccessDenied, ControlError, render_message
+from flask_ctl import AccessDenied, ControlError, printable, render_message
 
 from .. import merging
 from ..many import first_of
@@ -105,7 +105,7 @@ def _time(item: Item) -> str:
 
 
 def _print(item: Item, name: str) -> None:
-    given, message = settings(), item.message
+    given, message, instance = settings(), item.message, printable(item.target.name, keep="")
     if given.json:
         told = (
             {"error": {"code": item.error.code, "message": item.error.message}} if item.error is not None else message
@@ -113,10 +113,10 @@ def _print(item: Item, name: str) -> None:
         one = item.target.one
         write(json.dumps({"app": one.app, "instance": one.instance, **told}) + "\n")
     elif item.error is not None:
-        click.echo(f"Error: {item.target.name}: {item.error.message}", err=True)
+        click.echo(f"Error: {instance}: {printable(item.error.message)}", err=True)
     elif "end" in message:
         if message["end"] != "complete":
-            given.say(f"{item.target.name}  — {message['end']} —")
+            given.say(f"{instance}  — {printable(str(message['end']))} —")
     elif "about" not in message:
         for line in render_message(name, message).splitlines():
-            write(f"{item.target.name}  {line}\n")
+            write(f"{instance}  {line}\n")

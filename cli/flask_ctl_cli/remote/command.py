@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 
 import click
 
-from flask_ctl import ControlError, render_message
+from flask_ctl import ControlError, printable, render_message
 
 from ..group import load_command
 from ..many import ORDER, Answer, first_of, print_answers
@@ -180,7 +180,7 @@ def _print_end(answer: HostAnswer, as_json: bool) -> None:
     if as_json:
         write(json.dumps(told) + "\n")
     else:
-        click.echo(f"Error: {answer.host}: {told['error']['message']}", err=True)
+        click.echo(f"Error: {answer.host}: {printable(str(told['error']['message']))}", err=True)
 
 
 def _shown(host: str, message: Any, name: str, as_json: bool) -> str:
@@ -188,9 +188,9 @@ def _shown(host: str, message: Any, name: str, as_json: bool) -> str:
         told = message if isinstance(message, dict) else {"result": message}
         return json.dumps({"host": host, **told}) + "\n"
     if isinstance(message, dict) and "end" in message:
-        return f"{host}  — {message['end']} —\n"
+        return f"{host}  — {printable(str(message['end']), keep='')} —\n"
     if isinstance(message, str):
-        text = message
+        text = printable(message)
     elif name in ITEMS:
         try:
             text = render_message(name, message)

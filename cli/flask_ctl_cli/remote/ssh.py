@@ -16,7 +16,7 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from typing import IO, Any, NamedTuple
 
-from flask_ctl import ConfigurationError
+from flask_ctl import ConfigurationError, printable
 
 SSH = "FLASK_CTL_SSH"
 """Variable with another ssh, or with options: ``ssh -F deploy.conf``."""
@@ -205,7 +205,7 @@ def _shared_connection() -> list[str]:
 def _said(stderr: IO[bytes]) -> str:
     stderr.seek(0)
     text = " ".join(stderr.read(64 * MAX_SHOWN).decode(errors="replace").split())
-    return "".join(char if char.isprintable() else "?" for char in text)[-MAX_SHOWN:]
+    return printable(text, keep="")[-MAX_SHOWN:]
 
 
 def _end(process: subprocess.Popen[Any]) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from flask_ctl import printable
+
 from .course import Outcome, count_outcomes
 
 Document = dict[str, Any]
@@ -13,8 +15,8 @@ def render(document: Document, state: str = "ended", program: str = "flask-ctl r
     """A line for each instance, and one for the rollout; `program` is the command that goes on with it."""
     rows = [
         (
-            _printable("/".join(filter(None, [target["host"], target["name"]]))) or "-",
-            str(target["pid"] or "-"),
+            printable("/".join(filter(None, [target["host"], target["name"]])), keep="") or "-",
+            printable(str(target["pid"] or "-"), keep=""),
             outcome_text(target),
         )
         for target in document["targets"]
@@ -28,15 +30,16 @@ def summary(document: Document, state: str, program: str = "flask-ctl rollout") 
     """The rollout in one line."""
     counts = count_of(document)
     told = ", ".join(f"{number} {outcome}" for outcome, number in counts.items()) or "nothing asked"
-    line = f"rollout {document['id']}, {document['method']}: {told}"
+    line = printable(f"rollout {document['id']}, {document['method']}: {told}", keep="")
     if state == "running":
         operator = document["operator"]
         by = f"{operator['user']} on {operator['host']}, " if "user" in operator else ""
-        return f"{line}; running, {by}pid {operator['pid']}"
+        return f"{line}; running, " + printable(f"{by}pid {operator['pid']}", keep="")
     if state == "abandoned":
         line += "; its operator was killed"
     elif document["end"] not in (None, "finished"):
-        line += f"; ended by {document['end']}" if document["end"] != "interrupted" else "; interrupted"
+        end = printable(document["end"], keep="")
+        line += f"; ended by {end}" if end != "interrupted" else "; interrupted"
     open_ones = any(target["outcome"] in (None, *_OPEN) for target in document["targets"])
     return f"{line}\nto go on: {program} resume {document['id']}" if open_ones else line
 
@@ -57,14 +60,10 @@ def count_of(document: Document) -> dict[str, int]:
 
 def outcome_text(target: dict[str, Any]) -> str:
     """What has become of an instance, in one line."""
-    now, message = target["now"], _printable(target["message"].partition("\n")[0])
+    now, message = target["now"], target["message"].partition("\n")[0]
     parts = [target["outcome"] or ("asked" if target["asked"] else "not started")]
     if now is not None and now["pid"] != target["pid"]:
         parts.append(f"pid {now['pid']}")
     if now is not None:
         parts.append(f"generation {now['generation']}")
-    return ", ".join(parts) + (f": {message}" if message else "")
-
-
-def _printable(text: str) -> str:
-    return "".join(char if char.isprintable() else "?" for char in text)
+    return printable(", ".join(parts) + (f": {message}" if message else ""), keep="")

@@ -18,7 +18,7 @@ from textual.message import Message
 from textual.screen import ModalScreen
 from textual.widgets import DataTable, Footer, Label, Sparkline, Static
 
-from flask_ctl import ControlClient, ControlError, render_message, render_result
+from flask_ctl import ControlClient, ControlError, printable, render_message, render_result
 
 from .samples import Watched
 
@@ -370,7 +370,7 @@ def _record(record: dict[str, Any], width: int) -> str:
     line = f"{record['time'][11:19]}{worker} {record['level']} {record['logger']}: {record['message']}".partition("\n")[
         0
     ]
-    return "".join(char if char.isprintable() else "?" for char in line)
+    return printable(line, keep="")
 
 
 def _workers(workers: Iterable[dict[str, Any]], width: int) -> Text:
