@@ -319,6 +319,7 @@ class FakeWorker(FakeProcess):
         self.in_flight = 0
         self.total = 0
         self.aborted = 0
+        self.waiting = 0
         self.memory: Any = None
         self.hook_kills = False
         self.serves = False
@@ -339,12 +340,13 @@ class FakeWorker(FakeProcess):
         self.calls: list[int] = []
         self.hooks_asked: list[int] = []
 
-    def begin(self) -> None:
-        """A request comes in."""
+    def begin(self, *, reported: bool = True) -> None:
+        """A request comes in; what is not reported at once is known to the hub only when it asks."""
         assert self.alive
         self.in_flight += 1
         self.total += 1
-        self._report()
+        if reported:
+            self._report()
 
     def finish(self) -> None:
         """A request is answered."""
@@ -505,7 +507,7 @@ class FakeWorker(FakeProcess):
         self._send(messages.request("report", {"figures": messages.as_json(self._figures()), "final": final}))
 
     def _figures(self) -> Figures:
-        return Figures({KEY: Tally(self.in_flight, None, self.total, 0, self.aborted)})
+        return Figures({KEY: Tally(self.in_flight, None, self.total, 0, self.aborted)}, waiting=self.waiting)
 
     def _greeting(self) -> Hello:
         world = self.world

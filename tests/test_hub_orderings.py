@@ -114,12 +114,61 @@ def test_hooks_that_take_their_time_are_waited_for(seed: int) -> None:
         assert_ends(w, stop)
 
 
-def test_what_a_worker_does_that_hears_nothing_is_not_said_to_be_done(seed: int) -> None:
-    with world(seed, drains_by_itself=False) as w:
-        w.living()[0].deaf = True
-        stop = w.ask("stop", grace=1.0)
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("kind", ["drains by itself", "does not"])
+@pytest.mark.parametrize("other", ["idle", "busy"])
+def test_what_a_worker_does_that_hears_nothing_is_not_said_to_be_done(
+    seed: int, mode: str, kind: str, other: str
+) -> None:
+    with world(seed, drains_by_itself=kind != "does not") as w:
+        deaf, hearing = w.living()
+        deaf.deaf = True
+        if other == "busy":
+            hearing.begin()
+            w.run(lambda: w.hub.workers.in_flight == 1)
+        stop = w.ask("stop", mode=mode, grace=1.0)
         w.run()
-        assert (stop.result["outcome"], stop.result["cut"]) == ("forced", 1)
+        assert (stop.result["outcome"], stop.result["cut"]) == ("forced", 1 + (other == "busy"))
+        assert not deaf.alive
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_stop_cuts_nothing_that_it_does_not_know(seed: int, mode: str) -> None:
+    """A worker reports its counts now and then."""
+    with world(seed) as w:
+        w.living()[0].begin(reported=False)
+        stop = w.ask("stop", mode=mode, grace=1.0)
+        w.run()
+        assert stop.result["cut"] == w.lost == 1
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_connections_that_nobody_has_accepted_are_cut(seed: int, mode: str) -> None:
+    with world(seed) as w:
+        for worker in w.living():
+            worker.waiting = 5
+        stop = w.ask("stop", mode=mode, grace=1.0)
+        w.run()
+        assert (stop.result["outcome"], stop.result["cut"]) == ("forced", 5)
+
+
+@pytest.mark.parametrize("mode", ["graceful", "fast"])
+def test_what_workers_begin_that_can_not_let_go_of_their_sockets_is_cut(seed: int, mode: str) -> None:
+    """As uWSGI's at a Unix socket: they accept connections until the end."""
+    with world(seed, drains_by_itself=False, can_hold_back=False, hooks_hang=True) as w:
+        first, second = w.living()
+        first.begin()
+        w.run(lambda: w.hub.workers.in_flight == 1)
+        stop = w.ask("stop", mode=mode, grace=1.0)
+        w.run(lambda: "hooks" in stop.phases)
+        first.finish()
+        second.begin(reported=False)
+        second.begin(reported=False)
+        for worker in w.living():
+            worker.release_hooks()
+        w.run()
+        assert (stop.result["outcome"], stop.result["cut"]) == ("forced", 2)
+        assert w.lost == 2
 
 
 # A stop, and what comes meanwhile
@@ -242,6 +291,18 @@ def test_a_reload_that_may_cut_tells_what_it_has_cut(seed: int, kind: str) -> No
         w.living()[0].begin()
         w.run(lambda: w.hub.workers.in_flight)
         assert w.answer("reload", grace=1.0, cut=True).result["cut"] == w.lost == 1
+        assert_runs(w)
+
+
+@pytest.mark.parametrize("kind", ["drains by itself", "does not"])
+def test_a_reload_that_may_cut_counts_what_it_can_not_know(seed: int, kind: str) -> None:
+    """A worker that does not answer has something in flight."""
+    with world(seed, drains_by_itself=kind != "does not") as w:
+        stuck = w.living()[0]
+        stuck.begin(reported=False)
+        stuck.deaf = True
+        assert w.answer("reload", grace=1.0, cut=True).result["cut"] == w.lost == 1
+        assert not stuck.alive
         assert_runs(w)
 
 

@@ -276,6 +276,13 @@ class Hub(Controller[HubReload]):
     def _change_over(self) -> None:
         self._change = None
 
+    def stop(self, request: StopRequest, progress: Progress | None = None) -> Future[dict[str, Any]]:
+        if request.mode != "immediate":
+            return super().stop(request, progress)
+        self._check_stop(request)
+        stop = super().stop
+        return chain(self._server.hear_all(), lambda: stop(request, progress))
+
     def reload(
         self, request: ReloadRequest, reply: Reply | None, progress: Progress | None = None
     ) -> Future[dict[str, Any]]:

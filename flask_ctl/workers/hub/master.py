@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from typing import Any
 
+from ...dispatch.futures import then
 from ...errors import CONFLICT, NOT_SUPPORTED, CommandError
 from ...system.processes import ProcessHandle
 from .requests import WorkerRequests
@@ -46,6 +47,7 @@ class MasterServer:
         self._master = master
         self.notify: Callable[[], Any] = lambda: None
         self._draining = False
+        self._held = True
         self._confirmed = False
         self._awaits_silent = True
         self._unheard: set[int] = set()
@@ -64,15 +66,33 @@ class MasterServer:
         names: list[str] = [] if latest is None else latest.server.get("activated", [])
         return names
 
+    @property
+    def lets_go(self) -> bool:
+        """Whether nothing new is begun once it drains."""
+        return self._held or self._requests.drains_by_itself()
+
     def in_flight(self) -> int:
         return self._requests.workers.in_flight
+
+    def hear_all(self) -> Future[None]:
+        """On the control thread: have all workers report, whose last reports may be a second old."""
+        return then(self._requests.refresh(), self._note_unheard)
+
+    def at_stake(self) -> int:
+        """What is cut if all of it ends now. A worker that has not answered counts as one: what it does is unknown."""
+        workers = self._requests.workers
+        unknown = [worker for worker in workers if worker.pid in self._unheard and not worker.figures.in_flight]
+        # Where systemd keeps the socket, the next process answers them.
+        waiting = 0 if self.activated else workers.waiting
+        return workers.in_flight + len(unknown) + waiting
 
     def drain(self) -> None:
         self._draining = True
         self._requests.draining = True
         answers = self._requests.ask_all("drain", {}, ANSWER_TIMEOUT)
-        held = all(held is True for _, held in answers)
-        if not held and self._requests.drains_by_itself():
+        # One that does not answer, which is no reason to give up on the others, may do so later.
+        self._held = not any(held is False for _, held in answers)
+        if not self._held and self._requests.drains_by_itself():
             # Its listeners are shared with others, or are no TCP sockets: only the master can let go of them.
             logger.info("new connections can't be held back; the master drains in its own way")
             self._signal("stop")
@@ -92,7 +112,7 @@ class MasterServer:
             return
         if not self._signalled and not self._confirming and self._is_empty():
             self._confirming = True
-            self._requests.refresh().add_done_callback(self._confirm)
+            self.hear_all().add_done_callback(self._confirm)
         self.notify()
 
     def quiet(self) -> bool:
@@ -104,6 +124,8 @@ class MasterServer:
         self._requests.call_soon(self.look_again)
 
     def cut(self) -> int:
+        # If one was busy all the time, the others have not been asked for long.
+        self._requests.wait_for(self.hear_all)
         return self._requests.on_control(self._choose_to_cut)
 
     def leave_behind(self, pids: set[int]) -> None:
@@ -177,17 +199,18 @@ class MasterServer:
             self._requests.ask_all("resume", {}, ANSWER_TIMEOUT)
 
     def _choose_to_cut(self) -> int:
-        busy = {worker.pid for worker in self._requests.workers if worker.figures.in_flight}
-        # The requests of a worker that does not answer are unknown: it counts as one that was cut.
-        unheard = {worker.pid for worker in self._requests.workers} & self._unheard - busy
-        self._cutting = busy | unheard
+        self._cutting = set()
         for worker in self._requests.workers:
-            worker.counted_as_cut = worker.pid in self._cutting
-        return self.in_flight() + len(unheard)
+            worker.counted_as_cut = worker.figures.in_flight > 0 or worker.pid in self._unheard
+            if worker.counted_as_cut:
+                self._cutting.add(worker.pid)
+        return self.at_stake()
 
-    def _confirm(self, refreshed: Future[set[int]]) -> None:
+    def _note_unheard(self, unheard: set[int]) -> None:
+        self._unheard = unheard
+
+    def _confirm(self, _heard: Future[None]) -> None:
         self._confirming = False
-        self._unheard = refreshed.result()
         self._confirmed = not self._unheard and self._is_empty()
         if self._unheard:
             self._requests.call_soon(self.look_again)

@@ -226,10 +226,12 @@ class HubReload(ReloadOperation):
         # Before the question about requests, whose answer comes behind it.
         self._requests.on_control(have_leave)
         in_flight = requests_in_flight(self._requests).values()
+        unheard = self._requests.wait_for(self._requests.refresh)
 
         def kill() -> None:
             for worker in filter(self._lives, workers):
-                count = worker.figures.in_flight
+                # What one has in flight that does not answer is not known.
+                count = worker.figures.in_flight or int(worker.pid in unheard)
                 self.turnover.cut += count
                 self.turnover.cut_requests += [one for one in in_flight if one["worker"] == worker.pid][:count]
                 worker.counted_as_cut = True

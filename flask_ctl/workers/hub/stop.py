@@ -71,6 +71,10 @@ class HubStop(Stop):
         self._lost_before = requests.workers.lost
         self._died_before = requests.workers.died
         self._to_cut: Answers = {}
+        self._cut_at_end: int | None = None
+
+    def give_up(self) -> None:
+        self.settle(self._result(self._master.at_stake()))
 
     def start(self, on_done: Callable[[], Any], threads: tuple[StandbyThread, StandbyThread]) -> None:
         # The counts that the workers reported may be a second old. Asked for now, they are those of the time before
@@ -105,8 +109,13 @@ class HubStop(Stop):
         if self._hooks_left:
             self._master.leave_behind(self._hooks.hanging())
         self._hooks_left |= bool(self._hooks.left)
+        if not self._master.lets_go:
+            # The workers have answered on, and have begun others.
+            self._cut_at_end = self._cut()
+            self._cut_requests = left_of(self._to_cut, self._to_cut)
 
     def _result(self, cut: int) -> dict[str, Any]:
+        cut = cut if self._cut_at_end is None else self._cut_at_end
         # A worker that was killed meanwhile can't have answered what it had in flight.
         workers = self._requests.workers
         cut += workers.lost - self._lost_before
