@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import os
 import pathlib
 import re
@@ -73,6 +74,24 @@ def test_a_dead_socket_is_replaced(path: pathlib.Path) -> None:
         dead.bind(str(path))
     with owned(path) as (file, _):
         assert file.in_place()
+
+
+@pytest.mark.parametrize("why", ["in use by", "is not a file of ours"])
+def test_a_hub_that_finds_its_address_taken_leaves_the_text_of_the_lock_file(
+    path: pathlib.Path, why: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lock = path.with_name("x.sock.lock")
+    lock.write_text("the other hub's master")
+    with lock.open() as other:
+        if why == "in use by":
+            fcntl.flock(other, fcntl.LOCK_EX)
+        else:
+            monkeypatch.setattr(os, "geteuid", lambda: lock.stat().st_uid + 1)
+        before = os.listdir("/proc/self/fd")
+        with pytest.raises(ConfigurationError, match=why):
+            SocketFile(str(path), master=os.getpid()).acquire()
+        assert os.listdir("/proc/self/fd") == before
+    assert lock.read_text() == "the other hub's master"
 
 
 @pytest.mark.parametrize("kind", ["file", "directory", "symlink"])

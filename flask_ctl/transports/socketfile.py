@@ -155,7 +155,6 @@ class SocketFile(Place):
             self._take_lock()
         except (OSError, ConfigurationError) as error:
             logger.debug("the lock of %s can't be put back: %s", self.path, error)
-            self._drop_lock()
             self._lock = before
         else:
             locks.close(before)
@@ -180,8 +179,19 @@ class SocketFile(Place):
         if locks.is_ours(path):
             # To close it here once more would release what this process has locked.
             raise _in_use(self.path, os.getpid())
-        lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-        self._lock = lock
+        self._lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        try:
+            self._lock_file(path, self._lock)
+        except (OSError, ConfigurationError):
+            # `release` would empty the file, which is another's.
+            self._drop_lock()
+            raise
+        self._take_bytes()
+        # It is only for messages, and the disk may be full.
+        with contextlib.suppress(OSError):
+            locks.write_text(self._lock, self._starter)
+
+    def _lock_file(self, path: str, lock: int) -> None:
         info = os.fstat(lock)
         if not stat.S_ISREG(info.st_mode) or info.st_uid != os.geteuid():
             raise ConfigurationError(
@@ -192,10 +202,6 @@ class SocketFile(Place):
         # Between open() and flock() a cleaner, or the owner of the directory, may have removed the file.
         if _inode(path) != (info.st_dev, info.st_ino):
             raise ConfigurationError(f"{path} was replaced while it was being locked; try again")
-        self._take_bytes()
-        # It is only for messages, and the disk may be full.
-        with contextlib.suppress(OSError):
-            locks.write_text(lock, self._starter)
 
     def _take_bytes(self) -> None:
         try:
