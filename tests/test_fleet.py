@@ -25,7 +25,7 @@ from natsuser import NatsUser
 from flask_ctl import AccessDenied, ConfigurationError, ControlError, Fleet, NotRunning
 from flask_ctl.client.fleetclient import ROLES
 from flask_ctl.fleet.connection import CLOSED, REFUSED
-from flask_ctl.fleet.presence import Presence
+from flask_ctl.fleet.presence import Presence, is_lost
 from flask_ctl.lifecycle.commands import builtin_commands
 from flask_ctl_cli.fleet.top import watched
 from flask_ctl_cli.settings import settings
@@ -419,6 +419,33 @@ def test_lost_instances_are_forgotten_and_no_others(nats_server: NatsServer, ser
     done = cli("forget", "--all")
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "no selected instance is lost\n")
     assert [item["pid"] for item in json.loads(cli("ls", "--json").stdout)] == [server.pid]
+
+
+def test_the_key_of_a_presence_says_whose_it_is(nats_server: NatsServer, serve: Serve) -> None:
+    """Who may write those of one app can't put instances of another into the list."""
+    server = serve(env=environment(nats_server.url))
+    all_known(nats_server.url, server)
+    started = "2026-11-30T17:12:00Z"
+    with NatsUser(nats_server.url) as user:
+        for key, app, name in (
+            ("evil.a", "sample", "a"),
+            ("evil.b", "evil", "other"),
+            ("evil.x.y", "evil", "x.y"),
+            ("evil.c", "evil", "c"),
+        ):
+            forged = Presence(app, name, "vm", 7, 1, "running", started, "1.0")
+            user.put("flask_ctl_presence", key, forged.encoded())
+    with Fleet(nats_server.url) as fleet:
+        assert [(one.app, one.instance) for one in fleet.roster().instances] == [
+            ("evil", "c"),
+            ("sample", server.status()["fleet"]["instance"]),
+        ]
+
+
+def test_a_presence_can_not_put_off_its_loss_for_ever() -> None:
+    assert is_lost(36.0)
+    assert not is_lost(301.0, 99.0)
+    assert is_lost(366.0, float("inf"))
 
 
 def test_one_that_was_heard_of_meanwhile_is_not_forgotten(nats_server: NatsServer, serve: Serve) -> None:

@@ -166,11 +166,11 @@ def rows() -> list[Row]:
 
 def test_who_is_missing_has_a_line_and_is_counted() -> None:
     assert table(rows()).splitlines() == [
-        "APP   INSTANCE  HOST     PID  STATE          GENERATION  IN FLIGHT  LABELS",
-        "shop  a         host-a   7    running        3           2          zone=z",
-        "shop  b         host-b   7    no answer      -           -          -       no answer to status within 5 s",
-        "shop  d         host-d   7    not permitted  -           -          -       this user may not",
-        "shop  c?        host-c?  7    lost           -           -          -       last seen 100 s ago",
+        "APP   INSTANCE  HOST        PID  STATE          GENERATION  IN FLIGHT  LABELS",
+        "shop  a         host-a      7    running        3           2          zone=z",
+        "shop  b         host-b      7    no answer      -           -          -       no answer to status within 5 s",
+        "shop  d         host-d      7    not permitted  -           -          -       this user may not",
+        "shop  c\\x1b     host-c\\x1b  7    lost           -           -          -       last seen 100 s ago",
         "4 instances, 1 not permitted, 1 no answer, 1 lost",
     ]
 

@@ -19,6 +19,9 @@ INTERVAL = 10.0
 LOST_AFTER = 3 * INTERVAL + 5.0
 """Seconds without a renewal."""
 
+MAX_INTERVAL = 120.0
+"""The longest interval between two renewals that a record may claim: one that has died must be seen to be lost."""
+
 FORGOTTEN_AFTER = 24 * 3600.0
 """Seconds after which a lost instance is forgotten."""
 
@@ -66,4 +69,4 @@ def read_presence(data: bytes) -> Presence:
 
 def is_lost(age: float, interval: float = INTERVAL) -> bool:
     """Whether an instance whose record is so many seconds old has died, or has lost the server."""
-    return age > max(LOST_AFTER, 3 * interval + 5.0)
+    return age > max(LOST_AFTER, 3 * min(interval, MAX_INTERVAL) + 5.0)

@@ -78,11 +78,23 @@ async def read_one(connection: Connection, app: str, instance: str) -> Presence 
         bucket = await presences(connection)
         if bucket is None:
             raise LookupError
+        key = key_of(app, instance)
         try:
-            entry = await bucket.get(key_of(app, instance))
+            entry = await bucket.get(key)
         except errors.KeyNotFoundError:
             return None
-    return read_presence(entry.value)
+    return _presence_at(key, entry.value)
+
+
+def _presence_at(key: str, value: bytes) -> Presence:
+    """The presence in an entry. Raises RemoteProtocolError if it is none, or that of another key.
+
+    The servers' permissions are for keys: who may write those of one app must not speak for another.
+    """
+    presence = read_presence(value)
+    if key_of(presence.app, presence.instance) != key:
+        raise RemoteProtocolError(f"the presence at {key} is of another instance")
+    return presence
 
 
 async def forget(connection: Connection, one: FleetInstance) -> bool:
@@ -127,7 +139,7 @@ async def _now(connection: Connection) -> datetime:
 def _instances(entries: Iterable[Entry], now: datetime) -> Iterable[FleetInstance]:
     for entry in entries:
         try:
-            presence = read_presence(entry.value)
+            presence = _presence_at(entry.key, entry.value)
         except RemoteProtocolError:
             # Of a version that we don't know, or somebody else's.
             continue
