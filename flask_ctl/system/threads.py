@@ -26,7 +26,10 @@ def background_threads(but: Collection[threading.Thread] = ()) -> list[str]:
 
 def busy_executor_threads() -> list[str]:
     """Names of the ThreadPoolExecutor workers that run an item, or have one in their queue."""
-    workers = dict(executors._threads_queues)
+    queues: Any = executors._threads_queues
+    # Another thread may add a worker meanwhile: a list of references is made in one step, and without a lock.
+    living = [worker for reference in queues.keyrefs() if (worker := reference()) is not None]
+    workers = {worker: queue for worker in living if (queue := queues.get(worker)) is not None}
     frames = sys._current_frames() if workers else {}
     return [
         worker.name
