@@ -356,6 +356,7 @@ def test_an_instance_is_judged_by_its_own_error_rate(result: Any, idle: bool, ou
     assert message in answer.message
 
 
+@pytest.mark.parametrize("before", [None, "unknown"])
 @pytest.mark.parametrize(
     ("method", "options", "seen", "outcome"),
     [
@@ -376,8 +377,10 @@ def test_an_instance_is_judged_by_its_own_error_rate(result: Any, idle: bool, ou
     ],
 )
 def test_what_became_of_an_unanswered_command_is_found_out_or_it_stays_unknown(
-    method: str, options: dict[str, Any], seen: Any, outcome: str | None
+    method: str, options: dict[str, Any], seen: Any, outcome: str | None, before: str | None
 ) -> None:
+    """Also if its operator was killed before that was written down."""
+
     class Client(Instance):
         def __enter__(self) -> Client:
             return self
@@ -394,10 +397,10 @@ def test_what_became_of_an_unanswered_command_is_found_out_or_it_stays_unknown(
             return Client(seen)
 
     [member] = members(1)
-    member.asked, member.outcome = True, "unknown"
+    member.asked, member.outcome = True, before
     with pytest.raises(ControlError, match="still unknown") if outcome is None else contextlib.nullcontext():
         start._find_out(member, {"method": method, "options": options}, Here())
-    assert member.outcome == (outcome or "unknown")
+    assert member.outcome == (outcome or before)
 
 
 # Real instances
@@ -493,6 +496,17 @@ def test_a_killed_operators_rollout_is_resumed_without_doing_anything_twice(
     assert done.returncode == 0, done
     assert [server.status()["generation"] for server in servers] == [3, 3]
     assert [target["message"] for target in ARCHIVE.load(None)["targets"]] == ["", "found when the rollout was resumed"]
+
+    # A reload of the configuration leaves nothing to see: nobody is asked again.
+    config = ARCHIVE.load(None)
+    for target in config["targets"]:
+        target.update(asked=True, outcome=None)
+    with FileRecord(config, [Member(**target) for target in config["targets"]]) as record:
+        record.document.update(ended=None, end=None, options={"what": "config", "preflight": True})
+        record.save()
+    unknown = run_cli("rollout", "resume", timeout=120)
+    assert unknown.returncode == 1, unknown
+    assert unknown.stdout.count("unknown, generation 3: a reload of the configuration leaves nothing to see") == 2
 
     # An instance that still runs the command has no outcome yet.
     servers[1].suspend()

@@ -110,7 +110,7 @@ def ask(client: Client, member: Member, method: str, change: Change, health: Hea
         return _not_asked(error)
     if not member.is_as_before(status):
         changed = f"it has changed since the rollout began: pid {status['pid']}, generation {status['generation']}"
-        return Answer(Outcome.NOT_STARTED, 1, changed, _now(status))
+        return Answer(Outcome.NOT_STARTED, 1, changed, now_of(status))
     try:
         result = change(client)
     except ControlError as error:
@@ -125,12 +125,13 @@ def ask(client: Client, member: Member, method: str, change: Change, health: Hea
 def look(client: Client) -> dict[str, Any] | None:
     """What the instance is now, None if it does not answer."""
     try:
-        return _now(client.status(timeout=QUESTION_TIMEOUT))
+        return now_of(client.status(timeout=QUESTION_TIMEOUT))
     except ControlError:
         return None
 
 
-def _now(status: Status) -> dict[str, Any]:
+def now_of(status: Status) -> dict[str, Any]:
+    """What a record has of the instance as it is now."""
     return {name: status[name] for name in ("pid", "generation", "state")}
 
 
@@ -174,7 +175,7 @@ def _judged(client: Client, method: str, result: dict[str, Any], health: Health)
         status = client.status(timeout=QUESTION_TIMEOUT)
     except ControlError as error:
         return Answer(Outcome.FAILED, 6, f"after the {method} it can't be asked: {error.message}")
-    now = _now(status)
+    now = now_of(status)
     if (status["pid"], status["generation"]) != (result["pid"], result["generation"]):
         other = f"pid {status['pid']}, generation {status['generation']}"
         return Answer(Outcome.FAILED, 6, f"what serves is not what the {method} has promised: {other}", now)

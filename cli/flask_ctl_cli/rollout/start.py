@@ -18,7 +18,7 @@ from ..many import TARGET_TIMEOUT, first_of
 from ..output import print_json, write
 from ..settings import settings
 from .course import Outcome, Plan, number_of
-from .member import Answer, Change, Health, Member, ask
+from .member import Answer, Change, Health, Member, ask, now_of
 from .place import LocalPlace, Place
 from .record import Document, Record
 from .run import Run
@@ -154,6 +154,9 @@ def _find_out(member: Member, document: Document, place: Place) -> None:
     if status["state"] not in ("running", "draining"):
         raise ControlError(f"the outcome of {member.described()} is still unknown: it is {status['state']}")
     if document["options"].get("what") == "config":
+        if member.outcome is None:
+            unseen = "a reload of the configuration leaves nothing to see"
+            member.take(Answer(Outcome.UNKNOWN, 1, unseen, now_of(status)))
         return
     replaced = (status["pid"], status["started_at"]) != (member.pid, member.started_at)
     done = not member.is_as_before(status) if method == "reload" and not replaced else replaced
@@ -162,9 +165,8 @@ def _find_out(member: Member, document: Document, place: Place) -> None:
         member.outcome = Outcome.NOT_STARTED.value
         return
     failed = method == "reload" and replaced
-    now = {name: status[name] for name in ("pid", "generation", "state")}
     outcome = Outcome.FAILED if failed else Outcome.DONE
-    member.take(Answer(outcome, 6 if failed else 0, "found when the rollout was resumed", now))
+    member.take(Answer(outcome, 6 if failed else 0, "found when the rollout was resumed", now_of(status)))
 
 
 def command_line(words: Sequence[str]) -> str:
