@@ -198,6 +198,22 @@ def test_a_graceful_stop_after_the_commit_goes_over_the_exec(scene: Scene, phase
     assert accepted["by"] == ({"pid": 2} if by == "a client" else {"signal": by})
 
 
+def test_a_signal_that_comes_while_the_state_is_handed_over_goes_over_the_exec(scene: Scene) -> None:
+    """Slow clients and collectors of metrics have a second each."""
+    hand_over = scene.server.hand_over
+
+    def signalled() -> dict[str, Any]:
+        scene.instance.request_stop("graceful", {"signal": "TERM"})
+        return hand_over()
+
+    scene.server.hand_over = signalled  # type: ignore[method-assign]
+    scene.reload()
+    how, state = scene.program.wait()
+    assert how == "exec"
+    (accepted,) = state["instance"]["stops"]
+    assert accepted["by"] == {"signal": "TERM"}
+
+
 @pytest.mark.parametrize("phase", AFTER)
 @pytest.mark.parametrize(
     "by", [["fast"], ["TERM", "TERM"], ["INT", "INT"], ["graceful", "fast"], ["TERM", "fast"]], ids="+".join

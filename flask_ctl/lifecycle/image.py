@@ -91,9 +91,12 @@ class ImageState:
             "requests": {app.name: app.requests.totals() for app in self._apps},
             "exceptions": {app.name: app.exceptions.entries() for app in self._apps},
             "metrics": self._process.export_totals(self._apps),
-            "stops": [stop.request.export_state() for stop in self._stops],
             "audit": self._audit.export_state(),
         }
+
+    def export_stops(self) -> list[dict[str, Any]]:
+        """The deferred stops, as ``stops`` of the state: the last of it."""
+        return [stop.request.export_state() for stop in self._stops]
 
     def defer(self, request: StopRequest, progress: Progress | None = None) -> Future[dict[str, Any]]:
         """Accept a stop that begins when the next image serves; the Future gets its result if it ends this image."""

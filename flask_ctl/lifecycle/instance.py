@@ -412,12 +412,14 @@ class Instance(Controller[Reload]):
                 sockets.guard.close()
             instance = self._image.export_state(self._reload)
             self._manager.leave(max(app.preflight_timeout for app in self.apps))
-            return {
-                "instance": instance,
+            state = {
                 **self.server.hand_over(),
                 "controls": self._control.export_state(),
                 "entry": self._registration.export_state(),
             }
+            # All of that may take seconds. A signal that has come meanwhile is for the next image.
+            self._control.finish_calls()
+            return {**state, "instance": {**instance, "stops": self._image.export_stops()}}
         except BaseException:
             self.close()
             raise

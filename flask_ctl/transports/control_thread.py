@@ -95,7 +95,7 @@ class ControlServer:
         """From another thread: wait until the clients have what was answered up to now, or FLUSH_TIMEOUT has passed."""
         if self._thread_has_ended:
             # `close` hands over what these calls write.
-            self._finish_calls()
+            self.finish_calls()
             return
         flushed = threading.Event()
 
@@ -122,7 +122,15 @@ class ControlServer:
         """End the thread; whatever was to be called there is called, and its state belongs to the caller's thread."""
         self._end_thread()
         self._thread_has_ended = True
-        self._finish_calls()
+        self.finish_calls()
+
+    def finish_calls(self) -> None:
+        """After `end_thread`: make the calls that have been asked for since."""
+        try:
+            self._reactor.finish_calls()
+        except Exception:
+            self.restarts += 1
+            logger.exception("a call on the control thread failed when the thread had ended")
 
     def export_state(self) -> list[dict[str, Any]]:
         """After `end_thread`: the state of each control socket, which the next image of this process inherits."""
@@ -149,13 +157,6 @@ class ControlServer:
         self._reactor.stop()
         if self._thread is not None and self._thread is not threading.current_thread():
             self._thread.join()
-
-    def _finish_calls(self) -> None:
-        try:
-            self._reactor.finish_calls()
-        except Exception:
-            self.restarts += 1
-            logger.exception("a call on the control thread failed when the thread had ended")
 
     def _run(self) -> None:
         backoff = 0.05
