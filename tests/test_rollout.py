@@ -13,6 +13,7 @@ import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import click
 import pytest
 from harness import TIMEOUT, Pending, Serve, Server, run_cli, until
 
@@ -105,6 +106,26 @@ def test_a_record_is_of_one_process_at_a_time_and_tells_whether_it_runs() -> Non
     with FileRecord(ARCHIVE.load(None)) as record:
         record.finish("finished")
     assert ARCHIVE.state_of(ARCHIVE.load(None)) == "ended"
+
+
+class Untidy(FileArchive):
+    """Its old records can't be removed."""
+
+    error: BaseException = ControlError("the bucket is away")
+
+    def _remove_old(self) -> None:
+        raise self.error
+
+
+def test_old_records_that_stay_are_a_remark(capsys: pytest.CaptureFixture[str]) -> None:
+    archive = Untidy()
+    with click.Context(click.Command("reload")), archive.new(members(1)) as record:
+        assert archive.is_running(record.document["id"])
+    assert capsys.readouterr().err == "old records are not removed: the bucket is away\n"
+    archive.error = KeyboardInterrupt()
+    with pytest.raises(KeyboardInterrupt):
+        archive.new(members(1))
+    assert not any(map(archive.is_running, archive.ids()))
 
 
 def test_without_a_record_nothing_is_asked(state: pathlib.Path) -> None:

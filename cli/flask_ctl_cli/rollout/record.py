@@ -12,6 +12,7 @@ from typing import Any
 
 from flask_ctl import ConfigurationError, ControlError
 
+from ..settings import settings
 from .member import Member
 
 VERSION = 1
@@ -114,10 +115,13 @@ class Archive(ABC):
         record = self.open(started, members)
         try:
             record.write()
-        except ControlError:
+            try:
+                self._remove_old()
+            except ControlError as error:
+                settings().say(f"old records are not removed: {error.message}")
+        except BaseException:
             record.close()
             raise
-        self._remove_old()
         return record
 
     def read(self, id: str) -> Document:
