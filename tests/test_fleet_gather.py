@@ -5,9 +5,11 @@ from __future__ import annotations
 import contextlib
 import json
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
+import click
 import pytest
 from harness import TIMEOUT
 
@@ -15,12 +17,13 @@ from flask_ctl import AccessDenied, CommandError, ControlError, NotRunning, Remo
 from flask_ctl.client.gather import gather
 from flask_ctl.fleet.inbox import Kind, Letter, Receive, Request
 from flask_ctl.fleet.presence import Presence
-from flask_ctl.fleet.roster import FleetInstance
+from flask_ctl.fleet.roster import FleetInstance, Roster
 from flask_ctl.fleet.subjects import ALL
 from flask_ctl_cli.fleet import streams
 from flask_ctl_cli.fleet.ls import Row, table
 from flask_ctl_cli.fleet.selection import FleetTarget, matches, servers_of
-from flask_ctl_cli.settings import Settings
+from flask_ctl_cli.fleet.top import watched
+from flask_ctl_cli.settings import Settings, settings
 
 
 def instance(name: str, app: str = "shop", age: float = 0.0, **labels: str) -> FleetInstance:
@@ -151,6 +154,73 @@ def test_every_option_has_to_select_an_instance(options: dict[str, Any], selects
 def test_a_server_with_two_apps_is_one() -> None:
     both = [instance("a", "shop"), instance("a", "blog"), instance("b", "shop")]
     assert [one.key for one in servers_of(both)] == [("shop", "a"), ("shop", "b")]
+
+
+def test_the_view_knows_an_instance_as_it_is_now() -> None:
+    """Also one that was lost and came back, one that is lost later, and another process with its name."""
+    asked: list[tuple[str, int]] = []
+
+    class Client:
+        def __init__(self, one: FleetInstance) -> None:
+            self._one = one
+
+        def status(self) -> Any:
+            asked.append((self._one.instance, self._one.presence.pid))
+            raise TimedOut("silent")
+
+        def close(self) -> None:
+            """Nothing is open."""
+
+    seen = [instance("a", age=100), instance("b")]
+    fleet: Any = SimpleNamespace(roster=lambda: Roster(seen), client=lambda one: Client(one))
+    with click.Context(click.Command("top")):
+        discover = watched(fleet, settings())
+
+        def look() -> list[tuple[str, int]]:
+            asked.clear()
+            for one in discover():
+                one.ask()
+            return list(asked)
+
+        [a, b] = discover()
+        assert look() == [("b", 7)]
+        assert (a.problem[:23], b.problem) == ("it is lost, last seen 1", "silent")
+        seen[:] = [instance("a"), instance("b", age=100)]
+        assert look() == [("a", 7)]
+        seen[:] = [replace(instance("a"), presence=replace(instance("a").presence, pid=8)), instance("b")]
+        assert look() == [("a", 8), ("b", 7)]
+        assert discover() == [a, b]
+
+
+def test_the_view_leaves_a_connection_that_is_of_another_process_or_of_a_lost_one() -> None:
+    """Nothing tells the client of it: it would wait for an answer."""
+    made: list[str] = []
+
+    class Client:
+        def __init__(self, one: FleetInstance) -> None:
+            made.append(f"{one.presence.pid}")
+
+        def status(self) -> Any:
+            return {"pid": 7, "requests": {"total": 0, "errors": 0}}
+
+        def metrics(self) -> Any:
+            return {"families": []}
+
+        def requests(self) -> Any:
+            return {"requests": []}
+
+        def close(self) -> None:
+            made.append("closed")
+
+    seen = [instance("a")]
+    fleet: Any = SimpleNamespace(roster=lambda: Roster(seen), client=lambda one: Client(one))
+    with click.Context(click.Command("top")):
+        discover = watched(fleet, settings())
+        for age, pid in ((0, 7), (10, 7), (100, 7), (0, 7), (0, 8)):
+            seen[:] = [FleetInstance(replace(instance("a").presence, pid=pid), age)]
+            for one in discover():
+                one.ask()
+    assert made == ["7", "closed", "7", "closed", "8"]
 
 
 def rows() -> list[Row]:

@@ -40,24 +40,36 @@ def watched(fleet: Fleet, given: Settings) -> Callable[[], Sequence[Watched]]:
     """A function that finds the selected instances. Raises NothingSelected if there is none at the start."""
     from ..top.samples import Watched
 
-    known: dict[tuple[str, str], Watched] = {}
+    known: dict[tuple[str, str], tuple[FleetTarget, Watched]] = {}
 
     def show(found: Sequence[FleetInstance]) -> Sequence[Watched]:
         for one in found:
             if one.key not in known:
                 target = FleetTarget(fleet, one)
-                known[one.key] = Watched(lambda target=target: target.client(given), target.name)  # type: ignore[misc]
+                known[one.key] = target, Watched(lambda target=target: target.client(given), target.name)  # type: ignore[misc]
+                continue
+            target, watched = known[one.key]
+            if one.lost or _process(one) != _process(target.one):
+                # The next client is for what is there now; of a lost one it is none, and nothing is waited for.
+                watched.close()
+            target.one = one
         for gone in known.keys() - {one.key for one in found}:
-            known.pop(gone).close()
-        return list(known.values())
+            known.pop(gone)[1].close()
+        return [watched for _, watched in known.values()]
 
     def discover() -> Sequence[Watched]:
         try:
             found = [one for one in fleet.roster().instances if matches(given, one)]
         except ControlError:
             # What is known says itself that the server is away.
-            return list(known.values())
+            return [watched for _, watched in known.values()]
         return show(found)
 
     show(selected(fleet, operate=False)[0])
     return discover
+
+
+def _process(one: FleetInstance) -> tuple[object, ...]:
+    """What a client of an instance depends on."""
+    presence = one.presence
+    return presence.life, presence.pid, presence.started_at, presence.roles
