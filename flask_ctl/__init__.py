@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from .extension.background import BackgroundServer as BackgroundServer
     from .extension.control import Control as Control
     from .extension.settings import SETTINGS as SETTINGS
+    from .fleet.settings import without_secret as without_secret
     from .inspection.exposition import exposition as exposition
     from .protocol.items import render_message as render_message
     from .protocol.profiles import render_profile as render_profile
@@ -87,6 +88,7 @@ _NAMES = {
     "extension.background": ("BackgroundServer",),
     "extension.control": ("Control",),
     "extension.settings": ("SETTINGS",),
+    "fleet.settings": ("without_secret",),
     "inspection.exposition": ("exposition",),
     "protocol.screen": ("render_for_terminal",),
     "protocol.items": ("render_message",),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from types import SimpleNamespace
@@ -19,8 +20,9 @@ from flask_ctl.fleet.inbox import Kind, Letter, Receive, Request
 from flask_ctl.fleet.presence import Presence
 from flask_ctl.fleet.roster import FleetInstance, Roster
 from flask_ctl.fleet.subjects import ALL
-from flask_ctl_cli.fleet import streams
+from flask_ctl_cli.fleet import call, streams
 from flask_ctl_cli.fleet.ls import Row, table
+from flask_ctl_cli.fleet.rolling import FleetArchive
 from flask_ctl_cli.fleet.selection import FleetTarget, matches, servers_of
 from flask_ctl_cli.fleet.top import watched
 from flask_ctl_cli.settings import Settings, settings
@@ -221,6 +223,48 @@ def test_the_view_leaves_a_connection_that_is_of_another_process_or_of_a_lost_on
             for one in discover():
                 one.ask()
     assert made == ["7", "closed", "7", "closed", "8"]
+
+
+def test_an_instance_that_hangs_holds_up_no_call() -> None:
+    """The first one that tells its commands is enough."""
+    hangs = threading.Event()
+
+    class Target:
+        def __init__(self, ask: Callable[[], Any]) -> None:
+            self._ask = ask
+
+        def client(self, settings: Settings) -> Any:
+            return contextlib.nullcontext(SimpleNamespace(commands=self._ask))
+
+    def refuse() -> None:
+        raise AccessDenied("this user may not")
+
+    silent, refusing, telling = Target(hangs.wait), Target(refuse), Target(lambda: {"greet": {}})
+    with click.Context(click.Command("call")):
+        described: Any = call._described
+        assert described([silent, refusing, telling]) == {"greet": {}}
+        with pytest.raises(AccessDenied):
+            described([refusing] * 20)
+        with pytest.raises(ControlError, match="no instance has answered"):
+            described([])
+    hangs.set()
+
+
+def test_the_leases_are_read_once_for_all_records() -> None:
+    reads: list[None] = []
+
+    def lease_holders() -> list[dict[str, Any]]:
+        reads.append(None)
+        return [{"rollout": "b"}, {"user": "ann"}]
+
+    fleet: Any = SimpleNamespace(lease_holders=lease_holders)
+    documents: list[dict[str, Any]] = [
+        {"id": "a", "ended": None},
+        {"id": "b", "ended": None},
+        {"id": "c", "ended": "2026-11-30T17:12:00Z"},
+    ]
+    assert FleetArchive(fleet).states_of(documents) == ["abandoned", "running", "ended"]
+    assert len(reads) == 1
 
 
 def rows() -> list[Row]:

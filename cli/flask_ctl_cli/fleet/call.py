@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -11,6 +13,7 @@ from flask_ctl import ControlError
 
 from ..custom import YES_HELP, parse_values
 from ..many import TARGET_TIMEOUT
+from ..merging import merged
 from ..output import confirm
 from ..settings import settings
 from ..words import assignment
@@ -20,6 +23,9 @@ from .selection import FleetTarget, opened, selected
 
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
+
+ASKED_AT_ONCE = 8
+"""Instances that are asked for their commands side by side, so that one which hangs holds nobody up."""
 
 NOT_CALLED = ("stop", "reload", "drain", "resume", "events", "logs")
 """Commands of their own."""
@@ -86,13 +92,20 @@ def call(name: str, parameters: tuple[str, ...], yes: bool) -> None:
         )
 
 
-def _described(chosen: list[FleetTarget]) -> dict[str, Any]:
+def _described(chosen: Sequence[FleetTarget]) -> dict[str, Any]:
     """The commands of the first instance that tells them. Raises what the last one has raised."""
-    problem = ControlError("no instance has answered")
-    for target in chosen:
+    given, problem = settings(), ControlError("no instance has answered")
+
+    def ask(target: FleetTarget) -> Iterator[dict[str, Any] | ControlError]:
         try:
-            with target.client(settings()) as client:
-                return client.commands()
+            with target.client(given) as client:
+                yield client.commands()
         except ControlError as error:
-            problem = error
+            yield error
+
+    for begin in range(0, len(chosen), ASKED_AT_ONCE):
+        for told in merged([partial(ask, target) for target in chosen[begin : begin + ASKED_AT_ONCE]]):
+            if not isinstance(told, ControlError):
+                return told
+            problem = told
     raise problem

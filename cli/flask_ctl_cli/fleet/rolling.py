@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from flask_ctl import ControlError, Fleet, NotRunning
@@ -61,8 +61,9 @@ class FleetArchive(Archive):
     def ids(self) -> list[str]:
         return self._fleet.rollout_ids()
 
-    def is_running(self, id: str) -> bool:
-        return any(holder.get("rollout") == id for holder in self._fleet.lease_holders())
+    def running(self, ids: Iterable[str]) -> set[str]:
+        held = {holder.get("rollout") for holder in self._fleet.lease_holders()}
+        return {id for id in ids if id in held}
 
     def open(self, document: Document, members: Sequence[Member] = ()) -> Record:
         self.record = FleetRecord(self._fleet, document, members)

@@ -12,7 +12,7 @@ import json
 import os
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from flask_ctl import ConfigurationError
 
@@ -54,7 +54,7 @@ class FileRecord(Record):
         except OSError as error:
             raise _unwritable(self._path, error) from None
         self._is_new = not os.path.exists(self._path)
-        # `is_running` of another process holds it for a moment.
+        # `running` of another process holds it for a moment.
         deadline = time.monotonic() + LOCK_TIMEOUT
         while not _try_lock(self._lock):
             if time.monotonic() > deadline:
@@ -111,15 +111,8 @@ class FileArchive(Archive):
             raise ConfigurationError(f"{directory()} can't be read: {error.strerror}") from None
         return sorted(name.removesuffix(".json") for name in names if name.endswith(".json") and name[0] != ".")
 
-    def is_running(self, id: str) -> bool:
-        try:
-            descriptor = os.open(_lock_of(os.path.join(directory(), f"{id}.json")), os.O_RDWR | os.O_CLOEXEC)
-        except OSError:
-            return False
-        try:
-            return not _try_lock(descriptor, shared=True)
-        finally:
-            os.close(descriptor)
+    def running(self, ids: Iterable[str]) -> set[str]:
+        return {id for id in ids if _is_locked(os.path.join(directory(), f"{id}.json"))}
 
     def open(self, document: Document, members: Sequence[Member] = ()) -> Record:
         return FileRecord(document, members)
@@ -155,6 +148,17 @@ class FileArchive(Archive):
             for name in (path, _lock_of(path)):
                 with contextlib.suppress(OSError):
                     os.unlink(name)
+
+
+def _is_locked(path: str) -> bool:
+    try:
+        descriptor = os.open(_lock_of(path), os.O_RDWR | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        return not _try_lock(descriptor, shared=True)
+    finally:
+        os.close(descriptor)
 
 
 def _lock_of(path: str) -> str:

@@ -195,7 +195,7 @@ def _illness(result: dict[str, Any], health: Health) -> str:
     before, after = result["confirmed"]["before"], result["confirmed"]["after"]
     if after["requests"] < health.min_requests:
         idle = f"{after['requests']} requests within {health.seconds:g} s, not {health.min_requests}"
-        return "" if health.allow_idle else f"too little traffic to judge: {idle}; --allow-idle takes that for well"
+        return "" if health.allow_idle else f"too little traffic to judge: {idle}; with --allow-idle this is no failure"
     if result["confirmed"]["ok"] is not False:
         return ""
     return (

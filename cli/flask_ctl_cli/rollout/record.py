@@ -6,7 +6,7 @@ import contextlib
 import secrets
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import datetime, timezone
 from typing import Any
 
@@ -88,8 +88,8 @@ class Archive(ABC):
         """The ids of the recorded rollouts, the oldest first."""
 
     @abstractmethod
-    def is_running(self, id: str) -> bool:
-        """Whether somebody runs the rollout with this id."""
+    def running(self, ids: Iterable[str]) -> set[str]:
+        """Those of the rollouts with these ids that somebody runs."""
 
     @abstractmethod
     def open(self, document: Document, members: Sequence[Member] = ()) -> Record:
@@ -149,11 +149,21 @@ class Archive(ABC):
             raise ConfigurationError(f"several rollouts begin with {id}: {', '.join(found)}")
         return self.read(id if id in found else found[-1])
 
+    def is_running(self, id: str) -> bool:
+        """Whether somebody runs the rollout with this id."""
+        return bool(self.running([id]))
+
     def state_of(self, document: Document) -> str:
         """``running``, ``ended``, or ``abandoned`` if its operator was killed."""
-        if self.is_running(document["id"]):
-            return "running"
-        return "abandoned" if document["ended"] is None else "ended"
+        return self.states_of([document])[0]
+
+    def states_of(self, documents: Sequence[Document]) -> list[str]:
+        """That of each."""
+        running = self.running([document["id"] for document in documents])
+        return [
+            "running" if document["id"] in running else "abandoned" if document["ended"] is None else "ended"
+            for document in documents
+        ]
 
     def others_at_work(self) -> Iterator[Document]:
         """The records of the rollouts that run."""

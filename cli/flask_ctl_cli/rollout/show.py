@@ -32,8 +32,9 @@ def show_or_resume(action: str, id: str | None, place: Place) -> None:
                 found.append(archive.read(one))
             except ConfigurationError as error:
                 settings().say(error.message)
+    states = archive.states_of(found)
     if settings().json:
-        print_json([{**document, "state": archive.state_of(document)} for document in found])
+        print_json([{**document, "state": state} for document, state in zip(found, states)])
     else:
-        lines = [summary(document, archive.state_of(document)).partition("\n")[0] for document in found]
+        lines = [summary(document, state).partition("\n")[0] for document, state in zip(found, states)]
         write("".join(f"{line}\n" for line in lines))

@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 
 import click
 
-from flask_ctl import ConfigurationError, ControlError, NotRunning
+from flask_ctl import ConfigurationError, ControlError, NotRunning, without_secret
 
 from ..many import TARGET_TIMEOUT, first_of
 from ..output import print_json, write
@@ -186,12 +186,7 @@ def command_line(words: Sequence[str]) -> str:
 
 
 def _without_secrets(servers: str) -> str:
-    return ",".join(_without_secret(url) for url in servers.split(","))
-
-
-def _without_secret(url: str) -> str:
-    scheme, separator, rest = url.partition("://") if "://" in url else ("", "", url)
-    return scheme + separator + rest.rpartition("@")[2]
+    return ",".join(without_secret(url) for url in servers.split(","))
 
 
 def _operator(place: Place) -> dict[str, Any]:
