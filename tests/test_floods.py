@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import pathlib
 import socket
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from typing import Any
 
 import pytest
@@ -20,6 +22,8 @@ from flask_ctl.dispatch.guard import Guard
 from flask_ctl.dispatch.peer import Peer
 from flask_ctl.dispatch.policy import Policy
 from flask_ctl.dispatch.replies import Call
+from flask_ctl.dispatch.streams import PIECE, LongResult
+from flask_ctl.protocol.framing import MAX_FRAME
 from flask_ctl.system.addresses import parse_address
 from flask_ctl.transports.control_thread import ControlServer
 from flask_ctl.transports.factory import CurveFiles, make_listener
@@ -175,3 +179,61 @@ def test_a_client_that_reads_its_answers_is_never_refused() -> None:
         for _ in range(3000):
             client.take(b"x" * 1_000_000)
     assert answers == 3000 * [b"x" * 10]
+
+
+class _Asked:
+    """A handler whose answers come when the test says so."""
+
+    def __init__(self) -> None:
+        self.asked: dict[int, Future[Any]] = {}
+
+    def handle(self, message: bytes, peer: Peer, notify: Any, connection: Any = None) -> Future[Any]:
+        future: Future[Any] = Future()
+        self.asked[json.loads(message)["id"]] = future
+        return future
+
+    def handle_plain(self, line: bytes, peer: Peer, connection: Any = None) -> bytes:
+        raise NotImplementedError
+
+
+LONG, SHORT = b'{"method": "m", "params": {"_chunks": true}, "id": %d}', b'{"method": "m", "id": %d}'
+ESCAPED = b'{"method": "m", "params": {"\\u005fchunks": true}, "id": %d}'
+
+
+@pytest.mark.parametrize("long", [LONG, ESCAPED])
+def test_who_asks_for_many_long_results_at_once_makes_us_hold_one(long: bytes) -> None:
+    handler = _Asked()
+    written: list[bytes] = []
+
+    def send(_client: ZmqClient, message: bytes) -> Sent:
+        written.append(message)
+        return "sent"
+
+    with contextlib.closing(Reactor()) as reactor:
+        client = ZmqClient(b"id", Peer(), reactor, handler, 64, send, lambda: HELD)
+        for n, message in enumerate([SHORT, long, SHORT, long, SHORT, long]):
+            client.take(message % n)
+        # One long result is asked for; what does not ask for any goes on beside it, but not past another that does.
+        assert [*handler.asked] == [0, 1, 2]
+        handler.asked[0].set_result(b"short")
+        reactor.finish_calls()
+        assert [*handler.asked] == [0, 1, 2]
+        handler.asked[1].set_result(LongResult(1, "x" * PIECE))
+        reactor.finish_calls()
+        assert [*handler.asked] == [0, 1, 2, 3, 4]
+        handler.asked[3].set_result(b"it was not that long")
+        reactor.finish_calls()
+        assert [*handler.asked] == [0, 1, 2, 3, 4, 5]
+    assert b"complete" in written[3]
+
+
+def test_while_answers_wait_to_be_read_nothing_more_is_handled() -> None:
+    """Not even those whose answers take their time."""
+    handler = _Asked()
+    with contextlib.closing(Reactor()) as reactor:
+        client = ZmqClient(b"id", Peer(), reactor, handler, 64, lambda *_: "blocked", lambda: HELD)
+        client.take(SHORT % 0)
+        handler.asked[0].set_result(b"x" * MAX_FRAME)
+        reactor.finish_calls()
+        client.take(SHORT % 1)
+    assert [*handler.asked] == [0]

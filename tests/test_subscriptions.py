@@ -207,6 +207,20 @@ def test_a_result_over_the_limit_comes_in_pieces_if_the_caller_takes_them(peer: 
         assert client.call("echo", text="and on") == "and on"
 
 
+def test_long_results_that_are_asked_for_at_once_come_one_after_the_other(peer: Wired) -> None:
+    sizes = [MAX_FRAME + n for n in range(3)]
+    with peer.raw() as talk:
+        talk.send(*[request("big", n, size=size, _chunks=True) for n, size in enumerate(sizes)])
+        for n, size in enumerate(sizes):
+            head = talk.receive()
+            assert (head["id"], head["result"]["subscription"]) == (n, n + 1)
+            pieces = [told(talk) for _ in range(head["result"]["chunks"])]
+            assert "".join(piece["chunk"] for piece in pieces) == f'"{size * "x"}"'
+            assert told(talk) == {"subscription": n + 1, "end": "complete"}
+        talk.send(request("echo", "last", text="x"))
+        assert talk.receive()["id"] == "last"
+
+
 def test_another_client_is_answered_beside_a_long_result(peer: Wired) -> None:
     with peer.client() as client, peer.client() as other:
         assert client.call("big", size=2 * MAX_FRAME, _chunks=True) == "x" * 2 * MAX_FRAME

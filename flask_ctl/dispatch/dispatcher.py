@@ -211,6 +211,17 @@ def _chunks(params: Any) -> bool:
     return isinstance(params, dict) and params.get("_chunks") is True
 
 
+def asks_for_chunks(message: bytes) -> bool:
+    """Whether a message is a request by which the caller takes a long result."""
+    if b"_chunks" not in message and b"\\u" not in message:
+        return False
+    try:
+        value = decode(message)
+    except CommandError:
+        return False
+    return isinstance(value, dict) and _chunks(value.get("params"))
+
+
 def _response(request: Request, result: Any, limit: int) -> bytes | LongResult | None:
     """The encoded response, or an error if the result is no JSON or longer than `limit`. None for a notification."""
     if request.is_notification:

@@ -7,7 +7,7 @@ import collections
 from concurrent.futures import Future
 from typing import Any
 
-from ..dispatch.dispatcher import Answer
+from ..dispatch.dispatcher import Answer, asks_for_chunks
 from ..dispatch.peer import Peer
 from ..dispatch.replies import ReplyTo, reloaded_answer
 from ..dispatch.streams import LongResult, ResultStream, Stream
@@ -27,6 +27,8 @@ TURN = 8
 class Session(abc.ABC):
     """Hands a client's messages to the handler, at most `max_pending` unanswered ones at once, and TURN at a time.
 
+    Of those that ask for a long result it handles one at a time: each result may take up to MAX_RESULT.
+
     Lives on the reactor's thread; answers of commands that take their time are handed over to it. A subclass writes.
     """
 
@@ -39,9 +41,10 @@ class Session(abc.ABC):
         self._waiting: collections.deque[bytes] = collections.deque()
         self._owed: ReplyTo | None = None
         self._subscriptions = Subscriptions(
-            reactor, self._write_notification, self._write_text, self._takes_more, lambda: self._settle()
+            reactor, self._write_notification, self._write_text, self._takes_more, self._streams_settled
         )
         self._has_next_turn = False
+        self._asks_long = self._next_asks_long = False
 
     def keep(self, reply: ReplyTo) -> None:
         """See `Connection`."""
@@ -108,13 +111,25 @@ class Session(abc.ABC):
     def _saturated(self) -> bool:
         return len(self._pending) >= self._max_pending or self._is_full() or self._subscriptions.has_long_result
 
+    def _goes_on(self) -> bool:
+        """Whether a message waits that can be handled now."""
+        if not self._waiting or self._saturated():
+            return False
+        # Found out once: it may be a long message.
+        self._next_asks_long = self._asks_long and (self._next_asks_long or asks_for_chunks(self._waiting[0]))
+        return not self._next_asks_long
+
     def _proceed(self) -> None:
         """Handle what waits, as far as there is room; what is more than a turn's share, in the next one."""
         for _ in range(TURN):
-            if not self._waiting or self._saturated():
+            if not self._goes_on():
                 break
             self._handle(self._waiting.popleft())
-        if self._waiting and not self._saturated() and not self._has_next_turn:
+        self._streams_settled()
+
+    def _streams_settled(self) -> None:
+        # A long result that has come to its end is what others may have waited for.
+        if self._goes_on() and not self._has_next_turn:
             self._has_next_turn = True
             self._reactor.call_soon(self._next_turn)
         self._settle()
@@ -126,13 +141,18 @@ class Session(abc.ABC):
     def _handle(self, message: bytes) -> None:
         answer = self._answer(message)
         if isinstance(answer, Future):
+            asks_long = asks_for_chunks(message)
+            self._asks_long = self._asks_long or asks_long
             self._pending.append(message)
-            answer.add_done_callback(lambda future: self._reactor.call_soon(self._answered, message, future.result()))
+            answer.add_done_callback(
+                lambda future: self._reactor.call_soon(self._answered, message, future.result(), asks_long)
+            )
         else:
             self._give(message, answer)
 
-    def _answered(self, message: bytes, answer: bytes | LongResult | None) -> None:
+    def _answered(self, message: bytes, answer: bytes | LongResult | None, asks_long: bool) -> None:
         self._pending.remove(message)
+        self._asks_long = self._asks_long and not asks_long
         self._give(message, answer)
         self._proceed()
 
