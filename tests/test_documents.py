@@ -37,7 +37,7 @@ def test_every_program_and_dialogue_of_a_page_does_what_the_page_shows(
 
 TEXTS = [*PAGES, ROOT / "CONTRIBUTING.md", ROOT / "SECURITY.md"]
 FOREIGN_OPTIONS = """
---addr --base-url --cheaper --ctl-grace --http --jetstream
+--addr --base-url --cheaper --ctl-grace --jetstream
     --bind --chdir --debug --graceful-timeout --init --lazy-apps --master --max-requests --no-control-socket --preload
     --no-autorestart --replicas --respawn-interval --retry --retry-connrefused --time --timeout --user --workers
 """
