@@ -20,7 +20,7 @@ STATES = {
 # A dash: the event changes nothing.
 TABLE = """
                      serving   closing   paused    handing  draining  busy    ending  ended
-KEEP_ALIVE           -         serving   serving   -        -         -       -       -
+KEEP_ALIVE           -         serving   -         -        -         -       -       -
 CLOSE_AFTER_ANSWER   closing   -         -         -        -         -       -       -
 PAUSE                paused    paused    -         -        -         -       -       -
 RESUME               -         -         closing   -        -         -       -       -
@@ -193,8 +193,9 @@ def test_a_loop_that_ends_for_the_next_image_keeps_the_program_until_the_reload_
     def leave() -> None:
         events.append("waits")
         server.leave()
-        assert server.loop._released.is_set()
+        wait()
 
+    wait = server.loop._released.wait
     monkeypatch.setattr(server.loop._released, "wait", leave)
     server.loop.report(LoopEvent.HAND_OVER)
     with pytest.raises(SystemExit):

@@ -46,8 +46,7 @@ TRANSITIONS: dict[LoopState, dict[LoopEvent, LoopState]] = {
     },
     # Only a reload pauses, and it has closed connections after answers before.
     S.PAUSED: {
-        E.KEEP_ALIVE: S.SERVING, E.RESUME: S.CLOSING, E.HAND_OVER: S.HANDING_OVER,
-        E.DRAIN: S.DRAINING, E.END: S.ENDING, E.RETURN: S.ENDED,
+        E.RESUME: S.CLOSING, E.HAND_OVER: S.HANDING_OVER, E.DRAIN: S.DRAINING, E.END: S.ENDING, E.RETURN: S.ENDED,
     },
     S.HANDING_OVER: {E.RETURN: S.ENDED},
     S.DRAINING: {E.CLOSE_IDLE: S.DRAINING_BUSY, E.CUT: S.ENDING, E.END: S.ENDING, E.RETURN: S.ENDED},

@@ -86,18 +86,11 @@ class NativeEvent:
         self._waker = Waker()
         self._is_set = False
 
-    def is_set(self) -> bool:
-        return self._is_set
-
     def set(self) -> None:
         self._is_set = True
         # The waiting thread may have gone on already, and have closed it.
         with contextlib.suppress(OSError):
             self._waker.wake()
-
-    def clear(self) -> None:
-        self._is_set = False
-        self._waker.clear()
 
     def wait(self) -> None:
         poll = select.poll()

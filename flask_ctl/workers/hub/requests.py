@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from typing import Any, TypeVar
 
-from ...dispatch.futures import chain, gather, settled, then
+from ...dispatch.futures import gather, settled, then
 from ...errors import CONFLICT, CommandError, RemoteProtocolError, TimedOut
 from ...protocol.typed import from_json
 from ...system.native import new_future
@@ -154,11 +154,8 @@ class WorkerRequests:
         return min((deadline for deadline in deadlines if deadline is not None), default=None)
 
     def wait_for(self, begin: Callable[[], Future[Any]]) -> Any:
-        """The result of what `begin` begins on the control thread."""
-        turn: Future[None] = new_future()
-        result = chain(turn, begin)
-        self.call_soon(turn.set_result, None)
-        return result.result()
+        """From another thread: the result of what `begin` begins on the control thread."""
+        return self.on_control(begin).result()
 
 
 def _as_error(error: BaseException) -> Any:
