@@ -43,10 +43,10 @@ if TYPE_CHECKING:
     from .extension.settings import SETTINGS as SETTINGS
     from .fleet.settings import without_secret as without_secret
     from .inspection.exposition import exposition as exposition
+    from .protocol.escaping import printable as printable
     from .protocol.items import render_message as render_message
     from .protocol.profiles import render_profile as render_profile
     from .protocol.screen import render_for_terminal as render_for_terminal
-    from .protocol.text import printable as printable
     from .protocol.text import render_result as render_result
     from .servers.launch import server_program as server_program
     from .servers.registry import prepare_server as prepare_server
@@ -93,7 +93,8 @@ _NAMES = {
     "protocol.screen": ("render_for_terminal",),
     "protocol.items": ("render_message",),
     "protocol.profiles": ("render_profile",),
-    "protocol.text": ("printable", "render_result"),
+    "protocol.escaping": ("printable",),
+    "protocol.text": ("render_result",),
     "servers.launch": ("server_program",),
     "servers.registry": ("prepare_server", "server_names"),
     "system.preflight": ("preflighting",),

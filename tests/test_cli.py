@@ -390,7 +390,7 @@ def test_ping_loads_no_heavy_module(shared: Server) -> None:
     loaded = set(subprocess.run(command, capture_output=True, text=True, check=True).stdout.split())
     assert "flask_ctl.client.client" in loaded
     heavy = {"flask", "werkzeug", "zmq", "psutil", "importlib.metadata", "dataclasses", "logging", "asyncio", "ctypes"}
-    heavy |= {"dotenv", "flask_ctl_cli.dotenv", "hashlib"}
+    heavy |= {"dotenv", "flask_ctl_cli.dotenv", "hashlib", "flask_ctl.protocol.text"}
     assert not heavy & loaded
 
 

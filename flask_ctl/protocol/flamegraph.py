@@ -7,8 +7,8 @@ from collections.abc import Iterator, Mapping
 from html import escape
 from typing import Any, NamedTuple
 
+from .escaping import printable
 from .profiles import frame_name, root_name
-from .text import printable
 
 WIDTH, ROW, TOP = 1200.0, 17, 62
 """Width of the picture, height of a row, and of what is above the first one."""

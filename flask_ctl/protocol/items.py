@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from .text import printable
+from .escaping import printable
 
 
 def render_message(method: str, message: Mapping[str, Any]) -> str:

@@ -7,7 +7,8 @@ import os
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from .text import Column, plural, printable, table
+from .escaping import printable
+from .text import Column, plural, table
 
 Form = Literal["table", "collapsed", "speedscope", "svg"]
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..errors import CommandError
+from .escaping import printable
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -391,11 +392,6 @@ def _frames(stack: dict[str, Any]) -> Iterator[str]:
         yield f'  File "{printable(frame["file"])}", line {frame["line"]}, in {frame["function"]}'
         if frame["source"]:
             yield f"    {printable(frame['source'])}"
-
-
-def printable(text: str, keep: str = "\n") -> str:
-    """The text without what a terminal might take for a command; it stays on one line if `keep` is ""."""
-    return "".join(char if char.isprintable() or char in keep else f"\\x{ord(char):02x}" for char in text)
 
 
 class Column(NamedTuple):
