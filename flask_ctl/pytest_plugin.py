@@ -83,6 +83,7 @@ def live_app(request: pytest.FixtureRequest, app: Any, live_app_options: dict[st
         if live.app is app:
             if options != live_app_options:
                 pytest.fail(f"live_app runs already, with other live_app_options: {options}", pytrace=False)
+            _start_again(live)
             return live
     live = LiveApp(app, **{"grace": _grace(request.config), **live_app_options})
     live.begin_test(state.test)
@@ -172,6 +173,9 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     state.processes = {process: test for process, test in state.processes.items() if process.is_running}
     for live in state.live:
         live.begin_test(item.nodeid)
+        # The fixture itself is not asked again, if its scope is wider than the function.
+        if "live_app" in getattr(item, "fixturenames", ()):
+            _start_again(live)
 
 
 @pytest.hookimpl(hookwrapper=True, trylast=True)
@@ -197,6 +201,12 @@ def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
         report.sections += [
             (f"Output of {' '.join(process.command)}", process.output) for process in item.config.stash[STATE].processes
         ]
+
+
+def _start_again(live: LiveApp) -> None:
+    """Serve again, at the same port, where an earlier test has stopped the server."""
+    if not live.is_running:
+        live.restart()
 
 
 def _judge(item: pytest.Item, outcome: Any) -> None:

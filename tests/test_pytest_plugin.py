@@ -403,6 +403,37 @@ def test_a_client_that_tries_again_can_be_tested_by_a_pause_and_by_a_restart(run
     result.assert_outcomes(passed=1)
 
 
+@pytest.mark.parametrize("ctl_scope", ["function", "session"])
+def test_the_next_test_gets_a_running_server_although_one_has_stopped_it_and_failed(
+    run: Run, pytester: pytest.Pytester, ctl_scope: str
+) -> None:
+    pytester.makeini(f"[pytest]\nctl_scope = {ctl_scope}\n")
+    result = run(
+        """
+        ports = set()
+
+        def test_stopped(live_app):
+            ports.add(live_app.port)
+            live_app.stop()
+            assert not live_app.is_running
+            assert False, "before it was started again"
+
+        def test_without_it():
+            pass
+
+        def test_next(live_app):
+            ports.add(live_app.port)
+            assert ask(live_app.url) == "hello" and live_app.is_running
+
+        def test_number():
+            assert len(ports) == 1
+        """,
+        scope="session",
+    )
+    result.assert_outcomes(failed=1, passed=3)
+    result.stdout.fnmatch_lines("*before it was started again*")
+
+
 def test_it_serves_https_with_a_certificate_of_its_own(run: Run) -> None:
     result = run(
         """

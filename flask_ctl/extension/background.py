@@ -62,6 +62,12 @@ class BackgroundServer:
         host = f"[{self.host}]" if ":" in self.host else self.host
         return f"{scheme}://{host}:{self.port}"
 
+    @property
+    def is_running(self) -> bool:
+        """Whether it serves, and no stop is under way."""
+        instance, thread = self._instance, self._thread
+        return instance is not None and thread is not None and thread.is_alive() and not instance.stopping
+
     def __repr__(self) -> str:
         thread = self._thread
         where = f"at {self.url}" if self.port else "not started"

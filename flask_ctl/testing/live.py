@@ -73,6 +73,11 @@ class LiveApp:
         return self._server.port
 
     @property
+    def is_running(self) -> bool:
+        """Whether it serves, and no stop is under way."""
+        return self._server.is_running
+
+    @property
     def requests(self) -> list[ServedRequest]:
         """What the server was asked for, with ``method``, ``path``, ``query``, ``status``, ``duration`` (seconds).
 
