@@ -48,6 +48,8 @@ SHOWN: dict[str, tuple[str, Any, Any]] = {
     "a number": ("PAGE", 20, 20),
     "a number that JSON does not know": ("RATE", float("inf"), "inf"),
     "a secret by its name": ("SECRET_KEY", "hunter2", "***"),
+    "a secret of our own": ("CTL_FLEET_PASSWORD", "hunter2", "***"),
+    "a URL of our own": ("CTL_FLEET", "nats://shop:hunter2@nats:4222", "nats://***@nats:4222"),
     "a number by its name": ("API_PIN", 1234, "***"),
     "whether there is a secret": ("API_TOKEN", None, None),
     "an empty secret": ("API_TOKEN", "", ""),

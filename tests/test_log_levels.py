@@ -134,6 +134,22 @@ def test_files_are_opened_anew_behind_other_handlers_too(tmp_path: pathlib.Path)
 
 
 @pytest.mark.usefixtures("own_handlers")
+@pytest.mark.parametrize("mode", ["w", "x", "a"])
+def test_a_file_that_is_still_the_same_keeps_what_is_in_it(tmp_path: pathlib.Path, mode: str) -> None:
+    """logrotate may have moved another one."""
+    file = tmp_path / "app.log"
+    handler = logging.FileHandler(file, mode)
+    try:
+        for _ in range(2):
+            handler.handle(logging.makeLogRecord({"msg": "hello"}))
+            assert reopen_logs() == [{"file": str(file), "error": None}]
+        assert file.read_text() == "hello\nhello\n"
+        assert handler.mode == mode
+    finally:
+        handler.close()
+
+
+@pytest.mark.usefixtures("own_handlers")
 def test_a_file_that_can_not_be_opened_leaves_the_old_one(tmp_path: pathlib.Path) -> None:
     directory = tmp_path / "logs"
     directory.mkdir()

@@ -281,10 +281,10 @@ def pool() -> Iterator[Pool]:
     pool.close()
 
 
-def own_process(pool: Pool, past: dict[str, str] | None = None) -> OwnProcess:
+def own_process(pool: Pool, app: Any, past: dict[str, str] | None = None) -> OwnProcess:
     """A process with what its previous image has left."""
     control: Any = None
-    process = OwnProcess(pool, History(), control)
+    process = OwnProcess(pool, History(), control, {"shop": app})
     process.past = {name: Totals.unpacked(text) for name, text in (past or {}).items()}
     return process
 
@@ -297,8 +297,9 @@ def served(*registered: Any) -> Any:
 
 
 def test_processor_time_which_goes_on_over_a_reload_is_counted_once(pool: Pool) -> None:
-    left = own_process(pool).export_totals([served()])
-    shown = values(own_process(pool, left).measure(served()).result(TIMEOUT).families)
+    left = own_process(pool, served()).export_totals()
+    app = served()
+    shown = values(own_process(pool, app, left).measure(app).result(TIMEOUT).families)
     assert 0 < shown["flask_ctl_process_cpu_seconds_total"] <= time.process_time()
 
 
@@ -318,7 +319,7 @@ def test_a_collector_that_hangs_does_not_keep_the_next_image_from_its_start(
     app.registries.collect()
     monkeypatch.setattr("flask_ctl.lifecycle.processes.COLLECT_TIMEOUT", 0.05)
     gate.shut()
-    left = own_process(pool).export_totals([app])
+    left = own_process(pool, app).export_totals()
     gate.open()
     assert values(list(Totals.unpacked(left["shop"]).families()))["jobs_total"] == 3
     assert "the last metrics of shop can't be collected" in caplog.text
@@ -330,7 +331,7 @@ def test_chores_of_ours_wait_behind_hanging_commands_once(monkeypatch: pytest.Mo
     gate.shut()
     with contextlib.closing(Pool(lambda: None, 8)) as pool:
         commands = [pool.submit(gate) for _ in range(SIZE)]
-        process = own_process(pool)
+        process = own_process(pool, app)
         process._control = SimpleNamespace(  # type: ignore[assignment]
             call_soon=lambda function, *args: function(*args), call_later=lambda *_: None
         )

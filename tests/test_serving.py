@@ -108,6 +108,31 @@ def test_each_of_several_apps_has_a_socket_of_its_own(serve: Serve, short_path: 
     assert not list(short_path.glob("*.sock"))
 
 
+def test_apps_of_the_same_name_keep_their_own_counts_over_a_reload(serve: Serve, short_path: pathlib.Path) -> None:
+    program = TWO_APPS.replace('Flask("two")', 'Flask("one")').replace('lambda: "two"', "lambda: 1 / 0")
+    (short_path / "apps.py").write_text(program)
+    paths = [str(short_path / "one.sock"), str(short_path / "two.sock")]
+    command = [sys.executable, str(short_path / "apps.py"), *paths]
+    server = serve(command=command, socket=paths[0], env={"FLASK_CTL_SOCKET": ""})
+
+    def counts() -> list[tuple[int, int, int, float]]:
+        found = []
+        for path in paths:
+            with ControlClient(path) as client:
+                requests = client.status()["requests"]
+                families = {one["name"]: one for one in client.metrics()["families"]}
+                measured = sum(value for _, _, value, *_ in families["flask_ctl_requests"]["samples"])
+                errors = len(client.exceptions()["exceptions"])
+                found.append((requests["total"], requests["errors"], errors, measured))
+        return found
+
+    for path in ("/", "/", "/two/"):
+        server.get(path)
+    until(lambda: counts() == [(2, 0, 0, 2.0), (1, 1, 1, 1.0)], "the requests are over")
+    server.reload()
+    assert counts() == [(2, 0, 0, 2.0), (1, 1, 1, 1.0)]
+
+
 WITHOUT_AF_UNIX = """
 import socket
 del socket.AF_UNIX

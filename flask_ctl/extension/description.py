@@ -24,7 +24,7 @@ MAX_ITEMS, MAX_DEPTH = 50, 3
 """Items of a list or a dict that are shown, and how deep these may be nested."""
 
 _FLASK = {**Flask.default_config, "DEBUG": False}
-_NO_SECRETS = (_FLASK.keys() - {"SECRET_KEY", "SECRET_KEY_FALLBACKS"}) | DEFAULTS.keys()
+_NO_SECRETS = (_FLASK.keys() | DEFAULTS.keys()) - {"SECRET_KEY", "SECRET_KEY_FALLBACKS", "CTL_FLEET_PASSWORD"}
 """Settings that are known to hold no secret, whatever their names: SESSION_COOKIE_SECURE."""
 
 _LOGINS = {"account", "login", "mail", "smtp"}

@@ -154,7 +154,7 @@ def reopen_logs() -> list[dict[str, Any]]:
 def _reopen(handler: logging.FileHandler) -> dict[str, Any]:
     handler.acquire()
     try:
-        stream = handler._open()
+        stream = _appending(handler)
         old = handler.setStream(stream)
         if old is not None:
             old.close()
@@ -164,6 +164,16 @@ def _reopen(handler: logging.FileHandler) -> dict[str, Any]:
         return {"file": handler.baseFilename, "error": None}
     finally:
         handler.release()
+
+
+def _appending(handler: logging.FileHandler) -> Any:
+    """The handler's file, opened anew. Its own mode may be "w", and the file still be the same."""
+    mode = handler.mode
+    handler.mode = mode.replace("w", "a").replace("x", "a")
+    try:
+        return handler._open()
+    finally:
+        handler.mode = mode
 
 
 def log_levels(leases: Iterable[dict[str, Any]], loggers: Sequence[str] | None) -> list[dict[str, Any]]:

@@ -83,6 +83,15 @@ class ServedApp(AppConfig):
     """The directory in which a reload starts the program, None for the one in which it was started."""
 
 
+def by_key(apps: Sequence[ServedApp]) -> dict[str, ServedApp]:
+    """The apps by a key that is unique in one server, and the same in all of its workers and after a reload."""
+    found: dict[str, ServedApp] = {}
+    for app in apps:
+        same = sum((other.name, other.root_path) == (app.name, app.root_path) for other in found.values())
+        found[f"{app.name} {app.root_path} {same}"] = app
+    return found
+
+
 def note_thread_exceptions(apps: Sequence[ServedApp]) -> ThreadExceptions:
     """Note the exceptions that end threads of this process, for each of its apps, until `end`."""
 

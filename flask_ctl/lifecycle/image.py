@@ -18,7 +18,7 @@ from ..system.native import new_future
 from ..system.threads import threads_that_stay
 from ..transports.control_thread import ControlServer
 from ..transports.unix import answer_and_close
-from .app import ServedApp
+from .app import ServedApp, by_key
 from .commit import CommittedReload
 from .cutting import named
 from .history import History
@@ -50,7 +50,7 @@ class ImageState:
     def __init__(
         self, apps: Sequence[ServedApp], history: History, audit: Audit, process: OwnProcess, *, inherit: bool
     ) -> None:
-        self._apps = apps
+        self._apps = by_key(apps)
         self._process = process
         self._history = history
         self._audit = audit
@@ -62,12 +62,12 @@ class ImageState:
             history.restore_state(self._inherited)
             feeds.restore_state(self._inherited.get("feeds"))
             self._entries = audit.restore_state(self._inherited["audit"])
-            for app in apps:
-                app.requests.carry_on(*self._inherited["requests"].get(app.name, (0, 0)))
+            for key, app in self._apps.items():
+                app.requests.carry_on(*self._inherited["requests"].get(key, (0, 0)))
                 # An image of an older version has none.
-                for entry in self._inherited.get("exceptions", {}).get(app.name, []):
+                for entry in self._inherited.get("exceptions", {}).get(key, []):
                     app.exceptions.add(entry)
-                process.past[app.name] = Totals.unpacked(self._inherited.get("metrics", {}).get(app.name, ""))
+                process.past[key] = Totals.unpacked(self._inherited.get("metrics", {}).get(key, ""))
             for stop in self._inherited["stops"]:
                 self.defer(StopRequest(**stop))
 
@@ -88,9 +88,9 @@ class ImageState:
                 "left_behind": {**after.left_behind, **named(after.cut_requests)},
             },
             "feeds": feeds.export_state(),
-            "requests": {app.name: app.requests.totals() for app in self._apps},
-            "exceptions": {app.name: app.exceptions.entries() for app in self._apps},
-            "metrics": self._process.export_totals(self._apps),
+            "requests": {key: app.requests.totals() for key, app in self._apps.items()},
+            "exceptions": {key: app.exceptions.entries() for key, app in self._apps.items()},
+            "metrics": self._process.export_totals(),
             "audit": self._audit.export_state(),
         }
 

@@ -40,7 +40,7 @@ from ..system.threads import ThreadExceptions
 from ..transports.control_thread import ControlServer
 from ..transports.registration import Registration
 from ..transports.registry import Claims
-from .app import ServedApp, note_thread_exceptions
+from .app import ServedApp, by_key, note_thread_exceptions
 from .controller import Controller, requests_in_status
 from .hooks import AppWork, run_reload_hooks
 from .image import ImageState
@@ -95,7 +95,7 @@ class Instance(Controller[Reload]):
         self._manager = ServiceManager(told, self._history)
         self._watch(told, lambda: max(app.watchdog_request for app in apps))
         self._pool = Pool(self._notify, max(app.limits.queue for app in apps))
-        self.processes = self._own_process = OwnProcess(self._pool, self._history, self._control)
+        self.processes = self._own_process = OwnProcess(self._pool, self._history, self._control, by_key(apps))
         # Of their own, so that neither hanging commands keep them waiting, nor hanging hooks the commands.
         self._readiness_pool = Pool(self._notify, 1, size=1, name="flask-ctl-readiness")
         self._readiness = Readiness(apps, self._readiness_pool.submit)

@@ -7,7 +7,7 @@ import logging
 import os
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeout
 from typing import Any
@@ -58,14 +58,16 @@ class Processes(ABC):
 class OwnProcess(Processes):
     """This process, which serves by itself."""
 
-    def __init__(self, pool: Pool, history: History, control: ControlServer) -> None:
+    def __init__(self, pool: Pool, history: History, control: ControlServer, apps: Mapping[str, ServedApp]) -> None:
+        """The apps that it serves are given by a key, see `by_key`."""
+        self._apps = apps
         self._pool = pool
         self._chores = SingleFlight(pool.submit)
         self._history = history
         self._control = control
         self._pid = os.getpid()
         self.past: dict[str, Totals] = {}
-        """By app, what previous images have counted."""
+        """By the app's key, what previous images have counted."""
 
     def ask(self, app: Any, question: str, params: Mapping[str, Any], pid: int | None) -> Future[list[Answer]]:
         self._check_pid(pid)
@@ -90,11 +92,12 @@ class OwnProcess(Processes):
 
     def measure(self, app: ServedApp) -> Future[Measured]:
         errors: Future[BaseException | None] = new_future()
+        key = next(key for key, served in self._apps.items() if served is app)
 
         def measured(error: BaseException | None) -> Measured:
             families, left_out = unpack(app.registries.packed)
             parts = [Part("", self._history.generation, [*own_families(app.requests), *families])]
-            past = self.past.get(app.name, Totals())
+            past = self.past.get(key, Totals())
             unanswered = [{"worker": self._pid, "error": str(error)}] if error else []
             return Measured(merged(past, parts), unanswered, left_out + past.left_out)
 
@@ -125,11 +128,11 @@ class OwnProcess(Processes):
             with contextlib.suppress(CommandError):
                 self._chores.submit(levels.expire)
 
-    def export_totals(self, apps: Sequence[ServedApp]) -> dict[str, str]:
-        """At the end of this image: what the next one has to add to its own counts, by app."""
+    def export_totals(self) -> dict[str, str]:
+        """At the end of this image: what the next one has to add to its own counts, by the key of an app."""
         deadline = time.monotonic() + COLLECT_TIMEOUT
-        for app in apps:
-            totals = self.past.setdefault(app.name, Totals())
+        for key, app in self._apps.items():
+            totals = self.past.setdefault(key, Totals())
             # The kernel goes on with the processor time over the exec.
             own = [one for one in own_families(app.requests) if one["name"] != PROCESSOR_TIME]
             totals.add(own, self._history.generation)
@@ -145,7 +148,7 @@ class OwnProcess(Processes):
                     # The exec comes next.
                     logs.flush()
             totals.add(unpack(app.registries.packed).families, self._history.generation)
-        return {name: totals.pack() for name, totals in self.past.items()}
+        return {key: totals.pack() for key, totals in self.past.items()}
 
     def _check_pid(self, pid: int | None) -> None:
         if pid not in (None, self._pid):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
 from dataclasses import fields
 
 from ...errors import ConfigurationError
@@ -20,15 +19,6 @@ def record_of(key: str, app: ServedApp) -> AppRecord:
     config["curve"] = CurveFiles(*(path and os.path.abspath(path) for path in (app.curve.key, app.curve.clients)))
     commands = {command.name: command.describe() for command in app.commands}
     return AppRecord(**config, key=key, commands=commands, has_registries=bool(app.registries))
-
-
-def by_key(apps: Sequence[ServedApp]) -> dict[str, ServedApp]:
-    """The apps by a key that is unique in one server, and the same in all of its workers and after a reload."""
-    found: dict[str, ServedApp] = {}
-    for app in apps:
-        same = sum((other.name, other.root_path) == (app.name, app.root_path) for other in found.values())
-        found[f"{app.name} {app.root_path} {same}"] = app
-    return found
 
 
 def _absolute(endpoint: str) -> str:

@@ -19,7 +19,7 @@ from ...inspection.levels import CHORES, Lease, levels
 from ...inspection.metrics import own_families, pack
 from ...inspection.questions import answer
 from ...inspection.requests import oldest_request
-from ...lifecycle.app import ServedApp
+from ...lifecycle.app import ServedApp, by_key
 from ...lifecycle.hooks import run_reload_hooks, run_stop_hooks
 from ...lifecycle.metrics import COLLECT_TIMEOUT
 from ...lifecycle.readiness import HooksResult, Readiness
@@ -33,7 +33,6 @@ from .. import messages
 from ..messages import Figures, SavedState, Tally
 from .executor import POLL, Executor, make_executor
 from .presence import Presence
-from .records import by_key
 
 MAX_WAITING_HOOKS = 8
 """Requests for `on_stop` functions, of one hub after the other, that may wait for a thread."""
