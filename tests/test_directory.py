@@ -22,7 +22,7 @@ from flask_ctl.extension.control import state_of
 from flask_ctl.protocol.typed import from_json
 from flask_ctl.system.addresses import default_path
 from flask_ctl.system.directory import MAX_ENTRIES, Origin, StartDirectory, directory_given, links_to
-from flask_ctl.system.program import Program
+from flask_ctl.system.program import Program, variables_in
 from flask_ctl.workers.messages import Hello
 
 
@@ -224,6 +224,29 @@ def test_the_next_image_finds_the_directory_where_a_shell_would_name_it(site: Si
     program.start_in(str(site.current))
     assert program.directory == str(site.current)
     assert program.environment_for_preflight()["PWD"] == str(site.current)
+
+
+@pytest.mark.parametrize(
+    ("text", "variables"),
+    [
+        (b"A=1\0B=x=y\0C=\0", {"A": "1", "B": "x=y", "C": ""}),
+        (b"A=\xff\0", {"A": "\udcff"}),
+        (b"", None),
+        (b"\0\0\0\0", None),
+        (b"      \0", None),
+        (b"      ", None),
+        (b"orker [shop]\0\0\0\0", None),
+        (b"orker [shop=a]\0\0\0\0", None),
+        (b"orker [shop]\0=1\0B=2\0", None),
+        (b"orker\0B=2\0", None),
+        (b"=1\0B=2\0", None),
+        (b"A=1\0B", None),
+    ],
+)
+def test_an_environment_over_which_a_title_has_been_written_is_unknown(
+    text: bytes, variables: dict[str, str] | None
+) -> None:
+    assert variables_in(text) == variables
 
 
 # An instance

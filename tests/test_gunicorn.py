@@ -6,6 +6,7 @@ import json
 import os
 import pathlib
 import signal
+import subprocess
 import sys
 from typing import Any
 
@@ -16,6 +17,7 @@ from manyworkers import all_there, hub, is_alive, kill, workers
 from servers import SERVERS, Row
 
 from flask_ctl import CommandError, ReloadFailed, ServerDied, TimedOut
+from flask_ctl.servers.gunicorn import has_taken_sockets, is_next_master
 
 SYNC = SERVERS["gunicorn sync"]
 KINDS = first_quick(["sync", "gthread", "gevent"])
@@ -108,6 +110,76 @@ def test_past_the_grace_a_reload_tells_who_is_left_or_can_cut(start: Serve) -> N
     assert server.reload(grace=0.1, cut=True)["cut"] == 1
     with pytest.raises(ConnectionError):
         held.result()
+
+
+TITLED = """
+import ctypes, os
+for name, value in os.environ.items():
+    os.environ[name] = value
+with open("/proc/self/stat") as file:
+    begin, end = map(int, file.read().rpartition(")")[2].split()[47:49])
+ctypes.memset(begin, 0, end - begin)
+"""
+"""A configuration file that does to the memory of the environment what the package setproctitle does to it."""
+
+ACTIVATED = """
+import os, socket, sys
+os.dup2(socket.create_server(("127.0.0.1", 0)).detach(), 3)
+os.set_inheritable(3, True)
+os.environ.update(LISTEN_PID=str(os.getpid()), LISTEN_FDS="1", LISTEN_FDNAMES="http")
+os.execv(sys.executable, [sys.executable, *sys.argv[1:]])
+"""
+"""Executes a program as systemd does that has opened a socket for it."""
+
+
+def test_a_title_that_is_written_over_the_environment_costs_nothing(start: Serve, program: Program) -> None:
+    (program.directory / "titled.py").write_text(TITLED)
+    own = [*SYNC.command[1:-1], "--config", "titled.py", SYNC.command[-1]]
+    command = [sys.executable, "-c", ACTIVATED, *own]
+    server = start(Row("gunicorn", command, workers=SYNC.workers, env={"NEEDED_BY_THE_APP": "yes"}))
+    assert server.status()["server"]["activated"] == ["http"]
+    program.edit("new", "import os; os.environ['NEEDED_BY_THE_APP']")
+    assert server.reload()["generation"] == 2
+    assert version(server) == "new"
+    assert server.status()["server"]["activated"] == ["http"]
+
+
+@pytest.mark.parametrize(
+    ("environment", "taken"),
+    [
+        ({}, False),
+        ({"LISTEN_PID": "7", "LISTEN_FDS": "1", "LISTEN_FDNAMES": "http"}, True),
+        ({"LISTEN_PID": "7", "LISTEN_FDS": "1"}, True),
+        ({"LISTEN_PID": "6", "LISTEN_FDS": "1", "LISTEN_FDNAMES": "http"}, False),
+        ({"LISTEN_FDNAMES": "http"}, True),
+    ],
+)
+def test_a_master_takes_what_is_passed_to_its_pid_and_leaves_the_names(
+    environment: dict[str, str], taken: bool
+) -> None:
+    assert has_taken_sockets(7, environment) == taken
+
+
+@pytest.mark.parametrize(
+    ("title", "variables", "is_master"),
+    [
+        ("gunicorn: master [sample:app]", {}, True),
+        ("gunicorn: worker [sample:app]", {}, False),
+        ("python", {"GUNICORN_PID": str(os.getpid())}, True),
+        ("python", {"GUNICORN_PID": "1"}, False),
+    ],
+)
+def test_a_new_master_is_known_by_its_environment_or_by_the_title_that_replaces_it(
+    title: str, variables: dict[str, str], is_master: bool
+) -> None:
+    pipe = subprocess.PIPE
+    with subprocess.Popen([title], executable="/bin/cat", env=variables, stdin=pipe, stdout=pipe, bufsize=0) as child:
+        assert child.stdin is not None
+        assert child.stdout is not None
+        # What it answers comes after the exec, during which the kernel knows neither.
+        child.stdin.write(b"ready")
+        assert child.stdout.read(5) == b"ready"
+        assert is_next_master(child.pid, os.getpid()) == is_master
 
 
 BROKEN = {"a syntax error": "def f(:", "an exception": "1 / 0", "an exit": "sys.exit(3)"}

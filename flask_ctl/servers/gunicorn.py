@@ -7,7 +7,7 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from types import FrameType
 from typing import Any
 
@@ -16,7 +16,7 @@ from gunicorn.workers import base
 
 from ..system.directory import StartDirectory
 from ..system.preflight import SERVED
-from ..system.processes import children_of
+from ..system.processes import arguments_of, children_of
 from ..system.program import program
 from ..system.sockets import refuse_new_connections, welcome_connections
 from .attributes import CONTROL, Attributes, lost_without, note
@@ -33,6 +33,8 @@ ATTRIBUTES: Attributes = {
     CONTROL: {base.Worker: "app booted cfg ppid sockets wsgi", Config: "address is_ssl set settings"},
     "a request that gunicorn itself ends counts as ended by the app": {base.Worker: " ".join(ABORTING)},
 }
+
+MASTER_TITLE = "gunicorn: master ["
 
 SIGNALS = {
     "stop": signal.SIGTERM,
@@ -88,7 +90,7 @@ class GunicornWorker(PreforkWorker):
         self._tcp_ports = {name[1] for name in names if isinstance(name, tuple)}
         self._on_unix_socket = any(not isinstance(name, tuple) for name in names)
         self._keepalive = worker.cfg.keepalive
-        if program.environment.get("LISTEN_PID") == str(worker.ppid):
+        if has_taken_sockets(worker.ppid, program.environment):
             self.activated = ["http"]
         self._urls = [url(name, "https" if worker.cfg.is_ssl else "http") for name in names]
 
@@ -164,13 +166,20 @@ class GunicornWorker(PreforkWorker):
 
     def _shares_listeners(self) -> bool:
         """Whether another process keeps these sockets when this master ends: systemd, or another master (USR2)."""
-        if "LISTEN_FDS" in program.environment:
+        if self.activated:
             return True
         former = os.environ.get("GUNICORN_PID")
         if former is not None and os.path.exists(f"/proc/{former}"):
             return True
-        marker = f"GUNICORN_PID={self.master}".encode()
-        return any(marker in _environ(pid) for pid in children_of(self.master))
+        return any(is_next_master(pid, self.master) for pid in children_of(self.master))
+
+
+def has_taken_sockets(master: int, environment: Mapping[str, str]) -> bool:
+    """Whether a master has taken sockets that systemd had passed to it."""
+    if "LISTEN_PID" in environment:
+        return environment["LISTEN_PID"] == str(master)
+    # Where the environment of the start is lost, this is the only variable of the three that a master leaves.
+    return "LISTEN_FDNAMES" in environment
 
 
 def _frames(error: BaseException) -> Iterator[FrameType]:
@@ -183,6 +192,14 @@ def _frames(error: BaseException) -> Iterator[FrameType]:
 def _is_handler(frame: FrameType) -> bool:
     module = frame.f_globals.get("__name__", "")
     return module.startswith("gunicorn.workers.") and frame.f_code.co_name in ABORTING
+
+
+def is_next_master(pid: int, master: int) -> bool:
+    """Whether a child of a master is a new master (USR2), and not a worker."""
+    if f"GUNICORN_PID={master}".encode() in _environ(pid):
+        return True
+    # With the package setproctitle there is a title instead of the command line and the environment.
+    return "".join(arguments_of(pid)[:1]).startswith(MASTER_TITLE)
 
 
 def _environ(pid: int) -> list[bytes]:

@@ -126,12 +126,25 @@ def _environment_of_start() -> dict[str, str]:
     # os.environ has been changed by flask run, .env files and the program itself.
     try:
         with open("/proc/self/environ", "rb") as file:
-            pairs = [entry.partition(b"=") for entry in file.read().split(b"\0") if b"=" in entry]
+            environment = variables_in(file.read())
     except OSError:
-        return dict(os.environ)
-    environment = {os.fsdecode(name): os.fsdecode(value) for name, _, value in pairs}
+        environment = None
+    environment = dict(os.environ) if environment is None else environment
     environment.pop(handover.ENVIRONMENT, None)
     return environment
+
+
+def variables_in(text: bytes) -> dict[str, str] | None:
+    """The variables in a text of ``/proc/PID/environ``; None if the process has written something else there.
+
+    Who sets a title of a process, as the package setproctitle, does so in the memory that has held the command line and
+    the environment, and fills the rest with NULs or spaces.
+    """
+    *entries, rest = text.split(b"\0")
+    if not entries or rest or any(entry.find(b"=") <= 0 for entry in entries):
+        return None
+    pairs = (os.fsdecode(entry).partition("=") for entry in entries)
+    return {name: value for name, _, value in pairs}
 
 
 def _is_multiprocessing_child() -> bool:
