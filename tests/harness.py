@@ -358,10 +358,20 @@ def get(address: tuple[str, int], path: str) -> tuple[int, bytes]:
         connection.close()
 
 
+def connections(pid: int | None = None, kind: str = "inet") -> list[Any]:
+    """The connections of a process, by default of this one."""
+    process = psutil.Process(pid)
+    # Before version 6 of psutil it has another name.
+    found: list[Any] = getattr(process, "net_connections" if hasattr(process, "net_connections") else "connections")(
+        kind
+    )
+    return found
+
+
 def is_connected(address: tuple[str, int]) -> bool:
     """Whether this process has a connection there, whether that has been accepted or not."""
-    connections = psutil.Process().net_connections("tcp4")
-    return any(each.raddr == address and each.status == psutil.CONN_ESTABLISHED for each in connections)
+    found = connections(kind="tcp4")
+    return any(each.raddr == address and each.status == psutil.CONN_ESTABLISHED for each in found)
 
 
 def add_hold(app: Flask, gate: threading.Event) -> threading.Event:

@@ -12,7 +12,7 @@ from typing import Any
 
 import psutil
 import pytest
-from harness import PYTHON, Program, Serve, Server, until
+from harness import PYTHON, Program, Serve, Server, connections, until
 from natsserver import NatsServer, StartNats
 from natsuser import NatsUser
 from servers import SERVERS
@@ -55,7 +55,7 @@ def joined(server: Server) -> dict[str, Any] | None:
 
 
 def remote_ports(process: psutil.Process) -> list[int]:
-    return [other.raddr.port for other in process.net_connections("tcp") if other.raddr]
+    return [other.raddr.port for other in connections(process.pid, "tcp") if other.raddr]
 
 
 def at(role: str, instance: str) -> str:

@@ -15,7 +15,7 @@ from typing import Any
 
 import nats
 import pytest
-from harness import TIMEOUT, Pending, Program, Serve, Server, run_cli, until
+from harness import TIMEOUT, Pending, Program, Serve, Server, connections, run_cli, until
 from natsserver import NatsServer, StartNats
 from natsuser import NatsUser
 from ports import free_port
@@ -46,9 +46,7 @@ def replicas(url: str) -> int:
 
 def connected_to(server: Server, nodes: Sequence[NatsServer]) -> NatsServer:
     """The node at which an instance is."""
-    import psutil
-
-    ports = {other.raddr.port for other in psutil.Process(server.pid).net_connections("tcp") if other.raddr}
+    ports = {other.raddr.port for other in connections(server.pid, "tcp") if other.raddr}
     return next(node for node in nodes if node.port in ports)
 
 

@@ -10,9 +10,8 @@ import subprocess
 import sys
 from typing import Any
 
-import psutil
 import pytest
-from harness import Pending, Program, Serve, Server, first_quick, get, raw, run_cli, suspend, until
+from harness import Pending, Program, Serve, Server, connections, first_quick, get, raw, run_cli, suspend, until
 from manyworkers import all_there, hub, is_alive, kill, workers
 from servers import SERVERS, Row
 
@@ -45,8 +44,8 @@ def test_a_stop_answers_those_who_wait_to_be_accepted(start: Serve) -> None:
 def _backlog(server: Server) -> int:
     """Connections of ours that nobody has accepted: their server's end belongs to no process yet."""
     port = server.address[1]
-    accepted = [c for pid in workers(server) for c in psutil.Process(pid).net_connections() if c.raddr]
-    ours = [c for c in psutil.Process().net_connections() if c.raddr and c.raddr.port == port]
+    accepted = [c for pid in workers(server) for c in connections(pid) if c.raddr]
+    ours = [c for c in connections() if c.raddr and c.raddr.port == port]
     return len(ours) - len(accepted)
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import psutil
 import pytest
-from harness import TIMEOUT, Serve, Server, until
+from harness import TIMEOUT, Serve, Server, connections, until
 from manyworkers import all_there, hub, kill
 from servers import SERVERS
 
@@ -97,7 +97,7 @@ def test_each_refusal_is_a_failed_try(hub_socket: str, monkeypatch: pytest.Monke
 
 def clients_of(server: Server, process: psutil.Process) -> list[Any]:
     """The connections of its control socket, without the socket that listens."""
-    return [sock for sock in process.net_connections("unix") if str(sock.laddr) == server.socket][1:]
+    return [sock for sock in connections(process.pid, "unix") if str(sock.laddr) == server.socket][1:]
 
 
 def test_a_hub_without_descriptors_knows_a_new_worker_as_soon_as_it_has_some(start: Serve) -> None:
