@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import pathlib
+import re
+import signal
 import subprocess
 import sys
 from typing import Any
@@ -131,6 +134,81 @@ def test_apps_of_the_same_name_keep_their_own_counts_over_a_reload(serve: Serve,
     until(lambda: counts() == [(2, 0, 0, 2.0), (1, 1, 1, 1.0)], "the requests are over")
     server.reload()
     assert counts() == [(2, 0, 0, 2.0), (1, 1, 1, 1.0)]
+
+
+PATH_DISPATCHER = """
+import threading
+from flask import Flask
+from flask_ctl import Control
+from werkzeug.serving import make_server, run_simple
+import sample
+
+class PathDispatcher:
+    # That of Flask's documentation, "Application Dispatching".
+
+    def __init__(self, default_app, create_app):
+        self.default_app, self.create_app = default_app, create_app
+        self.lock, self.instances = threading.Lock(), {}
+
+    def __call__(self, environ, start_response):
+        prefix = environ["PATH_INFO"].split("/")[1]
+        app = self.get_application(prefix) if prefix.startswith("tenant") else self.default_app
+        return app(environ, start_response)
+
+    def get_application(self, prefix):
+        with self.lock:
+            if prefix not in self.instances:
+                self.instances[prefix] = self.create_app(prefix)
+            return self.instances[prefix]
+
+def create_app(name):
+    app = Flask(name)
+    Control(app).on_stop(lambda: sample.say("on_stop of a tenant"))
+    app.add_url_rule(f"/{name}", view_func=lambda: name)
+    app.add_url_rule(f"/{name}/held", view_func=held)
+    return app
+
+def held():
+    sample.say("held")
+    return sample.hold("a")
+
+dispatcher = PathDispatcher(sample.app, create_app)
+"""
+
+SERVED = {
+    "werkzeug": 'run_simple("127.0.0.1", 0, dispatcher, threaded=True)',
+    "waitress": 'import waitress; waitress.serve(dispatcher, host="127.0.0.1", port=0)',
+    "a thread": """
+server = make_server("127.0.0.1", 0, dispatcher, threaded=True)
+thread = threading.Thread(target=server.serve_forever)
+thread.start()
+thread.join()
+""",
+}
+
+
+@pytest.mark.parametrize("how", SERVED)
+def test_an_app_that_is_created_while_the_server_serves_leaves_the_stop_to_the_first(serve: Serve, how: str) -> None:
+    """In its own thread the server leaves the signals to the program, and is stopped at the first app's socket."""
+    server = serve(command=[sys.executable, "-c", PATH_DISPATCHER + SERVED[how]])
+    for _ in range(2):
+        assert server.get("/tenant1") == (200, b"tenant1")
+    assert server.get("/tenant2") == (200, b"tenant2")
+    held = [server.begin("/hold/a"), Pending(server.address, "/tenant1/held")]
+    until(lambda: server.said("held"), "a tenant's request in flight")
+    if how == "a thread":
+        stop = Pending.call(lambda: server.client().stop())
+    else:
+        os.kill(server.pid, signal.SIGTERM)
+    until(lambda: server.status()["state"] == "stopping", "stopping")
+    server.release("a")
+    assert [each.result() for each in held] == [(200, b"held a")] * 2
+    if how == "a thread":
+        assert stop.result()["outcome"] == "drained"
+    assert server.wait() == 0
+    assert server.said("on_stop", "on_stop of a tenant", "atexit") == ["on_stop", "atexit"]
+    late = re.findall(r"(\w+) serves without a control socket: the server of sample", server.output)
+    assert late == ["tenant1", "tenant2"]
 
 
 WITHOUT_AF_UNIX = """

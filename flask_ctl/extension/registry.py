@@ -9,11 +9,11 @@ import os
 import sys
 import threading
 import weakref
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ConfigurationError
-from ..lifecycle.app import refuse_insecure
+from ..lifecycle.app import ServedApp, refuse_insecure
 from ..lifecycle.instance import Instance
 from ..servers.base import Host, HttpServer, PreforkWorker, WSGIApp
 from ..servers.checkconfig import ConfigCheck
@@ -30,6 +30,12 @@ logger = logging.getLogger("flask_ctl")
 
 MAX_WALK = 200
 """Objects to inspect in the search for the apps behind a server's middleware."""
+
+TOO_LATE = (
+    "%s serves without a control socket: the server of %s started without it;"
+    " create the app before that, and have the WSGI app that is served refer to it"
+)
+"""With the names of an app and of those that its server has found at its start."""
 
 
 class AppRegistry(Host):
@@ -91,9 +97,27 @@ class AppRegistry(Host):
             if state.requests.on_first is None:
                 return
             state.requests.on_first = None
+            if (server_apps := self._apps_of_known_server()) is not None:
+                if not state.is_off():
+                    logger.warning(TOO_LATE, state.app.name, ", ".join(app.name for app in server_apps))
+                return
             instance = begin(UnknownServer(environ, state.requests), [state])
         if instance is not None:
             instance.serving()
+
+    def _apps_of_known_server(self) -> Sequence[ServedApp] | None:
+        """The controlled apps of the server with an adapter that answers this request; None if there is none.
+
+        A server in the main thread always counts: it has the signals, and SystemExit there would cut its requests.
+        """
+        for state in list(self._states.values()):
+            for instance in state.instances():
+                # Workers have agents, and no unknown server.
+                if isinstance(instance, Instance) and not isinstance(instance.server, UnknownServer):
+                    server = instance.server
+                    if not server.embedded or server.is_serving_thread():
+                        return instance.apps
+        return None
 
     def _behind(self, wsgi_app: WSGIApp) -> list[AppState]:
         known = dict(self._states)
