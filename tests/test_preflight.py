@@ -110,3 +110,55 @@ def test_one_that_was_called_off_before_it_began_does_not_wait() -> None:
     preflight = Preflight(Rehearsed("import time; time.sleep(1000)"), 1000)
     preflight.cancel()
     preflight.run()
+
+
+MADE_AT_IMPORT = """
+import atexit, tempfile, weakref
+scratch = tempfile.TemporaryDirectory(prefix="scratch-")
+{more}
+"""
+
+
+def test_a_temporary_directory_of_the_import_goes_with_the_preflight(
+    serve: Serve, program: Program, tmp_path: pathlib.Path
+) -> None:
+    temporary = tmp_path / "tmp"
+    temporary.mkdir()
+    server = serve(cwd=program.directory, env={"TMPDIR": str(temporary)})
+    generations = []
+    for version in ("new", "newer"):
+        program.edit(version, MADE_AT_IMPORT.format(more=""))
+        server.reload()
+        assert server.get("/version") == (200, version.encode())
+        generations.append({path.name for path in temporary.glob("scratch-*")})
+    first, second = generations
+    assert (len(first), len(second), first & second) == (1, 1, set())
+    assert server.client().stop()["outcome"] == "drained"
+    assert server.wait() == 0
+    assert not list(temporary.glob("scratch-*"))
+
+
+def test_its_exit_functions_are_not_called_and_a_finalizer_that_exits_does_not_fail_it(
+    serve: Serve, program: Program
+) -> None:
+    """An exit function may take back what the serving process has registered elsewhere, under the same name."""
+    server = serve(cwd=program.directory)
+    called = program.directory / "called"
+    program.edit(
+        "new",
+        MADE_AT_IMPORT.format(
+            more=f"""
+import flask_ctl
+def call(text):
+    with open({str(called)!r}, "a") as file:
+        print(text, file=file)
+    raise SystemExit(3)
+if flask_ctl.preflighting:
+    atexit.register(call, "exit function")
+    finalizer = weakref.finalize(scratch, call, "finalizer")
+"""
+        ),
+    )
+    server.reload()
+    assert server.get("/version") == (200, b"new")
+    assert called.read_text().splitlines() == ["finalizer"]

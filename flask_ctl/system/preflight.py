@@ -10,6 +10,7 @@ import signal
 import sys
 import tempfile
 import time
+import weakref
 from collections.abc import Callable, Collection
 from typing import IO, Any, Protocol
 
@@ -60,7 +61,18 @@ def end_if_preflighting(check: Callable[[], Any]) -> None:
     if preflighting:
         check()
         os.write(_report_to, _PASSED)
-        os._exit(0)
+        try:
+            # They remove temporary directories of the import. An atexit function might deregister the running server.
+            _run_finalizers()
+        finally:
+            os._exit(0)
+
+
+def _run_finalizers() -> None:
+    """Call what `weakref.finalize` would call at the end of Python, which has no public function for that alone."""
+    run: Callable[[], Any] | None = getattr(weakref.finalize, "_exitfunc", None)
+    if run is not None:
+        run()
 
 
 def check_at_exit(check: Callable[[], Any]) -> None:
