@@ -466,3 +466,33 @@ def test_run_tells_the_servers_own_program_where_to_go(start: Serve, site: Site,
     server = start(*run, "--server", name, "--port", "{port}", cwd="/")
     assert reload_after_switch(server, site).returncode == 0
     assert version(server) == "2"
+
+
+CHILD = """
+import subprocess, sys
+@app.get("/directories")
+def directories():
+    code = "import os; print(os.environ.get('FLASK_CTL_DIRECTORY'), os.environ['PWD'])"
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout
+"""
+
+
+@pytest.mark.parametrize("name", first_quick(["werkzeug", "gunicorn", "uwsgi", "granian"], 2))
+@pytest.mark.parametrize("variable", first_quick(["/srv/other", ""]))
+def test_the_directory_of_run_is_not_that_of_another_program_that_the_app_starts(
+    start: Serve, serve: Serve, site: Site, free_port: int, name: str, variable: str
+) -> None:
+    with (site.releases / "1" / "sample.py").open("a") as file:
+        file.write(CHILD)
+    run = [sys.executable, "-m", "flask_ctl_cli", "run", "--directory", str(site.current), "--app", "sample"]
+    command = [*run, "--server", name, "--port", str(free_port)]
+    env = {**FINDS_ITSELF, "PWD": "/", **({"FLASK_CTL_DIRECTORY": variable} if variable else {})}
+    server = serve(command=command, cwd="/", env=env)
+    if name != "werkzeug":
+        all_there(server, 1)
+    assert server.get("/directories") == (200, f"None {site.current}\n".encode())
+    with server.client() as client:
+        (setting,) = [one for one in client.describe()["settings"] if one["name"] == "CTL_DIRECTORY"]
+    assert setting["value"] == str(site.current)
+    assert server.reload()["directory"] == str(site.releases / "1")
+    assert server.get("/directories") == (200, f"None {site.current}\n".encode())

@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 RUN_OPTIONS = "FLASK_CTL_RUN"
 """Environment variable with options for `WSGI_APP`, separated by spaces: ``quiet``, ``required``."""
 
+RUN_DIRECTORY = "FLASK_CTL_RUN_DIRECTORY"
+"""Environment variable with the directory of ``--directory`` for `WSGI_APP`."""
+
 WSGI_APP = "flask_ctl_cli.wsgi:app"
 """The app that a server of several processes loads."""
 
@@ -70,7 +73,7 @@ def _prepare(directory: str | None, server: str | None) -> None:
 
 
 def _change_directory(value: str) -> None:
-    """Change to the directory, by the name that was given, and make reloads start there, too."""
+    """Change to the directory, by the name that was given."""
     if not os.path.isabs(value):
         raise click.BadParameter(
             "give an absolute path, which is valid in the next release, too.", param_hint="--directory"
@@ -79,8 +82,8 @@ def _change_directory(value: str) -> None:
         os.chdir(value)
     except OSError as error:
         raise click.BadParameter(f"{value}: {error.strerror}.", param_hint="--directory") from None
-    # PWD as a shell sets it. The option takes precedence over the environment.
-    os.environ["PWD"] = os.environ["FLASK_CTL_DIRECTORY"] = value
+    # As a shell sets it.
+    os.environ["PWD"] = value
 
 
 @click.command(
@@ -124,14 +127,18 @@ def run(import_name: str | None, host: str, port: int, server: str, threads: int
     try:
         program = server_program(server, WSGI_APP, host, port, threads, directory)
         if program is not None:
-            _exec_server(program.command, program.environment, import_name)
+            _exec_server(program.command, program.environment, import_name, directory)
         prepare_server(server)
-        _serve(load_app(import_name), host, port, server, threads)
+        app = load_app(import_name)
+        reload_in(directory, app)
+        _serve(app, host, port, server, threads)
     except ConfigurationError as error:
         raise click.ClickException(error.message) from None
 
 
-def _exec_server(command: list[str], environment: dict[str, str], import_name: str | None) -> NoReturn:
+def _exec_server(
+    command: list[str], environment: dict[str, str], import_name: str | None, directory: str | None
+) -> NoReturn:
     """Replace this process by the server's own program."""
     options = {"quiet": settings().quiet, "required": settings().socket is not None}
     variables = {RUN_OPTIONS: " ".join(word for word, yes in options.items() if yes)}
@@ -139,6 +146,8 @@ def _exec_server(command: list[str], environment: dict[str, str], import_name: s
         variables["FLASK_APP"] = import_name
     if (socket := settings().socket) is not None:
         variables["FLASK_CTL_SOCKET"] = socket
+    # Set or empty: the environment may be that of an app which has been started in the same way.
+    variables[RUN_DIRECTORY] = directory or ""
     os.execve(command[0], command, {**environment, **variables})
 
 
@@ -160,6 +169,17 @@ def load_app(import_name: str | None) -> Flask:
         return ScriptInfo(app_import_path=import_name).load_app()
     finally:
         del os.environ["FLASK_RUN_FROM_CLI"]
+
+
+def reload_in(directory: str | None, app: Flask) -> None:
+    """Make reloads of the app start in the directory of ``--directory``, if that was given.
+
+    By a setting, because programs that the app starts have its environment, and directories of their own.
+    """
+    if directory:
+        # The option takes precedence.
+        os.environ.pop("FLASK_CTL_DIRECTORY", None)
+        app.config["CTL_DIRECTORY"] = directory
 
 
 def show_log(*, quiet: bool) -> None:
