@@ -13,6 +13,7 @@ from textual import on
 from textual.app import App, ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Horizontal, Vertical, VerticalScroll
+from textual.coordinate import Coordinate
 from textual.events import Resize
 from textual.message import Message
 from textual.screen import ModalScreen
@@ -134,6 +135,8 @@ class Top(App[None]):
         self._ended = threading.Event()
         self.watched: Sequence[Watched] = []
         self.selected: Watched | None = None
+        self._rows: list[dict[str, Any]] = []
+        """What the table of instances shows."""
 
     def compose(self) -> ComposeResult:
         yield Static(id="head")
@@ -241,11 +244,22 @@ class Top(App[None]):
             return
         place = next((n for n, one in enumerate(self.watched) if one is self.selected), 0)
         with self.prevent(DataTable.RowHighlighted):
-            table.clear(columns=True)
-            table.add_columns(*rows[0])
-            for row in rows:
-                table.add_row(*(Text(str(cell)) for cell in row.values()))
+            # A table that is filled anew has no height for a moment, which is long where the machine is busy.
+            if [list(row) for row in rows] == [list(row) for row in self._rows]:
+                self._update_cells(table, rows)
+            else:
+                table.clear(columns=True)
+                table.add_columns(*rows[0])
+                for row in rows:
+                    table.add_row(*(Text(str(cell)) for cell in row.values()))
+            self._rows = rows
             table.move_cursor(row=place)
+
+    def _update_cells(self, table: DataTable[Any], rows: Sequence[dict[str, Any]]) -> None:
+        for number, (row, before) in enumerate(zip(rows, self._rows)):
+            for column, name in enumerate(row):
+                if row[name] != before[name]:
+                    table.update_cell_at(Coordinate(number, column), Text(str(row[name])), update_width=True)
 
     @on(DataTable.RowHighlighted)
     def choose(self, event: DataTable.RowHighlighted) -> None:
