@@ -477,7 +477,7 @@ def directories():
 """
 
 
-@pytest.mark.parametrize("name", first_quick(["werkzeug", "gunicorn", "uwsgi", "granian"], 2))
+@pytest.mark.parametrize("name", first_quick(["gunicorn", "werkzeug", "uwsgi", "granian"]))
 @pytest.mark.parametrize("variable", first_quick(["/srv/other", ""]))
 def test_the_directory_of_run_is_not_that_of_another_program_that_the_app_starts(
     start: Serve, serve: Serve, site: Site, free_port: int, name: str, variable: str

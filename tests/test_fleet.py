@@ -460,6 +460,7 @@ def test_one_that_was_heard_of_meanwhile_is_not_forgotten(nats_server: NatsServe
         assert not fleet.roster().instances
 
 
+@pytest.mark.full
 def test_an_instance_that_was_killed_is_not_waited_for(nats_server: NatsServer, serve: Serve) -> None:
     server = serve(env=environment(nats_server.url))
     all_known(nats_server.url, server)

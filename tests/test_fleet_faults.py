@@ -76,6 +76,7 @@ def test_a_rollout_goes_on_when_a_node_of_the_cluster_is_killed_and_runs_nothing
     assert [server.status()["generation"] for server in servers] == [2, 2, 2]
 
 
+@pytest.mark.full
 def test_an_instance_that_is_killed_while_it_is_commanded_is_unknown(nats_server: NatsServer, serve: Serve) -> None:
     servers = [serve(env=environment(nats_server.url)) for _ in range(2)]
     all_known(nats_server.url, *servers)

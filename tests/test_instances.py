@@ -333,6 +333,7 @@ def test_what_killed_instances_have_left_goes_with_the_next_one(start: Serve, pl
 GUNICORN = [sys.executable, "-m", "gunicorn", "--no-control-socket", "-w", "2", "-b", "127.0.0.1:0", "shop:app"]
 
 
+@pytest.mark.full
 def test_a_server_with_workers_has_a_name_of_its_own_and_inherits(
     no_hubs_left: None, serve: Serve, project: pathlib.Path, plain: str
 ) -> None:

@@ -14,7 +14,7 @@ import termios
 from collections.abc import Mapping, Sequence
 
 import pytest
-from harness import APPS, PYTHON, TIMEOUT, Program, Serve, Server, run_cli
+from harness import APPS, PYTHON, TIMEOUT, Program, Serve, Server, first_quick, run_cli
 
 from flask_ctl_cli.progress import describe
 
@@ -202,7 +202,7 @@ def closed(
     )  # fmt: skip
 
 
-@pytest.mark.parametrize("which", [*CLOSED, " ".join(CLOSED)])
+@pytest.mark.parametrize("which", first_quick([" ".join(CLOSED), *CLOSED]))
 def test_with_a_closed_stream_each_command_does_what_it_does_else(
     serve: Serve, shared_typed: Server, which: str
 ) -> None:
@@ -221,7 +221,7 @@ def test_with_a_closed_stream_each_command_does_what_it_does_else(
     assert server.wait() == 0
 
 
-@pytest.mark.parametrize("which", [*CLOSED, " ".join(CLOSED)])
+@pytest.mark.parametrize("which", first_quick([" ".join(CLOSED), *CLOSED]))
 def test_the_exit_code_of_a_failure_is_the_same_with_a_closed_stream(short_path: pathlib.Path, which: str) -> None:
     for command in ("ping", "status", "reload", "stop"):
         done = closed(which, command, "-s", str(short_path / "nobody.sock"))

@@ -62,6 +62,7 @@ def knock(endpoint: str) -> socket.socket:
     return sock
 
 
+@pytest.mark.full
 def test_many_who_come_and_go_while_the_control_thread_is_busy_do_not_keep_it_from_ending(peer: Peer) -> None:
     peer.server.call_soon(peer.gate.wait)
     for _ in range(3000):
