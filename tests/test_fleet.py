@@ -253,7 +253,7 @@ def test_past_events_of_all_are_in_the_order_of_their_times(two: Shared) -> None
 
 
 def test_log_records_stand_behind_the_name_of_their_instance(two: Shared) -> None:
-    warning = "whoever reaches the NATS server may operate sample"
+    warning = "anybody who reaches the NATS server may operate sample"
     # The thread that writes the log records it a moment later.
     shown = until(lambda: warning in (text := two.cli("logs", "--label", "zone=b").stdout) and text, "the warning")
     assert shown.startswith(f"sample/{platform.node()}-{two.servers[1].pid}-")

@@ -228,7 +228,7 @@ def test_who_asks_for_many_long_results_at_once_makes_us_hold_one(long: bytes) -
 
 
 def test_while_answers_wait_to_be_read_nothing_more_is_handled() -> None:
-    """Not even those whose answers take their time."""
+    """This holds for requests with late answers, too."""
     handler = _Asked()
     with contextlib.closing(Reactor()) as reactor:
         client = ZmqClient(b"id", Peer(), reactor, handler, 64, lambda *_: "blocked", lambda: HELD)

@@ -267,7 +267,7 @@ class FleetConnection(Connection):
                 if not self._link.connection.connected:
                     continue
                 if sent.request.id is None and sent.silent and not sent.lost:
-                    # One that has it says nothing; the server tells where there is none.
+                    # An instance that has the request does not answer this; the server tells if there is no instance.
                     self._link.send(sent.request._replace(data=b""), self._letters.put, sent.replies[-1])
                 else:
                     # At a subject of its own: at the first one it would be another request.

@@ -197,7 +197,7 @@ class FleetThread:
         without = f"no {missing[0]}" if len(missing) == 1 else "neither TLS nor authentication"
         if self._settings.operate:
             logger.warning(
-                "whoever reaches the NATS server may operate %s: it has %s (CTL_FLEET_OPERATE)",
+                "anybody who reaches the NATS server may operate %s: it has %s (CTL_FLEET_OPERATE)",
                 self._identity.app,
                 without,
             )

@@ -134,7 +134,7 @@ def our_descriptor(path: str, directory: int | None = None) -> int | None:
     except OSError:
         return None
     inode = info.st_dev, info.st_ino
-    # One that somebody else has closed holds nothing, and another file may have the number of its inode by now.
+    # A descriptor that was closed elsewhere holds no lock, and its inode number may be another file's by now.
     found = (descriptor for descriptor, ours in list(_ours.items()) if ours == inode)
     return next((descriptor for descriptor in found if _is_open(descriptor, inode)), None)
 

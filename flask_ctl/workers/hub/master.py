@@ -67,8 +67,8 @@ class MasterServer:
         return names
 
     @property
-    def lets_go(self) -> bool:
-        """Whether nothing new is begun once it drains."""
+    def stops_accepting(self) -> bool:
+        """Whether no new request begins once it drains."""
         return self._held or self._requests.drains_by_itself()
 
     def in_flight(self) -> int:
@@ -90,7 +90,7 @@ class MasterServer:
         self._draining = True
         self._requests.draining = True
         answers = self._requests.ask_all("drain", {}, ANSWER_TIMEOUT)
-        # One that does not answer, which is no reason to give up on the others, may do so later.
+        # A worker that does not answer may still do it later; the others drain meanwhile.
         self._held = not any(held is False for _, held in answers)
         if not self._held and self._requests.drains_by_itself():
             # Its listeners are shared with others, or are no TCP sockets: only the master can let go of them.

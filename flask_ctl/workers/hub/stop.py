@@ -109,7 +109,7 @@ class HubStop(Stop):
         if self._hooks_left:
             self._master.leave_behind(self._hooks.hanging())
         self._hooks_left |= bool(self._hooks.left)
-        if not self._master.lets_go:
+        if not self._master.stops_accepting:
             # The workers have answered on, and have begun others.
             self._cut_at_end = self._cut()
             self._cut_requests = left_of(self._to_cut, self._to_cut)
