@@ -106,7 +106,8 @@ def _imports(node: ast.AST, importer: str, home: str, at_load: bool) -> Iterator
             yield Import(importer, node.lineno, module, alias.name, at_load)
     at_load = at_load and not isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef))
     for child in ast.iter_child_nodes(node):
-        yield from _imports(child, importer, home, at_load)
+        if isinstance(child, (ast.stmt, ast.excepthandler, ast.match_case)):
+            yield from _imports(child, importer, home, at_load)
 
 
 OURS = modules_of("flask_ctl")

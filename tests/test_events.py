@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from harness import Program, Serve, Server, raw, read_all, run_cli, until
+from harness import Program, Serve, Server, first_quick, raw, read_all, run_cli, until
 from manyworkers import kill, workers
 from servers import SERVERS
 
@@ -107,7 +107,7 @@ def slow(server: Server) -> list[dict[str, Any]]:
     return [event for event in events if event["route"] == "/hold/<name>"]
 
 
-@pytest.mark.parametrize("kind", ["flask run", "gunicorn gthread"])
+@pytest.mark.parametrize("kind", first_quick(["gunicorn gthread", "flask run"]))
 def test_a_slow_request_is_an_event_once_with_its_stack(program: Program, start: Serve, kind: str) -> None:
     # Long enough that the view has begun by then.
     program.edit("first", 'app.config["CTL_SLOW_REQUEST"] = 1.0\n')

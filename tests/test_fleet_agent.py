@@ -12,7 +12,7 @@ from typing import Any
 
 import psutil
 import pytest
-from harness import PYTHON, Program, Serve, Server, connections, until
+from harness import PYTHON, Program, Serve, Server, connections, first_quick, until
 from natsserver import NatsServer, StartNats
 from natsuser import NatsUser
 from servers import SERVERS
@@ -133,7 +133,7 @@ def test_the_presence_of_a_killed_instance_stays(join: Join, user: NatsUser) -> 
     assert instance in user.presences()
 
 
-@pytest.mark.parametrize("row", ["gunicorn gthread", "pywsgi"])
+@pytest.mark.parametrize("row", first_quick(["gunicorn gthread", "pywsgi"]))
 def test_an_instance_with_workers_or_greenlets_is_one_service_over_a_reload(
     start: Serve, user: NatsUser, row: str
 ) -> None:
@@ -477,7 +477,7 @@ WRONG = {
 }
 
 
-@pytest.mark.parametrize("name", WRONG)
+@pytest.mark.parametrize("name", first_quick(WRONG, 3))
 def test_a_wrong_setting_keeps_the_app_from_starting_and_is_named(serve: Serve, name: str) -> None:
     env, message = WRONG[name]
     server = serve(env={"FLASK_CTL_FLEET": "nats://127.0.0.1:1", **env}, ready=False)
@@ -493,7 +493,7 @@ MISSING = {
 }
 
 
-@pytest.mark.parametrize("name", MISSING)
+@pytest.mark.parametrize("name", first_quick(MISSING))
 def test_without_a_file_the_app_serves_and_says_what_is_missing(serve: Serve, name: str) -> None:
     variable, message = MISSING[name]
     server = serve(env={"FLASK_CTL_FLEET": "nats://127.0.0.1:1", variable: "/none.creds"})

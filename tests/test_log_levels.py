@@ -224,7 +224,7 @@ def configure():
 """
 
 
-@pytest.mark.parametrize("kind", ["flask run", "gunicorn gthread"])
+@pytest.mark.parametrize("kind", first_quick(["gunicorn gthread", "flask run"]))
 def test_a_level_holds_in_every_process_and_over_a_reload(kind: str, start: Serve, program: Program) -> None:
     program.edit("old", LOGGING)
     server = start(SERVERS[kind])

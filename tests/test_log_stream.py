@@ -12,7 +12,7 @@ import threading
 from typing import Any
 
 import pytest
-from harness import PYTHON, Program, Serve, Server, raw, read_all, run_cli, until
+from harness import PYTHON, Program, Serve, Server, first_quick, raw, read_all, run_cli, until
 from manyworkers import all_there, kill, workers
 from servers import SERVERS
 
@@ -256,7 +256,7 @@ def test_an_item_has_no_secrets() -> None:
 
 # Real servers
 
-KINDS = ["flask run", "gunicorn gthread"]
+KINDS = first_quick(["gunicorn gthread", "flask run"])
 
 LOGS = """
 import logging

@@ -11,7 +11,21 @@ from typing import Any
 import pytest
 import zmq
 from flask import Flask
-from harness import PYTHON, SITES, TIMEOUT, Pending, Program, Serve, Server, Site, raw, read_all, run_cli, until
+from harness import (
+    PYTHON,
+    SITES,
+    TIMEOUT,
+    Pending,
+    Program,
+    Serve,
+    Server,
+    Site,
+    first_quick,
+    raw,
+    read_all,
+    run_cli,
+    until,
+)
 from servers import SERVERS
 from wires import StreamTalk, request
 
@@ -154,7 +168,7 @@ def progress_of(server: Server, hold: str, **options: Any) -> list[Any]:
     return seen
 
 
-@pytest.mark.parametrize("name", ["werkzeug", "gunicorn gthread"])
+@pytest.mark.parametrize("name", first_quick(["gunicorn gthread", "werkzeug"]))
 def test_what_remains_of_a_reload_never_grows_and_each_notification_has_the_same_members(
     start: Serve, name: str
 ) -> None:

@@ -7,7 +7,7 @@ from http.client import HTTPConnection
 from typing import Any
 
 import pytest
-from harness import Program, Serve, Server, raw, read_all, run_cli, until
+from harness import Program, Serve, Server, first_quick, raw, read_all, run_cli, until
 from servers import SERVERS
 
 from flask_ctl import AccessDenied, ControlClient
@@ -45,7 +45,7 @@ def say(password: str = "") -> str:
 COMMANDS = ["ping", "status", "commands", "requests", "stacks", "exceptions", "describe", "routes", "logs", "events"]
 
 
-@pytest.fixture(params=["flask run", "gunicorn gthread"])
+@pytest.fixture(params=first_quick(["gunicorn gthread", "flask run"]))
 def leaky(request: pytest.FixtureRequest, program: Program, start: Serve, free_port: int) -> Server:
     """A server that has heard the secret in every form, and has a request in flight with it."""
     program.edit("first", LEAKY)

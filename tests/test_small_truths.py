@@ -140,7 +140,7 @@ def numbers(value: Any) -> list[float]:
     return [value] if isinstance(value, float) else []
 
 
-@pytest.mark.parametrize("name", ["werkzeug", "gunicorn sync"])
+@pytest.mark.parametrize("name", first_quick(["gunicorn sync", "werkzeug"]))
 def test_figures_are_rounded_to_milliseconds_and_a_stop_tells_when_the_process_was_gone(
     start: Serve, name: str
 ) -> None:
