@@ -262,6 +262,7 @@ def test_a_rollout_reloads_one_after_the_other_and_its_record_is_at_the_server(t
     assert (done.returncode, done.stderr) == (0, f"rollout {document['id']}: nothing to go on with\n")
 
 
+@pytest.mark.full
 def test_a_rollout_stops_all(two: Site) -> None:
     assert two.cli("stop", "--rolling", "--name", "sample", "--quiet").returncode == 0
     assert [server.wait() for server in two.servers] == [0, 0]
@@ -329,6 +330,7 @@ def test_an_instance_that_can_not_be_asked_ends_the_rollout(two: Site) -> None:
     assert two.servers[1].status()["generation"] == 1
 
 
+@pytest.mark.full
 def test_a_rollout_goes_on_after_the_nats_server_was_killed(two: Site) -> None:
     """Each instance is reloaded once: the commands are sent again by their ids."""
     request = two.servers[1].begin("/hold/gate")

@@ -117,7 +117,7 @@ def test_a_stop_whose_hook_hangs_names_fast_which_leaves_the_hook_behind(serve: 
     assert server.wait() == 0
 
 
-@pytest.mark.parametrize("site", SITES, indirect=True)
+@pytest.mark.parametrize("site", first_quick(SITES), indirect=True)
 def test_a_kill_is_named_where_it_can_be_done(serve: Serve, site: Site) -> None:
     """Never over TCP; not for a command of the app's, which may only be slow, nor for a reload."""
     server = serve(socket=site).suspend()

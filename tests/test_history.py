@@ -124,6 +124,7 @@ def outcomes(entries: list[dict[str, Any]]) -> list[tuple[int, str]]:
     return [(entry["generation"], entry["outcome"]) for entry in entries]
 
 
+@pytest.mark.full
 def test_each_generation_has_its_directory_commit_and_author(serve: Serve, program: Program) -> None:
     git(program.directory, "init", "--quiet")
     git(program.directory, "commit", "--quiet", "--allow-empty", "--message", "one")

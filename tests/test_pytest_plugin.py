@@ -497,6 +497,7 @@ def test_base_url_is_that_of_live_app_without_another_plugin(
     result.assert_outcomes(passed=1)
 
 
+@pytest.mark.full
 def test_it_works_beside_pytest_flask_under_xdist_and_with_importlib(pytester: pytest.Pytester) -> None:
     conftest = CONFTEST.replace("SCOPE", "session") + "\n@pytest.fixture(name='ask')\ndef _ask():\n    return ask\n"
     pytester.makeconftest(conftest)

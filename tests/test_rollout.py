@@ -504,6 +504,7 @@ def test_the_broken_one_ends_the_rollout_and_a_resumed_one_does_the_rest(
     assert [server.wait() for server in servers] == [0, 0, 0]
 
 
+@pytest.mark.full
 def test_a_killed_operators_rollout_is_resumed_without_doing_anything_twice(
     shops: Callable[[int], list[Server]],
 ) -> None:

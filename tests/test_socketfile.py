@@ -223,7 +223,9 @@ def test_what_took_the_place_of_a_removed_socket_is_left_alone(serve: Serve, pat
     assert path.read_text() == "precious"
 
 
-@pytest.mark.parametrize("address", ["{dir}/no/x.sock", "{dir}/" + "x" * 120, "nonsense:x", "{dir}/file"])
+@pytest.mark.parametrize(
+    "address", first_quick(["{dir}/no/x.sock", "{dir}/" + "x" * 120, "nonsense:x", "{dir}/file"], 2)
+)
 @pytest.mark.parametrize("mode", first_quick(["app.run", "flask run"]))
 def test_an_address_that_cannot_be_used_costs_one_warning_and_the_app_serves(
     serve: Serve, short_path: pathlib.Path, mode: str, address: str

@@ -65,7 +65,7 @@ def on_terminal(*arguments: str, code: int = 0, width: int = 80, env: Env = NO_E
     return shown
 
 
-@pytest.mark.parametrize("width", [40, 200])
+@pytest.mark.parametrize("width", first_quick([40, 200]))
 def test_a_status_and_a_table_of_commands_fit_the_terminal(serve: Serve, width: int) -> None:
     server = serve()
     server.reload()
