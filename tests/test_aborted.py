@@ -54,6 +54,7 @@ def test_a_request_that_a_signal_to_gunicorn_ends_is_cut(start: Serve, whom: str
     aborted(server, held, stop)
 
 
+@pytest.mark.full
 def test_a_views_own_exit_is_an_answer(start: Serve, program: Program) -> None:
     program.edit("old", '@app.get("/exit/<name>")\ndef leave(name):\n    gates[name].wait()\n    sys.exit(1)\n')
     server = start(SYNC)

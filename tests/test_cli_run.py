@@ -235,6 +235,7 @@ def test_flask_ctl_takes_the_socket_from_the_app(serve: Serve, short_path: pathl
     assert "scalars" in flask("--app", str(APPS / "typed.py"), "ctl", "--help", cwd=short_path).stdout
 
 
+@pytest.mark.full
 def test_flask_ctl_takes_the_socket_from_the_config(serve: Serve, short_path: pathlib.Path) -> None:
     """CTL_SOCKET."""
     (short_path / "app.py").write_text(CONFIGURED)

@@ -121,6 +121,7 @@ def test_parameters_are_offered_behind_the_name_of_the_command(serve: Serve) -> 
     assert complete(f"flask-ctl -s {serve().socket} call greet ") == ["name=", "times="]
 
 
+@pytest.mark.full
 def test_many_instances_that_do_not_answer_take_no_longer_than_one(serve: Serve, short_path: pathlib.Path) -> None:
     """Each of them is offered, and the program ends within its limit."""
     directory = pathlib.Path(os.environ["XDG_RUNTIME_DIR"]) / "flask-ctl"

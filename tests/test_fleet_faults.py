@@ -149,6 +149,7 @@ def test_presences_of_other_versions_are_read_as_far_as_they_are_known(nats_serv
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.full
 def test_many_instances_that_lose_their_broker_come_back(nats_server: NatsServer, serve: Serve) -> None:
     servers: list[Server] = [serve(env=environment(nats_server.url), ready=False) for _ in range(3)]
     for server in servers:

@@ -131,6 +131,7 @@ os.execv(sys.executable, [sys.executable, *sys.argv[1:]])
 """Executes a program as systemd does that has opened a socket for it."""
 
 
+@pytest.mark.full
 def test_a_title_that_is_written_over_the_environment_costs_nothing(start: Serve, program: Program) -> None:
     (program.directory / "titled.py").write_text(TITLED)
     own = [*SYNC.command[1:-1], "--config", "titled.py", SYNC.command[-1]]

@@ -224,6 +224,7 @@ def followers(server: Server) -> list[int]:
     return [pid for pid, words in shown if server.socket in words and "--follow" in words and "--on" not in words]
 
 
+@pytest.mark.full
 def test_a_rollout_goes_over_hosts(serve: Serve, short_path: pathlib.Path) -> None:
     """`down` is not reached; the instances here are those of web1."""
     servers = [serve("app.run"), serve("app.run")]

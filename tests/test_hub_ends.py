@@ -69,6 +69,7 @@ def test_a_reload_that_may_cut_cuts_what_earlier_ones_have_left(start: Serve, ki
     assert len(workers(server)) == 1
 
 
+@pytest.mark.full
 def test_a_server_that_waits_for_its_old_workers_before_it_starts_new_ones_can_be_reloaded_by_a_cut(
     start: Serve,
 ) -> None:

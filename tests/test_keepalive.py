@@ -58,6 +58,7 @@ def test_pipelined_requests_are_all_answered(start: Serve, code: str) -> None:
     assert server.wait() == 0
 
 
+@pytest.mark.full
 def test_waitress_at_several_addresses_is_one_server(start: Serve, free_port: int) -> None:
     server = start(WAITRESS.format(options=f"listen='127.0.0.1:0 127.0.0.2:{free_port}'"))
     first, second = server.status()["server"]["listeners"]

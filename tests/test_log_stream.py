@@ -344,6 +344,7 @@ def test_a_follower_sees_every_level_over_a_reload(server: Server, program: Prog
         assert seen[-1] == {"end": "the server has ended"}
 
 
+@pytest.mark.full
 def test_what_workers_log_at_their_end_is_not_lost_and_of_a_killed_one_that_is_told(
     program: Program, start: Serve
 ) -> None:

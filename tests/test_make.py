@@ -97,6 +97,7 @@ print(as_user(65534, 65534, (), act).decode())
 """
 
 
+@pytest.mark.full
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
 def test_tests_can_become_another_user_in_a_clone_that_others_can_not_enter(tmp_path: pathlib.Path) -> None:
     clone = tmp_path / "clone"

@@ -119,6 +119,7 @@ scratch = tempfile.TemporaryDirectory(prefix="scratch-")
 """
 
 
+@pytest.mark.full
 def test_a_temporary_directory_of_the_import_goes_with_the_preflight(
     serve: Serve, program: Program, tmp_path: pathlib.Path
 ) -> None:

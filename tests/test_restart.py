@@ -620,6 +620,7 @@ def test_without_a_supervisor_it_refuses_and_nothing_happens(serve: Serve, mode:
     assert before["supervisor"] == ({"kind": "reloader", "restart": "no"} if "debug" in mode else None)
 
 
+@pytest.mark.full
 def test_a_server_with_workers_is_restarted_by_its_masters_supervisor(
     start: Serve, short_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -195,6 +195,7 @@ def flask_ctl(*words: str, cwd: pathlib.Path) -> Done:
     return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=TIMEOUT)
 
 
+@pytest.mark.full
 def test_the_running_instance_of_an_app_whose_source_is_broken_is_found(serve: Serve, short_path: pathlib.Path) -> None:
     directory = short_path.resolve() / "shop"
     directory.mkdir()
