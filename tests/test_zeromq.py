@@ -222,7 +222,7 @@ def test_a_forked_child_holds_neither_the_socket_nor_connections(serve: Serve, s
     server = serve(socket=site, stdin=subprocess.PIPE)
     with server.client() as waiting:
         call = Pending.call(lambda: waiting.call("wait_for", name="never"))
-        until(lambda: server.status()["requests"] is not None, "it answers")
+        until(lambda: "waits for never" in server.lines, "the command")
         child = int(server.get("/fork")[1])
         server.process.kill()
         server.wait()
@@ -320,6 +320,7 @@ def test_kill_9_is_noticed_at_once(serve: Serve, site: Site) -> None:
     with server.client() as client:
         assert client.ping()["pong"]
         call = Pending.call(lambda: client.call("wait_for", name="never"))
+        until(lambda: "waits for never" in server.lines, "the command")
         server.process.kill()
         with pytest.raises(ServerDied):
             call.result()
