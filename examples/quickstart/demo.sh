@@ -4,8 +4,8 @@ set -eu
 place=$(mktemp -d)
 cp "$(dirname "$0")/app.py" "$place"
 cd "$place"
-# The default socket of the app is in there, and is removed with the rest.
-export XDG_RUNTIME_DIR="$place"
+# The default socket of the app is in there, and is removed with the rest; instances elsewhere are not seen.
+export XDG_RUNTIME_DIR="$place" TMPDIR="$place"
 server=
 trap '[ -z "$server" ] || kill "$server" 2>/dev/null || :; rm -rf "$place"' EXIT
 
