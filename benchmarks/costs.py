@@ -63,8 +63,8 @@ def memory(rounds: int) -> list[Figure]:
             f"{samples.same:.2f} ×",
             f"≤ +{MEMORY_GOAL} MiB",
             round(added, 2) <= MEMORY_GOAL,
-            "psutil takes 1 MiB, the 150 modules of flask-ctl the rest; they are loaded at the start, because later"
-            " descriptors may be used up, or the package replaced.",
+            "psutil takes 1 MiB, the 150 modules of flask-ctl the rest, half of that their code; they are loaded at the"
+            " start, because later descriptors may be used up, or the package replaced.",
         )
     ]
 
