@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pathlib
+import signal
 import socket
 import subprocess
 import sys
@@ -132,15 +133,21 @@ def test_two_instances_here_are_ambiguous(serve_in: Serve, project: pathlib.Path
     assert [server.status()["state"] for server in servers] == ["running", "running"]
 
 
-def test_an_instance_that_does_not_answer_may_be_the_one(serve_in: Serve, project: pathlib.Path) -> None:
-    """Whose it is can't be known: exit 2, even with another one here, until --socket says it."""
+def test_an_instance_that_does_not_answer_is_meant_if_no_other_one_is_here(
+    serve_in: Serve, project: pathlib.Path
+) -> None:
+    """With another one here it is exit 2, until --socket says which one."""
     silent = serve_in(project, "silent_app")
     silent.suspend()
-    for others in ([], [serve_in(project)]):
-        done = run_cli("stop", "--timeout", "0.3", cwd=project)
-        assert done.returncode == 2, others
-        assert f"{silent.socket}  (does not answer)" in done.stderr
-    assert run_cli("stop", "-s", others[0].socket, cwd=project).returncode == 0
+    done = run_cli("stop", "--timeout", "0.3", cwd=project)
+    assert (done.returncode, silent.socket in done.stderr) == (4, True)
+    other = serve_in(project)
+    done = run_cli("stop", "--timeout", "0.3", cwd=project)
+    assert done.returncode == 2
+    assert f"{silent.socket}  (does not answer)" in done.stderr
+    assert run_cli("stop", "-s", other.socket, cwd=project).returncode == 0
+    done = run_cli("stop", "--grace", "0.1", "--kill-after", "0.2", cwd=project)
+    assert (done.returncode, silent.wait()) == (6, -signal.SIGKILL)
 
 
 def test_the_second_default_directory_is_searched_too(serve_in: Serve, project: pathlib.Path) -> None:
@@ -195,7 +202,7 @@ ELSEWHERE, UNKNOWN = known("/srv/other", answers=False), known("", answers=False
         ([HERE], None),
         ([HERE, ELSEWHERE], None),
         ([HERE, UNKNOWN], "whose directory is not known, may run there, too"),
-        ([SILENT_HERE], "the instance that runs in /srv/shop can't be asked"),
+        ([SILENT_HERE], None),
         ([HERE, SILENT_HERE], "2 instances run in /srv/shop"),
         ([ELSEWHERE], "no running instance is known to belong to /srv/shop"),
         ([UNKNOWN], "no running instance is known to belong to /srv/shop"),

@@ -37,14 +37,12 @@ def find_instance(directory: str | None = None, timeout: float | None = None, *,
         error = NotRunning(f"nothing is running; tried {', '.join(tried)}", {"tried": tried})
         raise with_reloaders(error, _reloaders(directory))
     here = [instance for instance in live if instance.belongs_to(directory, exactly=exactly)]
-    # An instance that does not answer in another directory does not matter.
-    all_known = all(instance.places for instance in live) and all(instance.status is not None for instance in here)
+    # Of one that does not answer its entry tells: a stop that kills needs no answer, other commands wait for it.
+    all_known = all(instance.places for instance in live)
     if len(here) == 1 and all_known:
         return here[0].socket
     if len(here) > 1:
         problem = f"{len(here)} instances run in {directory}"
-    elif here and here[0].status is None:
-        problem = f"the instance that runs in {directory} can't be asked"
     elif here:
         problem = f"an instance runs in {directory}, and another one, whose directory is not known, may run there, too"
     elif exactly:
