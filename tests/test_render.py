@@ -498,3 +498,16 @@ ITEMS = {
 @pytest.mark.parametrize(("method", "message", "line"), ITEMS.values(), ids=ITEMS)
 def test_a_message_of_a_stream_is_a_line(method: str, message: dict[str, Any], line: str) -> None:
     assert render_message(method, message) == line
+
+
+def test_a_restart_tells_what_its_confirmation_has_found() -> None:
+    counted = {"errors": 0, "requests": 20, "rate": 0.0, "generation": 1, "directory": "/srv/old"}
+    result = {
+        "stopped": {"outcome": "killed", "pid": 6, "elapsed": 0.1},
+        "supervisor": SHOP,
+        "pid": 7,
+        "elapsed": 1.0,
+        "confirmed": {"ok": False, "seconds": 5, "before": counted, "after": {**counted, "errors": 20, "rate": 1.0}},
+    }
+    assert "\nNOT CONFIRMED: 20 errors in 20 requests (100.00%) in 5.0 s" in render_result("restart", result)
+    assert "CONFIRMED" not in render_result("restart", {**result, "confirmed": None})

@@ -273,11 +273,16 @@ def _reload(result: dict[str, Any]) -> str:
     what = f"{cut}{_left_behind(result)}{old}"
     place = f" from {result['directory']}" if result.get("directory") else ""
     serves = f"pid {result['pid']} serves generation {result['generation']}{place}"
-    confirmed = "\n" + _confirmed(result["confirmed"]) if "confirmed" in result else ""
-    return f"{serves}{what}, after {seconds(result['elapsed'])}{confirmed}"
+    return f"{serves}{what}, after {seconds(result['elapsed'])}{_confirmed(result)}"
 
 
-def _confirmed(confirmed: dict[str, Any]) -> str:
+def _confirmed(result: dict[str, Any]) -> str:
+    """Below the result of a reload or a restart: what its confirmation has found; "" without one."""
+    confirmed = result.get("confirmed")
+    return "" if confirmed is None else f"\n{_judged(confirmed)}"
+
+
+def _judged(confirmed: dict[str, Any]) -> str:
     before, after = confirmed["before"], confirmed["after"]
     figures = (
         f"{plural(after['errors'], 'error')} in {plural(after['requests'], 'request')}{_percent(after['rate'])} in"
@@ -536,7 +541,8 @@ def _wait(result: dict[str, Any]) -> str:
 def _restart(result: dict[str, Any]) -> str:
     stopped = _stopped(result["stopped"])
     by = supervisor_name(result["supervisor"])
-    return f"{stopped}\npid {result['pid']}, started by {by}, is ready after {seconds(result['elapsed'])}"
+    ready = f"pid {result['pid']}, started by {by}, is ready after {seconds(result['elapsed'])}"
+    return f"{stopped}\n{ready}{_confirmed(result)}"
 
 
 def _render_other(result: Any) -> str:
