@@ -7,8 +7,12 @@ import pty
 import sys
 from typing import Any
 
+import click
 import pytest
 from harness import Server, run_cli
+
+from flask_ctl_cli.custom import custom_command
+from flask_ctl_cli.settings import ControlCommand
 
 
 class Typed:
@@ -101,6 +105,17 @@ def test_the_programs_help_lists_them(typed: Typed) -> None:
     shown = run_cli("-s", typed.socket, "--help").stdout
     assert "A str, an int, a float and a bool." in shown
     assert "Check that the server answers." in shown
+
+
+def test_help_has_no_sequence_for_the_terminal_that_the_app_gives() -> None:
+    schema = {"default": "a\x1b[2J", "enum": ["a\x1b[2J", "b"]}
+    description = {"summary": "Say\x1b[2J it.", "impact_note": "b\x1b[2J", "impact": "high"}
+    description["parameters"] = {"properties": {"text": schema}}  # type: ignore[assignment]
+    command = custom_command("greet", description, ControlCommand)
+    with click.Context(command) as context:
+        shown = command.get_help(context)
+    assert "Say\\x1b[2J it." in shown
+    assert "\x1b" not in shown
 
 
 def test_hyphens_and_underscores_are_the_same(shared: Server) -> None:

@@ -6,6 +6,8 @@ from typing import Any
 
 import click
 
+from flask_ctl import printable
+
 from .many import for_each
 from .output import confirm, print_result
 from .settings import ControlCommand, owner_option, selection_options, settings
@@ -15,8 +17,8 @@ class Enumeration(click.Choice):  # type: ignore[type-arg]
     """One of the values of an ``enum``, compared as text and case-sensitively; the result keeps its JSON type."""
 
     def __init__(self, values: list[Any]) -> None:
-        super().__init__([str(value) for value in values])
-        self._values = {str(value): value for value in values}
+        self._values = {printable(str(value), keep=""): value for value in values}
+        super().__init__(list(self._values))
 
     def normalize_choice(self, choice: Any, ctx: click.Context | None) -> str:
         return str(choice)
@@ -94,7 +96,7 @@ def _option(name: str, schema: dict[str, Any], required: bool) -> click.Option:
 def _help(default: Any, *, is_list: bool) -> str | None:
     notes = ["Can be given several times."] if is_list else []
     if default not in (None, "", []):
-        notes.append(f"[default: {default}]")
+        notes.append(printable(f"[default: {default}]", keep=""))
     return "  ".join(notes) or None
 
 
@@ -146,8 +148,8 @@ def custom_command(name: str, description: dict[str, Any], kind: type[ControlCom
         name.replace("_", "-"),
         params=options,
         callback=run,
-        help=description.get("summary"),
+        help=printable(description.get("summary") or ""),
         role=description.get("role", "operate"),
         impact=description.get("impact", "low"),
-        impact_note=description.get("impact_note", ""),
+        impact_note=printable(description.get("impact_note") or "", keep=""),
     )
