@@ -412,9 +412,19 @@ def test_a_watched_status_is_a_document_a_line_until_the_server_ends(serve: Serv
     assert json.loads(rest[rest.index("{\n") :])["exit"] == client.returncode == 3
 
 
+def test_a_stderr_that_can_not_be_written_keeps_no_command_from_being_done(serve: Serve) -> None:
+    """As a log on a full disk."""
+    server = serve()
+    for words, code in ((["status", "-s", "/nowhere.sock"], 3), (["stop", "-s", server.socket], 0)):
+        with open("/dev/full", "w") as full:
+            done = subprocess.run([*CLI, *words], stdout=subprocess.PIPE, stderr=full, timeout=60, check=False)
+        assert done.returncode == code, words
+    assert server.wait() == 0
+
+
 def test_a_result_that_can_not_be_written_is_exit_1_with_the_reason(shared: Server) -> None:
     """As on a full disk."""
-    for words in (["status"], ["status", "--json"], ["status", "--watch", "0.1"]):
+    for words in (["status"], ["status", "--json"], ["status", "--watch", "0.1"], ["help"], ["help", "6"]):
         with open("/dev/full", "w") as full:
             command = [*CLI, *words, "-s", shared.socket]
             done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, timeout=60)

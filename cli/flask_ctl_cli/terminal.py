@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import os
 import sys
 from typing import IO, Any
@@ -20,10 +22,21 @@ _STYLES = {
 """Colours of the state in the first line of `status`, of limits that are nearly reached, and of what was lost."""
 
 
+class _Lossy(io.FileIO):
+    """An open descriptor; what can't be written to it is dropped."""
+
+    def write(self, data: Any, /) -> int:
+        try:
+            return super().write(data)
+        except OSError:
+            return memoryview(data).nbytes
+
+
 def complete_streams() -> None:
     """Have /dev/null in the place of each standard stream that is closed: Python has None there.
 
-    What is written to it is dropped, it is no terminal, and its descriptor becomes no socket's.
+    What is written to it is dropped, it is no terminal, and its descriptor becomes no socket's. What is told on a
+    stderr that can't be written, as on a full disk, is dropped, too: it keeps no command from being done.
     """
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:
@@ -31,6 +44,10 @@ def complete_streams() -> None:
             # Programs that are started here, such as ssh, need one, too.
             os.set_inheritable(stream.fileno(), True)
             setattr(sys, name, stream)
+    # Another object in its place may have no descriptor.
+    with contextlib.suppress(OSError):
+        told = io.BufferedWriter(_Lossy(sys.stderr.fileno(), "w", closefd=False))
+        sys.stderr = io.TextIOWrapper(told, sys.stderr.encoding, sys.stderr.errors, line_buffering=True)
 
 
 def columns(stream: IO[Any]) -> int | None:

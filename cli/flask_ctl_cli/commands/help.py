@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ..output import print_json
+from ..output import print_json, write
 from ..settings import ControlCommand, settings
 from ..topics import described_settings, meaning_of
 
@@ -52,7 +52,7 @@ def help(ctx: click.Context, topic: str | None) -> None:
         kind, number, text = meaning
         print_json({"kind": kind, "code": number, "means": text})
     else:
-        click.echo("{} {}: {}".format(*meaning))
+        write("{} {}: {}\n".format(*meaning))
 
 
 def _show_settings(described: list[dict[str, Any]]) -> None:
@@ -61,7 +61,7 @@ def _show_settings(described: list[dict[str, Any]]) -> None:
         return
     for setting in described:
         default = "" if setting["default"] is None else f" (default: {setting['default']!r})"
-        click.echo(f"{setting['name']}{default}: {setting['means']}")
+        write(f"{setting['name']}{default}: {setting['means']}\n")
 
 
 def _show_help(ctx: click.Context, topic: str | None) -> None:
@@ -76,7 +76,7 @@ def _show_help(ctx: click.Context, topic: str | None) -> None:
     if settings().json:
         print_json({"help": text})
     else:
-        click.echo(text)
+        write(f"{text}\n")
 
 
 def _group(ctx: click.Context) -> tuple[click.Group, click.Context]:

@@ -9,7 +9,7 @@ import click
 
 from flask_ctl import write_key_pair
 
-from ..output import print_json
+from ..output import print_json, write
 from ..settings import ControlCommand, settings
 
 _NEXT = {
@@ -32,6 +32,6 @@ def keygen(kind: Literal["server", "client"], file: str | None) -> None:
     if settings().json:
         print_json({"secret": secret, "public": public})
         return
-    click.echo(f"{secret}  is secret\n{public}  is public")
+    write(f"{secret}  is secret\n{public}  is public\n")
     name = os.path.basename(public).removesuffix(".pub")
     settings().say(_NEXT[kind].format(secret=secret, public=public, name=name))
