@@ -1,4 +1,4 @@
-"""The entries of a bucket are read whole, in whatever order the server's answers arrive."""
+"""The entries of a bucket are read whole, in whatever order answers arrive; a write waits for a bucket to be known."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from nats.js.errors import NoStreamResponseError
 
 from flask_ctl.fleet import buckets
-from flask_ctl.fleet.buckets import read_entries
+from flask_ctl.fleet.buckets import read_entries, taken
 
 
 def message(key: str, left: int, **headers: str) -> Any:
@@ -76,3 +77,29 @@ def test_a_server_that_sends_no_entry_is_not_waited_for_without_end(monkeypatch:
     with pytest.raises(asyncio.TimeoutError):
         asyncio.run(read_entries(consumer, "box"))
     assert consumer.ended
+
+
+@pytest.mark.parametrize("unknown", [0, 1, 3])
+def test_a_write_is_tried_again_while_no_server_knows_the_bucket(monkeypatch: pytest.MonkeyPatch, unknown: int) -> None:
+    monkeypatch.setattr(buckets, "TAKE_INTERVAL", 0.0)
+    answers: list[Any] = [*[NoStreamResponseError()] * unknown, 7]
+
+    async def write() -> Any:
+        answer = answers.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    assert asyncio.run(taken(write)) == 7
+    assert not answers
+
+
+def test_a_write_that_no_server_takes_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(buckets, "TAKE_TIMEOUT", 0.0)
+    monkeypatch.setattr(buckets, "TAKE_INTERVAL", 0.0)
+
+    async def write() -> Any:
+        raise NoStreamResponseError
+
+    with pytest.raises(NoStreamResponseError):
+        asyncio.run(taken(write))

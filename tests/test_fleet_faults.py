@@ -66,7 +66,11 @@ def test_a_rollout_goes_on_when_a_node_of_the_cluster_is_killed_and_runs_nothing
     operator = Pending.call(
         lambda: run_cli("fleet", "reload", "--rolling", "--all", "--json", env={"FLASK_CTL_FLEET": urls})
     )
-    until(lambda: servers[1].status()["state"] == "reloading", "the second instance at work")
+    until(
+        lambda: operator.done or servers[1].status()["state"] == "reloading",
+        "the second instance at work",
+    )
+    assert not operator.done, operator.result()
     connected_to(servers[1], nodes).kill()
     servers[1].release("gate")
     assert held.result()[0] == 200

@@ -7,7 +7,7 @@ import zlib
 from typing import Any
 
 from ..errors import ConfigurationError, RemoteProtocolError
-from .buckets import READ_TIMEOUT, read_entries
+from .buckets import READ_TIMEOUT, read_entries, taken
 from .faults import plain_faults
 from .subjects import ROLLOUTS
 
@@ -68,7 +68,7 @@ class Archive:
         attempts = self._attempts.setdefault(id, [])
         attempts.append(value)
         del attempts[:-MAX_ATTEMPTS]
-        revision: int = await self._bucket.update(id, value, last=self._revisions.get(id, 0))
+        revision: int = await taken(lambda: self._bucket.update(id, value, last=self._revisions.get(id, 0)))
         del self._attempts[id]
         return revision
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -26,6 +27,9 @@ REPLICAS = 3
 
 READ_TIMEOUT = 5.0
 """Seconds for a bucket to be read."""
+
+TAKE_TIMEOUT, TAKE_INTERVAL = 5.0, 0.1
+"""Seconds for a bucket that has just been created to be known to each server of a cluster, and between two tries."""
 
 LOOK_INTERVAL = 0.5
 """Seconds without the last entry, after which the server is asked whether there is one still."""
@@ -79,6 +83,21 @@ async def open_bucket(connection: Connection, name: str) -> Any:
     except errors.BadRequestError:
         # Somebody else has created it meanwhile.
         return await _checked(name, await context.key_value(name))
+
+
+async def taken(write: Callable[[], Awaitable[Any]]) -> Any:
+    """The result of a write, which is tried again while no server knows the bucket: then nothing has been done."""
+    from nats.js import errors
+
+    loop = asyncio.get_running_loop()
+    limit = loop.time() + TAKE_TIMEOUT
+    while True:
+        try:
+            return await write()
+        except errors.NoStreamResponseError:
+            if loop.time() > limit:
+                raise
+        await asyncio.sleep(TAKE_INTERVAL)
 
 
 async def read_entries(client: Any, name: str, *, values: bool = True) -> list[Entry]:

@@ -12,10 +12,11 @@ import json
 import secrets
 import time
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any
 
 from ..errors import ConfigurationError
-from .buckets import LEASE_TIME, read_entries
+from .buckets import LEASE_TIME, read_entries, taken
 from .faults import plain_faults
 from .subjects import LEASES, token
 
@@ -61,7 +62,8 @@ class Lease:
             with plain_faults("the lease of the rollout can't be taken"):
                 for key in self._keys:
                     try:
-                        self._revisions[key] = self._fences[key] = await self._bucket.create(key, self._value)
+                        fence = await taken(partial(self._bucket.create, key, self._value))
+                        self._revisions[key] = self._fences[key] = fence
                     except errors.KeyWrongLastSequenceError:
                         raise ConfigurationError(_held(key, await self._holder(key))) from None
         except BaseException:
